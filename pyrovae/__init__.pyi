@@ -1,0 +1,14 @@
+from .data.batches import Batches as Batches
+from .data.binarise import binarise as binarise
+from .data.dataset import Dataset as Dataset
+from .data.load import load as load
+from .errors import InputError as InputError
+from .infer.evaluate import evaluate as evaluate
+from .infer.svi import SVI as SVI
+from .likelihoods import Likelihood as Likelihood
+from .likelihoods import register as register
+from .models.vae import VAE as VAE
+from .train import History as History
+from .train import fit as fit
+
+__version__: str

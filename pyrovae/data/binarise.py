@@ -1,0 +1,53 @@
+"""Grey images as binary ones."""
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor
+
+from ..errors import InputError
+from .dataset import Dataset, Split
+
+__all__ = ["binarise", "check_binarisable", "static_binarisation"]
+
+
+def binarise(
+    x: Num[Tensor, "*shape"], levels: float = 1.0, generator: torch.Generator | None = None
+) -> Float[Tensor, "*shape"]:
+    """Draw x' ~ Bernoulli(x / levels), on the device of x.
+
+    Called afresh on each batch this is dynamic binarisation (Salakhutdinov and Murray 2008).
+
+    Arguments:
+        x: grey levels from 0 to levels.
+        levels: the level that is white for certain.
+        generator: source of randomness; torch's own unless given.
+
+    Example:
+        >>> binarise(torch.tensor([0, 255], dtype=torch.uint8), levels=255)
+        tensor([0., 1.])
+    """
+    probabilities = x.to(torch.get_default_dtype()) / levels
+    return torch.bernoulli(probabilities, generator=generator)
+
+
+def check_binarisable(dataset: Dataset) -> float:
+    """The highest grey level of a data set that can be binarised.
+
+    Raises:
+        InputError: if its values are no grey levels.
+    """
+    levels = 1.0 if dataset.levels is None else dataset.levels
+    for name, part in dataset.splits.items():
+        low, high = part.x.min().item(), part.x.max().item()
+        if not (low >= 0 and high <= levels):
+            raise InputError(
+                f"the {name} data of {dataset.name} range from {low:.4g} to {high:.4g}; to be "
+                f"binarised they must be grey levels from 0 to {levels:g}"
+            )
+    return levels
+
+
+def static_binarisation(part: Split, levels: float, seed: int) -> Split:
+    """The data binarised once, the same for the same seed (not Larochelle's published files)."""
+    generator = torch.Generator().manual_seed(seed)
+    return Split(binarise(part.x, levels, generator), part.y)

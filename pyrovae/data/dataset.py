@@ -1,0 +1,80 @@
+"""A data set in memory, split once and for all."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Int, Num
+from torch import Tensor
+
+from ..errors import InputError
+
+__all__ = ["Dataset", "Split", "split"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Data x of shape ``(num, *event_shape)``, and class labels y where there are any."""
+
+    x: Num[Tensor, "num *event"]
+    y: Int[Tensor, "num"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: Tensor) -> "Split":
+        return Split(self.x[index], None if self.y is None else self.y[index])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training, validation and test data that never change from run to run.
+
+    Attributes:
+        name: what the data set is called.
+        train: data to fit.
+        validation: data to choose by, as early stopping does.
+        test: data for the figures that are reported.
+        levels: the highest grey level L of images whose values are 0, ..., L; binarisation
+            reads x / L as a probability. None for other data.
+        features: names of the columns of a table.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    levels: float | None = None
+    features: tuple[str, ...] | None = None
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one datum."""
+        return tuple(self.train.x.shape[1:])
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The three splits by name."""
+        return {"training": self.train, "validation": self.validation, "test": self.test}
+
+    def with_splits(self, train: Split, validation: Split, test: Split) -> "Dataset":
+        """The same data set with other data in its splits."""
+        return replace(self, train=train, validation=validation, test=test)
+
+
+def split(data: Split, fraction: float, seed: int, what: str) -> tuple[Split, Split]:
+    """Set a random fraction of the data aside, the same for the same seed on every machine.
+
+    Returns:
+        What is left, and what was set aside.
+
+    Raises:
+        InputError: if either part would be empty.
+    """
+    aside = round(fraction * len(data))
+    if not 0 < aside < len(data):
+        raise InputError(
+            f"{len(data)} data cannot spare a fraction of {fraction} for {what}; "
+            "give more data or another fraction"
+        )
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    return data[order[aside:]], data[order[:aside]]

@@ -1,0 +1,74 @@
+"""Data sets by name, or from a file of the user's."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import InputError, did_you_mean
+from .dataset import Dataset, Split, split
+from .files import SUFFIXES, read_file
+from .images import read_digits, read_fashion_mnist, read_kmnist, read_mnist, read_omniglot
+
+__all__ = ["DATASETS", "SPLIT_SEED", "load"]
+
+SPLIT_SEED = 0
+"""Splits are drawn from a generator of their own: another training seed, the same test data."""
+
+_TEST_FRACTION = 0.2
+
+DATASETS: dict[str, Callable[[Path | None, bool], tuple[Split, Split | None, float]]] = {
+    "digits": read_digits,
+    "mnist": read_mnist,
+    "fashion-mnist": read_fashion_mnist,
+    "kmnist": read_kmnist,
+    "omniglot": read_omniglot,
+}
+"""For each name a function of (root, download) to training data, test data and levels."""
+
+
+def load(
+    data: str | Path = "digits",
+    *,
+    root: str | Path | None = None,
+    download: bool = False,
+    label: str | None = None,
+    validation_fraction: float = 0.1,
+) -> Dataset:
+    """A data set, split into training, validation and test data the same way every time.
+
+    Data sets that come with test data keep them; a fifth of any other is set aside for testing.
+
+    Arguments:
+        data: ``digits`` (8 x 8, ships with scikit-learn), ``mnist``, ``fashion-mnist``,
+            ``kmnist``, ``omniglot`` (28 x 28), or the path of a ``.npz``, ``.npy`` or ``.csv``.
+        root: folder of the torchvision data sets; the variable ``PYROVAE_DATA`` unless given.
+        download: fetch a torchvision data set that is not in the folder.
+        label: column of a CSV that holds the class, which is kept out of x.
+        validation_fraction: part of the training data to set aside for validation.
+
+    Raises:
+        InputError: if there is no such data set or file, or it cannot be read.
+
+    Example:
+        >>> digits = load("digits")
+        >>> digits.event_shape, len(digits.train), len(digits.validation), len(digits.test)
+        ((1, 8, 8), 1294, 144, 359)
+    """
+    path = Path(data)
+    features = None
+    if str(data) in DATASETS:
+        folder = root if root is not None else os.environ.get("PYROVAE_DATA")
+        train, test, levels = DATASETS[str(data)](Path(folder) if folder else None, download)
+        name = str(data)
+    elif path.suffix.lower() in SUFFIXES:
+        train, test, levels, features = read_file(path, label)
+        name = path.stem
+    else:
+        raise InputError(
+            f"unknown data set {str(data)!r}: {did_you_mean(str(data), DATASETS)} "
+            f"A file of yours ends in {', '.join(SUFFIXES)}"
+        )
+    if test is None:
+        train, test = split(train, _TEST_FRACTION, SPLIT_SEED, "testing")
+    train, validation = split(train, validation_fraction, SPLIT_SEED + 1, "validation")
+    return Dataset(name, train, validation, test, levels, features)

@@ -1,0 +1,17 @@
+"""Inference for any Pyro model and guide; nothing here knows what a VAE is."""
+
+from .bound import Bound, evaluate_bound
+from .evaluate import Estimate, Evaluation, evaluate
+from .pair import Pair
+from .svi import SVI, Loss
+
+__all__ = [
+    "SVI",
+    "Bound",
+    "Estimate",
+    "Evaluation",
+    "Loss",
+    "Pair",
+    "evaluate",
+    "evaluate_bound",
+]

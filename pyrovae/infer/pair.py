@@ -1,0 +1,124 @@
+"""A model and a guide as one thing to train: their parameters, their store, their mode."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pyro
+from pyro.nn import PyroModule
+from pyro.poutine import Trace
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from ..errors import InputError
+from .bound import Bound, PyroFunction, evaluate_bound
+
+__all__ = ["Pair"]
+
+
+class Pair:
+    """A model and a guide with a Pyro parameter store of their own.
+
+    Whatever the pair registers with ``pyro.param`` and ``pyro.module`` goes to this store, so
+    that no other program shares it and the global store is left alone. Networks are trained in
+    place.
+
+    Arguments:
+        model: a function with ``pyro.param`` and ``pyro.module``, a ``PyroModule`` or another
+            module.
+        guide: likewise.
+        plate: name of the plate over data.
+
+    Raises:
+        InputError: if Pyro would silently give one tensor to two parameters of the pair.
+    """
+
+    def __init__(self, model: PyroFunction, guide: PyroFunction, plate: str = "data") -> None:
+        _check_names(model, guide)
+        self._model = model
+        self._guide = guide
+        self._plate = plate
+        self._store: Any = {"params": {}, "constraints": {}}
+
+    @contextmanager
+    def store(self) -> Iterator[None]:
+        """Work in the pair's own parameter store."""
+        with pyro.get_param_store().scope(self._store):
+            yield
+
+    def model(self, *args: Any, **kwargs: Any) -> Any:
+        """The model, with the parameters of this pair."""
+        with self.store():
+            return self._model(*args, **kwargs)
+
+    def guide(self, *args: Any, **kwargs: Any) -> Any:
+        """The guide, with the parameters of this pair."""
+        with self.store():
+            return self._guide(*args, **kwargs)
+
+    def bound(self, *args: Any, size: int) -> Bound:
+        """Evaluate the bound on a batch; to be called within :meth:`store`."""
+        return evaluate_bound(self._model, self._guide, *args, size=size, plate=self._plate)
+
+    def parameters(self, bound: Bound) -> dict[int, Tensor]:
+        """The unconstrained parameters that an evaluation met, and those of the pair's modules."""
+        found = {}
+        for trace in (bound.model_trace, bound.guide_trace):
+            for parameter in _parameters_met(trace):
+                found[id(parameter)] = parameter
+        for owner in self._owners():
+            for parameter in owner.parameters():
+                found[id(parameter)] = parameter
+        return {key: p for key, p in found.items() if p.requires_grad}
+
+    @contextmanager
+    def eval_mode(self) -> Iterator[None]:
+        """Dropout, batch normalisation and the like as at test time, then back as they were.
+
+        Networks that a function merely refers to are met when they are called: a global hook,
+        in place for as long as this lasts, switches each one before it runs.
+        """
+        with ExitStack() as restore:
+
+            def to_eval(network: nn.Module, _: Any = None) -> None:
+                if network.training:
+                    network.training = False
+                    restore.callback(setattr, network, "training", True)
+
+            for owner in self._owners():
+                owner.apply(to_eval)
+            restore.callback(register_module_forward_pre_hook(to_eval).remove)
+            yield
+
+    def _owners(self) -> Iterator[nn.Module]:
+        for function in (self._model, self._guide):
+            owner = getattr(function, "__self__", function)
+            if isinstance(owner, nn.Module):
+                yield owner
+
+
+def _parameters_met(trace: Trace) -> Iterator[Tensor]:
+    for site in trace.nodes.values():
+        if site["type"] == "param":
+            value = site["value"]
+            yield value.unconstrained() if hasattr(value, "unconstrained") else value
+
+
+def _check_names(model: PyroFunction, guide: PyroFunction) -> None:
+    if not (isinstance(model, PyroModule) and isinstance(guide, PyroModule)):
+        return
+    if pyro.settings.get("module_local_params"):
+        return
+    names = [
+        {
+            f"{module._pyro_name}.{name}".lstrip(".").removesuffix("_unconstrained"): parameter
+            for name, parameter in module.named_parameters()
+        }
+        for module in (model, guide)
+    ]
+    shared = sorted(n for n in names[0].keys() & names[1].keys() if names[0][n] is not names[1][n])
+    if shared:
+        raise InputError(
+            f"model and guide are PyroModules that both have a parameter {shared[0]!r}, which Pyro "
+            "would silently make one tensor: name them apart, as in super().__init__('guide')"
+        )

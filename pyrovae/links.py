@@ -1,0 +1,109 @@
+"""Link functions: from the real numbers that a network puts out to the arguments of a distribution.
+
+The link follows from the constraint on the argument, as in a generalised linear model
+(McCullagh and Nelder 1989), so that a new family of distributions needs no code here:
+
+=====================  ====================================
+constraint             link
+=====================  ====================================
+real                   identity
+positive, nonnegative  softplus (kept off zero by 1e-7)
+unit interval          sigmoid
+other interval (a, b)  a + (b - a) sigmoid
+simplex                softmax
+anything else          ``torch.distributions.transform_to``
+=====================  ====================================
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.distributions import constraints, transform_to
+from torch.distributions.constraint_registry import ConstraintRegistry
+from torch.distributions.transforms import (
+    AffineTransform,
+    ComposeTransform,
+    ExpTransform,
+    IndependentTransform,
+    SigmoidTransform,
+    SoftmaxTransform,
+    SoftplusTransform,
+    Transform,
+    identity_transform,
+)
+
+from .errors import InputError, did_you_mean
+
+__all__ = ["LINKS", "link_named", "link_to"]
+
+_OFF_ZERO = 1e-7
+"""A scale or a rate of exactly 0 has an infinite log-density; softplus underflows to it."""
+
+link_to = ConstraintRegistry()
+"""``link_to(constraint)`` is the default link; ``link_to.register(constraint)`` adds one."""
+
+LINKS: dict[str, Callable[[], Transform]] = {
+    "identity": lambda: identity_transform,
+    "softplus": lambda: _softplus_above(0.0),
+    "exp": ExpTransform,
+    "sigmoid": SigmoidTransform,
+    "softmax": SoftmaxTransform,
+}
+"""Links that a declaration may name to override the default one."""
+
+
+def link_named(name: str) -> Transform:
+    """The link of that name.
+
+    Raises:
+        InputError: if there is none of that name.
+    """
+    if name not in LINKS:
+        raise InputError(f"unknown link {name!r}: {did_you_mean(name, LINKS)}")
+    return LINKS[name]()
+
+
+def _softplus_above(lower: float) -> Transform:
+    return ComposeTransform([SoftplusTransform(), AffineTransform(lower + _OFF_ZERO, 1.0)])
+
+
+@link_to.register(constraints.real)
+def _real(_: Any) -> Transform:
+    return identity_transform
+
+
+@link_to.register(constraints.independent)
+def _independent(constraint: Any) -> Transform:
+    base = link_to(constraint.base_constraint)
+    return IndependentTransform(base, constraint.reinterpreted_batch_ndims)
+
+
+@link_to.register(constraints.greater_than)
+@link_to.register(constraints.greater_than_eq)
+def _greater_than(constraint: Any) -> Transform:
+    return _softplus_above(constraint.lower_bound)
+
+
+@link_to.register(constraints.less_than)
+def _less_than(constraint: Any) -> Transform:
+    return ComposeTransform(
+        [_softplus_above(0.0), AffineTransform(constraint.upper_bound, -1.0)]
+    )
+
+
+@link_to.register(constraints.interval)
+@link_to.register(constraints.half_open_interval)
+def _interval(constraint: Any) -> Transform:
+    low, high = constraint.lower_bound, constraint.upper_bound
+    if (low, high) == (0, 1):
+        return SigmoidTransform()
+    return ComposeTransform([SigmoidTransform(), AffineTransform(low, high - low)])
+
+
+@link_to.register(constraints.simplex)
+def _simplex(_: Any) -> Transform:
+    return SoftmaxTransform()
+
+
+for _constraint in (constraints.lower_cholesky, constraints.positive_definite):
+    link_to.register(_constraint, transform_to)

@@ -1,0 +1,30 @@
+"""Priors p(z): modules whose forward takes nothing and returns a distribution."""
+
+import torch
+from pyro.distributions import Normal, TorchDistribution
+from torch import Tensor, nn
+
+__all__ = ["StandardNormal"]
+
+
+class StandardNormal(nn.Module):
+    """p(z) = Normal(z; 0, I).
+
+    Arguments:
+        latent_dim: number of latent dimensions.
+
+    Example:
+        >>> StandardNormal(3)().event_shape
+        torch.Size([3])
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+        self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
+
+    def forward(self) -> TorchDistribution:
+        return Normal(self.loc, self.scale).to_event(1)

@@ -1,0 +1,80 @@
+"""The progress bar of training, which never waits for the device more than it must."""
+
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .train import Epoch
+
+__all__ = ["TrainingProgress"]
+
+_READ_EVERY = 0.5
+"""Seconds between two readings of the running loss, each of which waits for the device."""
+
+
+class TrainingProgress:
+    """Shows epoch, loss, reconstruction, KL (nats a datum) and data a second.
+
+    Arguments:
+        epochs: passes through the data.
+        num_batches: steps in a pass.
+        enabled: whether to show anything.
+    """
+
+    def __init__(self, epochs: int, num_batches: int, *, enabled: bool = True) -> None:
+        self._epochs = epochs
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            disable=not enabled,
+        )
+        self._task = self._progress.add_task("", total=epochs * num_batches, epoch=1, figures="")
+        self._epoch = 1
+        self._epoch_start = self._last_read = perf_counter()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        self._epoch_start = self._last_read = perf_counter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def step_done(self, total: Tensor, seen: int) -> None:
+        """Advance by a step; total holds the sums of loss, reconstruction and KL over seen data."""
+        if self._progress.disable:
+            return
+        self._progress.advance(self._task)
+        now = perf_counter()
+        if now - self._last_read > _READ_EVERY:
+            self._last_read = now
+            self._show((total / seen).tolist(), seen / (now - self._epoch_start))
+
+    def epoch_done(self, epoch: "Epoch") -> None:
+        """Show the means of a finished epoch."""
+        rate = None
+        self._show([epoch.loss, epoch.reconstruction, epoch.kl], rate, epoch.validation_loss)
+        self._epoch = min(epoch.epoch + 1, self._epochs)
+        self._epoch_start = perf_counter()
+
+    def _show(
+        self, means: list[float], rate: float | None, validation_loss: float | None = None
+    ) -> None:
+        loss, reconstruction, kl = means
+        figures = f"loss {loss:.2f} = reconstruction {reconstruction:.2f} + KL {kl:.2f}"
+        if validation_loss is not None:
+            figures += f"  validation {validation_loss:.2f}"
+        if rate is not None:
+            figures += f"  {rate:,.0f} data/s"
+        self._progress.update(self._task, epoch=self._epoch, figures=figures)

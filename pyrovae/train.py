@@ -1,0 +1,255 @@
+"""``fit``: the loop round SVI, for any Pyro model and guide."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from math import isfinite
+from time import perf_counter
+from typing import Any, Literal
+
+import pyro
+import torch
+from torch import Tensor
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+
+from .data.batches import Batches, LoaderBatches, Transform, batches_of
+from .errors import InputError
+from .infer.bound import PyroFunction
+from .infer.pair import Pair
+from .infer.svi import SVI
+from .progress import TrainingProgress
+
+__all__ = ["Epoch", "History", "fit"]
+
+Schedule = Literal["constant", "cosine"] | Callable[[Optimizer], LRScheduler]
+
+_VALIDATION_SEED = 0
+"""Each validation uses the same noise, so that epochs differ by their parameters alone."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Means over one pass through the data, per datum, in nats; ``loss = reconstruction + kl``.
+
+    The training figures are those before each step; the validation figures are None where there
+    are no validation data.
+    """
+
+    epoch: int
+    loss: float
+    reconstruction: float
+    kl: float
+    validation_loss: float | None
+    validation_reconstruction: float | None
+    validation_kl: float | None
+    learning_rate: float
+    seconds: float
+
+
+@dataclass
+class History:
+    """What a fit went through, and the pair that it trained.
+
+    Attributes:
+        epochs: one entry a pass, in order.
+        model: the model with the trained parameters, also where these are ``pyro.param``s.
+        guide: the guide likewise.
+        stopped_early: whether patience ran out.
+    """
+
+    model: PyroFunction
+    guide: PyroFunction
+    epochs: list[Epoch] = field(default_factory=list)
+    stopped_early: bool = False
+
+    def __getitem__(self, name: str) -> list[float]:
+        """One figure of every epoch, as in ``history["loss"]``."""
+        return [getattr(epoch, name) for epoch in self.epochs]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict an epoch."""
+        return [asdict(epoch) for epoch in self.epochs]
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch with the lowest validation loss, or training loss without validation data."""
+        return min(self.epochs, key=_criterion)
+
+
+def fit(
+    model: PyroFunction,
+    guide: PyroFunction,
+    data: Any,
+    *,
+    epochs: int,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    optimiser: Callable[[list[Tensor]], Optimizer] | None = None,
+    schedule: Schedule = "constant",
+    clip_norm: float | None = None,
+    validation: Any = None,
+    patience: int | None = None,
+    transform: Transform | None = None,
+    device: torch.device | str | None = None,
+    plate: str = "data",
+    progress: bool = True,
+    on_epoch: Callable[[History], None] | None = None,
+) -> History:
+    """Train any Pyro model and guide by SVI on the ELBO.
+
+    Model and guide are functions with ``pyro.param`` and ``pyro.module``, ``PyroModule``s, autoguides,
+    or models of this package; both are called with the parts of a batch. Networks are trained in
+    place. What is declared with ``pyro.param`` starts afresh in each fit and ends in
+    ``history.model`` and ``history.guide``; the global parameter store is neither read nor written.
+
+    Pyro's validation is on during the first epoch, so that every datum passes it once.
+
+    Arguments:
+        model: p(x, z), with a ``pyro.plate`` over data.
+        guide: q(z | x).
+        data: a tensor or a tuple of tensors (kept on the device), :class:`~pyrovae.Batches`, or a
+            ``DataLoader``.
+        epochs: passes through the data.
+        batch_size: data in a batch, where data are tensors.
+        lr: learning rate of Adam.
+        optimiser: makes another optimiser from the list of parameters; replaces lr.
+        schedule: ``"constant"``, ``"cosine"`` (down to zero over all steps), or what makes a torch
+            schedule from the optimiser; stepped at each step.
+        clip_norm: largest global norm of the gradient of the loss per datum.
+        validation: held-out data in any form that data may have.
+        patience: stop after this many epochs without a lower validation loss, and go back to the
+            parameters of the best epoch.
+        transform: applied to the parts of each batch on the device, for training and validation;
+            such as :func:`~pyrovae.binarise`, or ``lambda x, y: x`` to drop labels.
+        device: where batches shall be; tensors stay where they are unless given.
+        plate: name of the plate over data.
+        progress: show a progress bar.
+        on_epoch: called with the history after each epoch.
+
+    Returns:
+        The history, with the trained pair.
+
+    Raises:
+        InputError: if the arguments or the pair cannot be used; before any step is taken.
+        FloatingPointError: if the loss of an epoch is not finite.
+    """
+    _check(epochs, lr, patience, validation)
+    make_batches = partial(batches_of, batch_size=batch_size, transform=transform, device=device)
+    train = make_batches(data, shuffle=True)
+    held_out = None if validation is None else make_batches(validation, shuffle=False)
+    pair = Pair(model, guide, plate)
+    svi = SVI(
+        pair,
+        optimiser or partial(Adam, lr=lr, fused=True),
+        size=train.size,
+        clip_norm=clip_norm,
+        schedule=_schedule(schedule, epochs * len(train)),
+    )
+    history = History(pair.model, pair.guide)
+    best: list[Tensor] = []
+    with TrainingProgress(epochs, len(train), enabled=progress) as bar:
+        for number in range(1, epochs + 1):
+            start = perf_counter()
+            with pyro.validation_enabled(number == 1):
+                losses = _run(svi.step, train, bar)
+            seconds = perf_counter() - start
+            held_out_losses = _validate(svi, held_out)
+            assert svi.optimiser is not None
+            history.epochs.append(
+                Epoch(
+                    number,
+                    *losses,
+                    *(held_out_losses or (None, None, None)),
+                    learning_rate=float(svi.optimiser.param_groups[0]["lr"]),
+                    seconds=seconds,
+                )
+            )
+            bar.epoch_done(history.epochs[-1])
+            if not isfinite(losses[0]):
+                raise FloatingPointError(
+                    f"the loss became {losses[0]} in epoch {number}: lower the learning rate "
+                    "(lr), clip the gradient (clip_norm=100), or standardise the data"
+                )
+            improved = history.best is history.epochs[-1]
+            if patience is not None and improved:
+                best = [p.detach().clone() for p in svi.parameters]
+            if on_epoch is not None:
+                on_epoch(history)
+            if patience is not None and number - history.best.epoch >= patience:
+                history.stopped_early = True
+                break
+    if patience is not None:
+        _restore(svi.parameters, best)
+    return history
+
+
+def _run(
+    step: Callable[..., Any], batches: Batches | LoaderBatches, bar: TrainingProgress | None = None
+) -> tuple[float, float, float]:
+    """Means of the loss and its terms over data; read from the device once."""
+    total: Tensor | None = None
+    seen = 0
+    for batch in batches:
+        count = len(batch[0])
+        loss = torch.stack(step(*batch)) * count
+        total = loss if total is None else total + loss
+        seen += count
+        if bar is not None:
+            bar.step_done(total, seen)
+    if total is None:
+        raise InputError("the data gave no batch")
+    loss_mean, reconstruction, kl = (total / seen).tolist()
+    return loss_mean, reconstruction, kl
+
+
+def _validate(
+    svi: SVI, batches: Batches | LoaderBatches | None
+) -> tuple[float, float, float] | None:
+    if batches is None:
+        return None
+    with _fixed_noise(), pyro.validation_enabled(False):
+        return _run(svi.evaluate_loss, batches)
+
+
+@contextmanager
+def _fixed_noise() -> Iterator[None]:
+    """The same random numbers each time, without disturbing those of training."""
+    with torch.random.fork_rng():
+        torch.manual_seed(_VALIDATION_SEED)
+        yield
+
+
+def _restore(parameters: list[Tensor], values: list[Tensor]) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(parameters, values, strict=False):
+            parameter.copy_(value)
+
+
+def _schedule(
+    schedule: Schedule, num_steps: int
+) -> Callable[[Optimizer], LRScheduler] | None:
+    if schedule == "constant":
+        return None
+    if schedule == "cosine":
+        return partial(CosineAnnealingLR, T_max=num_steps)
+    if callable(schedule):
+        return schedule
+    raise InputError(f"schedule is {schedule!r}; it may be 'constant', 'cosine' or a callable")
+
+
+def _criterion(epoch: Epoch) -> float:
+    loss = epoch.loss if epoch.validation_loss is None else epoch.validation_loss
+    return loss if isfinite(loss) else float("inf")
+
+
+def _check(epochs: int, lr: float, patience: int | None, validation: Any) -> None:
+    if epochs < 1:
+        raise InputError(f"epochs is {epochs}; it must be 1 or more")
+    if not lr > 0:
+        raise InputError(f"lr is {lr}; it must be positive")
+    if patience is not None and patience < 1:
+        raise InputError(f"patience is {patience}; it must be 1 or more")
+    if patience is not None and validation is None:
+        raise InputError("patience needs validation data to wait upon; give validation=")
