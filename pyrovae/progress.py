@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -29,13 +30,16 @@ class TrainingProgress:
         self._epochs = epochs
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True),
             disable=not enabled,
+            expand=True,
         )
         self._task = self._progress.add_task("", total=epochs * num_batches, epoch=1, figures="")
         self._epoch = 1
+        self._rate = ""
+        self._validation = ""
         self._epoch_start = self._last_read = perf_counter()
 
     def __enter__(self) -> Self:
@@ -59,22 +63,20 @@ class TrainingProgress:
         now = perf_counter()
         if now - self._last_read > _READ_EVERY:
             self._last_read = now
-            self._show((total / seen).tolist(), seen / (now - self._epoch_start))
+            self._rate = f", {seen / (now - self._epoch_start):,.0f}/s"
+            self._show(*(total / seen).tolist())
 
-    def epoch_done(self, epoch: "Epoch") -> None:
-        """Show the means of a finished epoch."""
-        rate = None
-        self._show([epoch.loss, epoch.reconstruction, epoch.kl], rate, epoch.validation_loss)
+    def epoch_done(self, epoch: "Epoch", size: int) -> None:
+        """Show the means of a finished epoch over size data."""
+        self._rate = f", {size / epoch.seconds:,.0f}/s"
+        if epoch.validation_loss is not None:
+            self._validation = f", val {epoch.validation_loss:.2f}"
+        self._show(epoch.loss, epoch.reconstruction, epoch.kl)
         self._epoch = min(epoch.epoch + 1, self._epochs)
         self._epoch_start = perf_counter()
 
-    def _show(
-        self, means: list[float], rate: float | None, validation_loss: float | None = None
-    ) -> None:
-        loss, reconstruction, kl = means
-        figures = f"loss {loss:.2f} = reconstruction {reconstruction:.2f} + KL {kl:.2f}"
-        if validation_loss is not None:
-            figures += f"  validation {validation_loss:.2f}"
-        if rate is not None:
-            figures += f"  {rate:,.0f} data/s"
-        self._progress.update(self._task, epoch=self._epoch, figures=figures)
+    def _show(self, loss: float, reconstruction: float, kl: float) -> None:
+        figures = f"loss {loss:.2f} = rec {reconstruction:.2f} + KL {kl:.2f}"
+        self._progress.update(
+            self._task, epoch=self._epoch, figures=figures + self._validation + self._rate
+        )

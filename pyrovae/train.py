@@ -166,7 +166,7 @@ def fit(
                     seconds=seconds,
                 )
             )
-            bar.epoch_done(history.epochs[-1])
+            bar.epoch_done(history.epochs[-1], train.size)
             if not isfinite(losses[0]):
                 raise FloatingPointError(
                     f"the loss became {losses[0]} in epoch {number}: lower the learning rate "

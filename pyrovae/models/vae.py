@@ -137,16 +137,20 @@ class VAE(nn.Module):
     def standardise(self, x: Num[Tensor, "data *event"]) -> None:
         """Learn the units of the data, before training, from training data x.
 
-        The encoder then sees standardised inputs, and learned locations and scales are measured
-        in these units; log p(x | z) remains that of x as given. Tables are standardised column
-        by column, images and other arrays by one mean and one standard deviation, lest pixels
-        that hardly ever change be blown up.
+        The encoder then sees numbers of order one, and learned locations and scales are measured
+        in these units; log p(x | z) remains that of x as given. Tables are standardised column by
+        column. Images and other arrays are divided by their largest absolute value: one number
+        for all features, lest pixels that hardly ever change be blown up, and no shift, so that
+        the background stays zero.
         """
-        over = tuple(range(1)) if len(self.event_shape) == 1 else tuple(range(x.ndim))
-        std, mean = torch.std_mean(x.to(self.guide.standardise.loc.dtype), dim=over, correction=0)
-        std = torch.where(std > 0, std, 1.0)
-        self.guide.standardise.set(mean, std)
-        self.likelihood.set_units(mean, std)
+        x = x.to(self.guide.standardise.loc.dtype)
+        if len(self.event_shape) == 1:
+            scale, loc = torch.std_mean(x, dim=0, correction=0)
+        else:
+            scale, loc = x.abs().max(), x.new_zeros(())
+        scale = torch.where(scale > 0, scale, 1.0)
+        self.guide.standardise.set(loc, scale)
+        self.likelihood.set_units(loc, scale)
 
     def encode(self, x: Float[Tensor, "..."]) -> TorchDistribution:
         """q(z | x), of event shape ``(latent_dim,)``."""

@@ -1,0 +1,159 @@
+"""What a run keeps on disk: text and safetensors, written whole or not at all.
+
+::
+
+    RUN/config.yaml        the resolved options
+    RUN/metrics.csv        one line an epoch
+    RUN/model.safetensors  the weights
+    RUN/evaluation.json    test figures, with the protocol that gave them
+    RUN/*.png              pictures
+"""
+
+import csv
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+from torch import nn
+
+from .config import RunConfig, read_config, to_yaml
+from .errors import InputError
+
+__all__ = ["RunDirectory"]
+
+
+class RunDirectory:
+    """A run directory, new or from a finished run.
+
+    Arguments:
+        path: the directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @staticmethod
+    def refuse_used(path: Path) -> None:
+        """Make sure that a new run may go to this path, without making anything.
+
+        Raises:
+            InputError: if there is something already.
+        """
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise InputError(f"{path} is there already; give another --output, or move it away")
+
+    @classmethod
+    def create(cls, path: Path) -> "RunDirectory":
+        """A new directory for a run.
+
+        Raises:
+            InputError: if something is there already, or it cannot be written to.
+        """
+        cls.refuse_used(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            raise InputError(f"cannot write to {path}: {error.strerror or error}") from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        """The directory of a run that was trained.
+
+        Raises:
+            InputError: if it holds no run.
+        """
+        for name in ("config.yaml", "model.safetensors"):
+            if not (path / name).is_file():
+                raise InputError(f"{path} is no run directory: it holds no {name}")
+        return cls(path)
+
+    def write_config(self, config: RunConfig) -> None:
+        """Keep the resolved options."""
+        self._write("config.yaml", to_yaml(config).encode())
+
+    def read_config(self) -> RunConfig:
+        """The options that the run was made with."""
+        return read_config(self.path / "config.yaml", {})
+
+    def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Keep one line an epoch."""
+        rows = list(rows)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self._write("metrics.csv", text.getvalue().encode())
+
+    def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
+        """Keep test figures."""
+        self._write("evaluation.json", (json.dumps(evaluation, indent=2) + "\n").encode())
+
+    def write_weights(self, module: nn.Module, metadata: Mapping[str, Any]) -> None:
+        """Keep the weights, and with them what is needed to build the module anew."""
+        tensors = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
+        text = {key: json.dumps(value) for key, value in metadata.items()}
+        self._write("model.safetensors", safetensors.torch.save(tensors, text))
+
+    def read_metadata(self) -> dict[str, Any]:
+        """What was kept beside the weights.
+
+        Raises:
+            InputError: if the file is damaged.
+        """
+        try:
+            with safetensors.safe_open(self._weights, framework="pt") as file:
+                return {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
+        except (OSError, ValueError, safetensors.SafetensorError) as error:
+            raise InputError(f"{self._weights} is damaged: {error}") from error
+
+    def read_weights(self, module: nn.Module) -> None:
+        """Load the weights into a module of the same make.
+
+        Raises:
+            InputError: if the file is damaged, or holds the weights of another model.
+        """
+        try:
+            module.load_state_dict(safetensors.torch.load_file(self._weights))
+        except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{self._weights} does not fit its config.yaml: {reason}") from error
+
+    def write_arrays(self, name: str, **arrays: np.ndarray[Any, Any]) -> None:
+        """Keep arrays as ``NAME.npz``."""
+        data = io.BytesIO()
+        np.savez_compressed(data, **arrays)  # type: ignore[arg-type]
+        self._write(f"{name}.npz", data.getvalue())
+
+    def write_figure(self, name: str, figure: Any) -> None:
+        """Keep a picture as ``NAME.png``."""
+        data = io.BytesIO()
+        figure.savefig(data, format="png", dpi=150)
+        self._write(f"{name}.png", data.getvalue())
+
+    @property
+    def _weights(self) -> Path:
+        return self.path / "model.safetensors"
+
+    def _write(self, name: str, data: bytes) -> None:
+        """Write to a temporary name, sync, and rename: a reader never sees half a file."""
+        descriptor, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(self.path / name)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise

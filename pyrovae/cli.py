@@ -1,0 +1,137 @@
+"""``pyrovae``: the command line. Torch is loaded only once there is work to do."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts import ValidationError as CycloptsValidationError
+from pydantic import ValidationError
+
+from .config import RunConfig, explain, read_config, to_yaml
+from .errors import InputError
+
+__all__ = ["app", "main"]
+
+app = App(
+    name="pyrovae",
+    help="Variational autoencoders as probabilistic programs, in Pyro.",
+    help_format="plaintext",
+    version_flags=["--version"],
+    result_action="return_value",
+    default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
+)
+
+Run = Annotated[Path, Parameter(help="Run directory that train has made.")]
+
+
+@app.command
+def train(
+    data: Annotated[
+        str | None,
+        Parameter(
+            help="digits, mnist, fashion-mnist, kmnist, omniglot, or a .npz, .npy or .csv file; "
+            "digits unless given."
+        ),
+    ] = None,
+    /,
+    *,
+    config: Annotated[
+        Path | None, Parameter(help="YAML file of options; those given here override it.")
+    ] = None,
+    print_config: Annotated[
+        bool, Parameter(help="Print the options as YAML and stop.", negative=())
+    ] = False,
+    options: Annotated[RunConfig, Parameter(name="*")] = RunConfig(),  # noqa: B008
+) -> None:
+    """Train a VAE by SVI, evaluate it on test data, and leave numbers and pictures."""
+    given: dict[str, Any] = {name: getattr(options, name) for name in options.model_fields_set}
+    if data is not None:
+        given["data"] = data
+    resolved = read_config(config, given)
+    if print_config:
+        print(to_yaml(resolved), end="")
+        return
+    from . import jobs
+
+    jobs.train(resolved, _console())
+
+
+@app.command
+def sample(
+    run: Run,
+    /,
+    *,
+    num: Annotated[int, Parameter(help="Number of samples.")] = 64,
+    seed: Annotated[int, Parameter(help="Seed of the draws.")] = 0,
+) -> None:
+    """Draw from a trained model: samples.npz and samples.png in its run directory."""
+    _at_least(1, num=num)
+    from . import jobs
+
+    jobs.sample(run, num, seed, _console())
+
+
+@app.command
+def reconstruct(
+    run: Run, /, *, num: Annotated[int, Parameter(help="Number of test data.")] = 64
+) -> None:
+    """Reconstruct test data: reconstructions.npz and reconstructions.png in the run directory."""
+    _at_least(1, num=num)
+    from . import jobs
+
+    jobs.reconstruct(run, num, _console())
+
+
+@app.command
+def evaluate(
+    run: Run,
+    /,
+    *,
+    particles: Annotated[
+        int | None, Parameter(help="Samples of z a datum; as in training unless given.")
+    ] = None,
+) -> None:
+    """The test ELBO of a trained model, in nats per datum with standard errors."""
+    if particles is not None:
+        _at_least(1, particles=particles)
+    from . import jobs
+
+    jobs.evaluate(run, particles, _console())
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one line and exit code 2."""
+    try:
+        app(exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        _fail(_one_line(error), 2)
+    except InputError as error:
+        _fail(str(error), 2)
+    except FloatingPointError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; what was trained up to the last whole epoch is in the run directory", 130)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"pyrovae: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _one_line(error: CycloptsError) -> str:
+    if isinstance(error, CycloptsValidationError) and isinstance(error.__cause__, ValidationError):
+        return explain(error.__cause__)
+    return " ".join(str(error).split())
+
+
+def _at_least(lowest: int, **given: int) -> None:
+    for name, value in given.items():
+        if value < lowest:
+            raise InputError(f"--{name} is {value}; it must be {lowest} or more")
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()

@@ -1,0 +1,117 @@
+"""The options of a training run: one list for YAML, the command line and Python.
+
+This module does not import torch, so that ``--help`` and a misspelt option answer at once.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from cyclopts import Parameter
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import InputError, did_you_mean
+
+__all__ = ["RunConfig", "read_config", "to_yaml", "validated"]
+
+Network = Literal["mlp", "conv"]
+Binarise = Literal["none", "static", "dynamic"]
+Schedule = Literal["constant", "cosine"]
+
+
+class RunConfig(BaseModel):
+    """Everything that determines a run. Options left out (null) follow from the data."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: Annotated[str, Parameter(show=False, parse=False)] = Field(
+        "digits", description="Data set, or path of a .npz, .npy or .csv."
+    )
+    data_root: Path | None = Field(
+        None, description="Folder of torchvision data sets; else the variable PYROVAE_DATA."
+    )
+    download: bool = Field(False, description="Fetch a torchvision data set that is not there.")
+    label: str | None = Field(None, description="Column of a CSV that holds the class.")
+    validation_fraction: float = Field(
+        0.1, gt=0, lt=1, description="Part of the training data set aside for validation."
+    )
+    binarise: Binarise | None = Field(
+        None,
+        description="Draw grey pixels to 0 or 1: once (static) or at each step (dynamic); "
+        "dynamic for grey images under Bernoulli.",
+    )
+    likelihood: str | dict[str, Any] | None = Field(
+        None,
+        description="p(x|z): Bernoulli, Binomial, Categorical, Normal, Poisson or another Pyro "
+        'distribution; with settings, as JSON: {"family": "Normal", "scale": 0.1}.',
+    )
+    latent_dim: int = Field(20, ge=1, description="Number of latent dimensions.")
+    network: Network = Field("mlp", description="Body of encoder and decoder.")
+    hidden: tuple[int, ...] = Field((400,), description="Widths of the hidden layers of the MLP.")
+    epochs: int = Field(100, ge=1, description="Passes through the training data.")
+    batch_size: int = Field(128, ge=1, description="Data in a step.")
+    lr: float = Field(1e-3, gt=0, description="Learning rate of Adam.")
+    schedule: Schedule = Field("constant", description="Learning rate over the steps.")
+    clip_norm: float | None = Field(
+        None, gt=0, description="Largest global norm of the gradient of the loss per datum."
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="Stop after this many epochs without a lower validation loss, and keep the best.",
+    )
+    particles: int = Field(10, ge=1, description="Samples of z a datum in the test ELBO.")
+    seed: int = Field(0, ge=0, description="Seed of all randomness but the splits, which are fixed.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
+    output: Path | None = Field(
+        None, description="Run directory, which must not hold a run; runs/DATA-TIME unless given."
+    )
+
+
+def read_config(path: Path | None, overrides: Mapping[str, Any]) -> RunConfig:
+    """The options of a YAML file, overridden by those given elsewhere.
+
+    Raises:
+        InputError: if the file cannot be read, or a key or value is none that there is.
+    """
+    options: Any = {}
+    if path is not None:
+        try:
+            options = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(options, dict):
+            raise InputError(f"{path} must hold options, as in 'epochs: 10'; got {options!r}")
+    return validated({**options, **overrides}, str(path) if path else "options")
+
+
+def validated(options: Mapping[str, Any], source: str) -> RunConfig:
+    """A configuration of these options.
+
+    Raises:
+        InputError: one sentence on the first option that is unknown or has no such value.
+    """
+    try:
+        return RunConfig.model_validate(dict(options))
+    except ValidationError as error:
+        raise InputError(f"{source}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """The first complaint of pydantic as one sentence that names the nearest right word."""
+    first = error.errors()[0]
+    key, given = str(first["loc"][0]), first["input"]
+    if first["type"] == "extra_forbidden":
+        return f"unknown option {key!r}: {did_you_mean(key, RunConfig.model_fields)}"
+    if first["type"] == "literal_error":
+        known = [word.strip().strip("'") for word in first["ctx"]["expected"].replace(" or ", ",").split(",")]
+        return f"{key} cannot be {given!r}: {did_you_mean(str(given), known)}"
+    return f"{key} cannot be {given!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The configuration as a YAML file that ``--config`` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,344 @@
+"""What the command line can be asked to do, from a configuration or a run directory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from . import plots
+from .checkpoint import RunDirectory
+from .config import RunConfig
+from .data import Batches, Dataset, Split, binarise, load
+from .data.binarise import check_binarisable, static_binarisation
+from .errors import InputError
+from .infer import evaluate as evaluate_pair
+from .likelihoods import Likelihood
+from .models import VAE
+from .nn import MLP, ConvDecoder, ConvEncoder
+from .report import evaluation_record, print_evaluation
+from .train import History, fit
+
+__all__ = ["evaluate", "reconstruct", "sample", "train"]
+
+_BINARISATION_SEED = 0
+"""Held-out data are binarised once, the same in every run."""
+
+_EVALUATION_SEED = 0
+_EVALUATION_BATCH = 1000
+_PICTURED = 64
+_TRAVERSED = 10
+
+
+def train(config: RunConfig, console: Console) -> Path:
+    """Train a VAE, evaluate it on test data, and leave numbers and pictures in a run directory.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        InputError: if the configuration, the data or the directory cannot be used; before training.
+        FloatingPointError: if the loss becomes infinite or NaN.
+    """
+    if config.likelihood is not None:
+        Likelihood.of(config.likelihood)
+    device = _device(config.device)
+    path = config.output or Path("runs") / _run_name(config)
+    RunDirectory.refuse_used(path)
+    dataset = _load(config)
+    config = _resolved(config, dataset, path)
+    torch.manual_seed(config.seed)
+    prepared = _prepare(config, dataset)
+    vae = _build(config, dataset.event_shape).to(device)
+    _check(vae, prepared)
+    vae.standardise(prepared.train.x.to(device))
+    _announce(config, dataset, vae, console)
+    run = RunDirectory.create(path)
+    run.write_config(config)
+
+    def keep(history: History) -> None:
+        run.write_metrics(history.rows())
+        run.write_weights(vae, {"event_shape": dataset.event_shape})
+
+    levels = dataset.levels or 1.0
+    dynamic = config.binarise == "dynamic"
+    history = fit(
+        vae.model,
+        vae.guide,
+        Batches(
+            dataset.train.x if dynamic else prepared.train.x,
+            config.batch_size,
+            transform=partial(binarise, levels=levels) if dynamic else _as_float,
+            device=device,
+        ),
+        validation=_in_order(prepared.validation, device),
+        epochs=config.epochs,
+        lr=config.lr,
+        schedule=config.schedule,
+        clip_norm=config.clip_norm,
+        patience=config.patience,
+        progress=True,
+        on_epoch=keep,
+    )
+    keep(history)
+    seconds = sum(history["seconds"])
+    console.print(
+        f"trained {len(history.epochs)} epochs in {seconds:.1f} s"
+        + (f"; stopped early, kept epoch {history.best.epoch}" if history.stopped_early else "")
+    )
+    loaded = _Loaded(run, config, prepared, vae.eval(), device)
+    _evaluate(loaded, console)
+    run.write_figure("training", plots.training_curves(history.rows()))
+    _picture(loaded)
+    pictures = ", ".join(sorted(picture.name for picture in path.glob("*.png")))
+    console.print(f"pictures in {path}: {pictures}", soft_wrap=True)
+    return path
+
+
+def sample(path: Path, num: int, seed: int, console: Console) -> None:
+    """Draw from a trained model: ``samples.npz`` (draws x, means) and ``samples.png``."""
+    loaded = _open(path)
+    torch.manual_seed(seed)
+    vae = loaded.vae
+    with torch.no_grad():
+        z = vae.model.prior().sample((num,))
+        drawn, means = vae.decode(z).sample().cpu(), vae.decode_mean(z).cpu()
+    loaded.run.write_arrays("samples", x=drawn.numpy(), mean=means.numpy(), z=z.cpu().numpy())
+    _picture_samples(loaded, drawn, means)
+    console.print(f"{num:,} samples in {path / 'samples.npz'}, {path / 'samples.png'}", soft_wrap=True)
+
+
+def reconstruct(path: Path, num: int, console: Console) -> None:
+    """Reconstruct test data: ``reconstructions.npz`` (x, mean, z) and ``reconstructions.png``."""
+    loaded = _open(path)
+    x = loaded.data.test.x[:num].float()
+    z = _in_chunks(lambda part: loaded.vae.encode(part).mean, x, loaded.device)
+    mean = _in_chunks(loaded.vae.decode_mean, z, loaded.device)
+    loaded.run.write_arrays("reconstructions", x=x.numpy(), mean=mean.numpy(), z=z.numpy())
+    _picture_reconstructions(loaded)
+    console.print(
+        f"{len(x):,} reconstructions in {path / 'reconstructions.npz'}, "
+        f"{path / 'reconstructions.png'}",
+        soft_wrap=True,
+    )
+
+
+def evaluate(path: Path, particles: int | None, console: Console) -> None:
+    """The test ELBO of a trained model, with its terms and standard errors."""
+    loaded = _open(path)
+    if particles is not None:
+        loaded.config = loaded.config.model_copy(update={"particles": particles})
+    _evaluate(loaded, console)
+
+
+@dataclass
+class _Loaded:
+    """A trained model and its data."""
+
+    run: RunDirectory
+    config: RunConfig
+    data: Dataset
+    vae: VAE
+    device: torch.device
+
+
+def _open(path: Path) -> _Loaded:
+    run = RunDirectory.open(path)
+    config = run.read_config()
+    device = _device(config.device)
+    vae = _build(config, tuple(run.read_metadata()["event_shape"]))
+    run.read_weights(vae)
+    dataset = _load(config)
+    if dataset.event_shape != vae.event_shape:
+        raise InputError(
+            f"{config.data} now has data of shape {dataset.event_shape}; the run was trained on "
+            f"{vae.event_shape}"
+        )
+    return _Loaded(run, config, _prepare(config, dataset), vae.to(device).eval(), device)
+
+
+def _load(config: RunConfig) -> Dataset:
+    return load(
+        config.data,
+        root=config.data_root,
+        download=config.download,
+        label=config.label,
+        validation_fraction=config.validation_fraction,
+    )
+
+
+def _resolved(config: RunConfig, dataset: Dataset, path: Path) -> RunConfig:
+    """The configuration with nothing left to be derived."""
+    x = dataset.train.x
+    if config.likelihood is not None:
+        likelihood = Likelihood.of(config.likelihood)
+    elif dataset.levels == 16:
+        likelihood = Likelihood("Binomial", total_count=16)
+    elif dataset.levels is not None or bool(((x == 0) | (x == 1)).all()):
+        likelihood = Likelihood("Bernoulli")
+    else:
+        likelihood = Likelihood("Normal", scale="per_feature")
+    grey = dataset.levels is not None and likelihood.family.name == "Bernoulli"
+    data = Path(config.data)
+    return config.model_copy(
+        update={
+            "data": str(data.resolve()) if data.suffix and data.is_file() else config.data,
+            "data_root": None if config.data_root is None else config.data_root.resolve(),
+            "likelihood": likelihood.to_dict(),
+            "binarise": config.binarise or ("dynamic" if grey else "none"),
+            "output": path,
+        }
+    )
+
+
+def _prepare(config: RunConfig, dataset: Dataset) -> Dataset:
+    """The data as the likelihood sees them; held-out data, and static ones, binarised once."""
+    if config.binarise == "none":
+        return dataset
+    levels = check_binarisable(dataset)
+    parts = (dataset.train, dataset.validation, dataset.test)
+    train, validation, test = (
+        static_binarisation(part, levels, _BINARISATION_SEED + i) for i, part in enumerate(parts)
+    )
+    return dataset.with_splits(train, validation, test)
+
+
+def _build(config: RunConfig, event_shape: tuple[int, ...]) -> VAE:
+    if config.likelihood is None:
+        raise InputError("the run's config.yaml names no likelihood")
+    if config.network == "conv":
+        return VAE(event_shape, config.latent_dim, config.likelihood, None, None,
+                   ConvEncoder, ConvDecoder)
+    body = partial(MLP, hidden=config.hidden)
+    return VAE(event_shape, config.latent_dim, config.likelihood, None, None, body, body)
+
+
+def _check(vae: VAE, dataset: Dataset) -> None:
+    for name, part in dataset.splits.items():
+        vae.likelihood.check(part.x, dataset.features, f"the {name} data of {dataset.name}")
+
+
+def _announce(config: RunConfig, dataset: Dataset, vae: VAE, console: Console) -> None:
+    sizes = ", ".join(f"{len(part):,} {name}" for name, part in dataset.splits.items())
+    console.print(f"{dataset.name}: {sizes} data of shape {dataset.event_shape}", highlight=False)
+    binarised = "" if config.binarise == "none" else f", {config.binarise} binarisation"
+    parameters = sum(p.numel() for p in vae.parameters())
+    console.print(
+        f"{vae.likelihood.likelihood}{binarised}; {config.latent_dim} latents, {config.network}, "
+        f"{parameters:,} parameters",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _evaluate(loaded: _Loaded, console: Console) -> None:
+    config = loaded.config
+    with torch.random.fork_rng():
+        torch.manual_seed(_EVALUATION_SEED)
+        evaluation = evaluate_pair(
+            loaded.vae.model,
+            loaded.vae.guide,
+            _in_order(loaded.data.test, loaded.device),
+            size=len(loaded.data.train),
+            num_particles=config.particles,
+        )
+    layer = loaded.vae.likelihood
+    protocol = {
+        "none": f"{loaded.data.name}, values as they are",
+        "static": f"{loaded.data.name}, binarised once (seed {_BINARISATION_SEED})",
+        "dynamic": f"{loaded.data.name}, trained with fresh binarisation, tested on one draw",
+    }[config.binarise or "none"]
+    record = evaluation_record(evaluation, str(layer.likelihood), protocol, layer.is_discrete)
+    loaded.run.write_evaluation(record)
+    print_evaluation(record, console)
+
+
+def _picture(loaded: _Loaded) -> None:
+    vae, test = loaded.vae, loaded.data.test
+    _picture_reconstructions(loaded)
+    torch.manual_seed(loaded.config.seed)
+    is_image = plots.is_image(vae.event_shape)
+    z = vae.model.prior().sample((_PICTURED if is_image else max(len(test), 500),))
+    with torch.no_grad():
+        _picture_samples(loaded, vae.decode(z).sample().cpu(), vae.decode_mean(z).cpu())
+    means = _in_chunks(lambda part: vae.encode(part).mean, test.x.float(), loaded.device)
+    loaded.run.write_figure("latent_space", plots.latent_space(means, test.y))
+    if not is_image:
+        return
+    if vae.latent_dim == 2:
+        figure = plots.manifold(_decoder(loaded), _levels(loaded))
+        loaded.run.write_figure("manifold", figure)
+    elif vae.latent_dim > 2:
+        kl = _in_chunks(partial(_kl_by_dimension, vae), test.x.float(), loaded.device).mean(0)
+        order = kl.argsort(descending=True)[:_TRAVERSED].tolist()
+        figure = plots.traversals(
+            _decoder(loaded), means[0], order, kl[order].tolist(), _levels(loaded)
+        )
+        loaded.run.write_figure("traversals", figure)
+
+
+def _picture_reconstructions(loaded: _Loaded) -> None:
+    is_image = plots.is_image(loaded.vae.event_shape)
+    x = loaded.data.test.x[: _PICTURED if is_image else _EVALUATION_BATCH].float()
+    mean = _in_chunks(loaded.vae.reconstruct, x, loaded.device)
+    figure = plots.reconstructions(x, mean, _levels(loaded), loaded.data.features)
+    loaded.run.write_figure("reconstructions", figure)
+
+
+def _picture_samples(loaded: _Loaded, drawn: Tensor, means: Tensor) -> None:
+    shown = means[:_PICTURED] if plots.is_image(loaded.vae.event_shape) else drawn
+    x = loaded.data.test.x.float()
+    figure = plots.samples(x, shown, _levels(loaded), loaded.data.features)
+    loaded.run.write_figure("samples", figure)
+
+
+def _kl_by_dimension(vae: VAE, x: Tensor) -> Tensor:
+    return kl_divergence(vae.encode(x).base_dist, vae.model.prior().base_dist)
+
+
+def _decoder(loaded: _Loaded) -> Callable[[Tensor], Tensor]:
+    return partial(_in_chunks, loaded.vae.decode_mean, device=loaded.device)
+
+
+@torch.no_grad()
+def _in_chunks(
+    function: Callable[[Tensor], Tensor], x: Tensor, device: torch.device
+) -> Tensor:
+    """The function of all of x, a bounded part at a time, on the CPU."""
+    return torch.cat([function(part.to(device)).cpu() for part in x.split(_EVALUATION_BATCH)])
+
+
+def _levels(loaded: _Loaded) -> float:
+    """The value of a white pixel in the data as the likelihood sees them."""
+    if loaded.config.binarise == "none" and loaded.data.levels is not None:
+        return loaded.data.levels
+    return 1.0
+
+
+def _in_order(part: Split, device: torch.device) -> Batches:
+    return Batches(part.x, _EVALUATION_BATCH, shuffle=False, transform=_as_float, device=device)
+
+
+def _as_float(x: Tensor) -> Tensor:
+    return x.to(torch.get_default_dtype())
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used: {reason}") from error
+    return device
+
+
+def _run_name(config: RunConfig) -> str:
+    return f"{Path(config.data).stem}-{datetime.now():%Y%m%d-%H%M%S}"

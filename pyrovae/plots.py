@@ -1,0 +1,252 @@
+"""Pictures of a run, each a matplotlib Figure; arrays in, no models and no global pyplot state."""
+
+from collections.abc import Callable, Sequence
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.distributions import Normal
+
+__all__ = [
+    "image_grid",
+    "is_image",
+    "latent_space",
+    "manifold",
+    "reconstructions",
+    "samples",
+    "training_curves",
+    "traversals",
+]
+
+_MAX_PANELS = 12
+_MAX_CLASSES = 20
+_GREY = "0.35"
+
+
+def is_image(event_shape: Sequence[int]) -> bool:
+    """Whether data of this shape are shown as pictures: (1 or 3 channels, height, width)."""
+    return len(event_shape) == 3 and event_shape[0] in (1, 3)
+
+
+def training_curves(epochs: Sequence[dict[str, Any]]) -> Figure:
+    """Loss, reconstruction and KL by epoch, in nats a datum, for training and validation."""
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    number = [epoch["epoch"] for epoch in epochs]
+    titles = {
+        "loss": "loss (negative ELBO)",
+        "reconstruction": "reconstruction, −E[log p(x|z)]",
+        "kl": "KL, E[log q(z|x) − log p(z)]",
+    }
+    for axes, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+        curves = {"training": [epoch[name] for epoch in epochs]}
+        if epochs[0][f"validation_{name}"] is not None:
+            curves["validation"] = [epoch[f"validation_{name}"] for epoch in epochs]
+        marker = "o" if len(number) == 1 else None
+        for label, values in curves.items():
+            axes.plot(number, values, label=label, marker=marker, linewidth=1.5)
+        _leave_out_start(axes, list(curves.values()))
+        axes.set(title=title, xlabel="epoch", ylabel="nats a datum")
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(frameon=False)
+    return figure
+
+
+def _leave_out_start(axes: Any, curves: Sequence[Sequence[float]]) -> None:
+    """Limits that show the last nine tenths of the run, which the first epochs would flatten."""
+    shown = np.concatenate([np.asarray(c, dtype=float)[len(c) // 10 :] for c in curves])
+    low, high = shown.min(), shown.max()
+    margin = 0.05 * (high - low) or 1.0
+    axes.set_ylim(low - margin, high + margin)
+
+
+def image_grid(images: Float[Tensor, "num channels height width"], columns: int) -> np.ndarray[Any, Any]:
+    """Images side by side, one pixel apart, as an array (height, width) or (height, width, 3)."""
+    num, channels, height, width = images.shape
+    rows = ceil(num / columns)
+    grid = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), np.nan)
+    for i, image in enumerate(images.cpu().numpy()):
+        top, left = i // columns * (height + 1) + 1, i % columns * (width + 1) + 1
+        grid[top : top + height, left : left + width] = image.transpose(1, 2, 0)
+    return grid[..., 0] if channels == 1 else np.nan_to_num(grid, nan=1.0)
+
+
+def reconstructions(
+    x: Tensor, mean: Tensor, levels: float, features: Sequence[str] | None = None
+) -> Figure:
+    """Held-out data beside E[x'|z] at the mean of q(z|x).
+
+    Arguments:
+        x: data of shape (num, *event_shape).
+        mean: reconstructions of the same shape.
+        levels: the value of a white pixel.
+        features: names of the columns of a table.
+    """
+    if is_image(x.shape[1:]):
+        columns = min(16, len(x))
+        rows = [part for i in range(0, len(x), columns) for part in (x[i : i + columns], mean[i : i + columns])]
+        return _show(torch.cat([_padded(row, columns) for row in rows]), columns, levels,
+                     "test data (odd rows) and their reconstructions (even rows)")
+    figure, panels = _panels(x, features, "test data against their reconstructions")
+    for axes, i in panels:
+        axes.scatter(x.flatten(1)[:, i], mean.flatten(1)[:, i], s=6, alpha=0.5, linewidths=0)
+        axes.axline((float(x.flatten(1)[0, i]),) * 2, slope=1, color=_GREY, linewidth=0.8)
+    figure.supxlabel("datum")
+    figure.supylabel("reconstruction")
+    return figure
+
+
+def samples(
+    x: Tensor, drawn: Tensor, levels: float, features: Sequence[str] | None = None
+) -> Figure:
+    """What the prior generates: E[x|z] for images; histograms of draws beside data for tables.
+
+    Arguments:
+        x: data of shape (num, *event_shape).
+        drawn: samples of shape (num', *event_shape).
+        levels: the value of a white pixel.
+        features: names of the columns of a table.
+    """
+    if is_image(x.shape[1:]):
+        columns = min(16, len(drawn))
+        return _show(drawn, columns, levels, "samples: means of p(x|z) for z from the prior")
+    figure, panels = _panels(x, features, "test data and samples from the model")
+    for axes, i in panels:
+        both = [x.flatten(1)[:, i].numpy(), drawn.flatten(1)[:, i].numpy()]
+        bins = np.histogram_bin_edges(np.concatenate(both), bins=30)
+        for values, label in zip(both, ("data", "samples"), strict=True):
+            axes.hist(values, bins=bins, density=True, histtype="step", label=label, linewidth=1.5)
+    figure.axes[0].legend(frameon=False, fontsize="small")
+    return figure
+
+
+def latent_space(z: Float[Tensor, "num latent"], y: Tensor | None) -> Figure:
+    """Posterior means of held-out data, coloured by class.
+
+    Above two latent dimensions, their first two principal components with the share of the
+    variance that each holds; one dimension is spread by chance along the other axis.
+    """
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axes = figure.subplots()
+    points = z.double().cpu()
+    if z.shape[1] > 2:
+        centred = points - points.mean(0)
+        _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
+        share = singular**2 / (singular**2).sum()
+        points = centred @ directions[:2].T
+        labels = [f"principal component {i + 1} ({share[i]:.0%} of the variance)" for i in (0, 1)]
+    elif z.shape[1] == 2:
+        labels = ["$z_1$", "$z_2$"]
+    else:
+        jitter = torch.rand(points.shape, generator=torch.Generator().manual_seed(0))
+        points, labels = torch.cat([points, jitter], 1), ["$z_1$", "(spread by chance)"]
+    classes = [] if y is None else torch.unique(y).tolist()
+    if y is None or len(classes) > _MAX_CLASSES:
+        colour = _GREY if y is None else y.cpu()
+        axes.scatter(points[:, 0], points[:, 1], c=colour, s=6, alpha=0.6, linewidths=0)
+    else:
+        for index, label in enumerate(classes):
+            chosen = points[(y == label).cpu()]
+            colour = f"C{index}" if len(classes) <= 10 else _tab20(index)
+            axes.scatter(chosen[:, 0], chosen[:, 1], color=colour, s=8, alpha=0.7, linewidths=0,
+                         label=str(label))
+        axes.legend(title="class", frameon=False, markerscale=2, loc="center left",
+                    bbox_to_anchor=(1, 0.5))
+    axes.set(title="means of q(z|x) on test data", xlabel=labels[0], ylabel=labels[1])
+    axes.set_aspect("equal", adjustable="datalim")
+    return figure
+
+
+def manifold(
+    decode_mean: Callable[[Tensor], Tensor], levels: float, steps: int = 20
+) -> Figure:
+    """E[x|z] over the plane of two latents, at equal steps of probability under the prior."""
+    quantiles = Normal(0.0, 1.0).icdf(torch.linspace(0.02, 0.98, steps))
+    z = torch.stack(torch.meshgrid(-quantiles, quantiles, indexing="ij"), dim=-1).flip(-1)
+    images = decode_mean(z.reshape(-1, 2))
+    title = "decoded plane: $z_1$ rightwards, $z_2$ upwards, 2% to 98% of the prior"
+    return _show(images, steps, levels, title)
+
+
+def traversals(
+    decode_mean: Callable[[Tensor], Tensor],
+    z: Float[Tensor, "latent"],
+    dimensions: Sequence[int],
+    kl: Sequence[float],
+    levels: float,
+    steps: int = 11,
+) -> Figure:
+    """E[x|z] as one latent at a time goes from -3 to 3, the rest staying at z.
+
+    Arguments:
+        decode_mean: from z to E[x|z].
+        z: the point to start from.
+        dimensions: the latents to move, one a row.
+        kl: the KL of each of them, in nats, for the labels.
+        levels: the value of a white pixel.
+        steps: images in a row.
+    """
+    line = torch.linspace(-3, 3, steps, device=z.device)
+    points = z.repeat(len(dimensions), steps, 1)
+    for row, dimension in enumerate(dimensions):
+        points[row, :, dimension] = line
+    images = decode_mean(points.flatten(0, 1))
+    figure = _show(images, steps, levels, "one latent at a time, from −3 to 3")
+    axes = figure.axes[0]
+    height = images.shape[-2] + 1
+    axes.set_axis_on()
+    axes.set_xticks([])
+    axes.set_yticks([height * (row + 0.5) for row in range(len(dimensions))])
+    axes.set_yticklabels(
+        [f"$z_{{{d + 1}}}$  {nats:.2f} nats" for d, nats in zip(dimensions, kl, strict=True)]
+    )
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+def _show(images: Tensor, columns: int, levels: float, title: str) -> Figure:
+    grid = image_grid(images / levels, columns)
+    height, width = grid.shape[:2]
+    size = 8.0
+    figure = Figure(figsize=(size, size * height / width + 0.4), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(np.ma.masked_invalid(np.clip(grid, 0, 1)), cmap="gray", vmin=0, vmax=1,
+                interpolation="nearest")
+    axes.set_title(title, fontsize="medium")
+    axes.set_axis_off()
+    return figure
+
+
+def _padded(row: Tensor, columns: int) -> Tensor:
+    missing = columns - len(row)
+    return torch.cat([row, row.new_full((missing, *row.shape[1:]), float("nan"))]) if missing else row
+
+
+def _panels(
+    x: Tensor, features: Sequence[str] | None, title: str
+) -> tuple[Figure, list[tuple[Any, int]]]:
+    width = x[0].numel()
+    shown = min(width, _MAX_PANELS)
+    columns = min(4, shown)
+    rows = ceil(shown / columns)
+    figure = Figure(figsize=(2.8 * columns, 2.4 * rows + 0.5), layout="constrained")
+    if shown < width:
+        title += f" (the first {shown} of {width} features)"
+    figure.suptitle(title, fontsize="medium")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in grid[shown:]:
+        axes.set_visible(False)
+    for i, axes in enumerate(grid[:shown]):
+        axes.set_title(features[i] if features else f"feature {i}", fontsize="small")
+    return figure, [(axes, i) for i, axes in enumerate(grid[:shown])]
+
+
+def _tab20(index: int) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["tab20"](index)
