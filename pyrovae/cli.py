@@ -88,16 +88,16 @@ def evaluate(
     run: Run,
     /,
     *,
-    particles: Annotated[
+    num_particles: Annotated[
         int | None, Parameter(help="Samples of z a datum; as in training unless given.")
     ] = None,
 ) -> None:
     """The test ELBO of a trained model, in nats per datum with standard errors."""
-    if particles is not None:
-        _at_least(1, particles=particles)
+    if num_particles is not None:
+        _at_least(1, num_particles=num_particles)
     from . import jobs
 
-    jobs.evaluate(run, particles, _console())
+    jobs.evaluate(run, num_particles, _console())
 
 
 def main() -> None:
@@ -111,7 +111,9 @@ def main() -> None:
     except FloatingPointError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        _fail("interrupted; what was trained up to the last whole epoch is in the run directory", 130)
+        _fail(
+            "interrupted; what was trained up to the last whole epoch is in the run directory", 130
+        )
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -128,7 +130,7 @@ def _one_line(error: CycloptsError) -> str:
 def _at_least(lowest: int, **given: int) -> None:
     for name, value in given.items():
         if value < lowest:
-            raise InputError(f"--{name} is {value}; it must be {lowest} or more")
+            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be {lowest} or more")
 
 
 def _console() -> Any:

@@ -59,10 +59,12 @@ class RunConfig(BaseModel):
     patience: int | None = Field(
         None,
         ge=1,
-        description="Stop after this many epochs without a lower validation loss, and keep the best.",
+        description="Stop after this many epochs without a lower validation loss; keep the best.",
     )
-    particles: int = Field(10, ge=1, description="Samples of z a datum in the test ELBO.")
-    seed: int = Field(0, ge=0, description="Seed of all randomness but the splits, which are fixed.")
+    num_particles: int = Field(10, ge=1, description="Samples of z a datum in the test ELBO.")
+    seed: int = Field(
+        0, ge=0, description="Seed of all randomness but the splits, which are fixed."
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
     output: Path | None = Field(
         None, description="Run directory, which must not hold a run; runs/DATA-TIME unless given."
@@ -107,7 +109,10 @@ def explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown option {key!r}: {did_you_mean(key, RunConfig.model_fields)}"
     if first["type"] == "literal_error":
-        known = [word.strip().strip("'") for word in first["ctx"]["expected"].replace(" or ", ",").split(",")]
+        known = [
+            word.strip().strip("'")
+            for word in first["ctx"]["expected"].replace(" or ", ",").split(",")
+        ]
         return f"{key} cannot be {given!r}: {did_you_mean(str(given), known)}"
     return f"{key} cannot be {given!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
 

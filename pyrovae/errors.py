@@ -24,4 +24,6 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     known = list(known)
     lowered = {word.lower(): word for word in known}
     nearest = get_close_matches(given.lower(), lowered, n=1)
-    return f"did you mean '{lowered[nearest[0]]}'?" if nearest else f"choose from {', '.join(known)}"
+    return (
+        f"did you mean '{lowered[nearest[0]]}'?" if nearest else f"choose from {', '.join(known)}"
+    )

@@ -110,7 +110,9 @@ def sample(path: Path, num: int, seed: int, console: Console) -> None:
         drawn, means = vae.decode(z).sample().cpu(), vae.decode_mean(z).cpu()
     loaded.run.write_arrays("samples", x=drawn.numpy(), mean=means.numpy(), z=z.cpu().numpy())
     _picture_samples(loaded, drawn, means)
-    console.print(f"{num:,} samples in {path / 'samples.npz'}, {path / 'samples.png'}", soft_wrap=True)
+    console.print(
+        f"{num:,} samples in {path / 'samples.npz'}, {path / 'samples.png'}", soft_wrap=True
+    )
 
 
 def reconstruct(path: Path, num: int, console: Console) -> None:
@@ -128,11 +130,11 @@ def reconstruct(path: Path, num: int, console: Console) -> None:
     )
 
 
-def evaluate(path: Path, particles: int | None, console: Console) -> None:
+def evaluate(path: Path, num_particles: int | None, console: Console) -> None:
     """The test ELBO of a trained model, with its terms and standard errors."""
     loaded = _open(path)
-    if particles is not None:
-        loaded.config = loaded.config.model_copy(update={"particles": particles})
+    if num_particles is not None:
+        loaded.config = loaded.config.model_copy(update={"num_particles": num_particles})
     _evaluate(loaded, console)
 
 
@@ -212,8 +214,9 @@ def _build(config: RunConfig, event_shape: tuple[int, ...]) -> VAE:
     if config.likelihood is None:
         raise InputError("the run's config.yaml names no likelihood")
     if config.network == "conv":
-        return VAE(event_shape, config.latent_dim, config.likelihood, None, None,
-                   ConvEncoder, ConvDecoder)
+        return VAE(
+            event_shape, config.latent_dim, config.likelihood, None, None, ConvEncoder, ConvDecoder
+        )
     body = partial(MLP, hidden=config.hidden)
     return VAE(event_shape, config.latent_dim, config.likelihood, None, None, body, body)
 
@@ -245,7 +248,7 @@ def _evaluate(loaded: _Loaded, console: Console) -> None:
             loaded.vae.guide,
             _in_order(loaded.data.test, loaded.device),
             size=len(loaded.data.train),
-            num_particles=config.particles,
+            num_particles=config.num_particles,
         )
     layer = loaded.vae.likelihood
     protocol = {
@@ -306,9 +309,7 @@ def _decoder(loaded: _Loaded) -> Callable[[Tensor], Tensor]:
 
 
 @torch.no_grad()
-def _in_chunks(
-    function: Callable[[Tensor], Tensor], x: Tensor, device: torch.device
-) -> Tensor:
+def _in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, device: torch.device) -> Tensor:
     """The function of all of x, a bounded part at a time, on the CPU."""
     return torch.cat([function(part.to(device)).cpu() for part in x.split(_EVALUATION_BATCH)])
 

@@ -39,7 +39,7 @@ __all__ = ["LINKS", "link_named", "link_to"]
 _OFF_ZERO = 1e-7
 """A scale or a rate of exactly 0 has an infinite log-density; softplus underflows to it."""
 
-link_to = ConstraintRegistry()
+link_to: Any = ConstraintRegistry()
 """``link_to(constraint)`` is the default link; ``link_to.register(constraint)`` adds one."""
 
 LINKS: dict[str, Callable[[], Transform]] = {
@@ -67,32 +67,19 @@ def _softplus_above(lower: float) -> Transform:
     return ComposeTransform([SoftplusTransform(), AffineTransform(lower + _OFF_ZERO, 1.0)])
 
 
-@link_to.register(constraints.real)
-def _real(_: Any) -> Transform:
-    return identity_transform
-
-
-@link_to.register(constraints.independent)
 def _independent(constraint: Any) -> Transform:
     base = link_to(constraint.base_constraint)
     return IndependentTransform(base, constraint.reinterpreted_batch_ndims)
 
 
-@link_to.register(constraints.greater_than)
-@link_to.register(constraints.greater_than_eq)
 def _greater_than(constraint: Any) -> Transform:
     return _softplus_above(constraint.lower_bound)
 
 
-@link_to.register(constraints.less_than)
 def _less_than(constraint: Any) -> Transform:
-    return ComposeTransform(
-        [_softplus_above(0.0), AffineTransform(constraint.upper_bound, -1.0)]
-    )
+    return ComposeTransform([_softplus_above(0.0), AffineTransform(constraint.upper_bound, -1.0)])
 
 
-@link_to.register(constraints.interval)
-@link_to.register(constraints.half_open_interval)
 def _interval(constraint: Any) -> Transform:
     low, high = constraint.lower_bound, constraint.upper_bound
     if (low, high) == (0, 1):
@@ -100,10 +87,17 @@ def _interval(constraint: Any) -> Transform:
     return ComposeTransform([SigmoidTransform(), AffineTransform(low, high - low)])
 
 
-@link_to.register(constraints.simplex)
-def _simplex(_: Any) -> Transform:
-    return SoftmaxTransform()
-
-
-for _constraint in (constraints.lower_cholesky, constraints.positive_definite):
-    link_to.register(_constraint, transform_to)
+_DEFAULTS: dict[Any, Callable[[Any], Transform]] = {
+    constraints.real: lambda _: identity_transform,
+    constraints.independent: _independent,
+    constraints.greater_than: _greater_than,
+    constraints.greater_than_eq: _greater_than,
+    constraints.less_than: _less_than,
+    constraints.interval: _interval,
+    constraints.half_open_interval: _interval,
+    constraints.simplex: lambda _: SoftmaxTransform(),
+    constraints.lower_cholesky: transform_to,
+    constraints.positive_definite: transform_to,
+}
+for _constraint, _link in _DEFAULTS.items():
+    link_to.register(_constraint, _link)

@@ -52,7 +52,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         y: Tensor = self.layers(x.flatten(-self._in_dims))
-        return y.unflatten(-1, self._out_shape)
+        return y.reshape(y.shape[:-1] + self._out_shape)
 
 
 class ConvEncoder(nn.Module):

@@ -63,7 +63,9 @@ def _leave_out_start(axes: Any, curves: Sequence[Sequence[float]]) -> None:
     axes.set_ylim(low - margin, high + margin)
 
 
-def image_grid(images: Float[Tensor, "num channels height width"], columns: int) -> np.ndarray[Any, Any]:
+def image_grid(
+    images: Float[Tensor, "num channels height width"], columns: int
+) -> np.ndarray[Any, Any]:
     """Images side by side, one pixel apart, as an array (height, width) or (height, width, 3)."""
     num, channels, height, width = images.shape
     rows = ceil(num / columns)
@@ -87,9 +89,17 @@ def reconstructions(
     """
     if is_image(x.shape[1:]):
         columns = min(16, len(x))
-        rows = [part for i in range(0, len(x), columns) for part in (x[i : i + columns], mean[i : i + columns])]
-        return _show(torch.cat([_padded(row, columns) for row in rows]), columns, levels,
-                     "test data (odd rows) and their reconstructions (even rows)")
+        rows = [
+            part
+            for i in range(0, len(x), columns)
+            for part in (x[i : i + columns], mean[i : i + columns])
+        ]
+        return _show(
+            torch.cat([_padded(row, columns) for row in rows]),
+            columns,
+            levels,
+            "test data (odd rows) and their reconstructions (even rows)",
+        )
     figure, panels = _panels(x, features, "test data against their reconstructions")
     for axes, i in panels:
         axes.scatter(x.flatten(1)[:, i], mean.flatten(1)[:, i], s=6, alpha=0.5, linewidths=0)
@@ -151,18 +161,24 @@ def latent_space(z: Float[Tensor, "num latent"], y: Tensor | None) -> Figure:
         for index, label in enumerate(classes):
             chosen = points[(y == label).cpu()]
             colour = f"C{index}" if len(classes) <= 10 else _tab20(index)
-            axes.scatter(chosen[:, 0], chosen[:, 1], color=colour, s=8, alpha=0.7, linewidths=0,
-                         label=str(label))
-        axes.legend(title="class", frameon=False, markerscale=2, loc="center left",
-                    bbox_to_anchor=(1, 0.5))
+            axes.scatter(
+                chosen[:, 0],
+                chosen[:, 1],
+                color=colour,
+                s=8,
+                alpha=0.7,
+                linewidths=0,
+                label=str(label),
+            )
+        axes.legend(
+            title="class", frameon=False, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5)
+        )
     axes.set(title="means of q(z|x) on test data", xlabel=labels[0], ylabel=labels[1])
     axes.set_aspect("equal", adjustable="datalim")
     return figure
 
 
-def manifold(
-    decode_mean: Callable[[Tensor], Tensor], levels: float, steps: int = 20
-) -> Figure:
+def manifold(decode_mean: Callable[[Tensor], Tensor], levels: float, steps: int = 20) -> Figure:
     """E[x|z] over the plane of two latents, at equal steps of probability under the prior."""
     quantiles = Normal(0.0, 1.0).icdf(torch.linspace(0.02, 0.98, steps))
     z = torch.stack(torch.meshgrid(-quantiles, quantiles, indexing="ij"), dim=-1).flip(-1)
@@ -215,8 +231,13 @@ def _show(images: Tensor, columns: int, levels: float, title: str) -> Figure:
     size = 8.0
     figure = Figure(figsize=(size, size * height / width + 0.4), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(np.ma.masked_invalid(np.clip(grid, 0, 1)), cmap="gray", vmin=0, vmax=1,
-                interpolation="nearest")
+    axes.imshow(
+        np.ma.masked_invalid(np.clip(grid, 0, 1)),
+        cmap="gray",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
     axes.set_title(title, fontsize="medium")
     axes.set_axis_off()
     return figure
@@ -224,7 +245,9 @@ def _show(images: Tensor, columns: int, levels: float, title: str) -> Figure:
 
 def _padded(row: Tensor, columns: int) -> Tensor:
     missing = columns - len(row)
-    return torch.cat([row, row.new_full((missing, *row.shape[1:]), float("nan"))]) if missing else row
+    return (
+        torch.cat([row, row.new_full((missing, *row.shape[1:]), float("nan"))]) if missing else row
+    )
 
 
 def _panels(

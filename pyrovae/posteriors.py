@@ -36,4 +36,5 @@ class DiagonalNormal(nn.Module):
 
     def forward(self, h: Float[Tensor, "*batch 2 latent"]) -> TorchDistribution:
         loc, unlinked_scale = h.unbind(-2)
-        return Normal(loc, self._positive(unlinked_scale)).to_event(1)
+        q: TorchDistribution = Normal(loc, self._positive(unlinked_scale)).to_event(1)
+        return q

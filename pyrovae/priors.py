@@ -27,4 +27,5 @@ class StandardNormal(nn.Module):
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
     def forward(self) -> TorchDistribution:
-        return Normal(self.loc, self.scale).to_event(1)
+        p: TorchDistribution = Normal(self.loc, self.scale).to_event(1)
+        return p

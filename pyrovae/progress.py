@@ -32,7 +32,7 @@ class TrainingProgress:
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(compact=True),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             disable=not enabled,
             expand=True,
         )

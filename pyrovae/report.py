@@ -24,7 +24,7 @@ def evaluation_record(
         "unit": "nats per datum",
         "kind": "log probability mass" if is_discrete else "log density",
         "estimator": "ELBO, sampled KL, mean over data; standard error over data",
-        "samples_per_datum": evaluation.num_particles,
+        "num_particles": evaluation.num_particles,
         "num_data": evaluation.num_data,
         "likelihood": likelihood,
         "data": protocol,
@@ -48,7 +48,7 @@ def print_evaluation(record: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     console.print(
         f"{record['likelihood']}: {record['kind']}; {record['num_data']:,} data, {record['data']}; "
-        f"{record['samples_per_datum']} samples of z a datum",
+        f"{record['num_particles']} samples of z a datum",
         highlight=False,
         soft_wrap=True,
     )

@@ -56,12 +56,14 @@ class History:
         epochs: one entry a pass, in order.
         model: the model with the trained parameters, also where these are ``pyro.param``s.
         guide: the guide likewise.
+        params: what was declared with ``pyro.param`` and ``pyro.module``, by name, as trained.
         stopped_early: whether patience ran out.
     """
 
     model: PyroFunction
     guide: PyroFunction
     epochs: list[Epoch] = field(default_factory=list)
+    params: dict[str, Tensor] = field(default_factory=dict, repr=False)
     stopped_early: bool = False
 
     def __getitem__(self, name: str) -> list[float]:
@@ -99,9 +101,9 @@ def fit(
 ) -> History:
     """Train any Pyro model and guide by SVI on the ELBO.
 
-    Model and guide are functions with ``pyro.param`` and ``pyro.module``, ``PyroModule``s, autoguides,
-    or models of this package; both are called with the parts of a batch. Networks are trained in
-    place. What is declared with ``pyro.param`` starts afresh in each fit and ends in
+    Model and guide are functions with ``pyro.param`` and ``pyro.module``, ``PyroModule``s,
+    autoguides, or models of this package; both are called with the parts of a batch. Networks are
+    trained in place. What is declared with ``pyro.param`` starts afresh in each fit and ends in
     ``history.model`` and ``history.guide``; the global parameter store is neither read nor written.
 
     Pyro's validation is on during the first epoch, so that every datum passes it once.
@@ -155,15 +157,13 @@ def fit(
             with pyro.validation_enabled(number == 1):
                 losses = _run(svi.step, train, bar)
             seconds = perf_counter() - start
-            held_out_losses = _validate(svi, held_out)
-            assert svi.optimiser is not None
             history.epochs.append(
                 Epoch(
                     number,
                     *losses,
-                    *(held_out_losses or (None, None, None)),
-                    learning_rate=float(svi.optimiser.param_groups[0]["lr"]),
-                    seconds=seconds,
+                    *_validate(svi, held_out),
+                    svi.learning_rate,
+                    seconds,
                 )
             )
             bar.epoch_done(history.epochs[-1], train.size)
@@ -182,6 +182,7 @@ def fit(
                 break
     if patience is not None:
         _restore(svi.parameters, best)
+    history.params = pair.params()
     return history
 
 
@@ -206,9 +207,9 @@ def _run(
 
 def _validate(
     svi: SVI, batches: Batches | LoaderBatches | None
-) -> tuple[float, float, float] | None:
+) -> tuple[float | None, float | None, float | None]:
     if batches is None:
-        return None
+        return None, None, None
     with _fixed_noise(), pyro.validation_enabled(False):
         return _run(svi.evaluate_loss, batches)
 
@@ -227,9 +228,7 @@ def _restore(parameters: list[Tensor], values: list[Tensor]) -> None:
             parameter.copy_(value)
 
 
-def _schedule(
-    schedule: Schedule, num_steps: int
-) -> Callable[[Optimizer], LRScheduler] | None:
+def _schedule(schedule: Schedule, num_steps: int) -> Callable[[Optimizer], LRScheduler] | None:
     if schedule == "constant":
         return None
     if schedule == "cosine":

@@ -47,7 +47,9 @@ class Batches:
         parts = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
         lengths = {len(part) for part in parts}
         if len(lengths) != 1 or 0 in lengths:
-            raise InputError(f"batches need tensors of one length, 1 or more; got {sorted(lengths)}")
+            raise InputError(
+                f"batches need tensors of one length, 1 or more; got {sorted(lengths)}"
+            )
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; it must be 1 or more")
         self._tensors = tuple(part.to(device) for part in parts)
@@ -86,17 +88,18 @@ class LoaderBatches:
         transform: Transform | None = None,
         device: torch.device | str | None = None,
     ) -> None:
+        sized: Any = loader
         if not (hasattr(loader, "__len__") and hasattr(loader, "dataset")):
             raise InputError(
                 f"data are a tensor, a tuple of tensors, Batches or a DataLoader; got "
                 f"{type(loader).__name__}"
             )
-        self._loader: Any = loader
+        self._loader = sized
         self._transform = transform
         self._device = device
         dropped = getattr(loader, "drop_last", False)
         batch_size = getattr(loader, "batch_size", None)
-        self.size = len(loader) * batch_size if dropped and batch_size else len(loader.dataset)
+        self.size = len(sized) * batch_size if dropped and batch_size else len(sized.dataset)
 
     def __len__(self) -> int:
         return len(self._loader)

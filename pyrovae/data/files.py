@@ -110,7 +110,9 @@ def _read_csv(path: Path, label: str | None) -> Read:
     y = None
     if label is not None:
         if label not in table:
-            raise InputError(f"{path} has no column {label!r}: {did_you_mean(label, table)}")
+            raise InputError(
+                f"{path} has no column {label!r}: {did_you_mean(label, table.columns)}"
+            )
         codes, _ = pd.factorize(table.pop(label), sort=True)
         y = torch.from_numpy(codes.astype(np.int64))
     if table.shape[0] < 1 or table.shape[1] < 1:

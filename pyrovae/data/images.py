@@ -45,7 +45,9 @@ def read_omniglot(root: Path | None, download: bool) -> tuple[Split, Split, floa
     The published background set is for training, the evaluation set for testing; y numbers the
     characters within each.
     """
-    train, test = (_omniglot(_open("Omniglot", root, download, background=b)) for b in (True, False))
+    train, test = (
+        _omniglot(_open("Omniglot", root, download, background=b)) for b in (True, False)
+    )
     return train, test, 255.0
 
 

@@ -55,6 +55,7 @@ def load(
         ((1, 8, 8), 1294, 144, 359)
     """
     path = Path(data)
+    levels: float | None
     features = None
     if str(data) in DATASETS:
         folder = root if root is not None else os.environ.get("PYROVAE_DATA")

@@ -73,7 +73,7 @@ class Bound:
         return _total(site["log_prob_sum"] for site in self._observed())
 
     def kl(self) -> Float[Tensor, ""]:
-        """log q(z) - log p(z) at the sampled z, summed over latent sites and all N data, in nats."""
+        """log q(z) - log p(z) at the sampled z, over latent sites and all N data, in nats."""
         return _total(site["log_prob_sum"] for site in _sample_sites(self.guide_trace)) - _total(
             site["log_prob_sum"] for site in self._latent()
         )
@@ -163,8 +163,8 @@ class Bound:
                         f"'with pyro.plate(...)'"
                     )
                 dims = [d for d in range(-site["log_prob"].dim(), 0) if d != frame.dim]
-                summed = site["log_prob"].sum(dims) if dims else site["log_prob"]
-                return summed * (frame.size / self.size)
+                summed: Tensor = site["log_prob"].sum(dims) if dims else site["log_prob"]
+                return summed * float(frame.size / self.size)
         shared: Tensor = site["log_prob_sum"] / self.size
         return shared
 
@@ -201,7 +201,8 @@ def evaluate_bound(
 
 
 def _sample_sites(trace: Trace) -> Iterator[Site]:
-    return (site for site in trace.nodes.values() if site["type"] == "sample")
+    nodes: Iterator[Any] = iter(trace.nodes.values())
+    return (site for site in nodes if site["type"] == "sample")
 
 
 def _total(terms: Iterator[Tensor]) -> Tensor:

@@ -1,6 +1,5 @@
 """The bound on held-out data, datum by datum, with its Monte Carlo and sampling error."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..data.batches import Transform, batches_of
 from .bound import PyroFunction
 from .pair import Pair
 
@@ -28,6 +28,9 @@ class Estimate:
         values = values.double()
         error = values.std().item() / sqrt(len(values)) if len(values) > 1 else float("nan")
         return cls(values.mean().item(), error)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} ± {self.standard_error:.2f}"
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,13 @@ class Evaluation:
 def evaluate(
     model: PyroFunction,
     guide: PyroFunction,
-    batches: Iterable[tuple[Any, ...]],
+    data: Any,
     *,
-    size: int,
+    size: int | None = None,
     num_particles: int = 10,
+    batch_size: int = 1000,
+    transform: Transform | None = None,
+    device: torch.device | str | None = None,
     plate: str = "data",
 ) -> Evaluation:
     """The ELBO of a trained pair on data, in eval mode and without gradients.
@@ -66,17 +72,25 @@ def evaluate(
     Arguments:
         model: p(x, z); of a pair trained by ``fit``, its ``history.model``, or the module.
         guide: q(z | x); likewise.
-        batches: batches of data, each a tuple of arguments for model and guide.
-        size: number of data that the model was trained on, which latents common to all data
-            are shared among.
+        data: a tensor, a tuple of tensors, :class:`~pyrovae.Batches` or a ``DataLoader``.
+        size: number of data that the model was trained on, among which the KL of latents common
+            to all data is shared; that of the data given unless stated.
         num_particles: samples of z for each datum.
+        batch_size: data in a batch, where data are tensors.
+        transform: applied to the parts of each batch, as in ``fit``.
+        device: where batches shall be; tensors stay where they are unless given.
         plate: name of the plate over data.
+
+    Raises:
+        InputError: if the pair has no bound on these data.
     """
+    batches = batches_of(data, batch_size, shuffle=False, transform=transform, device=device)
+    size = batches.size if size is None else size
     pair = Pair(model, guide, plate)
-    terms = []
+    terms: list[Tensor] = []
     with pair.store(), pair.eval_mode():
         for batch in batches:
-            particles = []
+            particles: list[Tensor] = []
             for _ in range(num_particles):
                 bound = pair.bound(*batch, size=size)
                 if not terms and not particles:

@@ -46,6 +46,11 @@ class Pair:
         with pyro.get_param_store().scope(self._store):
             yield
 
+    def params(self) -> dict[str, Tensor]:
+        """The values of all parameters in the store, by name, detached."""
+        with self.store():
+            return {name: p.detach().clone() for name, p in pyro.get_param_store().items()}
+
     def model(self, *args: Any, **kwargs: Any) -> Any:
         """The model, with the parameters of this pair."""
         with self.store():
@@ -98,7 +103,8 @@ class Pair:
 
 
 def _parameters_met(trace: Trace) -> Iterator[Tensor]:
-    for site in trace.nodes.values():
+    sites: Any = trace.nodes.values()
+    for site in sites:
         if site["type"] == "param":
             value = site["value"]
             yield value.unconstrained() if hasattr(value, "unconstrained") else value

@@ -1,6 +1,7 @@
 """Stochastic variational inference with one torch optimiser for all parameters."""
 
 from collections.abc import Callable
+from math import nan
 from typing import Any, NamedTuple
 
 import torch
@@ -67,6 +68,11 @@ class SVI:
     def parameters(self) -> list[Tensor]:
         """The parameters found so far, unconstrained."""
         return list(self._parameters.values())
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the first parameter group; NaN before the first step."""
+        return nan if self.optimiser is None else float(self.optimiser.param_groups[0]["lr"])
 
     def step(self, *batch: Any) -> Loss:
         """One gradient step on a batch; the loss is that before the step.

@@ -54,7 +54,9 @@ class Likelihood:
     ) -> None:
         self.family = family_of(family)
         resolved = self.family.resolve(sources)
-        self.sources = {name: resolved[name] for name in self.family.constraints if name in resolved}
+        self.sources = {
+            name: resolved[name] for name in self.family.constraints if name in resolved
+        }
         self.num_classes = num_classes
         self._check_num_classes()
         self.link_names = dict(links or {})
@@ -122,7 +124,9 @@ class Likelihood:
     def __repr__(self) -> str:
         settings = self.to_dict()
         family = settings.pop("family")
-        return f"Likelihood({', '.join([repr(family)] + [f'{k}={v!r}' for k, v in settings.items()])})"
+        return (
+            f"Likelihood({', '.join([repr(family)] + [f'{k}={v!r}' for k, v in settings.items()])})"
+        )
 
     def __eq__(self, other: object) -> bool:
         return (

@@ -83,10 +83,9 @@ class LikelihoodLayer(nn.Module):
             )
         arguments = {name: self._argument(name, eta) for name in self.likelihood.sources}
         family: Any = self.likelihood.family.distribution
-        base = family(**arguments).expand(
-            eta.shape[:-num_event] + torch.Size(self.event_shape)
-        )
-        return base.to_event(len(self.event_shape))
+        base = family(**arguments).expand(eta.shape[:-num_event] + torch.Size(self.event_shape))
+        p: TorchDistribution = base.to_event(len(self.event_shape))
+        return p
 
     def mean(self, eta: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """E[x | z], of shape ``(*batch, *event_shape)``; for categories, taken as their numbers."""
@@ -94,7 +93,8 @@ class LikelihoodLayer(nn.Module):
         if isinstance(base, Categorical):  # whose own mean is NaN
             classes = torch.arange(base.probs.shape[-1], dtype=eta.dtype, device=eta.device)
             return base.probs @ classes
-        return base.mean
+        mean: Tensor = base.mean
+        return mean
 
     @property
     def is_discrete(self) -> bool:

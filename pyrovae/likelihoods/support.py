@@ -40,8 +40,8 @@ def check_support(
         first = x[tuple(outside.nonzero()[0].tolist())].item()
         share = outside.double().mean().item()
         raise InputError(
-            f"{layer.likelihood.family.name} cannot have produced {what}: {share:.1%} of the values "
-            f"lie outside its support, the first {first:.4g} "
+            f"{layer.likelihood.family.name} cannot have produced {what}: {share:.1%} of the "
+            f"values lie outside its support, the first {first:.4g} "
             f"{_place(outside, event_shape, names)}; {_advice(x)}"
         )
 

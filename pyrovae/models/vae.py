@@ -17,7 +17,7 @@ from ..posteriors import DiagonalNormal
 from ..priors import StandardNormal
 from .parameters import declare_parameters
 
-__all__ = ["VAE", "DeepLatentModel", "AmortisedGuide"]
+__all__ = ["VAE", "AmortisedGuide", "DeepLatentModel"]
 
 Body = nn.Module | Callable[[Sequence[int], Sequence[int]], nn.Module]
 """A network, or what makes one from the shapes of its input and its output."""
@@ -26,9 +26,7 @@ Body = nn.Module | Callable[[Sequence[int], Sequence[int]], nn.Module]
 class DeepLatentModel(nn.Module):
     """The Pyro model p(z) p(x | z): z ~ prior, x ~ likelihood(decoder(z)), for each datum."""
 
-    def __init__(
-        self, prior: nn.Module, decoder: nn.Module, likelihood: LikelihoodLayer
-    ) -> None:
+    def __init__(self, prior: nn.Module, decoder: nn.Module, likelihood: LikelihoodLayer) -> None:
         super().__init__()
         self.prior = prior
         self.decoder = decoder
@@ -139,15 +137,14 @@ class VAE(nn.Module):
 
         The encoder then sees numbers of order one, and learned locations and scales are measured
         in these units; log p(x | z) remains that of x as given. Tables are standardised column by
-        column. Images and other arrays are divided by their largest absolute value: one number
-        for all features, lest pixels that hardly ever change be blown up, and no shift, so that
-        the background stays zero.
+        column. Images and other arrays have one mean and one standard deviation for all features,
+        lest pixels that hardly ever change be blown up. Binary data are of order one as they are.
         """
         x = x.to(self.guide.standardise.loc.dtype)
-        if len(self.event_shape) == 1:
-            scale, loc = torch.std_mean(x, dim=0, correction=0)
-        else:
-            scale, loc = x.abs().max(), x.new_zeros(())
+        if bool(((x == 0) | (x == 1)).all()):
+            return
+        features = 0 if len(self.event_shape) == 1 else None
+        scale, loc = torch.std_mean(x, dim=features, correction=0)
         scale = torch.where(scale > 0, scale, 1.0)
         self.guide.standardise.set(loc, scale)
         self.likelihood.set_units(loc, scale)
