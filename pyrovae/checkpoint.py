@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.torch
+from numpy.typing import NDArray
 from torch import nn
 
 from .config import RunConfig, read_config, to_yaml
@@ -128,7 +129,7 @@ class RunDirectory:
             reason = " ".join(str(error).split())
             raise InputError(f"{self._weights} does not fit its config.yaml: {reason}") from error
 
-    def write_arrays(self, name: str, **arrays: np.ndarray[Any, Any]) -> None:
+    def write_arrays(self, name: str, **arrays: NDArray[Any]) -> None:
         """Keep arrays as ``NAME.npz``."""
         data = io.BytesIO()
         np.savez_compressed(data, **arrays)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Normal
 
@@ -63,9 +64,7 @@ def _leave_out_start(axes: Any, curves: Sequence[Sequence[float]]) -> None:
     axes.set_ylim(low - margin, high + margin)
 
 
-def image_grid(
-    images: Float[Tensor, "num channels height width"], columns: int
-) -> np.ndarray[Any, Any]:
+def image_grid(images: Float[Tensor, "num channels height width"], columns: int) -> NDArray[Any]:
     """Images side by side, one pixel apart, as an array (height, width) or (height, width, 3)."""
     num, channels, height, width = images.shape
     rows = ceil(num / columns)

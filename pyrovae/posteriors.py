@@ -1,7 +1,8 @@
 """Approximate posteriors q(z | x): modules from what the encoder put out to a distribution."""
 
 from jaxtyping import Float
-from pyro.distributions import Normal, TorchDistribution
+from pyro.distributions import Normal
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -34,7 +35,7 @@ class DiagonalNormal(nn.Module):
         self.in_shape = (2, latent_dim)
         self._positive = link_to(constraints.positive)
 
-    def forward(self, h: Float[Tensor, "*batch 2 latent"]) -> TorchDistribution:
+    def forward(self, h: Float[Tensor, "*batch 2 latent"]) -> TorchDistributionMixin:
         loc, unlinked_scale = h.unbind(-2)
-        q: TorchDistribution = Normal(loc, self._positive(unlinked_scale)).to_event(1)
+        q: TorchDistributionMixin = Normal(loc, self._positive(unlinked_scale)).to_event(1)
         return q

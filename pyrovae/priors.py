@@ -1,7 +1,8 @@
 """Priors p(z): modules whose forward takes nothing and returns a distribution."""
 
 import torch
-from pyro.distributions import Normal, TorchDistribution
+from pyro.distributions import Normal
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 __all__ = ["StandardNormal"]
@@ -26,6 +27,6 @@ class StandardNormal(nn.Module):
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
-    def forward(self) -> TorchDistribution:
-        p: TorchDistribution = Normal(self.loc, self.scale).to_event(1)
+    def forward(self) -> TorchDistributionMixin:
+        p: TorchDistributionMixin = Normal(self.loc, self.scale).to_event(1)
         return p

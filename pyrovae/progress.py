@@ -2,7 +2,7 @@
 
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
@@ -42,7 +42,7 @@ class TrainingProgress:
         self._validation = ""
         self._epoch_start = self._last_read = perf_counter()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "TrainingProgress":
         self._progress.start()
         self._epoch_start = self._last_read = perf_counter()
         return self

@@ -137,7 +137,7 @@ def fit(
         InputError: if the arguments or the pair cannot be used; before any step is taken.
         FloatingPointError: if the loss of an epoch is not finite.
     """
-    _check(epochs, lr, patience, validation)
+    _check(epochs, lr, clip_norm, patience, validation)
     make_batches = partial(batches_of, batch_size=batch_size, transform=transform, device=device)
     train = make_batches(data, shuffle=True)
     held_out = None if validation is None else make_batches(validation, shuffle=False)
@@ -243,11 +243,15 @@ def _criterion(epoch: Epoch) -> float:
     return loss if isfinite(loss) else float("inf")
 
 
-def _check(epochs: int, lr: float, patience: int | None, validation: Any) -> None:
+def _check(
+    epochs: int, lr: float, clip_norm: float | None, patience: int | None, validation: Any
+) -> None:
     if epochs < 1:
         raise InputError(f"epochs is {epochs}; it must be 1 or more")
     if not lr > 0:
         raise InputError(f"lr is {lr}; it must be positive")
+    if clip_norm is not None and not clip_norm > 0:
+        raise InputError(f"clip_norm is {clip_norm}; it must be positive, or None for no limit")
     if patience is not None and patience < 1:
         raise InputError(f"patience is {patience}; it must be 1 or more")
     if patience is not None and validation is None:

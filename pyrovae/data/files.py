@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError, did_you_mean
@@ -56,7 +57,7 @@ def read_file(path: Path, label: str | None = None) -> Read:
     return data, None, _levels(data.x), None
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         loaded = np.load(path, allow_pickle=False)
         return dict(loaded) if hasattr(loaded, "files") else {"x": loaded}
@@ -64,7 +65,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
 
 
-def _split(path: Path, arrays: dict[str, np.ndarray[Any, Any]], suffix: str) -> Split:
+def _split(path: Path, arrays: dict[str, NDArray[Any]], suffix: str) -> Split:
     x = _tensor(path, f"x{suffix}", arrays[f"x{suffix}"])
     if x.ndim < 2:
         raise InputError(
@@ -85,7 +86,7 @@ def _split(path: Path, arrays: dict[str, np.ndarray[Any, Any]], suffix: str) -> 
     return Split(x, y)
 
 
-def _tensor(path: Path, name: str, array: np.ndarray[Any, Any]) -> Tensor:
+def _tensor(path: Path, name: str, array: NDArray[Any]) -> Tensor:
     if array.dtype.kind not in "biuf":
         raise InputError(f"{path}: {name} has dtype {array.dtype}; it must hold real numbers")
     if array.dtype == np.uint8:

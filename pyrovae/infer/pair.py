@@ -87,11 +87,12 @@ class Pair:
 
             def to_eval(network: nn.Module, _: Any = None) -> None:
                 if network.training:
-                    network.training = False
-                    restore.callback(setattr, network, "training", True)
+                    for part in network.modules():
+                        restore.callback(setattr, part, "training", part.training)
+                        part.training = False
 
             for owner in self._owners():
-                owner.apply(to_eval)
+                to_eval(owner)
             restore.callback(register_module_forward_pre_hook(to_eval).remove)
             yield
 

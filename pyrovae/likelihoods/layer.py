@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Num
-from pyro.distributions import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import Categorical, constraints
 
@@ -69,7 +69,7 @@ class LikelihoodLayer(nn.Module):
             self.register_buffer("units_loc", torch.zeros(event_shape))
             self.register_buffer("units_scale", torch.ones(event_shape))
 
-    def forward(self, eta: Float[Tensor, "..."]) -> TorchDistribution:
+    def forward(self, eta: Float[Tensor, "..."]) -> TorchDistributionMixin:
         """p(x | z) with batch shape ``eta.shape[:-len(in_shape)]`` and event shape ``event_shape``.
 
         Raises:
@@ -84,7 +84,7 @@ class LikelihoodLayer(nn.Module):
         arguments = {name: self._argument(name, eta) for name in self.likelihood.sources}
         family: Any = self.likelihood.family.distribution
         base = family(**arguments).expand(eta.shape[:-num_event] + torch.Size(self.event_shape))
-        p: TorchDistribution = base.to_event(len(self.event_shape))
+        p: TorchDistributionMixin = base.to_event(len(self.event_shape))
         return p
 
     def mean(self, eta: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -6,7 +6,7 @@ from typing import Any
 import pyro
 import torch
 from jaxtyping import Float, Num
-from pyro.distributions import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
@@ -67,9 +67,9 @@ class AmortisedGuide(nn.Module):
             z: Tensor = pyro.sample("z", self.q(x))
             return z
 
-    def q(self, x: Float[Tensor, "..."]) -> TorchDistribution:
+    def q(self, x: Float[Tensor, "..."]) -> TorchDistributionMixin:
         """The distribution q(z | x) itself."""
-        q: TorchDistribution = self.posterior(self.encoder(self.standardise(x)))
+        q: TorchDistributionMixin = self.posterior(self.encoder(self.standardise(x)))
         return q
 
 
@@ -149,13 +149,13 @@ class VAE(nn.Module):
         self.guide.standardise.set(loc, scale)
         self.likelihood.set_units(loc, scale)
 
-    def encode(self, x: Float[Tensor, "..."]) -> TorchDistribution:
+    def encode(self, x: Float[Tensor, "..."]) -> TorchDistributionMixin:
         """q(z | x), of event shape ``(latent_dim,)``."""
         return self.guide.q(x)
 
-    def decode(self, z: Float[Tensor, "*batch latent"]) -> TorchDistribution:
+    def decode(self, z: Float[Tensor, "*batch latent"]) -> TorchDistributionMixin:
         """p(x | z), of event shape ``event_shape``."""
-        p: TorchDistribution = self.likelihood(self.model.decoder(z))
+        p: TorchDistributionMixin = self.likelihood(self.model.decoder(z))
         return p
 
     def decode_mean(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "..."]:

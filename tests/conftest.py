@@ -1,0 +1,39 @@
+"""For the whole suite: shapes and types in signatures are checked as the code runs."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+from tests import typechecking
+
+install_import_hook("pyrovae", f"{typechecking.__name__}.typechecked")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_state() -> Iterator[None]:
+    """A fixed seed, and Pyro's global store empty before and, but for Pyro's own SVI, after."""
+    torch.manual_seed(0)
+    pyro.clear_param_store()
+    yield
+    pyro.clear_param_store()
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Double precision, for comparisons to round-off."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def data_root() -> Path:
+    """Folder of torchvision's data sets."""
+    if "PYROVAE_DATA" not in os.environ:
+        pytest.skip("set PYROVAE_DATA to a folder that holds MNIST to run this test")
+    return Path(os.environ["PYROVAE_DATA"])

@@ -1,0 +1,187 @@
+"""No two programs share parameters, and eval mode reaches every network."""
+
+import copy
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule, PyroParam, PyroSample
+from torch import Tensor, nn
+
+from pyrovae import VAE, InputError, fit
+from pyrovae.infer import Pair
+from tests.pairs import linear_gaussian_vae, user_pair
+
+X = torch.linspace(-1, 2, 24).reshape(8, 3)
+
+
+def train_with_pyro(vae: VAE) -> None:
+    SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO()).step(X)
+
+
+def train_with_torch(vae: VAE) -> None:
+    elbo = Trace_ELBO()(vae.model, vae.guide)
+    optimiser = torch.optim.Adam(elbo.parameters(), lr=0.1)
+    elbo(X).backward()
+    optimiser.step()
+
+
+def train_with_fit(vae: VAE) -> None:
+    fit(vae.model, vae.guide, X, epochs=1, lr=0.1, progress=False)
+
+
+TRAININGS = (train_with_pyro, train_with_torch, train_with_fit)
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize("train", TRAININGS)
+@pytest.mark.parametrize("make_other", [copy.deepcopy, lambda _: linear_gaussian_vae()])
+def test_training_one_model_leaves_another_alone(
+    train: Callable[[VAE], None], make_other: Callable[[VAE], VAE]
+) -> None:
+    vae = linear_gaussian_vae()
+    other = make_other(vae)
+    before, other_before = (copy.deepcopy(v.state_dict()) for v in (vae, other))
+
+    train(vae)
+    assert changed(before, vae.state_dict()) == {name for name, _ in vae.named_parameters()}
+    assert changed(other_before, other.state_dict()) == set()
+
+    after = copy.deepcopy(vae.state_dict())
+    train(other)
+    assert changed(other_before, other.state_dict()) == {n for n, _ in vae.named_parameters()}
+    assert changed(after, vae.state_dict()) == set()
+
+
+@pytest.mark.parametrize("train", TRAININGS)
+def test_training_leaves_no_name_in_the_global_store(train: Callable[[VAE], None]) -> None:
+    train(linear_gaussian_vae())
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_a_trained_model_can_be_copied_and_pickled_as_any_module(tmp_path: object) -> None:
+    vae = linear_gaussian_vae()
+    train_with_pyro(vae)
+    copied = copy.deepcopy(vae)
+    torch.testing.assert_close(copied.state_dict(), vae.state_dict())
+
+
+def test_second_fit_of_a_function_pair_starts_afresh() -> None:
+    """``pyro.param``s of equal names in two fits and the global store: three tensors."""
+    pyro.get_param_store()["loc"] = torch.tensor([7.0, 7.0])
+    pair = user_pair()
+
+    def fitted() -> dict[str, Tensor]:
+        torch.manual_seed(3)
+        return fit(pair.model, pair.guide, X, epochs=2, lr=0.1, progress=False).params
+
+    first, second = fitted(), fitted()
+    # The pyro.params start from the same values and meet the same noise, but the networks, which
+    # are trained in place, have moved on.
+    assert first["loc"].tolist() != [7.0, 7.0]
+    assert (first["loc"] - torch.tensor([0.3, -0.2])).abs().max() < 0.5
+    assert (second["loc"] - torch.tensor([0.3, -0.2])).abs().max() < 0.5
+    assert pyro.get_param_store()["loc"].tolist() == [7.0, 7.0]
+    assert set(pyro.get_param_store().keys()) == {"loc"}
+
+
+def test_a_trained_function_pair_is_called_with_its_own_parameters() -> None:
+    pair = user_pair()
+    history = fit(pair.model, pair.guide, X, epochs=3, lr=0.1, progress=False)
+    trace = pyro.poutine.trace(history.guide).get_trace(X)
+    torch.testing.assert_close(trace.nodes["loc"]["value"].detach(), history.params["loc"])
+    assert len(pyro.get_param_store()) == 0
+
+
+class Regression(PyroModule):
+    def __init__(self, name: str = "") -> None:
+        super().__init__(name)
+        self.weight = PyroSample(dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        self.noise = PyroParam(torch.tensor(0.5), dist.constraints.positive)
+
+    def forward(self, x: Tensor) -> None:
+        mean = x @ self.weight
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(mean, self.noise), obs=x.sum(-1))
+
+
+def test_pyro_module_with_an_autoguide() -> None:
+    """The posterior is known: all weights are 1, as y is the sum of the features."""
+    x = torch.randn(200, 3)
+    model = Regression()
+    guide = AutoNormal(model)
+    history = fit(model, guide, x, epochs=150, batch_size=50, lr=0.05, progress=False)
+    assert history["loss"][-1] < history["loss"][0]
+    torch.testing.assert_close(guide.median(x)["weight"], torch.ones(3), atol=0.1, rtol=0)
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_pyro_modules_of_equal_names_are_refused() -> None:
+    class Guide(PyroModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.noise = PyroParam(torch.tensor(3.0), dist.constraints.positive)
+
+        def forward(self, x: Tensor) -> None:
+            pyro.sample("weight", dist.Normal(torch.zeros(3), self.noise).to_event(1))
+
+    with pytest.raises(InputError, match="both have a parameter 'noise'"):
+        fit(Regression(), Guide(), torch.randn(8, 3), epochs=1, progress=False)
+
+
+class Noisy(nn.Module):
+    """A network with all that differs between training and evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2)
+        )
+        self.modes: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.modes.append(self.layers[2].training)
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("registered", [True, False])
+def test_validation_is_in_eval_mode_and_training_is_not(registered: bool) -> None:
+    """Also for a network that the guide merely refers to, which Pyro never hears of."""
+    network = Noisy()
+    free = nn.Parameter(torch.zeros(()))
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x.sum(-1))
+
+    def guide(x: Tensor) -> None:
+        if registered:
+            pyro.module("network", network)
+        else:
+            pyro.param("free", free)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(network(x) + free, 1.0).to_event(1))
+
+    x = torch.randn(8, 3)
+    fit(model, guide, x, epochs=2, validation=x, batch_size=8, progress=False)
+    assert network.modes == [True, False, True, False]
+    assert all(part.training for part in network.modules())
+    assert network.layers[1].num_batches_tracked == 2
+
+
+def test_eval_mode_restores_what_was_frozen() -> None:
+    vae = linear_gaussian_vae()
+    vae.guide.encoder.eval()
+    with Pair(vae.model, vae.guide).eval_mode():
+        assert not any(part.training for part in vae.model.modules())
+    assert not vae.guide.encoder.training
+    assert vae.model.training
+    assert vae.guide.training
