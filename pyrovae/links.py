@@ -39,6 +39,9 @@ __all__ = ["LINKS", "link_named", "link_to"]
 _OFF_ZERO = 1e-7
 """A scale or a rate of exactly 0 has an infinite log-density; softplus underflows to it."""
 
+_OFF_BOUND = 1e-6
+"""Likewise for other bounds, in relation to them, as rounding is."""
+
 link_to: Any = ConstraintRegistry()
 """``link_to(constraint)`` is the default link; ``link_to.register(constraint)`` adds one."""
 
@@ -64,7 +67,8 @@ def link_named(name: str) -> Transform:
 
 
 def _softplus_above(lower: float) -> Transform:
-    return ComposeTransform([SoftplusTransform(), AffineTransform(lower + _OFF_ZERO, 1.0)])
+    start = lower + _OFF_ZERO + _OFF_BOUND * abs(lower)
+    return ComposeTransform([SoftplusTransform(), AffineTransform(start, 1.0)])
 
 
 def _independent(constraint: Any) -> Transform:
@@ -77,7 +81,8 @@ def _greater_than(constraint: Any) -> Transform:
 
 
 def _less_than(constraint: Any) -> Transform:
-    return ComposeTransform([_softplus_above(0.0), AffineTransform(constraint.upper_bound, -1.0)])
+    mirror = AffineTransform(0.0, -1.0)
+    return ComposeTransform([_softplus_above(-constraint.upper_bound), mirror])
 
 
 def _interval(constraint: Any) -> Transform:

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import pyro.distributions
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -15,8 +15,8 @@ from ..errors import InputError, did_you_mean
 
 __all__ = ["FAMILIES", "LEARNED", "Family", "Source", "family_of", "register"]
 
-Source = Literal["predicted", "shared", "per_feature"] | float | int | Sequence[float]
-"""Where an argument comes from: the decoder, learned parameters, or a constant."""
+Source = str | float | Sequence[float]
+"""Where an argument comes from: one of ``LEARNED`` (the decoder, parameters), or a constant."""
 
 LEARNED = ("predicted", "shared", "per_feature")
 
@@ -61,13 +61,12 @@ class Family:
             omitted = "logits" if "probs" in sources else "probs"
         else:
             omitted = None
-        optional = self._optional()
         for name, constraint in self.constraints.items():
             if name == omitted or name in sources:
                 continue
             if not constraint.is_discrete:
                 sources[name] = "predicted"
-            elif name not in optional:
+            else:
                 raise InputError(f"{self.name} needs a number for {name}, as in {name}=16")
         for name, source in sources.items():
             if isinstance(source, str) and source not in LEARNED:
@@ -79,10 +78,6 @@ class Family:
                     f"give it as a constant, as in {name}=16"
                 )
         return sources
-
-    def _optional(self) -> set[str]:
-        parameters = inspect.signature(self.distribution.__init__).parameters.values()
-        return {p.name for p in parameters if p.default is not inspect.Parameter.empty}
 
 
 FAMILIES: dict[str, Family] = {}
@@ -103,7 +98,7 @@ def register(name: str, distribution: type[Distribution], **sources: Source) -> 
     FAMILIES[name] = Family(name, _as_pyro(distribution), sources)
 
 
-def family_of(spec: str | type[Distribution]) -> Family:
+def family_of(spec: object) -> Family:
     """The family named, or made of a class of distributions.
 
     Raises:

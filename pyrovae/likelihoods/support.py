@@ -13,14 +13,33 @@ from .families import FAMILIES
 if TYPE_CHECKING:
     from .layer import LikelihoodLayer
 
-__all__ = ["check_support", "fitting"]
+__all__ = ["check_support", "check_values", "fitting"]
 
 
 def check_support(
     layer: "LikelihoodLayer", x: Tensor, names: Sequence[str] | None, what: str
 ) -> None:
     """Raise an InputError unless every element of x has positive probability under the layer."""
+    check_values(x, layer.event_shape, names, what)
     event_shape = layer.event_shape
+    outside = ~_in_support(layer, x)
+    if bool(outside.any()):
+        first = x[tuple(outside.nonzero()[0].tolist())].item()
+        share = outside.double().mean().item()
+        raise InputError(
+            f"{layer.likelihood.family.name} cannot have produced {what}: {share:.1%} of the "
+            f"values lie outside its support, the first {first:.4g} "
+            f"{_place(outside, event_shape, names)}; {_advice(x)}"
+        )
+
+
+def check_values(
+    x: Tensor,
+    event_shape: tuple[int, ...],
+    names: Sequence[str] | None = None,
+    what: str = "the data",
+) -> None:
+    """Raise an InputError unless x are finite real numbers, with data of that shape."""
     if tuple(x.shape[-len(event_shape) :]) != event_shape or x.ndim < len(event_shape):
         raise InputError(
             f"{what} have shape {tuple(x.shape)}; the model expects {event_shape} for each datum"
@@ -35,15 +54,6 @@ def check_support(
                 f"{what} hold {kind} values, the first {_place(bad, event_shape, names)}; "
                 "remove or fill them"
             )
-    outside = ~_in_support(layer, x)
-    if bool(outside.any()):
-        first = x[tuple(outside.nonzero()[0].tolist())].item()
-        share = outside.double().mean().item()
-        raise InputError(
-            f"{layer.likelihood.family.name} cannot have produced {what}: {share:.1%} of the "
-            f"values lie outside its support, the first {first:.4g} "
-            f"{_place(outside, event_shape, names)}; {_advice(x)}"
-        )
 
 
 def fitting(x: Tensor) -> list[Likelihood]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..likelihoods import Likelihood, LikelihoodLayer
+from ..likelihoods.support import check_values
 from ..nn import MLP, Standardise
 from ..posteriors import DiagonalNormal
 from ..priors import StandardNormal
@@ -56,13 +57,20 @@ class AmortisedGuide(nn.Module):
         self, encoder: nn.Module, posterior: nn.Module, event_shape: Sequence[int]
     ) -> None:
         super().__init__()
+        self.event_shape = tuple(event_shape)
         self.standardise = Standardise(event_shape)
         self.encoder = encoder
         self.posterior = posterior
 
     def forward(self, x: Float[Tensor, "batch *event"]) -> Tensor:
-        """Sample site ``z`` in the plate ``data``."""
+        """Sample site ``z`` in the plate ``data``.
+
+        Raises:
+            InputError: if x has another shape or is not finite (under Pyro's validation).
+        """
         declare_parameters(self)
+        if is_validation_enabled():
+            check_values(x, self.event_shape)
         with pyro.plate("data", x.shape[0]):
             z: Tensor = pyro.sample("z", self.q(x))
             return z

@@ -1,0 +1,73 @@
+"""Data that a likelihood cannot have produced, and what the message proposes."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyrovae import InputError, Likelihood
+from pyrovae.likelihoods.support import fitting
+
+BINOMIAL = {"family": "Binomial", "total_count": 4}
+CATEGORICAL = {"family": "Categorical", "num_classes": 3}
+
+
+@pytest.mark.parametrize(
+    ("spec", "value", "reason"),
+    [
+        ("Bernoulli", 0.3, "first 0.3 in datum 2, column 'b'; binarise them"),
+        ("Bernoulli", 2.0, r"16.7% of the values.*first 2 .*Binomial\(total_count=2\)"),
+        ("Poisson", -1.0, "first -1 .*these would fit: Normal"),
+        ("Poisson", 1.5, "first 1.5 "),
+        (BINOMIAL, 5.0, "first 5 .*Poisson"),
+        (CATEGORICAL, 3.0, r"first 3 .*Categorical\(num_classes=4\)"),
+        ("Normal", float("nan"), r"hold missing \(NaN\) values, the first in datum 2, column 'b'"),
+        ("Normal", float("inf"), "hold infinite values"),
+    ],
+)
+def test_refused(spec: Any, value: float, reason: str) -> None:
+    x = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, value]])
+    layer = Likelihood.of(spec).build((2,))
+    with pytest.raises(InputError, match=reason):
+        layer.check(x, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("x", "reason"),
+    [
+        (torch.zeros(3, 4), r"shape \(3, 4\); the model expects \(2,\)"),
+        (torch.zeros(0, 2), "are empty"),
+        (torch.zeros(3, 2, dtype=torch.complex64), "are complex"),
+    ],
+)
+def test_wrong_shape_or_type(x: Tensor, reason: str) -> None:
+    with pytest.raises(InputError, match=f"the test data.*{reason}"):
+        Likelihood("Bernoulli").build((2,)).check(x, what="the test data")
+
+
+def test_where_in_an_image() -> None:
+    x = torch.zeros(4, 1, 2, 3)
+    x[3, 0, 1, 2] = 9
+    with pytest.raises(InputError, match=r"in datum 3, at position \(0, 1, 2\)"):
+        Likelihood("Bernoulli").build((1, 2, 3)).check(x)
+
+
+def test_integer_data_are_as_good_as_floats() -> None:
+    x = torch.tensor([[0, 1], [1, 1]], dtype=torch.uint8)
+    for spec in ("Bernoulli", "Poisson", BINOMIAL, CATEGORICAL):
+        Likelihood.of(spec).build((2,)).check(x)
+
+
+@pytest.mark.parametrize(
+    ("values", "families"),
+    [
+        ([0.0, 1.0], {"Bernoulli", "Binomial", "Categorical", "Normal", "Poisson"}),
+        ([0.0, 7.0], {"Binomial", "Categorical", "Normal", "Poisson"}),
+        ([0.0, 0.5], {"Normal"}),
+        ([0.0, 5000.0], {"Binomial", "Normal", "Poisson"}),
+    ],
+)
+def test_what_would_fit(values: list[float], families: set[str]) -> None:
+    named = {"Bernoulli", "Binomial", "Categorical", "Normal", "Poisson"}
+    assert {p.family.name for p in fitting(torch.tensor(values))} & named == families

@@ -1,0 +1,61 @@
+"""Links lead from any real number into the constraint, and their names override the default."""
+
+import pytest
+import torch
+from torch.distributions import constraints
+
+from pyrovae import InputError
+from pyrovae.links import LINKS, link_named, link_to
+
+EXTREME = torch.tensor([-1e4, -50.0, -1.0, 0.0, 1.0, 50.0, 1e4])
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        constraints.real,
+        constraints.positive,
+        constraints.nonnegative,
+        constraints.greater_than(3.0),
+        constraints.less_than(-2.0),
+        constraints.unit_interval,
+        constraints.interval(-1.0, 4.0),
+        constraints.half_open_interval(0.0, 2.0),
+        constraints.simplex,
+        constraints.real_vector,
+        constraints.independent(constraints.positive, 1),
+    ],
+    ids=str,
+)
+def test_any_real_number_is_sent_into_the_constraint(constraint: constraints.Constraint) -> None:
+    values = link_to(constraint)(EXTREME)
+    assert values.isfinite().all()
+    # A sigmoid rounds to 0 and 1 far out, which the half-open and open ends exclude.
+    inside = values if "interval" not in str(constraint) else values[2:5]
+    assert constraint.check(inside).all()
+
+
+def test_gradients_stay_finite_far_out() -> None:
+    x = EXTREME.clone().requires_grad_()
+    for constraint in (constraints.positive, constraints.unit_interval, constraints.simplex):
+        link_to(constraint)(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+def test_softplus_is_that_of_torch() -> None:
+    x = torch.linspace(-5, 5, 11)
+    expected = torch.nn.functional.softplus(x) + 1e-7
+    torch.testing.assert_close(link_to(constraints.positive)(x), expected)
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_links_by_name_have_inverses(name: str) -> None:
+    link = link_named(name)
+    y = link(torch.tensor([0.2, -0.3, 0.1]))
+    torch.testing.assert_close(link(link.inv(y)), y)
+
+
+def test_misspelt_link() -> None:
+    with pytest.raises(InputError, match="unknown link 'softplos': did you mean 'softplus'"):
+        link_named("softplos")
