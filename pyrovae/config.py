@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from cyclopts import Parameter
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from .errors import InputError, did_you_mean
 
@@ -48,13 +48,18 @@ class RunConfig(BaseModel):
     )
     latent_dim: int = Field(20, ge=1, description="Number of latent dimensions.")
     network: Network = Field("mlp", description="Body of encoder and decoder.")
-    hidden: tuple[int, ...] = Field((400,), description="Widths of the hidden layers of the MLP.")
+    hidden: tuple[PositiveInt, ...] = Field(
+        (400,), description="Widths of the hidden layers of the MLP."
+    )
     epochs: int = Field(100, ge=1, description="Passes through the training data.")
     batch_size: int = Field(128, ge=1, description="Data in a step.")
-    lr: float = Field(1e-3, gt=0, description="Learning rate of Adam.")
+    lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Learning rate of Adam.")
     schedule: Schedule = Field("constant", description="Learning rate over the steps.")
     clip_norm: float | None = Field(
-        None, gt=0, description="Largest global norm of the gradient of the loss per datum."
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Largest global norm of the gradient of the loss per datum.",
     )
     patience: int | None = Field(
         None,
@@ -87,6 +92,7 @@ def read_config(path: Path | None, overrides: Mapping[str, Any]) -> RunConfig:
             raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(options, dict):
             raise InputError(f"{path} must hold options, as in 'epochs: 10'; got {options!r}")
+    options = {str(name): value for name, value in options.items()}
     return validated({**options, **overrides}, str(path) if path else "options")
 
 

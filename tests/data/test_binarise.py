@@ -1,0 +1,35 @@
+"""Binarisation draws with the grey level as probability."""
+
+import pytest
+import torch
+
+from pyrovae import Dataset, InputError, binarise
+from pyrovae.data import Split
+from pyrovae.data.binarise import check_binarisable, static_binarisation
+
+
+def test_mean_of_draws_is_the_grey_level() -> None:
+    x = torch.tensor([0, 51, 128, 255], dtype=torch.uint8)
+    draws = binarise(x.expand(20_000, 4), levels=255)
+    p = x / 255
+    error = (p * (1 - p) / 20_000).sqrt()
+    assert ((draws.mean(0) - p).abs() <= 4.5 * error + 1e-7).all()
+    assert draws.dtype == torch.float32
+    assert set(draws.unique().tolist()) == {0.0, 1.0}
+
+
+def test_static_binarisation_is_the_same_for_the_same_seed() -> None:
+    part = Split(torch.randint(0, 17, (30, 1, 8, 8), dtype=torch.uint8), torch.arange(30))
+    torch.manual_seed(1)
+    first = static_binarisation(part, 16.0, seed=3)
+    torch.manual_seed(2)
+    assert torch.equal(first.x, static_binarisation(part, 16.0, seed=3).x)
+    assert not torch.equal(first.x, static_binarisation(part, 16.0, seed=4).x)
+    assert first.y is part.y
+
+
+def test_only_grey_levels_can_be_binarised() -> None:
+    good, bad = Split(torch.rand(5, 3)), Split(torch.rand(5, 3) * 2 - 1)
+    assert check_binarisable(Dataset("table", good, good, good)) == 1.0
+    with pytest.raises(InputError, match="the test data of table range from -"):
+        check_binarisable(Dataset("table", good, good, bad))
