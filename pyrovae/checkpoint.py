@@ -138,7 +138,7 @@ class RunDirectory:
     def write_figure(self, name: str, figure: Any) -> None:
         """Keep a picture as ``NAME.png``."""
         data = io.BytesIO()
-        figure.savefig(data, format="png", dpi=150)
+        figure.savefig(data, format="png", dpi=150, bbox_inches="tight")
         self._write(f"{name}.png", data.getvalue())
 
     @property

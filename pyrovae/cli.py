@@ -1,6 +1,7 @@
 """``pyrovae``: the command line. Torch is loaded only once there is work to do."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -8,7 +9,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts import ValidationError as CycloptsValidationError
 from pydantic import ValidationError
 
-from .config import RunConfig, explain, read_config, to_yaml
+from .config import RunConfig, explain, from_yaml, read_config, to_yaml
 from .errors import InputError
 
 __all__ = ["app", "main"]
@@ -48,6 +49,8 @@ def train(
     given: dict[str, Any] = {name: getattr(options, name) for name in options.model_fields_set}
     if data is not None:
         given["data"] = data
+    if "likelihood" in given:
+        given["likelihood"] = from_yaml(given["likelihood"])
     resolved = read_config(config, given)
     if print_config:
         print(to_yaml(resolved), end="")
@@ -100,10 +103,14 @@ def evaluate(
     jobs.evaluate(run, num_particles, _console())
 
 
-def main() -> None:
-    """Run the command line; a user's mistake ends in one line and exit code 2."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; a user's mistake ends in one line and exit code 2.
+
+    Arguments:
+        arguments: what follows the name of the program; ``sys.argv[1:]`` unless given.
+    """
     try:
-        app(exit_on_error=False, print_error=False)
+        app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         _fail(_one_line(error), 2)
     except InputError as error:

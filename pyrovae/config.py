@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from .errors import InputError, did_you_mean
 
-__all__ = ["RunConfig", "read_config", "to_yaml", "validated"]
+__all__ = ["RunConfig", "explain", "from_yaml", "read_config", "to_yaml", "validated"]
 
 Network = Literal["mlp", "conv"]
 Binarise = Literal["none", "static", "dynamic"]
@@ -44,7 +44,7 @@ class RunConfig(BaseModel):
     likelihood: str | dict[str, Any] | None = Field(
         None,
         description="p(x|z): Bernoulli, Binomial, Categorical, Normal, Poisson or another Pyro "
-        'distribution; with settings, as JSON: {"family": "Normal", "scale": 0.1}.',
+        'distribution; with settings: "{family: Normal, scale: 0.1}".',
     )
     latent_dim: int = Field(20, ge=1, description="Number of latent dimensions.")
     network: Network = Field("mlp", description="Body of encoder and decoder.")
@@ -121,6 +121,25 @@ def explain(error: ValidationError) -> str:
         ]
         return f"{key} cannot be {given!r}: {did_you_mean(str(given), known)}"
     return f"{key} cannot be {given!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def from_yaml(value: Any) -> Any:
+    """What a value written on the command line means in YAML; likewise for values of a dict.
+
+    >>> from_yaml("{family: Normal, scale: 0.1}"), from_yaml({"num_classes": "17"})
+    ({'family': 'Normal', 'scale': 0.1}, {'num_classes': 17})
+
+    Raises:
+        InputError: if it means nothing.
+    """
+    if isinstance(value, dict):
+        return {name: from_yaml(part) for name, part in value.items()}
+    if not isinstance(value, str):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"{value!r} is neither a word nor YAML") from error
 
 
 def to_yaml(config: RunConfig) -> str:

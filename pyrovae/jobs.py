@@ -57,9 +57,9 @@ def train(config: RunConfig, console: Console) -> Path:
     vae = _build(config, dataset.event_shape).to(device)
     _check(vae, prepared)
     vae.standardise(prepared.train.x.to(device))
-    _announce(config, dataset, vae, console)
     run = RunDirectory.create(path)
     run.write_config(config)
+    _announce(config, dataset, vae, console)
 
     def keep(history: History) -> None:
         run.write_metrics(history.rows())

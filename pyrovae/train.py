@@ -18,12 +18,14 @@ from .data.batches import Batches, LoaderBatches, Transform, batches_of
 from .errors import InputError
 from .infer.bound import PyroFunction
 from .infer.pair import Pair
-from .infer.svi import SVI
+from .infer.svi import SVI, Loss
 from .progress import TrainingProgress
 
 __all__ = ["Epoch", "History", "fit"]
 
 Schedule = Literal["constant", "cosine"] | Callable[[Optimizer], LRScheduler]
+
+_ADVICE = "lower the learning rate (lr), clip the gradient (clip_norm=100), or standardise the data"
 
 _VALIDATION_SEED = 0
 """Each validation uses the same noise, so that epochs differ by their parameters alone."""
@@ -155,7 +157,7 @@ def fit(
         for number in range(1, epochs + 1):
             start = perf_counter()
             with pyro.validation_enabled(number == 1):
-                losses = _run(svi.step, train, bar)
+                losses = _run(partial(_step, svi), train, bar)
             seconds = perf_counter() - start
             history.epochs.append(
                 Epoch(
@@ -169,8 +171,7 @@ def fit(
             bar.epoch_done(history.epochs[-1], train.size)
             if not isfinite(losses[0]):
                 raise FloatingPointError(
-                    f"the loss became {losses[0]} in epoch {number}: lower the learning rate "
-                    "(lr), clip the gradient (clip_norm=100), or standardise the data"
+                    f"the loss became {losses[0]} in epoch {number}: {_ADVICE}"
                 )
             improved = history.best is history.epochs[-1]
             if patience is not None and improved:
@@ -203,6 +204,26 @@ def _run(
         raise InputError("the data gave no batch")
     loss_mean, reconstruction, kl = (total / seen).tolist()
     return loss_mean, reconstruction, kl
+
+
+def _step(svi: SVI, *batch: Any) -> Loss:
+    """A step; where Pyro's validation stops at what divergence has made, that is said."""
+    try:
+        return svi.step(*batch)
+    except InputError:
+        raise
+    except ValueError as error:
+        if svi.optimiser is None or not all(_is_finite(part) for part in batch):
+            raise
+        with pyro.validation_enabled(False):
+            loss = svi.evaluate_loss(*batch).loss
+        if bool(loss.isfinite()):
+            raise
+        raise FloatingPointError(f"the loss became {loss.item()} in epoch 1: {_ADVICE}") from error
+
+
+def _is_finite(part: Any) -> bool:
+    return not isinstance(part, Tensor) or bool(part.isfinite().all())
 
 
 def _validate(

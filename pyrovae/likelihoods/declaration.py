@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.distributions import Distribution, Transform
 
 from ..errors import InputError
@@ -59,6 +60,7 @@ class Likelihood:
         }
         self.num_classes = num_classes
         self._check_num_classes()
+        self._check_constants()
         self.link_names = dict(links or {})
         for name in self.link_names:
             if self.sources.get(name) not in LEARNED:
@@ -118,8 +120,24 @@ class Likelihood:
             raise InputError(f"{self.family.name} has no vector argument for num_classes to size")
         if any(self.family.constraints[name].event_dim > 1 for name in vectors):
             raise InputError(f"{self.family.name} has a matrix argument, which cannot be declared")
-        if self.num_classes is not None and self.num_classes < 1:
-            raise InputError(f"num_classes is {self.num_classes}; it must be 1 or more")
+        if self.num_classes is not None and not (
+            isinstance(self.num_classes, int) and self.num_classes >= 1
+        ):
+            raise InputError(f"num_classes is {self.num_classes!r}; it must be 1, 2 or more")
+
+    def _check_constants(self) -> None:
+        for name, source in self.sources.items():
+            if source in LEARNED:
+                continue
+            constraint: Any = self.family.constraints[name]
+            try:
+                allowed = bool(constraint.check(torch.as_tensor(source, dtype=torch.double)).all())
+            except (TypeError, ValueError, RuntimeError):
+                allowed = False
+            if not allowed:
+                raise InputError(
+                    f"{self.family.name}: {name}={source!r} does not satisfy {constraint}"
+                )
 
     def __repr__(self) -> str:
         settings = self.to_dict()

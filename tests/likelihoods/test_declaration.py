@@ -68,6 +68,7 @@ def test_object_name_class_dict_and_yaml_mean_the_same(spec: Any, written: str) 
         ({"family": "Categorical"}, "needs num_classes"),
         ({"family": "Normal", "num_classes": 3}, "no vector argument for num_classes"),
         ({"family": "Categorical", "num_classes": 0}, "num_classes is 0"),
+        ({"family": "Binomial", "total_count": 2.5}, r"total_count=2.5 does not satisfy Integer"),
         ({"family": "Bernoulli", "logits": "shared", "probs": "shared"}, "logits or probs"),
         ({"family": "Normal", "links": {"scale": "ex"}}, "unknown link 'ex': did you mean 'exp'"),
         ({"family": "Normal", "scale": 1.0, "links": {"scale": "exp"}}, "no argument 'scale'"),

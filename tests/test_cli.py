@@ -1,0 +1,294 @@
+"""The command line: what it answers, what it leaves on disk, and how it refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from pyrovae import load
+from pyrovae.cli import main
+from pyrovae.config import RunConfig
+
+SMALL = ["--epochs", "2", "--hidden", "16"]
+
+
+class Outcome:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def pyrovae(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Any:
+    """Run a command line in an empty folder, in this process."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Outcome:
+        try:
+            main(arguments)
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+def pictures(run: Path) -> set[str]:
+    for path in run.glob("*.png"):
+        with Image.open(path) as image:
+            low, high = image.convert("L").getextrema()
+            assert high - low > 100, f"{path.name} is blank"
+            assert image.width > 500
+    return {path.stem for path in run.glob("*.png")}
+
+
+def test_train_then_sample_reconstruct_evaluate(pyrovae: Any, tmp_path: Path) -> None:
+    outcome = pyrovae("train", "--output", "run", *SMALL)
+    assert outcome.code == 0, outcome.err
+    for words in ("1,294 training, 144 validation, 359 test", "ELBO", "KL", "pictures in run"):
+        assert words in outcome.out
+    run = tmp_path / "run"
+    assert pictures(run) == {
+        "training",
+        "reconstructions",
+        "samples",
+        "latent_space",
+        "traversals",
+    }
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["likelihood"] == {
+        "family": "Binomial",
+        "total_count": 16,
+        "logits": "predicted",
+    }
+    metrics = pd.read_csv(run / "metrics.csv")
+    assert metrics["epoch"].tolist() == [1, 2]
+    np.testing.assert_allclose(metrics.loss, metrics.reconstruction + metrics.kl, rtol=1e-5)
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert evaluation["kind"] == "log probability mass"
+    assert evaluation["num_data"] == 359
+    # The last validation loss is that of like data, within what 144 and 359 data vary by.
+    error = evaluation["elbo"]["standard_error"] * (1 + 359 / 144) ** 0.5
+    assert -evaluation["elbo"]["mean"] == pytest.approx(
+        metrics.validation_loss.iloc[-1], abs=4.5 * error
+    )
+
+    again = pyrovae("evaluate", "run")
+    assert again.code == 0, again.err
+    assert json.loads((run / "evaluation.json").read_text()) == evaluation
+    fewer = pyrovae("evaluate", "run", "--num-particles", "2")
+    assert "2 samples of z a datum" in fewer.out
+
+    assert pyrovae("sample", "run", "--num", "5").code == 0
+    drawn = np.load(run / "samples.npz")
+    assert drawn["x"].shape == drawn["mean"].shape == (5, 1, 8, 8)
+    assert drawn["z"].shape == (5, 20)
+    assert set(np.unique(drawn["x"])) <= set(range(17))
+    first = drawn["x"]
+    pyrovae("sample", "run", "--num", "5")
+    assert (np.load(run / "samples.npz")["x"] == first).all()
+    pyrovae("sample", "run", "--num", "5", "--seed", "1")
+    assert not (np.load(run / "samples.npz")["x"] == first).all()
+
+    assert pyrovae("reconstruct", "run", "--num", "7").code == 0
+    kept = np.load(run / "reconstructions.npz")
+    assert (kept["x"] == load("digits").test.x[:7].numpy()).all()
+    assert kept["mean"].shape == (7, 1, 8, 8)
+
+    used = pyrovae("train", "--output", "run", *SMALL)
+    assert (used.code, used.out) == (2, "")
+    assert "run is there already; give another --output" in used.err
+
+
+def test_a_run_is_repeated_by_its_own_configuration(pyrovae: Any, tmp_path: Path) -> None:
+    assert pyrovae("train", "--output", "one", "--seed", "3", *SMALL).code == 0
+    assert pyrovae("train", "--config", "one/config.yaml", "--output", "two").code == 0
+    one, two = (
+        pd.read_csv(tmp_path / name / "metrics.csv").drop(columns="seconds")
+        for name in ("one", "two")
+    )
+    pd.testing.assert_frame_equal(one, two, rtol=1e-5)
+
+
+VARIANTS = {
+    "two latents": (["--latent-dim", "2"], {"manifold"}),
+    "one latent": (["--latent-dim", "1"], set()),
+    "convolutions": (["--network", "conv"], {"traversals"}),
+    "bernoulli": (["--likelihood", "Bernoulli"], {"traversals"}),
+    "static": (["--likelihood", "Bernoulli", "--binarise", "static"], {"traversals"}),
+    "json": (["--likelihood", '{"family": "Normal", "scale": "per_feature"}'], {"traversals"}),
+    "dotted": (
+        ["--likelihood.family", "Categorical", "--likelihood.num_classes", "17"],
+        {"traversals"},
+    ),
+    "the rest": (["--schedule", "cosine", "--clip-norm", "10", "--patience", "1"], {"traversals"}),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants(name: str, pyrovae: Any, tmp_path: Path) -> None:
+    options, extra = VARIANTS[name]
+    outcome = pyrovae("train", "--output", "run", *SMALL, *options)
+    assert outcome.code == 0, outcome.err
+    assert pictures(tmp_path / "run") - extra == {
+        "training",
+        "reconstructions",
+        "samples",
+        "latent_space",
+    }
+    assert pyrovae("evaluate", "run").code == 0
+    record = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    if name == "json":
+        assert record["kind"] == "log density"
+    if name == "bernoulli":
+        assert "fresh binarisation" in record["data"]
+
+
+def test_table(pyrovae: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(60, 3)) * [1, 20, 300], columns=["a", "b", "c"])
+    table["kind"] = ["x", "y"] * 30
+    table.to_csv(tmp_path / "table.csv", index=False)
+    outcome = pyrovae("train", "table.csv", "--label", "kind", "--output", "run", *SMALL)
+    assert outcome.code == 0, outcome.err
+    assert "log density" in outcome.out
+    assert pictures(tmp_path / "run") == {"training", "reconstructions", "samples", "latent_space"}
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data"] == str(
+        tmp_path / "table.csv"
+    )
+    assert pyrovae("sample", "run", "--num", "100").code == 0
+    assert np.load(tmp_path / "run" / "samples.npz")["x"].shape == (100, 3)
+
+
+def test_mnist(pyrovae: Any, tmp_path: Path, data_root: Path) -> None:
+    options = ["--epochs", "1", "--hidden", "8", "--data-root", str(data_root)]
+    outcome = pyrovae("train", "mnist", "--output", "run", *options)
+    assert outcome.code == 0, outcome.err
+    assert "54,000 training, 6,000 validation, 10,000 test" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], 'Did you mean "train"'),
+        (["train", "--epoch", "3"], "Did you mean --epochs"),
+        (["train", "--likelihood", "Bernouli"], "unknown likelihood 'Bernouli': did you mean"),
+        (["train", "mnst"], "unknown data set 'mnst': did you mean 'mnist'"),
+        (["train", "--network", "cnov"], "network cannot be 'cnov': did you mean 'conv'"),
+        (["train", "--latent-dim", "x"], "latent_dim cannot be 'x'"),
+        (["train", "--lr", "-1"], "lr cannot be '-1'"),
+        (["train", "--device", "tpu"], "device 'tpu' cannot be used"),
+        (["train", "--config", "none.yaml"], "cannot read none.yaml"),
+        (["train", "none.csv"], "there is no file none.csv"),
+        (["train", "--likelihood", '{"family": "Normal", "scal": 1}'], "did you mean 'scale'"),
+        (
+            [
+                "train",
+                "--likelihood",
+                "Poisson",
+                "--binarise",
+                "dynamic",
+                "--output",
+                "/dev/null/x",
+            ],
+            "cannot write to /dev/null/x",
+        ),
+        (
+            [
+                "train",
+                "--network",
+                "conv",
+                "--likelihood.family",
+                "Bernoulli",
+                "--binarise",
+                "none",
+            ],
+            "Bernoulli cannot have produced the training data of digits",
+        ),
+        (
+            ["train", "--likelihood.family", "Categorical", "--likelihood.num_classes", "16"],
+            "Categorical(num_classes=17)",
+        ),
+        (["sample"], "requires an argument"),
+        (["sample", "nowhere"], "nowhere is no run directory"),
+        (["sample", "nowhere", "--num", "0"], "--num is 0"),
+        (["evaluate", "nowhere", "--num-particles", "0"], "--num-particles is 0"),
+        (["train", "a", "b"], "b"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_exit_code_2(
+    pyrovae: Any, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    outcome = pyrovae(*arguments)
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith("pyrovae: ")
+    assert outcome.err.count("\n") == 1
+    assert message in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_print_config(pyrovae: Any, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("epochs: 7\nlr: 0.01\n")
+    outcome = pyrovae("train", "mnist", "--config", "run.yaml", "--lr", "0.1", "--print-config")
+    printed = yaml.safe_load(outcome.out)
+    assert (printed["data"], printed["epochs"], printed["lr"]) == ("mnist", 7, 0.1)
+    assert set(printed) == set(RunConfig.model_fields)
+    # An option that is given overrides the file, even where it is the default.
+    default = pyrovae("train", "--config", "run.yaml", "--epochs", "100", "--print-config")
+    assert yaml.safe_load(default.out)["epochs"] == 100
+
+
+def test_help_names_every_option(pyrovae: Any) -> None:
+    shown = pyrovae("train", "--help").out
+    for name in RunConfig.model_fields:
+        assert name == "data" or f"--{name.replace('_', '-')}" in shown
+    assert "[DATA]" in shown or "DATA" in shown
+
+
+def test_help_and_mistakes_in_options_do_not_load_torch() -> None:
+    program = (
+        "import sys\n"
+        "from pyrovae.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'pyro', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+    )
+    for arguments in (
+        ["--help"],
+        ["train", "--help"],
+        ["train", "--epoch", "3"],
+        ["--version"],
+        ["train", "--print-config"],
+    ):
+        subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            check=True,
+            timeout=60,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+
+def test_module_and_console_script_are_the_same_program() -> None:
+    script = Path(sys.executable).parent / "pyrovae"
+    for command in ([sys.executable, "-m", "pyrovae"], [str(script)]):
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout.strip()) == (0, "0.1.0")
+
+
+def test_a_diverging_run_says_what_to_do_and_keeps_what_it_has(
+    pyrovae: Any, tmp_path: Path
+) -> None:
+    outcome = pyrovae("train", "--output", "run", "--lr", "1e30", "--epochs", "3", "--hidden", "8")
+    assert outcome.code == 1
+    assert "lower the learning rate" in outcome.err
+    assert (tmp_path / "run" / "config.yaml").exists()

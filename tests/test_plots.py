@@ -1,0 +1,115 @@
+"""Pictures show the numbers that they were given."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pyrovae import plots
+
+
+def texts(figure: Any) -> str:
+    return " ".join(t.get_text() for axes in figure.axes for t in (axes.title, *axes.texts))
+
+
+def test_image_grid_puts_images_side_by_side() -> None:
+    images = torch.arange(5).reshape(5, 1, 1, 1).expand(5, 1, 2, 3).float()
+    grid = plots.image_grid(images, columns=2)
+    assert grid.shape == (3 * 3 + 1, 2 * 4 + 1)
+    for i in range(5):
+        top, left = i // 2 * 3 + 1, i % 2 * 4 + 1
+        assert (grid[top : top + 2, left : left + 3] == i).all()
+    assert np.isnan(grid[0]).all()  # the line between
+    assert np.isnan(grid[7:, 5:]).all()  # the place of a sixth image
+    assert plots.image_grid(torch.zeros(2, 3, 4, 4), 2).shape == (6, 11, 3)
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_training_curves(validation: bool) -> None:
+    epochs = [
+        {
+            "epoch": i,
+            **dict.fromkeys(("loss", "reconstruction", "kl"), 10.0 / i),
+            **{
+                f"validation_{name}": 11.0 / i if validation else None
+                for name in ("loss", "reconstruction", "kl")
+            },
+        }
+        for i in range(1, 21)
+    ]
+    figure = plots.training_curves(epochs)
+    for axes in figure.axes:
+        curves = [line.get_ydata().tolist() for line in axes.lines]
+        assert curves[0] == [10.0 / i for i in range(1, 21)]
+        assert len(curves) == 1 + validation
+        low, high = axes.get_ylim()
+        assert low < 0.5
+        assert high < 10  # the first two epochs do not flatten the rest
+
+
+def test_reconstructions_alternate() -> None:
+    x, mean = torch.zeros(20, 1, 2, 2), torch.ones(20, 1, 2, 2)
+    figure = plots.reconstructions(x, mean, levels=1.0)
+    shown = figure.axes[0].images[0].get_array()
+    assert [shown[3 * row + 1, 1] for row in range(4)] == [0, 1, 0, 1]
+    assert shown.mask[3 * 2 + 1, 3 * 5 + 1]  # the second pair of rows has four images
+
+
+def test_samples_of_tables_lie_over_the_data() -> None:
+    figure = plots.samples(
+        torch.randn(50, 14), torch.randn(80, 14), 1.0, [f"f{i}" for i in range(14)]
+    )
+    titles = [axes.get_title() for axes in figure.axes if axes.get_visible()]
+    assert titles == [f"f{i}" for i in range(12)]
+    assert "the first 12 of 14 features" in figure.get_suptitle()
+
+
+def test_principal_components_are_those_of_scikit_learn() -> None:
+    from sklearn.decomposition import PCA
+
+    z = torch.randn(60, 4) * torch.tensor([4.0, 3.0, 1.0, 0.5])
+    figure = plots.latent_space(z, None)
+    shown = np.asarray(figure.axes[0].collections[0].get_offsets())
+    pca = PCA(2).fit(z.numpy())
+    np.testing.assert_allclose(np.abs(shown), np.abs(pca.transform(z.numpy())), atol=1e-4)
+    assert f"({pca.explained_variance_ratio_[0]:.0%} of" in figure.axes[0].get_xlabel()
+
+
+@pytest.mark.parametrize("latents", [1, 2, 5])
+@pytest.mark.parametrize("classes", [0, 3, 15, 300])
+def test_latent_space_by_class(latents: int, classes: int) -> None:
+    y = torch.arange(300) % classes if classes else None
+    figure = plots.latent_space(torch.randn(300, latents), y)
+    groups = figure.axes[0].collections
+    assert len(groups) == (classes if classes in (3, 15) else 1)
+    assert sum(len(group.get_offsets()) for group in groups) == 300
+
+
+def test_the_manifold_has_z1_rightwards_and_z2_upwards() -> None:
+    def decode(z: Tensor) -> Tensor:
+        return z[:, 0].sigmoid().reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+
+    def decode_second(z: Tensor) -> Tensor:
+        return z[:, 1].sigmoid().reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+
+    first = plots.manifold(decode, 1.0, steps=5).axes[0].images[0].get_array()[1::3, 1::3]
+    second = plots.manifold(decode_second, 1.0, steps=5).axes[0].images[0].get_array()[1::3, 1::3]
+    assert (np.diff(first, axis=1) > 0).all()
+    assert np.allclose(np.diff(first, axis=0), 0)
+    assert (np.diff(second, axis=0) < 0).all()
+
+
+def test_traversals_move_one_latent_a_row() -> None:
+    def decode(z: Tensor) -> Tensor:
+        return z.reshape(-1, 1, 1, 4) / 10 + 0.5
+
+    z = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    figure = plots.traversals(decode, z, [2, 0], [1.5, 0.25], 1.0, steps=7)
+    shown = figure.axes[0].images[0].get_array()
+    assert shown.shape == (2 * 2 + 1, 7 * 5 + 1)
+    np.testing.assert_allclose(shown[1, 3::5], torch.linspace(-3, 3, 7) / 10 + 0.5, rtol=1e-5)
+    np.testing.assert_allclose(shown[3, 3::5], 0.53, rtol=1e-5)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["$z_{3}$  1.50 nats", "$z_{1}$  0.25 nats"]
