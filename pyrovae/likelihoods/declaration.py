@@ -61,6 +61,8 @@ class Likelihood:
         self.num_classes = num_classes
         self._check_num_classes()
         self._check_constants()
+        if not isinstance(links, Mapping | None):
+            raise InputError(f"links is {links!r}; it names links, as in {{rate: exp}}")
         self.link_names = dict(links or {})
         for name in self.link_names:
             if self.sources.get(name) not in LEARNED:
