@@ -112,7 +112,7 @@ def _read_csv(path: Path, label: str | None) -> Read:
     if label is not None:
         if label not in table:
             raise InputError(
-                f"{path} has no column {label!r}: {did_you_mean(label, table.columns)}"
+                f"{path} has no column {label!r}: {did_you_mean(label, list(table.columns))}"
             )
         codes, _ = pd.factorize(table.pop(label), sort=True)
         y = torch.from_numpy(codes.astype(np.int64))

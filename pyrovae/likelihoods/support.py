@@ -1,6 +1,7 @@
 """Whether data lie in the support of a likelihood, and what to do when they do not."""
 
 from collections.abc import Sequence
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,7 +74,7 @@ def _in_support(layer: "LikelihoodLayer", x: Tensor) -> Tensor:
 
 
 def _candidates(x: Tensor) -> list[Likelihood]:
-    highest = int(x.max().clamp(0, 2**31 - 1).ceil().item())
+    highest = ceil(min(max(x.max().item(), 0), 2**31 - 1))
     candidates = []
     for family in FAMILIES.values():
         sources: dict[str, Any] = {}
