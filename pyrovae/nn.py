@@ -9,7 +9,7 @@ from itertools import pairwise
 from math import prod
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 from .errors import InputError
@@ -123,6 +123,8 @@ class ConvDecoder(nn.Module):
 class Standardise(nn.Module):
     """(x - loc) / scale with constants that belong to the data; the identity until they are set.
 
+    Whole numbers become floating-point ones.
+
     Arguments:
         event_shape: shape of one datum.
     """
@@ -140,7 +142,9 @@ class Standardise(nn.Module):
         self.loc.copy_(loc)
         self.scale.copy_(scale)
 
-    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def forward(self, x: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
+        if not x.is_floating_point():
+            x = x.to(self.loc.dtype)
         return (x - self.loc) / self.scale
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pyro
 import torch
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
@@ -18,7 +19,7 @@ from .data.batches import Batches, LoaderBatches, Transform, batches_of
 from .errors import InputError
 from .infer.bound import PyroFunction
 from .infer.pair import Pair
-from .infer.svi import SVI, Loss
+from .infer.svi import SVI
 from .progress import TrainingProgress
 
 __all__ = ["Epoch", "History", "fit"]
@@ -56,17 +57,27 @@ class History:
 
     Attributes:
         epochs: one entry a pass, in order.
-        model: the model with the trained parameters, also where these are ``pyro.param``s.
-        guide: the guide likewise.
-        params: what was declared with ``pyro.param`` and ``pyro.module``, by name, as trained.
         stopped_early: whether patience ran out.
     """
 
-    model: PyroFunction
-    guide: PyroFunction
+    _pair: Pair = field(repr=False)
     epochs: list[Epoch] = field(default_factory=list)
-    params: dict[str, Tensor] = field(default_factory=dict, repr=False)
     stopped_early: bool = False
+
+    @property
+    def model(self) -> PyroFunction:
+        """The model with the trained parameters, also where these are ``pyro.param``s."""
+        return self._pair.model
+
+    @property
+    def guide(self) -> PyroFunction:
+        """The guide likewise."""
+        return self._pair.guide
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """What was declared with ``pyro.param`` and ``pyro.module``, by name, as it is now."""
+        return self._pair.params()
 
     def __getitem__(self, name: str) -> list[float]:
         """One figure of every epoch, as in ``history["loss"]``."""
@@ -108,7 +119,9 @@ def fit(
     trained in place. What is declared with ``pyro.param`` starts afresh in each fit and ends in
     ``history.model`` and ``history.guide``; the global parameter store is neither read nor written.
 
-    Pyro's validation is on during the first epoch, so that every datum passes it once.
+    Before the first step all data pass through the pair once under Pyro's validation, in eval mode
+    and without gradients, so that bad data are met before anything is trained; unless validation
+    is off (``pyro.enable_validation(False)``).
 
     Arguments:
         model: p(x, z), with a ``pyro.plate`` over data.
@@ -136,10 +149,10 @@ def fit(
         The history, with the trained pair.
 
     Raises:
-        InputError: if the arguments or the pair cannot be used; before any step is taken.
+        InputError: if the arguments, the pair or the data cannot be used; before any step is taken.
         FloatingPointError: if the loss of an epoch is not finite.
     """
-    _check(epochs, lr, clip_norm, patience, validation)
+    _check(epochs, lr, optimiser, clip_norm, patience, validation)
     make_batches = partial(batches_of, batch_size=batch_size, transform=transform, device=device)
     train = make_batches(data, shuffle=True)
     held_out = None if validation is None else make_batches(validation, shuffle=False)
@@ -151,13 +164,18 @@ def fit(
         clip_norm=clip_norm,
         schedule=_schedule(schedule, epochs * len(train)),
     )
-    history = History(pair.model, pair.guide)
-    best: list[Tensor] = []
-    with TrainingProgress(epochs, len(train), enabled=progress) as bar:
+    if is_validation_enabled():
+        for batches in (train, held_out):
+            _check_data(pair, batches, train.size)
+    history = History(pair)
+    best: list[tuple[Tensor, Tensor]] = []
+    with (
+        TrainingProgress(epochs, len(train), enabled=progress) as bar,
+        pyro.validation_enabled(False),
+    ):
         for number in range(1, epochs + 1):
             start = perf_counter()
-            with pyro.validation_enabled(number == 1):
-                losses = _run(partial(_step, svi), train, bar)
+            losses = _run(svi.step, train, bar)
             seconds = perf_counter() - start
             history.epochs.append(
                 Epoch(
@@ -175,16 +193,23 @@ def fit(
                 )
             improved = history.best is history.epochs[-1]
             if patience is not None and improved:
-                best = [p.detach().clone() for p in svi.parameters]
+                state = (*svi.parameters, *pair.buffers())
+                best = [(tensor, tensor.detach().clone()) for tensor in state]
             if on_epoch is not None:
                 on_epoch(history)
             if patience is not None and number - history.best.epoch >= patience:
                 history.stopped_early = True
                 break
     if patience is not None:
-        _restore(svi.parameters, best)
-    history.params = pair.params()
+        _restore(best)
     return history
+
+
+def _check_data(pair: Pair, batches: Batches | LoaderBatches | None, size: int) -> None:
+    """Let all data pass once, leaving no trace in parameters or random numbers."""
+    with torch.random.fork_rng(), pair.throwaway_store(), pair.eval_mode():
+        for batch in batches or ():
+            pair.check(*batch, size=size)
 
 
 def _run(
@@ -206,32 +231,12 @@ def _run(
     return loss_mean, reconstruction, kl
 
 
-def _step(svi: SVI, *batch: Any) -> Loss:
-    """A step; where Pyro's validation stops at what divergence has made, that is said."""
-    try:
-        return svi.step(*batch)
-    except InputError:
-        raise
-    except ValueError as error:
-        if svi.optimiser is None or not all(_is_finite(part) for part in batch):
-            raise
-        with pyro.validation_enabled(False):
-            loss = svi.evaluate_loss(*batch).loss
-        if bool(loss.isfinite()):
-            raise
-        raise FloatingPointError(f"the loss became {loss.item()} in epoch 1: {_ADVICE}") from error
-
-
-def _is_finite(part: Any) -> bool:
-    return not isinstance(part, Tensor) or bool(part.isfinite().all())
-
-
 def _validate(
     svi: SVI, batches: Batches | LoaderBatches | None
 ) -> tuple[float | None, float | None, float | None]:
     if batches is None:
         return None, None, None
-    with _fixed_noise(), pyro.validation_enabled(False):
+    with _fixed_noise(), svi.pair.eval_mode():
         return _run(svi.evaluate_loss, batches)
 
 
@@ -243,10 +248,10 @@ def _fixed_noise() -> Iterator[None]:
         yield
 
 
-def _restore(parameters: list[Tensor], values: list[Tensor]) -> None:
-    with torch.no_grad():
-        for parameter, value in zip(parameters, values, strict=False):
-            parameter.copy_(value)
+@torch.no_grad()
+def _restore(values: list[tuple[Tensor, Tensor]]) -> None:
+    for tensor, value in values:
+        tensor.copy_(value)
 
 
 def _schedule(schedule: Schedule, num_steps: int) -> Callable[[Optimizer], LRScheduler] | None:
@@ -265,12 +270,22 @@ def _criterion(epoch: Epoch) -> float:
 
 
 def _check(
-    epochs: int, lr: float, clip_norm: float | None, patience: int | None, validation: Any
+    epochs: int,
+    lr: float,
+    optimiser: Any,
+    clip_norm: float | None,
+    patience: int | None,
+    validation: Any,
 ) -> None:
     if epochs < 1:
         raise InputError(f"epochs is {epochs}; it must be 1 or more")
     if not lr > 0:
         raise InputError(f"lr is {lr}; it must be positive")
+    if not (optimiser is None or callable(optimiser)):
+        raise InputError(
+            "optimiser is a function from the list of parameters to an optimiser, such as "
+            f"functools.partial(torch.optim.SGD, lr=0.1); got {type(optimiser).__name__}"
+        )
     if clip_norm is not None and not clip_norm > 0:
         raise InputError(f"clip_norm is {clip_norm}; it must be positive, or None for no limit")
     if patience is not None and patience < 1:

@@ -1,10 +1,11 @@
 """Minibatches, cut from tensors that stay on the device or drawn from a DataLoader."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
 from ..errors import InputError
 
@@ -74,12 +75,15 @@ class Batches:
 
 
 class LoaderBatches:
-    """The batches of an ordinary ``DataLoader``, or of anything else with ``len`` and batches.
+    """The batches of an ordinary ``DataLoader``.
 
     Arguments:
-        loader: yields a tensor or a sequence of tensors at each step.
+        loader: yields a tensor or a sequence of tensors at each step, or whatever transform takes.
         transform: as for :class:`Batches`.
-        device: where to move each batch.
+        device: where to move each tensor of a batch.
+
+    Raises:
+        InputError: if it is no ``DataLoader``, or its length is not known.
     """
 
     def __init__(
@@ -88,27 +92,33 @@ class LoaderBatches:
         transform: Transform | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        sized: Any = loader
-        if not (hasattr(loader, "__len__") and hasattr(loader, "dataset")):
+        if not isinstance(loader, DataLoader):
             raise InputError(
-                f"data are a tensor, a tuple of tensors, Batches or a DataLoader; got "
+                "data are a tensor, a tuple of tensors, Batches or a DataLoader; got "
                 f"{type(loader).__name__}"
             )
-        self._loader = sized
+        if isinstance(loader.dataset, IterableDataset):
+            raise InputError(
+                "the DataLoader streams an IterableDataset of unknown size; the bound needs the "
+                "number of data"
+            )
+        self._loader = loader
         self._transform = transform
         self._device = device
-        dropped = getattr(loader, "drop_last", False)
-        batch_size = getattr(loader, "batch_size", None)
-        self.size = len(sized) * batch_size if dropped and batch_size else len(sized.dataset)
+        self.size = len(cast(Sized, loader.sampler))
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         for batch in self._loader:
-            parts = (batch,) if isinstance(batch, Tensor) else tuple(batch)
-            moved = tuple(part.to(self._device, non_blocking=True) for part in parts)
-            yield _transformed(moved, self._transform)
+            parts = batch if isinstance(batch, tuple | list) else (batch,)
+            yield _transformed(tuple(self._moved(part) for part in parts), self._transform)
+
+    def _moved(self, part: Any) -> Any:
+        if isinstance(part, Tensor):
+            return part.to(self._device, non_blocking=True)
+        return part
 
 
 def batches_of(
@@ -119,8 +129,17 @@ def batches_of(
     transform: Transform | None,
     device: torch.device | str | None,
 ) -> Batches | LoaderBatches:
-    """Batches of whatever a user calls data; batches that are given are taken as they are."""
-    if isinstance(data, Batches | LoaderBatches):
+    """Batches of whatever a user calls data; batches that are given are taken as they are.
+
+    Raises:
+        InputError: if the data are of no such kind, or given batches would ignore the transform or
+            the device.
+    """
+    if isinstance(data, Batches):
+        if transform is not None or device is not None:
+            raise InputError(
+                "Batches have a transform and a device of their own: give these to Batches"
+            )
         return data
     if isinstance(data, Tensor) or (
         isinstance(data, tuple | list) and all(isinstance(part, Tensor) for part in data)
@@ -133,4 +152,4 @@ def _transformed(batch: tuple[Any, ...], transform: Transform | None) -> tuple[A
     if transform is None:
         return batch
     result = transform(*batch)
-    return result if isinstance(result, tuple) else (result,)
+    return tuple(result) if isinstance(result, tuple | list) else (result,)

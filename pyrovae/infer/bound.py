@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from pyro.distributions.util import is_identically_zero
 from pyro.infer.enum import get_importance_trace
@@ -70,17 +69,16 @@ class Bound:
 
     def log_likelihood(self) -> Float[Tensor, ""]:
         """log p(x | z), summed over observed sites and all N data, in nats."""
-        return _total(site["log_prob_sum"] for site in self._observed())
+        return self._total(site["log_prob_sum"] for site in self._observed())
 
     def kl(self) -> Float[Tensor, ""]:
         """log q(z) - log p(z) at the sampled z, over latent sites and all N data, in nats."""
-        return _total(site["log_prob_sum"] for site in _sample_sites(self.guide_trace)) - _total(
-            site["log_prob_sum"] for site in self._latent()
-        )
+        log_q = self._total(site["log_prob_sum"] for site in _sample_sites(self.guide_trace))
+        return log_q - self._total(site["log_prob_sum"] for site in self._latent())
 
     def surrogate(self) -> Float[Tensor, ""]:
         """A function whose gradient is an unbiased estimate of the gradient of the ELBO."""
-        surrogate = _total(site["log_prob_sum"] for site in _sample_sites(self.model_trace))
+        surrogate = self._total(site["log_prob_sum"] for site in _sample_sites(self.model_trace))
         log_weight = None
         for site in _sample_sites(self.guide_trace):
             _, score_function, entropy = site["score_parts"]
@@ -102,8 +100,7 @@ class Bound:
         kl = sum(self._of_each_datum(site) for site in _sample_sites(self.guide_trace)) - sum(
             self._of_each_datum(site) for site in self._latent()
         )
-        batch = self._data_frame().size
-        as_vector = torch.zeros(batch, device=self.log_likelihood().device)
+        as_vector = self.log_likelihood().new_zeros(self._data_frame().size)
         return as_vector + log_likelihood, as_vector + kl
 
     def check(self) -> None:
@@ -116,7 +113,7 @@ class Bound:
         guided = {
             site["name"]
             for site in _sample_sites(self.guide_trace)
-            if not site["infer"].get("is_auxiliary")
+            if not (site["is_observed"] or site["infer"].get("is_auxiliary"))
         }
         if latent - guided:
             raise InputError(
@@ -126,13 +123,22 @@ class Bound:
         if guided - latent:
             raise InputError(
                 f"the guide samples {_listed(guided - latent)}, which is no latent of the model: "
-                "remove the site, or mark it with infer={'is_auxiliary': True}"
+                "remove the site, or add it to the model"
+            )
+        if not any(self._observed()):
+            raise InputError(
+                "the model observes nothing: give the data to a site, as in "
+                "pyro.sample('x', ..., obs=x)"
             )
         frame = self._data_frame()
         if (frame.full_size or frame.size) not in (frame.size, self.size):
             raise InputError(
                 f"plate {self.plate!r} declares {frame.full_size} data, but there are {self.size}"
             )
+
+    def _total(self, terms: Iterator[Tensor]) -> Tensor:
+        on_device: Tensor = next(_sample_sites(self.model_trace))["log_prob_sum"]
+        return sum(terms, start=on_device.new_zeros(()))
 
     def _observed(self) -> Iterator[Site]:
         return (site for site in _sample_sites(self.model_trace) if site["is_observed"])
@@ -203,10 +209,6 @@ def evaluate_bound(
 def _sample_sites(trace: Trace) -> Iterator[Site]:
     nodes: Iterator[Any] = iter(trace.nodes.values())
     return (site for site in nodes if site["type"] == "sample")
-
-
-def _total(terms: Iterator[Tensor]) -> Tensor:
-    return sum(terms, start=torch.zeros(()))
 
 
 def _listed(names: set[str]) -> str:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..data.batches import Transform, batches_of
+from ..errors import InputError
 from .bound import PyroFunction
 from .pair import Pair
 
@@ -67,7 +68,8 @@ def evaluate(
 ) -> Evaluation:
     """The ELBO of a trained pair on data, in eval mode and without gradients.
 
-    The standard errors are over data, and so include the Monte Carlo error of the samples of z.
+    The standard errors are over data, and so include the Monte Carlo error of the samples of each
+    datum's own latents; not that of latents common to all data, which all data share.
 
     Arguments:
         model: p(x, z); of a pair trained by ``fit``, its ``history.model``, or the module.
@@ -84,6 +86,8 @@ def evaluate(
     Raises:
         InputError: if the pair has no bound on these data.
     """
+    if num_particles < 1:
+        raise InputError(f"num_particles is {num_particles}; it must be 1 or more")
     batches = batches_of(data, batch_size, shuffle=False, transform=transform, device=device)
     size = batches.size if size is None else size
     pair = Pair(model, guide, plate)
@@ -97,6 +101,8 @@ def evaluate(
                     bound.check()
                 particles.append(torch.stack(bound.per_datum()))
             terms.append(torch.stack(particles).mean(0))
+    if not terms:
+        raise InputError("the data gave no batch")
     log_likelihood, kl = torch.cat(terms, dim=1)
     return Evaluation(
         elbo=Estimate.of(log_likelihood - kl),

@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import pyro
+import torch
 from pyro.nn import PyroModule
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -39,6 +42,7 @@ class Pair:
         self._guide = guide
         self._plate = plate
         self._store: Any = {"params": {}, "constraints": {}}
+        self._networks: WeakSet[nn.Module] | None = None
 
     @contextmanager
     def store(self) -> Iterator[None]:
@@ -50,6 +54,12 @@ class Pair:
         """The values of all parameters in the store, by name, detached."""
         with self.store():
             return {name: p.detach().clone() for name, p in pyro.get_param_store().items()}
+
+    @contextmanager
+    def throwaway_store(self) -> Iterator[None]:
+        """Work in a store that starts empty and is forgotten."""
+        with pyro.get_param_store().scope():
+            yield
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
         """The model, with the parameters of this pair."""
@@ -64,6 +74,15 @@ class Pair:
     def bound(self, *args: Any, size: int) -> Bound:
         """Evaluate the bound on a batch; to be called within :meth:`store`."""
         return evaluate_bound(self._model, self._guide, *args, size=size, plate=self._plate)
+
+    def check(self, *args: Any, size: int) -> None:
+        """Evaluate the bound on a batch under Pyro's validation, and make sure that it is one.
+
+        Raises:
+            InputError: if it is no bound, or two networks have one name.
+        """
+        with torch.no_grad(), pyro.validation_enabled(), _OneTensorAName():
+            self.bound(*args, size=size).check()
 
     def parameters(self, bound: Bound) -> dict[int, Tensor]:
         """The unconstrained parameters that an evaluation met, and those of the pair's modules."""
@@ -80,27 +99,64 @@ class Pair:
     def eval_mode(self) -> Iterator[None]:
         """Dropout, batch normalisation and the like as at test time, then back as they were.
 
-        Networks that a function merely refers to are met when they are called: a global hook,
-        in place for as long as this lasts, switches each one before it runs.
+        Networks that a function merely refers to are met when they are called: the first time a
+        global hook, in place for as long as this lasts, switches each one before it runs.
         """
         with ExitStack() as restore:
+            met = WeakSet[nn.Module](self._owners()) if self._networks is None else self._networks
 
             def to_eval(network: nn.Module, _: Any = None) -> None:
+                met.add(network)
                 if network.training:
                     for part in network.modules():
                         restore.callback(setattr, part, "training", part.training)
                         part.training = False
 
-            for owner in self._owners():
-                to_eval(owner)
-            restore.callback(register_module_forward_pre_hook(to_eval).remove)
+            for network in list(met):
+                to_eval(network)
+            if self._networks is None:
+                restore.callback(register_module_forward_pre_hook(to_eval).remove)
             yield
+            self._networks = met
+
+    def buffers(self) -> list[Tensor]:
+        """The buffers, such as running means, of the networks that eval mode has met."""
+        found = {id(b): b for network in self._networks or () for b in network.buffers()}
+        return list(found.values())
 
     def _owners(self) -> Iterator[nn.Module]:
         for function in (self._model, self._guide):
-            owner = getattr(function, "__self__", function)
-            if isinstance(owner, nn.Module):
+            owner = _owner(function)
+            if isinstance(owner, Pair):
+                yield from owner._owners()
+            elif owner is not None:
                 yield owner
+
+
+def _owner(function: Any) -> nn.Module | Pair | None:
+    """The module that a model or guide is, is a method of, or wraps."""
+    while function is not None:
+        owner = getattr(function, "__self__", function)
+        if isinstance(owner, nn.Module | Pair):
+            return owner
+        function = getattr(function, "__wrapped__", getattr(function, "func", None))
+    return None
+
+
+class _OneTensorAName(Messenger):
+    """Refuse a second network under a name that ``pyro.module`` has given to another."""
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        if "$$$" not in msg["name"]:  # which pyro.module puts between network and parameter
+            return
+        _, given = msg["args"]
+        if msg["value"].unconstrained() is not given:
+            network, parameter = msg["name"].split("$$$")
+            raise InputError(
+                f"pyro.module({network!r}, ...) met another network of that name, so that "
+                f"{parameter} of this one would not be trained: give each network a name of its "
+                "own, and make it outside of the function"
+            )
 
 
 def _parameters_met(trace: Trace) -> Iterator[Tensor]:

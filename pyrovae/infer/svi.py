@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import InputError
@@ -44,6 +44,9 @@ class SVI:
         size: number of data N in the data set.
         clip_norm: largest global norm of the gradient of the loss per datum; None for no limit.
         schedule: makes a learning-rate schedule, stepped once a step, from the optimiser.
+
+    Attributes:
+        learning_rate: that of the last step, in the first parameter group; NaN before.
     """
 
     def __init__(
@@ -63,16 +66,12 @@ class SVI:
         self._parameters: dict[int, Tensor] = {}
         self.optimiser: Optimizer | None = None
         self.schedule: LRScheduler | None = None
+        self.learning_rate = nan
 
     @property
     def parameters(self) -> list[Tensor]:
         """The parameters found so far, unconstrained."""
         return list(self._parameters.values())
-
-    @property
-    def learning_rate(self) -> float:
-        """That of the first parameter group; NaN before the first step."""
-        return nan if self.optimiser is None else float(self.optimiser.param_groups[0]["lr"])
 
     def step(self, *batch: Any) -> Loss:
         """One gradient step on a batch; the loss is that before the step.
@@ -92,6 +91,7 @@ class SVI:
             if self._clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(self.parameters, self._clip_norm)
             optimiser.step()
+            self.learning_rate = float(optimiser.param_groups[0]["lr"])
             if self.schedule is not None:
                 self.schedule.step()
             return self._loss(bound.log_likelihood().detach(), bound.kl().detach())
@@ -117,6 +117,11 @@ class SVI:
                     "networks with pyro.module, or pass modules"
                 )
             self.optimiser = self._make_optimiser(new)
+            if not isinstance(self.optimiser, Optimizer) or isinstance(self.optimiser, LBFGS):
+                raise InputError(
+                    "optimiser makes a torch.optim optimiser of gradient steps from the list of "
+                    f"parameters; it gave {type(self.optimiser).__name__}"
+                )
             if self._make_schedule is not None:
                 self.schedule = self._make_schedule(self.optimiser)
         else:

@@ -8,7 +8,7 @@ from torch.distributions import Distribution, Transform
 
 from ..errors import InputError
 from ..links import link_named, link_to
-from .families import LEARNED, Source, family_of
+from .families import Source, family_of
 
 if TYPE_CHECKING:
     from .layer import LikelihoodLayer
@@ -65,14 +65,14 @@ class Likelihood:
             raise InputError(f"links is {links!r}; it names links, as in {{rate: exp}}")
         self.link_names = dict(links or {})
         for name in self.link_names:
-            if self.sources.get(name) not in LEARNED:
+            if not isinstance(self.sources.get(name), str):
                 raise InputError(f"{self.family.name} learns no argument {name!r} to link")
         self.links: dict[str, Transform] = {
             name: link_named(self.link_names[name])
             if name in self.link_names
             else link_to(self.family.constraints[name])
             for name, source in self.sources.items()
-            if source in LEARNED
+            if isinstance(source, str)
         }
 
     @classmethod
@@ -129,7 +129,7 @@ class Likelihood:
 
     def _check_constants(self) -> None:
         for name, source in self.sources.items():
-            if source in LEARNED:
+            if isinstance(source, str):
                 continue
             constraint: Any = self.family.constraints[name]
             try:

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import pyro.distributions
@@ -44,6 +44,11 @@ class Family:
         parameters = inspect.signature(self.distribution.__init__).parameters
         return {name: c for name, c in constraints.items() if name in parameters}
 
+    def __call__(self, **arguments: Any) -> Any:
+        """A distribution of the family that Pyro can sample."""
+        cls: Any = self.distribution
+        return _as_pyro(cls)(**arguments)
+
     def resolve(self, declared: Mapping[str, Source]) -> dict[str, Source]:
         """The source of every argument that the distribution will be given.
 
@@ -72,7 +77,7 @@ class Family:
             if isinstance(source, str) and source not in LEARNED:
                 hint = did_you_mean(source, LEARNED)
                 raise InputError(f"{self.name}: {name}={source!r} is no source: {hint}")
-            if source in LEARNED and self.constraints[name].is_discrete:
+            if isinstance(source, str) and self.constraints[name].is_discrete:
                 raise InputError(
                     f"{self.name}: {name} is a whole number, which gradients cannot learn; "
                     f"give it as a constant, as in {name}=16"
@@ -95,7 +100,7 @@ def register(name: str, distribution: type[Distribution], **sources: Source) -> 
     >>> Likelihood("Laplace")
     Likelihood('Laplace', loc='predicted', scale='shared')
     """
-    FAMILIES[name] = Family(name, _as_pyro(distribution), sources)
+    FAMILIES[name] = Family(name, distribution, sources)
 
 
 def family_of(spec: object) -> Family:
@@ -105,7 +110,7 @@ def family_of(spec: object) -> Family:
         InputError: if nothing has that name; the message names the nearest that has.
     """
     if isinstance(spec, type) and issubclass(spec, Distribution):
-        return Family(spec.__name__, _as_pyro(spec))
+        return Family(spec.__name__, spec)
     if not isinstance(spec, str):
         raise InputError(f"a family is a name or a class of distributions, not {spec!r}")
     if spec in FAMILIES:
@@ -116,7 +121,8 @@ def family_of(spec: object) -> Family:
     raise InputError(f"unknown likelihood {spec!r}: {did_you_mean(spec, FAMILIES)}")
 
 
-def _as_pyro(distribution: type[Distribution]) -> type[Distribution]:
+@cache
+def _as_pyro(distribution: Any) -> Any:
     """The class itself, or mixed with what Pyro asks of a distribution that it samples."""
     if issubclass(distribution, TorchDistributionMixin):
         return distribution

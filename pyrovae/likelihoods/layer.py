@@ -12,7 +12,6 @@ from torch.distributions import Categorical, constraints
 
 from ..errors import InputError
 from .declaration import Likelihood
-from .families import LEARNED
 from .support import check_support
 
 __all__ = ["LikelihoodLayer"]
@@ -25,8 +24,8 @@ class LikelihoodLayer(nn.Module):
     and per-feature arguments are parameters of this layer, in the space before the link.
     Features are independent given z: log p(x | z) is the sum over the event.
 
-    Where the family has the arguments ``loc`` and ``scale``, learned values of them are measured
-    in the units of the data once :meth:`set_units` has said what these are.
+    Where the family has the arguments ``loc`` and ``scale``, and its values are any real numbers,
+    learned ones are measured in the units of the data once :meth:`set_units` has set them.
 
     Arguments:
         likelihood: the declaration.
@@ -53,7 +52,7 @@ class LikelihoodLayer(nn.Module):
             if source == "predicted":
                 self._slices[name] = slice(start, start + (width or 1))
                 start += width or 1
-            elif source in LEARNED:
+            elif isinstance(source, str):
                 feature_shape = event_shape if source == "per_feature" else ()
                 shape = feature_shape + ((width,) if width else ())
                 initial = torch.zeros(shape) + (1.0 if self._is_positive(name) else 0.0)
@@ -68,6 +67,12 @@ class LikelihoodLayer(nn.Module):
         if self._has_units:
             self.register_buffer("units_loc", torch.zeros(event_shape))
             self.register_buffer("units_scale", torch.ones(event_shape))
+        width = self(torch.zeros(self.in_shape)).event_shape[len(event_shape) :]
+        if width:
+            raise InputError(
+                f"{likelihood.family.name} is a distribution over vectors (of length {width[0]}); "
+                "the features of a datum need one over numbers"
+            )
 
     def forward(self, eta: Float[Tensor, "..."]) -> TorchDistributionMixin:
         """p(x | z) with batch shape ``eta.shape[:-len(in_shape)]`` and event shape ``event_shape``.
@@ -82,8 +87,9 @@ class LikelihoodLayer(nn.Module):
                 f"{self.in_shape} for each datum"
             )
         arguments = {name: self._argument(name, eta) for name in self.likelihood.sources}
-        family: Any = self.likelihood.family.distribution
-        base = family(**arguments).expand(eta.shape[:-num_event] + torch.Size(self.event_shape))
+        base = self.likelihood.family(**arguments).expand(
+            eta.shape[:-num_event] + torch.Size(self.event_shape)
+        )
         p: TorchDistributionMixin = base.to_event(len(self.event_shape))
         return p
 
@@ -121,7 +127,7 @@ class LikelihoodLayer(nn.Module):
         """Measure learned ``loc`` and ``scale`` arguments in these units.
 
         With m and s the units: loc = m + s link(eta), scale = s link(eta). The density stays
-        that of x in its own units. Families without a loc and a scale are left as they are.
+        that of x in its own units. Other families are left as they are.
         """
         if self._has_units:
             self.units_loc.copy_(loc)
@@ -129,7 +135,9 @@ class LikelihoodLayer(nn.Module):
 
     @property
     def _has_units(self) -> bool:
-        return {"loc", "scale"} <= self.likelihood.sources.keys()
+        family: Any = self.likelihood.family.distribution
+        has_both = {"loc", "scale"} <= self.likelihood.sources.keys()
+        return has_both and family.support is constraints.real
 
     @property
     def _device(self) -> torch.device:
@@ -169,7 +177,7 @@ class LikelihoodLayer(nn.Module):
         if value.ndim == 0:
             self._constants[name] = source  # a number broadcasts on any device
             return
-        if value.numel() not in (1, prod(self.event_shape)):
+        if value.numel() != prod(self.event_shape):
             raise InputError(
                 f"{self.likelihood.family.name}: {name} has {value.numel()} numbers for "
                 f"{prod(self.event_shape)} features"

@@ -33,7 +33,7 @@ class DeepLatentModel(nn.Module):
         self.decoder = decoder
         self.likelihood = likelihood
 
-    def forward(self, x: Float[Tensor, "batch *event"]) -> Tensor:
+    def forward(self, x: Num[Tensor, "batch *event"]) -> Tensor:
         """Sample site ``z``, and site ``x`` observed, in the plate ``data``.
 
         Under Pyro's validation (on by default) the data are checked against the support.
@@ -46,7 +46,10 @@ class DeepLatentModel(nn.Module):
             self.likelihood.check(x)
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", self.prior())
-            observed: Tensor = pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+            eta = self.decoder(z)
+            if not x.is_floating_point():
+                x = x.to(eta.dtype)  # or log-factorials of bytes would overflow
+            observed: Tensor = pyro.sample("x", self.likelihood(eta), obs=x)
             return observed
 
 
@@ -62,7 +65,7 @@ class AmortisedGuide(nn.Module):
         self.encoder = encoder
         self.posterior = posterior
 
-    def forward(self, x: Float[Tensor, "batch *event"]) -> Tensor:
+    def forward(self, x: Num[Tensor, "batch *event"]) -> Tensor:
         """Sample site ``z`` in the plate ``data``.
 
         Raises:
@@ -75,7 +78,7 @@ class AmortisedGuide(nn.Module):
             z: Tensor = pyro.sample("z", self.q(x))
             return z
 
-    def q(self, x: Float[Tensor, "..."]) -> TorchDistributionMixin:
+    def q(self, x: Num[Tensor, "..."]) -> TorchDistributionMixin:
         """The distribution q(z | x) itself."""
         q: TorchDistributionMixin = self.posterior(self.encoder(self.standardise(x)))
         return q
@@ -157,7 +160,7 @@ class VAE(nn.Module):
         self.guide.standardise.set(loc, scale)
         self.likelihood.set_units(loc, scale)
 
-    def encode(self, x: Float[Tensor, "..."]) -> TorchDistributionMixin:
+    def encode(self, x: Num[Tensor, "..."]) -> TorchDistributionMixin:
         """q(z | x), of event shape ``(latent_dim,)``."""
         return self.guide.q(x)
 
@@ -171,7 +174,7 @@ class VAE(nn.Module):
         return self.likelihood.mean(self.model.decoder(z))
 
     @torch.no_grad()
-    def reconstruct(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def reconstruct(self, x: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
         """E[x' | z] at the mean z of q(z | x)."""
         return self.decode_mean(self.encode(x).mean)
 
@@ -183,7 +186,7 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def interpolate(
-        self, start: Float[Tensor, "*event"], end: Float[Tensor, "*event"], num_steps: int = 10
+        self, start: Num[Tensor, "*event"], end: Num[Tensor, "*event"], num_steps: int = 10
     ) -> Float[Tensor, "steps *event"]:
         """E[x | z] for z on the straight line between the posterior means of two data."""
         z_start, z_end = self.encode(torch.stack([start, end])).mean

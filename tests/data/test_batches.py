@@ -44,8 +44,15 @@ def test_batches_are_where_the_device_is() -> None:
 def test_loaders_are_counted_and_moved() -> None:
     loader = DataLoader(list(torch.arange(10.0)), batch_size=4, drop_last=True)  # type: ignore[arg-type]
     batches = LoaderBatches(loader, lambda x: x + 1, "cpu")
-    assert (len(batches), batches.size) == (2, 8)
+    assert (len(batches), batches.size) == (2, 10)
     assert torch.cat([x for (x,) in batches]).tolist() == list(range(1, 9))
+
+
+def test_batches_that_are_dicts_go_to_the_transform() -> None:
+    rows = [{"x": torch.full((2,), float(i)), "id": str(i)} for i in range(6)]
+    loader = DataLoader(rows, batch_size=4)  # type: ignore[arg-type]
+    batches = list(LoaderBatches(loader, lambda batch: [batch["x"], torch.ones(len(batch["id"]))]))
+    assert [x.shape for x, _ in batches] == [(4, 2), (2, 2)]
 
 
 def test_an_endless_source_is_refused() -> None:

@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoMultivariateNormal
 from torch import Tensor
 
 from pyrovae import InputError, evaluate, fit
@@ -68,14 +69,28 @@ def test_nothing_to_train_is_refused() -> None:
         fit(model, fixed, X, epochs=1, progress=False)
 
 
-def test_auxiliary_sites_of_the_guide_are_allowed() -> None:
-    def auxiliary(x: Tensor) -> None:
-        loc = pyro.param("loc", torch.zeros(()))
-        with pyro.plate("data", len(x)):
-            noise = pyro.sample("noise", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
-            pyro.sample("z", dist.Normal(loc + noise, 1.0))
+def test_auxiliary_and_deterministic_sites_of_the_guide_are_allowed() -> None:
+    """As Pyro's continuous autoguides have them: one joint latent, unpacked into the model's."""
+    x = torch.randn(50) + 3
 
-    assert len(fit(model, auxiliary, X, epochs=1, progress=False).epochs) == 1
+    def shared(x: Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    auto = AutoMultivariateNormal(shared)
+
+    def guide(x: Tensor) -> None:
+        auto(x)
+        pyro.deterministic("twice", torch.zeros(()))
+
+    history = fit(shared, guide, x, epochs=300, lr=0.2, schedule="cosine", progress=False)
+    assert len(history.epochs) == 300
+    elbo = evaluate(history.model, history.guide, x, num_particles=500).elbo.mean * 50
+    # log p(x), of which a normal guide can reach all.
+    covariance = torch.eye(50) + 100.0
+    exact = torch.distributions.MultivariateNormal(torch.zeros(50), covariance).log_prob(x)
+    assert elbo == pytest.approx(exact.item(), abs=0.2)
 
 
 def test_a_plate_of_another_size_than_the_data_is_refused() -> None:

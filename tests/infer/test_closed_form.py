@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 from torch.func import jacrev, vmap
+from torch.utils.data import DataLoader, TensorDataset
 
-from pyrovae import evaluate
+from pyrovae import InputError, evaluate
 from pyrovae.infer import Pair
 from tests.pairs import (
     NUM_DATA,
@@ -81,6 +82,15 @@ def test_evaluate_against_the_closed_form() -> None:
     assert result.elbo.standard_error == pytest.approx(expected, rel=4.5 / 1000**0.5)
     assert result.elbo.mean == pytest.approx(-result.reconstruction.mean - result.kl.mean)
     assert (result.num_data, result.num_particles) == (500, 200)
+
+
+def test_evaluate_refuses_no_samples_and_no_data() -> None:
+    vae = linear_gaussian_vae()
+    with pytest.raises(InputError, match="num_particles is 0"):
+        evaluate(vae.model, vae.guide, torch.randn(4, 3), num_particles=0)
+    loader = DataLoader(TensorDataset(torch.randn(4, 3)), batch_size=8, drop_last=True)
+    with pytest.raises(InputError, match="the data gave no batch"):
+        evaluate(vae.model, vae.guide, loader)
 
 
 @pytest.mark.usefixtures("float64")

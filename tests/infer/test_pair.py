@@ -1,7 +1,10 @@
 """No two programs share parameters, and eval mode reaches every network."""
 
 import copy
+import pickle
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -12,7 +15,7 @@ from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
 
-from pyrovae import VAE, InputError, fit
+from pyrovae import VAE, InputError, evaluate, fit
 from pyrovae.infer import Pair
 from tests.pairs import linear_gaussian_vae, user_pair
 
@@ -66,11 +69,14 @@ def test_training_leaves_no_name_in_the_global_store(train: Callable[[VAE], None
     assert len(pyro.get_param_store()) == 0
 
 
-def test_a_trained_model_can_be_copied_and_pickled_as_any_module(tmp_path: object) -> None:
-    vae = linear_gaussian_vae()
-    train_with_pyro(vae)
-    copied = copy.deepcopy(vae)
-    torch.testing.assert_close(copied.state_dict(), vae.state_dict())
+@pytest.mark.parametrize("family", ["Normal", torch.distributions.Kumaraswamy])
+def test_a_trained_model_can_be_copied_and_pickled_as_any_module(family: object) -> None:
+    vae = VAE((3,), 2, {"family": family})
+    x = X.sigmoid()
+    SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO()).step(x)
+    for copied in (copy.deepcopy(vae), pickle.loads(pickle.dumps(vae))):
+        torch.testing.assert_close(copied.state_dict(), vae.state_dict())
+        torch.testing.assert_close(copied.reconstruct(x), vae.reconstruct(x))
 
 
 def test_second_fit_of_a_function_pair_starts_afresh() -> None:
@@ -172,7 +178,8 @@ def test_validation_is_in_eval_mode_and_training_is_not(registered: bool) -> Non
 
     x = torch.randn(8, 3)
     fit(model, guide, x, epochs=2, validation=x, batch_size=8, progress=False)
-    assert network.modes == [True, False, True, False]
+    # The passes of the check of training and validation data, then two epochs.
+    assert network.modes == [False, False, True, False, True, False]
     assert all(part.training for part in network.modules())
     assert network.layers[1].num_batches_tracked == 2
 
@@ -185,3 +192,57 @@ def test_eval_mode_restores_what_was_frozen() -> None:
     assert not vae.guide.encoder.training
     assert vae.model.training
     assert vae.guide.training
+
+
+def test_networks_of_one_name_in_pyro_module_are_refused() -> None:
+    encoder, decoder = nn.Linear(3, 2), nn.Linear(2, 3)
+
+    def model(x: Tensor) -> None:
+        pyro.module("net", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("net", encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(encoder(x), 1.0).to_event(1))
+
+    with pytest.raises(InputError, match="met another network of that name"):
+        fit(model, guide, X, epochs=1, progress=False)
+
+
+class ModeReader(nn.Module):
+    """A module whose methods, not its forward, are the model and the guide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(()))
+        self.modes: list[bool] = []
+
+    def guide(self, x: Tensor) -> None:
+        self.modes.append(self.training)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.loc, 1.0))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x.sum(-1))
+
+
+def test_evaluating_the_pair_of_a_history_is_in_eval_mode() -> None:
+    module = ModeReader()
+    history = fit(module.model, module.guide, X, epochs=1, progress=False)
+    assert module.modes == [False, True]
+    evaluate(history.model, history.guide, X, num_particles=1)
+    assert module.modes == [False, True, False]
+    assert module.training
+
+
+@pytest.mark.parametrize("wrap", [partial, lambda f: pyro.poutine.scale(f, scale=1.0)])
+def test_wrapped_modules_are_trained(wrap: Callable[[Any], Any]) -> None:
+    vae = linear_gaussian_vae()
+    before = copy.deepcopy(vae.state_dict())
+    fit(wrap(vae.model), wrap(vae.guide), X, epochs=1, lr=0.1, progress=False)
+    assert changed(before, vae.state_dict()) == {name for name, _ in vae.named_parameters()}

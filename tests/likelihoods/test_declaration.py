@@ -92,6 +92,7 @@ def test_a_class_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = Likelihood(Shifted).build((4,))
     p = layer(torch.zeros(7, 1, 4))
     assert (p.batch_shape, p.event_shape) == ((7,), (4,))
+    assert Likelihood(Shifted) == Likelihood(Shifted)
     torch.testing.assert_close(layer.mean(torch.zeros(1, 4)), torch.full((4,), 1 / 0.693147))
 
     register("Shifted", Shifted, rate="per_feature")

@@ -143,6 +143,19 @@ def test_units_move_the_density_as_a_change_of_variables() -> None:
     torch.testing.assert_close(in_new_units, in_own_units - scale.log().sum())
 
 
+def test_families_of_other_than_real_numbers_have_no_units() -> None:
+    """The loc and scale of a log-normal are those of log x."""
+    layer = layer_of("LogNormal", (3,))
+    before = layer(torch.zeros(2, 3)).base_dist.scale
+    layer.set_units(torch.full((3,), 400.0), torch.full((3,), 200.0))
+    torch.testing.assert_close(layer(torch.zeros(2, 3)).base_dist.scale, before)
+
+
+def test_distributions_over_vectors_are_refused() -> None:
+    with pytest.raises(InputError, match="OneHotCategorical is a distribution over vectors"):
+        layer_of({"family": "OneHotCategorical", "num_classes": 4})
+
+
 def test_a_constant_scale_is_in_the_units_of_the_data() -> None:
     layer = layer_of({"family": "Normal", "scale": 0.5}, (3,))
     layer.set_units(torch.zeros(3), torch.full((3,), 10.0))
@@ -190,5 +203,6 @@ def test_empty_event(event_shape: tuple[int, ...]) -> None:
 
 
 def test_constants_for_each_feature_must_be_as_many() -> None:
-    with pytest.raises(InputError, match="scale has 2 numbers for 6 features"):
-        layer_of({"family": "Normal", "scale": [1.0, 2.0]})
+    for scale in ([1.0, 2.0], [1.0]):
+        with pytest.raises(InputError, match=f"scale has {len(scale)} numbers for 6 features"):
+            layer_of({"family": "Normal", "scale": scale})
