@@ -16,12 +16,12 @@ def main(epochs: int = 30) -> None:
     fit(
         vae.model,
         vae.guide,
-        digits.train.x.float(),
-        validation=digits.validation.x.float(),
+        digits.train.x,
+        validation=digits.validation.x,
         epochs=epochs,
     )
 
-    test = evaluate(vae.model, vae.guide, digits.test.x.float())
+    test = evaluate(vae.model, vae.guide, digits.test.x)
     print(f"test ELBO {test.elbo} nats a digit (KL {test.kl})")
     print("a sample from the prior:")
     for row in vae.sample(1, mean=True)[0, 0]:

@@ -105,17 +105,18 @@ class RunDirectory:
         text = {key: json.dumps(value) for key, value in metadata.items()}
         self._write("model.safetensors", safetensors.torch.save(tensors, text))
 
-    def read_metadata(self) -> dict[str, Any]:
-        """What was kept beside the weights.
+    def read_metadata(self, *names: str) -> list[Any]:
+        """What was kept beside the weights under these names.
 
         Raises:
-            InputError: if the file is damaged.
+            InputError: if the file is damaged or holds no such thing.
         """
         try:
             with safetensors.safe_open(self._weights, framework="pt") as file:
-                return {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
-        except (OSError, ValueError, safetensors.SafetensorError) as error:
-            raise InputError(f"{self._weights} is damaged: {error}") from error
+                texts = file.metadata() or {}
+            return [json.loads(texts[name]) for name in names]
+        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+            raise InputError(f"{self._weights} is damaged, or of no run: {error}") from error
 
     def read_weights(self, module: nn.Module) -> None:
         """Load the weights into a module of the same make.
@@ -126,7 +127,7 @@ class RunDirectory:
         try:
             module.load_state_dict(safetensors.torch.load_file(self._weights))
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split())[:200]
             raise InputError(f"{self._weights} does not fit its config.yaml: {reason}") from error
 
     def write_arrays(self, name: str, **arrays: NDArray[Any]) -> None:

@@ -20,6 +20,7 @@ app = App(
     help_format="plaintext",
     version_flags=["--version"],
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
     default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
 )
 
@@ -37,6 +38,9 @@ def train(
     ] = None,
     /,
     *,
+    likelihood: Annotated[
+        str | None, Parameter(help=RunConfig.model_fields["likelihood"].description)
+    ] = None,
     config: Annotated[
         Path | None, Parameter(help="YAML file of options; those given here override it.")
     ] = None,
@@ -49,8 +53,8 @@ def train(
     given: dict[str, Any] = {name: getattr(options, name) for name in options.model_fields_set}
     if data is not None:
         given["data"] = data
-    if "likelihood" in given:
-        given["likelihood"] = from_yaml(given["likelihood"])
+    if likelihood is not None:
+        given["likelihood"] = from_yaml(likelihood, "likelihood")
     resolved = read_config(config, given)
     if print_config:
         print(to_yaml(resolved), end="")
@@ -70,6 +74,7 @@ def sample(
 ) -> None:
     """Draw from a trained model: samples.npz and samples.png in its run directory."""
     _at_least(1, num=num)
+    _at_least(0, seed=seed)
     from . import jobs
 
     jobs.sample(run, num, seed, _console())
@@ -118,9 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except FloatingPointError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        _fail(
-            "interrupted; what was trained up to the last whole epoch is in the run directory", 130
-        )
+        _fail("interrupted; a run in training keeps its last whole epoch", 130)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -41,7 +41,7 @@ class RunConfig(BaseModel):
         description="Draw grey pixels to 0 or 1: once (static) or at each step (dynamic); "
         "dynamic for grey images under Bernoulli.",
     )
-    likelihood: str | dict[str, Any] | None = Field(
+    likelihood: Annotated[str | dict[str, Any] | None, Parameter(show=False, parse=False)] = Field(
         None,
         description="p(x|z): Bernoulli, Binomial, Categorical, Normal, Poisson or another Pyro "
         'distribution; with settings: "{family: Normal, scale: 0.1}".',
@@ -68,12 +68,20 @@ class RunConfig(BaseModel):
     )
     num_particles: int = Field(10, ge=1, description="Samples of z a datum in the test ELBO.")
     seed: int = Field(
-        0, ge=0, description="Seed of all randomness but the splits, which are fixed."
+        0, ge=0, lt=2**63, description="Seed of all randomness but the splits, which are fixed."
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
     output: Path | None = Field(
         None, description="Run directory, which must not hold a run; runs/DATA-TIME unless given."
     )
+
+
+_PLAINLY = {
+    "tuple_type": "it must be a list, as in [400]",
+    "path_type": "it must be a path",
+    "bool_type": "it must be true or false",
+}
+"""What to say in place of pydantic's words for kinds of values."""
 
 
 def read_config(path: Path | None, overrides: Mapping[str, Any]) -> RunConfig:
@@ -120,26 +128,26 @@ def explain(error: ValidationError) -> str:
             for word in first["ctx"]["expected"].replace(" or ", ",").split(",")
         ]
         return f"{key} cannot be {given!r}: {did_you_mean(str(given), known)}"
-    return f"{key} cannot be {given!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    message = _PLAINLY.get(first["type"], first["msg"])
+    return f"{key} cannot be {given!r}: {message[0].lower()}{message[1:]}"
 
 
-def from_yaml(value: Any) -> Any:
-    """What a value written on the command line means in YAML; likewise for values of a dict.
+def from_yaml(text: str, option: str) -> Any:
+    """What an option written on the command line would mean in the YAML file.
 
-    >>> from_yaml("{family: Normal, scale: 0.1}"), from_yaml({"num_classes": "17"})
-    ({'family': 'Normal', 'scale': 0.1}, {'num_classes': 17})
+    >>> from_yaml("{family: Normal, scale: 0.1}", "likelihood")
+    {'family': 'Normal', 'scale': 0.1}
 
     Raises:
         InputError: if it means nothing.
     """
-    if isinstance(value, dict):
-        return {name: from_yaml(part) for name, part in value.items()}
-    if not isinstance(value, str):
-        return value
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"{value!r} is neither a word nor YAML") from error
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if value is None:
+        raise InputError(f"{option} cannot be {text!r}: it must be a word, or settings in YAML")
+    return value
 
 
 def to_yaml(config: RunConfig) -> str:

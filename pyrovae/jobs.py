@@ -58,12 +58,12 @@ def train(config: RunConfig, console: Console) -> Path:
     _check(vae, prepared)
     vae.standardise(prepared.train.x.to(device))
     run = RunDirectory.create(path)
-    run.write_config(config)
     _announce(config, dataset, vae, console)
 
     def keep(history: History) -> None:
+        run.write_config(config)
         run.write_metrics(history.rows())
-        run.write_weights(vae, {"event_shape": dataset.event_shape})
+        run.write_weights(vae, {"event_shape": dataset.event_shape, "features": dataset.features})
 
     levels = dataset.levels or 1.0
     dynamic = config.binarise == "dynamic"
@@ -153,13 +153,19 @@ def _open(path: Path) -> _Loaded:
     run = RunDirectory.open(path)
     config = run.read_config()
     device = _device(config.device)
-    vae = _build(config, tuple(run.read_metadata()["event_shape"]))
+    event_shape, features = run.read_metadata("event_shape", "features")
+    vae = _build(config, tuple(event_shape))
     run.read_weights(vae)
     dataset = _load(config)
     if dataset.event_shape != vae.event_shape:
         raise InputError(
             f"{config.data} now has data of shape {dataset.event_shape}; the run was trained on "
             f"{vae.event_shape}"
+        )
+    if list(dataset.features or ()) != list(features or ()):
+        raise InputError(
+            f"{config.data} now has columns {', '.join(dataset.features or ())}; the run was "
+            f"trained on {', '.join(features or ())}"
         )
     return _Loaded(run, config, _prepare(config, dataset), vae.to(device).eval(), device)
 
@@ -181,10 +187,12 @@ def _resolved(config: RunConfig, dataset: Dataset, path: Path) -> RunConfig:
         likelihood = Likelihood.of(config.likelihood)
     elif dataset.levels == 16:
         likelihood = Likelihood("Binomial", total_count=16)
-    elif dataset.levels is not None or bool(((x == 0) | (x == 1)).all()):
+    elif dataset.is_grey or bool(((x == 0) | (x == 1)).all()):
         likelihood = Likelihood("Bernoulli")
-    else:
+    elif len(dataset.event_shape) == 1:
         likelihood = Likelihood("Normal", scale="per_feature")
+    else:
+        likelihood = Likelihood("Normal", scale="shared")
     grey = dataset.levels is not None and likelihood.family.name == "Bernoulli"
     data = Path(config.data)
     return config.model_copy(
@@ -232,8 +240,8 @@ def _announce(config: RunConfig, dataset: Dataset, vae: VAE, console: Console) -
     binarised = "" if config.binarise == "none" else f", {config.binarise} binarisation"
     parameters = sum(p.numel() for p in vae.parameters())
     console.print(
-        f"{vae.likelihood.likelihood}{binarised}; {config.latent_dim} latents, {config.network}, "
-        f"{parameters:,} parameters",
+        f"{vae.likelihood.likelihood}{binarised}; latent_dim {config.latent_dim}, "
+        f"{config.network}, {parameters:,} parameters",
         highlight=False,
         soft_wrap=True,
     )
@@ -270,17 +278,18 @@ def _picture(loaded: _Loaded) -> None:
     with torch.no_grad():
         _picture_samples(loaded, vae.decode(z).sample().cpu(), vae.decode_mean(z).cpu())
     means = _in_chunks(lambda part: vae.encode(part).mean, test.x.float(), loaded.device)
-    loaded.run.write_figure("latent_space", plots.latent_space(means, test.y))
+    figure = plots.latent_space(means, test.y, loaded.data.classes)
+    loaded.run.write_figure("latent_space", figure)
     if not is_image:
         return
     if vae.latent_dim == 2:
-        figure = plots.manifold(_decoder(loaded), _levels(loaded))
+        figure = plots.manifold(_decoder(loaded), _limits(loaded))
         loaded.run.write_figure("manifold", figure)
     elif vae.latent_dim > 2:
         kl = _in_chunks(partial(_kl_by_dimension, vae), test.x.float(), loaded.device).mean(0)
         order = kl.argsort(descending=True)[:_TRAVERSED].tolist()
         figure = plots.traversals(
-            _decoder(loaded), means[0], order, kl[order].tolist(), _levels(loaded)
+            _decoder(loaded), means[0], order, kl[order].tolist(), _limits(loaded)
         )
         loaded.run.write_figure("traversals", figure)
 
@@ -289,14 +298,14 @@ def _picture_reconstructions(loaded: _Loaded) -> None:
     is_image = plots.is_image(loaded.vae.event_shape)
     x = loaded.data.test.x[: _PICTURED if is_image else _EVALUATION_BATCH].float()
     mean = _in_chunks(loaded.vae.reconstruct, x, loaded.device)
-    figure = plots.reconstructions(x, mean, _levels(loaded), loaded.data.features)
+    figure = plots.reconstructions(x, mean, _limits(loaded), loaded.data.features)
     loaded.run.write_figure("reconstructions", figure)
 
 
 def _picture_samples(loaded: _Loaded, drawn: Tensor, means: Tensor) -> None:
     shown = means[:_PICTURED] if plots.is_image(loaded.vae.event_shape) else drawn
     x = loaded.data.test.x.float()
-    figure = plots.samples(x, shown, _levels(loaded), loaded.data.features)
+    figure = plots.samples(x, shown, _limits(loaded), loaded.data.features)
     loaded.run.write_figure("samples", figure)
 
 
@@ -314,11 +323,14 @@ def _in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, device: torch.de
     return torch.cat([function(part.to(device)).cpu() for part in x.split(_EVALUATION_BATCH)])
 
 
-def _levels(loaded: _Loaded) -> float:
-    """The value of a white pixel in the data as the likelihood sees them."""
-    if loaded.config.binarise == "none" and loaded.data.levels is not None:
-        return loaded.data.levels
-    return 1.0
+def _limits(loaded: _Loaded) -> tuple[float, float]:
+    """The values of a black and of a white pixel in the data as the likelihood sees them."""
+    x = loaded.data.train.x
+    if loaded.config.binarise != "none":
+        return 0.0, 1.0
+    if loaded.data.levels is not None:
+        return 0.0, loaded.data.levels
+    return min(0.0, x.min().item()), max(1.0, x.max().item())
 
 
 def _in_order(part: Split, device: torch.device) -> Batches:
@@ -334,10 +346,11 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {name!r} cannot be used: {reason}") from error
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"device {name!r} cannot be used on this machine; say auto, cpu, cuda, cuda:1 or mps"
+        ) from error
     return device
 
 

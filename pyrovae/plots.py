@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Normal
@@ -23,7 +24,11 @@ __all__ = [
     "traversals",
 ]
 
+Limits = tuple[float, float]
+
 _MAX_PANELS = 12
+_MAX_NAME = 28
+_MAX_WHOLE = 60
 _MAX_CLASSES = 20
 _GREY = "0.35"
 
@@ -51,6 +56,7 @@ def training_curves(epochs: Sequence[dict[str, Any]]) -> Figure:
             axes.plot(number, values, label=label, marker=marker, linewidth=1.5)
         _leave_out_start(axes, list(curves.values()))
         axes.set(title=title, xlabel="epoch", ylabel="nats a datum")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     figure.axes[0].legend(frameon=False)
     return figure
@@ -76,18 +82,18 @@ def image_grid(images: Float[Tensor, "num channels height width"], columns: int)
 
 
 def reconstructions(
-    x: Tensor, mean: Tensor, levels: float, features: Sequence[str] | None = None
+    x: Tensor, mean: Tensor, limits: Limits, features: Sequence[str] | None = None
 ) -> Figure:
     """Held-out data beside E[x'|z] at the mean of q(z|x).
 
     Arguments:
         x: data of shape (num, *event_shape).
         mean: reconstructions of the same shape.
-        levels: the value of a white pixel.
+        limits: the values of a black and of a white pixel.
         features: names of the columns of a table.
     """
     if is_image(x.shape[1:]):
-        columns = min(16, len(x))
+        columns = _columns(x)
         rows = [
             part
             for i in range(0, len(x), columns)
@@ -96,47 +102,65 @@ def reconstructions(
         return _show(
             torch.cat([_padded(row, columns) for row in rows]),
             columns,
-            levels,
+            limits,
             "test data (odd rows) and their reconstructions (even rows)",
         )
     figure, panels = _panels(x, features, "test data against their reconstructions")
     for axes, i in panels:
-        axes.scatter(x.flatten(1)[:, i], mean.flatten(1)[:, i], s=6, alpha=0.5, linewidths=0)
-        axes.axline((float(x.flatten(1)[0, i]),) * 2, slope=1, color=_GREY, linewidth=0.8)
+        pairs = torch.stack([x.flatten(1)[:, i], mean.flatten(1)[:, i]]).double()
+        both = [pairs.min().item(), pairs.max().item()]
+        axes.plot(both, both, color=_GREY, linewidth=0.8)
+        axes.scatter(*pairs, s=6, alpha=0.5, linewidths=0)
     figure.supxlabel("datum")
     figure.supylabel("reconstruction")
     return figure
 
 
 def samples(
-    x: Tensor, drawn: Tensor, levels: float, features: Sequence[str] | None = None
+    x: Tensor, drawn: Tensor, limits: Limits, features: Sequence[str] | None = None
 ) -> Figure:
     """What the prior generates: E[x|z] for images; histograms of draws beside data for tables.
 
     Arguments:
         x: data of shape (num, *event_shape).
         drawn: samples of shape (num', *event_shape).
-        levels: the value of a white pixel.
+        limits: the values of a black and of a white pixel.
         features: names of the columns of a table.
     """
     if is_image(x.shape[1:]):
-        columns = min(16, len(drawn))
-        return _show(drawn, columns, levels, "samples: means of p(x|z) for z from the prior")
+        columns = _columns(drawn)
+        return _show(drawn, columns, limits, "samples: means of p(x|z) for z from the prior")
     figure, panels = _panels(x, features, "test data and samples from the model")
     for axes, i in panels:
-        both = [x.flatten(1)[:, i].numpy(), drawn.flatten(1)[:, i].numpy()]
-        bins = np.histogram_bin_edges(np.concatenate(both), bins=30)
+        both = [x.flatten(1)[:, i].double().numpy(), drawn.flatten(1)[:, i].double().numpy()]
+        bins = _bins(np.concatenate(both))
         for values, label in zip(both, ("data", "samples"), strict=True):
             axes.hist(values, bins=bins, density=True, histtype="step", label=label, linewidth=1.5)
-    figure.axes[0].legend(frameon=False, fontsize="small")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside upper right", ncols=2)
     return figure
 
 
-def latent_space(z: Float[Tensor, "num latent"], y: Tensor | None) -> Figure:
+def _bins(values: NDArray[Any]) -> NDArray[Any]:
+    """Edges of a histogram: one bin for each whole number where there are few, or 30 bins."""
+    low, high = values.min(), values.max()
+    if high - low <= _MAX_WHOLE and (values == np.round(values)).all():
+        return np.arange(low - 0.5, high + 1)
+    return np.linspace(low, high, 31)
+
+
+def latent_space(
+    z: Float[Tensor, "num latent"], y: Tensor | None, classes: Sequence[str] | None = None
+) -> Figure:
     """Posterior means of held-out data, coloured by class.
 
     Above two latent dimensions, their first two principal components with the share of the
-    variance that each holds; one dimension is spread by chance along the other axis.
+    variance that each holds; one dimension is spread at random along the other axis.
+
+    Arguments:
+        z: posterior means.
+        y: labels.
+        classes: names of the labels 0, 1, ...
     """
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axes = figure.subplots()
@@ -151,15 +175,17 @@ def latent_space(z: Float[Tensor, "num latent"], y: Tensor | None) -> Figure:
         labels = ["$z_1$", "$z_2$"]
     else:
         jitter = torch.rand(points.shape, generator=torch.Generator().manual_seed(0))
-        points, labels = torch.cat([points, jitter], 1), ["$z_1$", "(spread by chance)"]
-    classes = [] if y is None else torch.unique(y).tolist()
-    if y is None or len(classes) > _MAX_CLASSES:
+        points, labels = torch.cat([points, jitter], 1), ["$z_1$", "(spread at random)"]
+    present = [] if y is None else torch.unique(y).tolist()
+    if y is None or len(present) > _MAX_CLASSES:
         colour = _GREY if y is None else y.cpu()
-        axes.scatter(points[:, 0], points[:, 1], c=colour, s=6, alpha=0.6, linewidths=0)
+        dots = axes.scatter(points[:, 0], points[:, 1], c=colour, s=6, alpha=0.6, linewidths=0)
+        if y is not None:
+            figure.colorbar(dots, label="class")
     else:
-        for index, label in enumerate(classes):
+        for index, label in enumerate(present):
             chosen = points[(y == label).cpu()]
-            colour = f"C{index}" if len(classes) <= 10 else _tab20(index)
+            colour = f"C{index}" if len(present) <= 10 else _tab20(index)
             axes.scatter(
                 chosen[:, 0],
                 chosen[:, 1],
@@ -167,23 +193,24 @@ def latent_space(z: Float[Tensor, "num latent"], y: Tensor | None) -> Figure:
                 s=8,
                 alpha=0.7,
                 linewidths=0,
-                label=str(label),
+                label=_plain(classes[label] if classes else str(label)),
             )
         axes.legend(
             title="class", frameon=False, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5)
         )
     axes.set(title="means of q(z|x) on test data", xlabel=labels[0], ylabel=labels[1])
-    axes.set_aspect("equal", adjustable="datalim")
+    if z.shape[1] > 1:
+        axes.set_aspect("equal", adjustable="datalim")
     return figure
 
 
-def manifold(decode_mean: Callable[[Tensor], Tensor], levels: float, steps: int = 20) -> Figure:
+def manifold(decode_mean: Callable[[Tensor], Tensor], limits: Limits, steps: int = 20) -> Figure:
     """E[x|z] over the plane of two latents, at equal steps of probability under the prior."""
     quantiles = Normal(0.0, 1.0).icdf(torch.linspace(0.02, 0.98, steps))
     z = torch.stack(torch.meshgrid(-quantiles, quantiles, indexing="ij"), dim=-1).flip(-1)
     images = decode_mean(z.reshape(-1, 2))
     title = "decoded plane: $z_1$ rightwards, $z_2$ upwards, 2% to 98% of the prior"
-    return _show(images, steps, levels, title)
+    return _show(images, steps, limits, title)
 
 
 def traversals(
@@ -191,7 +218,7 @@ def traversals(
     z: Float[Tensor, "latent"],
     dimensions: Sequence[int],
     kl: Sequence[float],
-    levels: float,
+    limits: Limits,
     steps: int = 11,
 ) -> Figure:
     """E[x|z] as one latent at a time goes from -3 to 3, the rest staying at z.
@@ -201,7 +228,7 @@ def traversals(
         z: the point to start from.
         dimensions: the latents to move, one a row.
         kl: the KL of each of them, in nats, for the labels.
-        levels: the value of a white pixel.
+        limits: the values of a black and of a white pixel.
         steps: images in a row.
     """
     line = torch.linspace(-3, 3, steps, device=z.device)
@@ -209,7 +236,12 @@ def traversals(
     for row, dimension in enumerate(dimensions):
         points[row, :, dimension] = line
     images = decode_mean(points.flatten(0, 1))
-    figure = _show(images, steps, levels, "one latent at a time, from −3 to 3")
+    figure = _show(
+        images,
+        steps,
+        limits,
+        "one latent at a time, from −3 to 3, and its mean KL; the rest: first test datum",
+    )
     axes = figure.axes[0]
     height = images.shape[-2] + 1
     axes.set_axis_on()
@@ -224,8 +256,9 @@ def traversals(
     return figure
 
 
-def _show(images: Tensor, columns: int, levels: float, title: str) -> Figure:
-    grid = image_grid(images / levels, columns)
+def _show(images: Tensor, columns: int, limits: Limits, title: str) -> Figure:
+    low, high = limits
+    grid = image_grid((images - low) / (high - low), columns)
     height, width = grid.shape[:2]
     size = 8.0
     figure = Figure(figsize=(size, size * height / width + 0.4), layout="constrained")
@@ -264,7 +297,8 @@ def _panels(
     for axes in grid[shown:]:
         axes.set_visible(False)
     for i, axes in enumerate(grid[:shown]):
-        axes.set_title(features[i] if features else f"feature {i}", fontsize="small")
+        name = features[i] if features else f"feature {i}"
+        axes.set_title(_plain(name), fontsize="small")
     return figure, [(axes, i) for i, axes in enumerate(grid[:shown])]
 
 
@@ -272,3 +306,15 @@ def _tab20(index: int) -> Any:
     from matplotlib import colormaps
 
     return colormaps["tab20"](index)
+
+
+def _columns(images: Tensor) -> int:
+    """How many images go side by side: 16 square ones, fewer wide ones."""
+    height, width = images.shape[-2:]
+    return min(len(images), max(1, min(32, round(16 * height / width))))
+
+
+def _plain(name: str) -> str:
+    """A name of the user's as it stands: cut where too long, and no formula."""
+    cut = name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
+    return cut.replace("$", r"\$")

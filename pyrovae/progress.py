@@ -31,8 +31,8 @@ class TrainingProgress:
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TextColumn("{task.fields[figures]}", table_column=_whole()),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True, table_column=_whole()),
             disable=not enabled,
             expand=True,
         )
@@ -80,3 +80,8 @@ class TrainingProgress:
         self._progress.update(
             self._task, epoch=self._epoch, figures=figures + self._validation + self._rate
         )
+
+
+def _whole() -> Column:
+    """A column that is never cut; the bar gives way."""
+    return Column(no_wrap=True, overflow="ignore")

@@ -25,7 +25,9 @@ def test_weights_come_back_to_the_bit(run: RunDirectory) -> None:
     other = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     run.read_weights(other)
     torch.testing.assert_close(other.state_dict(), network.state_dict(), rtol=0, atol=0)
-    assert run.read_metadata() == {"event_shape": [1, 8, 8]}
+    assert run.read_metadata("event_shape") == [[1, 8, 8]]
+    with pytest.raises(InputError, match="damaged, or of no run: 'features'"):
+        run.read_metadata("features")
 
 
 def test_files(run: RunDirectory) -> None:
@@ -86,7 +88,7 @@ def test_damaged_and_foreign_weights(run: RunDirectory) -> None:
     path = run.path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(InputError, match="is damaged"):
-        run.read_metadata()
+        run.read_metadata("event_shape")
     with pytest.raises(InputError, match="does not fit"):
         run.read_weights(nn.Linear(3, 4))
 

@@ -1,8 +1,10 @@
 """The command line: what it answers, what it leaves on disk, and how it refuses."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +128,8 @@ VARIANTS = {
     "bernoulli": (["--likelihood", "Bernoulli"], {"traversals"}),
     "static": (["--likelihood", "Bernoulli", "--binarise", "static"], {"traversals"}),
     "json": (["--likelihood", '{"family": "Normal", "scale": "per_feature"}'], {"traversals"}),
-    "dotted": (
-        ["--likelihood.family", "Categorical", "--likelihood.num_classes", "17"],
+    "yaml": (
+        ["--likelihood", "{family: Categorical, num_classes: 17}"],
         {"traversals"},
     ),
     "the rest": (["--schedule", "cosine", "--clip-norm", "10", "--patience", "1"], {"traversals"}),
@@ -207,7 +209,7 @@ def test_mnist(pyrovae: Any, tmp_path: Path, data_root: Path) -> None:
                 "train",
                 "--network",
                 "conv",
-                "--likelihood.family",
+                "--likelihood",
                 "Bernoulli",
                 "--binarise",
                 "none",
@@ -215,9 +217,15 @@ def test_mnist(pyrovae: Any, tmp_path: Path, data_root: Path) -> None:
             "Bernoulli cannot have produced the training data of digits",
         ),
         (
-            ["train", "--likelihood.family", "Categorical", "--likelihood.num_classes", "16"],
+            ["train", "--likelihood", "{family: Categorical, num_classes: 16}"],
             "Categorical(num_classes=17)",
         ),
+        (["train", "--likelihood", "{family"], "likelihood cannot be '{family'"),
+        (["train", "--likelihood", "Delta"], "Likelihood('Delta'"),
+        (["train", "--label", "x"], "digits has none"),
+        (["train", "--device", "meta"], "say auto, cpu, cuda, cuda:1 or mps"),
+        (["train", "--seed", "99999999999999999999"], "seed cannot be"),
+        (["sample", "nowhere", "--seed", "-1"], "--seed is -1"),
         (["sample"], "requires an argument"),
         (["sample", "nowhere"], "nowhere is no run directory"),
         (["sample", "nowhere", "--num", "0"], "--num is 0"),
@@ -291,4 +299,30 @@ def test_a_diverging_run_says_what_to_do_and_keeps_what_it_has(
     outcome = pyrovae("train", "--output", "run", "--lr", "1e30", "--epochs", "3", "--hidden", "8")
     assert outcome.code == 1
     assert "lower the learning rate" in outcome.err
-    assert (tmp_path / "run" / "config.yaml").exists()
+    assert list((tmp_path / "run").iterdir()) == []  # so the name is free for another try
+
+
+def test_an_interrupted_run_keeps_its_last_whole_epoch(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "pyrovae", "train", "--epochs", "100000", "--hidden", "16"]
+    with subprocess.Popen([*command, "--output", str(run)], stderr=subprocess.PIPE) as process:
+        while not (run / "model.safetensors").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.decode() == "pyrovae: interrupted; a run in training keeps its last whole epoch\n"
+    assert len(pd.read_csv(run / "metrics.csv")) >= 1
+    done = subprocess.run([sys.executable, "-m", "pyrovae", "evaluate", str(run)], timeout=60)
+    assert done.returncode == 0
+
+
+def test_a_table_whose_columns_have_moved_is_refused(pyrovae: Any, tmp_path: Path) -> None:
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(30, 2)), columns=["a", "b"])
+    table.to_csv(tmp_path / "table.csv", index=False)
+    assert pyrovae("train", "table.csv", "--output", "run", *SMALL).code == 0
+    table[["b", "a"]].to_csv(tmp_path / "table.csv", index=False)
+    outcome = pyrovae("evaluate", "run")
+    assert outcome.code == 2
+    assert "now has columns b, a; the run was trained on a, b" in outcome.err

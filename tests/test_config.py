@@ -37,6 +37,8 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
         ("hidden: [3, x]", "hidden cannot be 'x'"),
         ("hidden: [3, 0]", "hidden cannot be 0"),
         ("validation_fraction: 1.5", "validation_fraction cannot be 1.5"),
+        ("hidden: 400", r"hidden cannot be 400: it must be a list, as in \[400\]"),
+        ("output: 3", "output cannot be 3: it must be a path"),
         ("likelihood: 3", "likelihood cannot be 3"),
         ("lr: .nan", "lr cannot be nan"),
         ("lr: .inf", "lr cannot be inf"),

@@ -51,7 +51,7 @@ def test_training_curves(validation: bool) -> None:
 
 def test_reconstructions_alternate() -> None:
     x, mean = torch.zeros(20, 1, 2, 2), torch.ones(20, 1, 2, 2)
-    figure = plots.reconstructions(x, mean, levels=1.0)
+    figure = plots.reconstructions(x, mean, limits=(0.0, 1.0))
     shown = figure.axes[0].images[0].get_array()
     assert [shown[3 * row + 1, 1] for row in range(4)] == [0, 1, 0, 1]
     assert shown.mask[3 * 2 + 1, 3 * 5 + 1]  # the second pair of rows has four images
@@ -59,7 +59,7 @@ def test_reconstructions_alternate() -> None:
 
 def test_samples_of_tables_lie_over_the_data() -> None:
     figure = plots.samples(
-        torch.randn(50, 14), torch.randn(80, 14), 1.0, [f"f{i}" for i in range(14)]
+        torch.randn(50, 14), torch.randn(80, 14), (0.0, 1.0), [f"f{i}" for i in range(14)]
     )
     titles = [axes.get_title() for axes in figure.axes if axes.get_visible()]
     assert titles == [f"f{i}" for i in range(12)]
@@ -94,8 +94,10 @@ def test_the_manifold_has_z1_rightwards_and_z2_upwards() -> None:
     def decode_second(z: Tensor) -> Tensor:
         return z[:, 1].sigmoid().reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2)
 
-    first = plots.manifold(decode, 1.0, steps=5).axes[0].images[0].get_array()[1::3, 1::3]
-    second = plots.manifold(decode_second, 1.0, steps=5).axes[0].images[0].get_array()[1::3, 1::3]
+    first = plots.manifold(decode, (0.0, 1.0), steps=5).axes[0].images[0].get_array()[1::3, 1::3]
+    second = (
+        plots.manifold(decode_second, (0.0, 1.0), steps=5).axes[0].images[0].get_array()[1::3, 1::3]
+    )
     assert (np.diff(first, axis=1) > 0).all()
     assert np.allclose(np.diff(first, axis=0), 0)
     assert (np.diff(second, axis=0) < 0).all()
@@ -106,10 +108,58 @@ def test_traversals_move_one_latent_a_row() -> None:
         return z.reshape(-1, 1, 1, 4) / 10 + 0.5
 
     z = torch.tensor([0.1, 0.2, 0.3, 0.4])
-    figure = plots.traversals(decode, z, [2, 0], [1.5, 0.25], 1.0, steps=7)
+    figure = plots.traversals(decode, z, [2, 0], [1.5, 0.25], (0.0, 1.0), steps=7)
     shown = figure.axes[0].images[0].get_array()
     assert shown.shape == (2 * 2 + 1, 7 * 5 + 1)
     np.testing.assert_allclose(shown[1, 3::5], torch.linspace(-3, 3, 7) / 10 + 0.5, rtol=1e-5)
     np.testing.assert_allclose(shown[3, 3::5], 0.53, rtol=1e-5)
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels == ["$z_{3}$  1.50 nats", "$z_{1}$  0.25 nats"]
+
+
+def test_pixels_are_shown_between_their_limits() -> None:
+    images = torch.tensor([-1.0, 0.0, 1.0]).reshape(3, 1, 1, 1)
+    figure = plots.samples(images, images, limits=(-1.0, 1.0))
+    assert figure.axes[0].images[0].get_array()[1, 1::2].tolist() == [0.0, 0.5, 1.0]
+
+
+def test_wide_images_stand_in_fewer_columns() -> None:
+    figure = plots.samples(torch.zeros(64, 1, 4, 60), torch.zeros(64, 1, 4, 60), (0.0, 1.0))
+    height, width = figure.axes[0].images[0].get_array().shape
+    assert width / height < 4
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.tensor([1.6e18, 1.6e18, 1.6e18 + 1e11]),
+        torch.tensor([3.0, 3.0, 3.0]),
+        torch.tensor([0.5, 0.5, 0.5]),
+        torch.tensor([0.0, 1.0, 7.0]),
+        torch.tensor([1e30, -1e30, 0.0]),
+    ],
+)
+def test_tables_of_any_size_are_drawn(values: Tensor) -> None:
+    """With names that would be formulas, or too long."""
+    x = torch.stack([values, values], dim=1)
+    names = ["$x^$", "a very long name of a column that goes on"]
+    for draw in (plots.samples, plots.reconstructions):
+        figure = draw(x, x, (0.0, 1.0), names)
+        figure.canvas.draw()
+        titles = [axes.get_title() for axes in figure.axes]
+        assert titles == [r"\$x^\$", "a very long name of a colum…"]
+
+
+def test_a_histogram_of_counts_has_a_bin_for_each() -> None:
+    x = torch.tensor([[0.0], [1.0], [1.0], [4.0]])
+    figure = plots.samples(x, x, (0.0, 1.0))
+    (curve, _) = figure.axes[0].patches
+    heights = curve.get_xy()[:, 1]
+    assert heights.max() == 0.5
+    assert set(heights.tolist()) == {0.0, 0.25, 0.5}
+
+
+def test_classes_have_their_names() -> None:
+    figure = plots.latent_space(torch.randn(6, 2), torch.tensor([0, 1] * 3), ("cat", "dog"))
+    legend = figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["cat", "dog"]

@@ -37,6 +37,7 @@ class Dataset:
         levels: the highest grey level L of images whose values are 0, ..., L; binarisation
             reads x / L as a probability. None for other data.
         features: names of the columns of a table.
+        classes: names of the classes that labels number, where these are words.
     """
 
     name: str
@@ -45,6 +46,12 @@ class Dataset:
     test: Split
     levels: float | None = None
     features: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether the data are images of grey levels in one channel."""
+        return self.levels is not None and self.event_shape[0] == 1
 
     @property
     def event_shape(self) -> tuple[int, ...]:

@@ -1,7 +1,10 @@
 """Data from files of the user's: arrays and tables. Nothing is unpickled."""
 
+import zipfile
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,21 +14,33 @@ from torch import Tensor
 from ..errors import InputError, did_you_mean
 from .dataset import Split
 
-__all__ = ["SUFFIXES", "read_file"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["SUFFIXES", "Read", "read_file"]
 
 SUFFIXES = (".npz", ".npy", ".csv")
 
-Read = tuple[Split, Split | None, float | None, tuple[str, ...] | None]
-"""Training data, test data, levels, names of features."""
+
+@dataclass(frozen=True)
+class Read:
+    """What a source of data held; test data, levels and names where there are any."""
+
+    train: Split
+    test: Split | None = None
+    levels: float | None = None
+    features: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None
 
 
 def read_file(path: Path, label: str | None = None) -> Read:
     """Read ``.npy`` (one array), ``.npz`` or ``.csv``.
 
     An ``.npz`` holds ``x`` and perhaps integer labels ``y``, or ``x_train``, ``y_train``,
-    ``x_test``, ``y_test``, or one array of any name. Arrays are indexed by datum first; images
-    without channels (three dimensions in all) get one. A ``.csv`` holds numbers, with or without
-    a line of column names.
+    ``x_test``, ``y_test``, or one array of any name. Arrays are indexed by datum first. Images
+    have their channels first; those without (three dimensions in all) get one, and those with 1, 3
+    or 4 channels last are turned. A ``.csv`` holds numbers, separated by commas; its first line
+    names the columns where it holds fewer numbers than the second.
 
     Raises:
         InputError: if the file is missing, is not what its name says, or holds no numbers.
@@ -40,12 +55,12 @@ def read_file(path: Path, label: str | None = None) -> Read:
     if "x_train" in arrays and "x_test" in arrays:
         train = _split(path, arrays, "_train")
         test = _split(path, arrays, "_test")
-        if train.x.shape[1:] != test.x.shape[1:]:
+        if train.x.shape[1:] != test.x.shape[1:] or train.x.dtype != test.x.dtype:
             raise InputError(
-                f"{path}: x_train has data of shape {tuple(train.x.shape[1:])}, x_test of "
-                f"{tuple(test.x.shape[1:])}"
+                f"{path}: x_train has data of shape {tuple(train.x.shape[1:])} ({train.x.dtype}), "
+                f"x_test of {tuple(test.x.shape[1:])} ({test.x.dtype})"
             )
-        return train, test, _levels(train.x), None
+        return Read(train, test, _levels(train.x))
     if "x" not in arrays:
         if len(arrays) != 1:
             raise InputError(
@@ -54,26 +69,29 @@ def read_file(path: Path, label: str | None = None) -> Read:
             )
         arrays = {"x": next(iter(arrays.values()))}
     data = _split(path, arrays, "")
-    return data, None, _levels(data.x), None
+    return Read(data, None, _levels(data.x))
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         loaded = np.load(path, allow_pickle=False)
         return dict(loaded) if hasattr(loaded, "files") else {"x": loaded}
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = "it is damaged, is none, or holds Python objects in place of numbers"
+        raise InputError(f"{path} cannot be read as {path.suffix}: {reason}") from error
 
 
 def _split(path: Path, arrays: dict[str, NDArray[Any]], suffix: str) -> Split:
     x = _tensor(path, f"x{suffix}", arrays[f"x{suffix}"])
-    if x.ndim < 2:
+    if x.ndim < 2 or x.numel() == 0:
         raise InputError(
             f"{path}: x{suffix} has shape {tuple(x.shape)}; it needs a first dimension of data and "
-            "at least one of features"
+            "at least one of features, none of them empty"
         )
     if x.ndim == 3:
         x = x.unsqueeze(1)
+    if x.ndim == 4 and x.shape[-1] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
+        x = x.movedim(-1, 1).contiguous()
     y = None
     if f"y{suffix}" in arrays:
         y = _tensor(path, f"y{suffix}", arrays[f"y{suffix}"])
@@ -90,8 +108,8 @@ def _tensor(path: Path, name: str, array: NDArray[Any]) -> Tensor:
     if array.dtype.kind not in "biuf":
         raise InputError(f"{path}: {name} has dtype {array.dtype}; it must hold real numbers")
     if array.dtype == np.uint8:
-        return torch.from_numpy(array)
-    return torch.from_numpy(array.astype(np.int64 if array.dtype.kind in "iu" else np.float32))
+        return torch.tensor(array)
+    return torch.tensor(array.astype(np.int64 if array.dtype.kind in "biu" else np.float32))
 
 
 def _levels(x: Tensor) -> float | None:
@@ -101,30 +119,63 @@ def _levels(x: Tensor) -> float | None:
 def _read_csv(path: Path, label: str | None) -> Read:
     import pandas as pd
 
+    with path.open(encoding="utf-8", errors="replace") as file:
+        line = file.readline()
+    if "," not in line and (";" in line or "\t" in line):
+        raise InputError(f"{path} is separated by semicolons or tabs; separate columns by commas")
     try:
-        head = pd.read_csv(path, nrows=1, header=None)
-        named = not all(pd.api.types.is_numeric_dtype(dtype) for dtype in head.dtypes)
+        start = pd.read_csv(path, nrows=2, header=None, dtype=str)
+        named = len(start) > 1 and _numbers_in(start.iloc[0]) < _numbers_in(start.iloc[1])
+        named = named or (len(start) == 1 and _numbers_in(start.iloc[0]) == 0)
         table = pd.read_csv(path, header=0 if named else None)
     except (ValueError, OSError) as error:  # pandas' own parser errors are ValueErrors
         raise InputError(f"{path} cannot be read as a table: {str(error).strip()}") from error
     table.columns = table.columns.astype(str)
-    y = None
+    y, classes = None, None
     if label is not None:
-        if label not in table:
-            raise InputError(
-                f"{path} has no column {label!r}: {did_you_mean(label, list(table.columns))}"
-            )
-        codes, _ = pd.factorize(table.pop(label), sort=True)
-        y = torch.from_numpy(codes.astype(np.int64))
+        y, classes = _labels(path, table, label)
     if table.shape[0] < 1 or table.shape[1] < 1:
         raise InputError(f"{path} has no data: {table.shape[0]} rows of {table.shape[1]} columns")
-    for column in table:
-        if not pd.api.types.is_numeric_dtype(table[column]):
-            numbers = pd.to_numeric(table[column], errors="coerce")
-            row = int(np.flatnonzero(numbers.isna())[0])
-            raise InputError(
-                f"{path}: column {column!r} holds {table[column].iloc[row]!r} in row {row + 1}; "
-                f"columns must be numbers. If it is the class, say --label {column}"
-            )
-    x = torch.from_numpy(table.to_numpy(dtype=np.float32, na_value=np.nan))
-    return Split(x, y), None, None, tuple(table.columns)
+    columns = [_column(path, str(name), table[name]) for name in table]
+    return Read(Split(torch.stack(columns, dim=1), y), None, None, tuple(table.columns), classes)
+
+
+def _numbers_in(row: "pd.Series[str]") -> int:
+    import pandas as pd
+
+    return int(pd.to_numeric(row, errors="coerce").notna().sum())
+
+
+def _labels(path: Path, table: "pd.DataFrame", label: str) -> tuple[Tensor, tuple[str, ...] | None]:
+    import pandas as pd
+
+    if label not in table:
+        raise InputError(
+            f"{path} has no column {label!r}: {did_you_mean(label, map(str, table.columns))}"
+        )
+    codes, names = pd.factorize(table.pop(label), sort=True)
+    if (codes < 0).any():
+        row = int(np.flatnonzero(codes < 0)[0]) + 1
+        raise InputError(f"{path}: the class {label!r} is missing in row {row}")
+    return torch.tensor(codes.astype(np.int64)), tuple(str(name) for name in names)
+
+
+def _column(path: Path, name: str, column: "pd.Series[Any]") -> Tensor:
+    import pandas as pd
+
+    numbers = pd.to_numeric(column, errors="coerce")
+    wrong = np.flatnonzero(numbers.isna() & column.notna())
+    if len(wrong):
+        hint = "columns must be numbers"
+        if len(wrong) == column.notna().sum():
+            hint += f". If it is the class, say --label {name}"
+        value = column.iloc[wrong[0]]
+        raise InputError(f"{path}: column {name!r} holds {value!r} in row {wrong[0] + 1}; {hint}")
+    values = torch.tensor(numbers.to_numpy(dtype=np.float64, na_value=np.nan))
+    beyond = values.isfinite() & ~values.float().isfinite()
+    if bool(beyond.any()):
+        raise InputError(
+            f"{path}: column {name!r} holds {values[beyond][0].item():.3g}, which is beyond single "
+            "precision; rescale it"
+        )
+    return values.float()

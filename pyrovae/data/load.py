@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError, did_you_mean
 from .dataset import Dataset, Split, split
-from .files import SUFFIXES, read_file
+from .files import SUFFIXES, Read, read_file
 from .images import read_digits, read_fashion_mnist, read_kmnist, read_mnist, read_omniglot
 
 __all__ = ["DATASETS", "SPLIT_SEED", "load"]
@@ -55,21 +55,22 @@ def load(
         ((1, 8, 8), 1294, 144, 359)
     """
     path = Path(data)
-    levels: float | None
-    features = None
     if str(data) in DATASETS:
+        if label is not None:
+            raise InputError(f"label names a column of a CSV; {data} has none")
         folder = root if root is not None else os.environ.get("PYROVAE_DATA")
-        train, test, levels = DATASETS[str(data)](Path(folder) if folder else None, download)
+        read = Read(*DATASETS[str(data)](Path(folder) if folder else None, download))
         name = str(data)
     elif path.suffix.lower() in SUFFIXES:
-        train, test, levels, features = read_file(path, label)
+        read = read_file(path, label)
         name = path.stem
     else:
         raise InputError(
             f"unknown data set {str(data)!r}: {did_you_mean(str(data), DATASETS)} "
-            f"A file of yours ends in {', '.join(SUFFIXES)}"
+            f"(a file of yours ends in {', '.join(SUFFIXES)})"
         )
+    train, test = read.train, read.test
     if test is None:
         train, test = split(train, _TEST_FRACTION, SPLIT_SEED, "testing")
     train, validation = split(train, validation_fraction, SPLIT_SEED + 1, "validation")
-    return Dataset(name, train, validation, test, levels, features)
+    return Dataset(name, train, validation, test, read.levels, read.features, read.classes)

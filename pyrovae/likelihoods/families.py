@@ -118,7 +118,8 @@ def family_of(spec: object) -> Family:
     distribution: Any = getattr(pyro.distributions, spec, None)
     if isinstance(distribution, type) and issubclass(distribution, Distribution):
         return Family(spec, distribution)
-    raise InputError(f"unknown likelihood {spec!r}: {did_you_mean(spec, FAMILIES)}")
+    hint = did_you_mean(spec, FAMILIES)
+    raise InputError(f"unknown likelihood {spec!r}: {hint} (or any class of pyro.distributions)")
 
 
 @cache

@@ -67,12 +67,7 @@ class LikelihoodLayer(nn.Module):
         if self._has_units:
             self.register_buffer("units_loc", torch.zeros(event_shape))
             self.register_buffer("units_scale", torch.ones(event_shape))
-        width = self(torch.zeros(self.in_shape)).event_shape[len(event_shape) :]
-        if width:
-            raise InputError(
-                f"{likelihood.family.name} is a distribution over vectors (of length {width[0]}); "
-                "the features of a datum need one over numbers"
-            )
+        self._check_family()
 
     def forward(self, eta: Float[Tensor, "..."]) -> TorchDistributionMixin:
         """p(x | z) with batch shape ``eta.shape[:-len(in_shape)]`` and event shape ``event_shape``.
@@ -167,6 +162,22 @@ class LikelihoodLayer(nn.Module):
         if self._has_units and name == "scale":
             return self.units_scale * value
         return value
+
+    def _check_family(self) -> None:
+        name = self.likelihood.family.name
+        try:
+            p = self(torch.zeros(self.in_shape))
+            _ = p.support.is_discrete
+        except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+            raise InputError(
+                f"{self.likelihood!r} makes no distribution: {' '.join(str(error).split())[:200]}"
+            ) from error
+        vector = p.event_shape[len(self.event_shape) :]
+        if vector:
+            raise InputError(
+                f"{name} is a distribution over vectors (of length {vector[0]}); the features of a "
+                "datum need one over numbers"
+            )
 
     def _is_positive(self, name: str) -> bool:
         constraint = self.likelihood.family.constraints[name]

@@ -153,6 +153,30 @@ def test_csv_with_and_without_names(tmp_path: Path) -> None:
     assert len(bare.train) + len(bare.validation) + len(bare.test) == 20
 
 
+def test_csv_whose_names_are_partly_numbers(tmp_path: Path) -> None:
+    named = load(save(tmp_path / "named.csv", "place,2001\n" + "1,2\n" * 9))
+    assert named.features == ("place", "2001")
+    lines = "".join(f"{a},{'cat' if a % 2 else 'dog'}\n" for a in range(9))
+    bare = load(save(tmp_path / "bare.csv", lines), label="1")
+    assert bare.features == ("0",)
+    assert bare.classes == ("cat", "dog")
+    assert len(bare.train) + len(bare.validation) + len(bare.test) == 9
+
+
+def test_csv_of_huge_whole_numbers(tmp_path: Path) -> None:
+    dataset = load(save(tmp_path / "ids.csv", "id\n" + f"{10**20}\n" * 9))
+    assert dataset.train.x[0, 0].item() == pytest.approx(1e20)
+
+
+def test_colour_images_have_their_channels_first(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (9, 6, 5, 3), dtype=np.uint8)
+    last = load(save(tmp_path / "last.npy", images))
+    first = load(save(tmp_path / "first.npy", images.transpose(0, 3, 1, 2)))
+    assert last.event_shape == (3, 6, 5)
+    assert torch.equal(last.train.x, first.train.x)
+    assert not last.is_grey
+
+
 def test_csv_with_a_class(tmp_path: Path) -> None:
     lines = [f"{a},{'cat' if a % 2 else 'dog'},{2 * a}" for a in range(20)]
     path = save(tmp_path / "pets.csv", "\n".join(["age,kind,weight", *lines]))
@@ -160,8 +184,12 @@ def test_csv_with_a_class(tmp_path: Path) -> None:
     assert dataset.features == ("age", "weight")
     assert dataset.test.y is not None
     assert dataset.test.y.tolist() == [1 - int(age) % 2 for age in dataset.test.x[:, 0]]
+    (tmp_path / "gap.csv").write_text("a,kind\n1,x\n2,\n")
+    with pytest.raises(InputError, match="the class 'kind' is missing in row 2"):
+        load(tmp_path / "gap.csv", label="kind")
     with pytest.raises(InputError, match=r"column 'kind' holds 'dog' in row 1.*--label kind"):
         load(path)
+    assert dataset.classes == ("cat", "dog")
     with pytest.raises(InputError, match="no column 'knd': did you mean 'kind'"):
         load(path, label="knd")
 
@@ -169,13 +197,24 @@ def test_csv_with_a_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.npy", np.array([{"a": 1}] * 9), "cannot be read as .npy.*allow_pickle"),
+        ("a.npy", np.array([{"a": 1}] * 9), "cannot be read as .npy: .* Python objects"),
         ("a.npy", np.arange(5.0), r"shape \(5,\); it needs a first dimension"),
         ("a.npy", np.array([["a"]] * 9), "must hold real numbers"),
         ("a.npy", np.zeros((2, 3)), "2 data cannot spare a fraction of 0.2 for testing"),
         ("a.npz", {"a": X, "b": X}, "holds arrays a, b; name the data 'x'"),
         ("a.npz", {"x": X, "y": Y[:4]}, "one whole number for each of the 20 data"),
-        ("a.npz", {"x_train": X, "x_test": X[:, :2]}, r"of shape \(3,\), x_test of \(2,\)"),
+        ("a.npz", {"x_train": X, "x_test": X[:, :2]}, r"of shape \(3,\) .* x_test of \(2,\)"),
+        (
+            "a.npz",
+            {"x_train": X.astype(np.uint8), "x_test": X},
+            r"\(torch.uint8\), x_test of .*float32",
+        ),
+        ("a.npz", {"x_train": X, "x_test": X[:0]}, r"x_test has shape \(0, 3\)"),
+        ("a.csv", "a;b\n1,5;2\n1;2\n", "is separated by semicolons or tabs"),
+        ("a.csv", "a\tb\n1\t2\n1\t2\n", "is separated by semicolons or tabs"),
+        ("a.csv", "a,b\n" + "1,2,3\n" * 9, "Expected 2 fields in line 2, saw 3"),
+        ("a.csv", "a,b\n1,2\n1,?\n", r"column 'b' holds '\?' in row 2; columns must be numbers$"),
+        ("a.csv", "a,b\n1,2\n1,1e39\n", r"column 'b' holds 1e\+39, which is beyond"),
         ("a.csv", "", "cannot be read as a table"),
         ("a.csv", "a,b\n", "has no data: 0 rows"),
         ("a.csv", "a,b\n1,2,3\n1\n1,2,3,4\n", "cannot be read as a table"),
@@ -193,6 +232,13 @@ def test_files_that_cannot_be_used(tmp_path: Path, name: str, content: Any, mess
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no file"):
         load(tmp_path / "none.csv")
+    np.savez(tmp_path / "cut.npz", x=X)
+    whole = (tmp_path / "cut.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"cannot be read as \.npz"):
+        load(tmp_path / "cut.npz")
+    with pytest.raises(InputError, match="label names a column of a CSV; digits has none"):
+        load("digits", label="x")
     (tmp_path / "text.npz").write_text("not an archive")
     with pytest.raises(InputError, match=r"cannot be read as \.npz"):
         load(tmp_path / "text.npz")
