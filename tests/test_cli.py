@@ -221,7 +221,7 @@ def test_mnist(pyrovae: Any, tmp_path: Path, data_root: Path) -> None:
             "Categorical(num_classes=17)",
         ),
         (["train", "--likelihood", "{family"], "likelihood cannot be '{family'"),
-        (["train", "--likelihood", "Delta"], "Likelihood('Delta'"),
+        (["train", "--likelihood", "Delta"], "Delta cannot be declared"),
         (["train", "--label", "x"], "digits has none"),
         (["train", "--device", "meta"], "say auto, cpu, cuda, cuda:1 or mps"),
         (["train", "--seed", "99999999999999999999"], "seed cannot be"),

@@ -9,7 +9,7 @@ from typing import Any
 import pyro.distributions
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch.distributions import Distribution
-from torch.distributions.constraints import Constraint
+from torch.distributions.constraints import Constraint, is_dependent
 
 from ..errors import InputError, did_you_mean
 
@@ -40,6 +40,12 @@ class Family:
         if not isinstance(constraints, dict):
             raise InputError(
                 f"{self.name} does not state arg_constraints, so no link can be derived for it"
+            )
+        dependent = [name for name, c in constraints.items() if is_dependent(c)]
+        if dependent:
+            raise InputError(
+                f"{self.name} cannot be declared: what its {dependent[0]} may be depends on other "
+                "arguments, so no link can be derived"
             )
         parameters = inspect.signature(self.distribution.__init__).parameters
         return {name: c for name, c in constraints.items() if name in parameters}

@@ -168,7 +168,7 @@ class LikelihoodLayer(nn.Module):
         try:
             p = self(torch.zeros(self.in_shape))
             _ = p.support.is_discrete
-        except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
             raise InputError(
                 f"{self.likelihood!r} makes no distribution: {' '.join(str(error).split())[:200]}"
             ) from error
