@@ -1,0 +1,54 @@
+"""What the README shows runs as it stands there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+from pyrovae import Likelihood, fit
+from pyrovae.cli import main
+
+TEXT = (Path(__file__).parent.parent / "README.md").read_text()
+READY, OWN, DECLARED = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+
+
+def test_the_ready_made_model(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(READY.replace("epochs=30", "epochs=1"), {})
+    assert re.search(r"-\d+\.\d\d ± \d\.\d\d\n$", capsys.readouterr().out)
+
+
+def test_ones_own_model() -> None:
+    def guide(x: Tensor) -> None:
+        pyro.sample("rate", dist.LogNormal(pyro.param("rate_loc", torch.zeros(())), 0.1))
+        with pyro.plate("data", len(x)):
+            loc = pyro.param("loc", torch.zeros(len(x)))
+            pyro.sample("z", dist.Normal(loc, 1.0))
+
+    x = torch.tensor([0.0, 3.0, 1.0, 2.0])
+    exec(OWN, {"pyro": pyro, "dist": dist, "fit": fit, "guide": guide, "x": x})
+
+
+@pytest.mark.parametrize("line", DECLARED.strip().splitlines())
+def test_declarations(line: str) -> None:
+    class MyDistribution(torch.distributions.Exponential):
+        pass
+
+    likelihood = eval(line, {"Likelihood": Likelihood, "MyDistribution": MyDistribution})
+    assert likelihood.build((3,)).in_shape[1:] == (3,)
+
+
+def test_options_are_those_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text("epochs: 3\n")
+    block = TEXT[TEXT.index("## From the command line") :].split("```")[1]
+    lines = [shlex.split(line) for line in block.splitlines() if line.startswith("pyrovae train")]
+    assert len(lines) == 4
+    for _, *arguments in lines:
+        main([*arguments, *({"--print-config"} - set(arguments))])
