@@ -34,13 +34,13 @@ def evaluation_record(
 def print_evaluation(record: Mapping[str, Any], console: Console) -> None:
     """The figures as a table, with their protocol beneath."""
     table = Table(
-        title="Test set, nats per datum; ELBO = −reconstruction − KL", title_justify="left"
+        title="Test set, nats per datum", title_justify="left"
     )
     table.add_column("")
     table.add_column("mean", justify="right")
     table.add_column("± s.e.", justify="right")
     labels = {
-        "elbo": "ELBO",
+        "elbo": "ELBO = −reconstruction − KL",
         "reconstruction": "reconstruction, −E[log p(x|z)]",
         "kl": "KL, E[log q(z|x) − log p(z)]",
     }
