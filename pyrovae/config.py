@@ -41,6 +41,12 @@ class RunConfig(BaseModel):
         description="Draw grey pixels to 0 or 1: once (static) or at each step (dynamic); "
         "dynamic for grey images under Bernoulli.",
     )
+    exposure: str | None = Field(
+        None, description="Column of a CSV that holds the exposure of each datum, for counts."
+    )
+    missing: bool | None = Field(
+        None, description="Whether values may be missing; whether they are, unless given."
+    )
     likelihood: Annotated[str | dict[str, Any] | None, Parameter(show=False, parse=False)] = Field(
         None,
         description="p(x|z): Bernoulli, Binomial, Categorical, Normal, Poisson or another Pyro "

@@ -11,6 +11,7 @@ positive, nonnegative  softplus (kept off zero by 1e-7)
 unit interval          sigmoid
 other interval (a, b)  a + (b - a) sigmoid
 simplex                softmax
+ordered vector         the first, then increments by softplus
 anything else          ``torch.distributions.transform_to``
 =====================  ====================================
 """
@@ -18,6 +19,9 @@ anything else          ``torch.distributions.transform_to``
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from pyro.distributions.constraints import ordered_vector
+from torch import Tensor
 from torch.distributions import constraints, transform_to
 from torch.distributions.constraint_registry import ConstraintRegistry
 from torch.distributions.transforms import (
@@ -92,6 +96,30 @@ def _interval(constraint: Any) -> Transform:
     return ComposeTransform([SigmoidTransform(), AffineTransform(low, high - low)])
 
 
+class _Ordered(Transform):
+    """x_0, x_0 + softplus(x_1), x_0 + softplus(x_1) + softplus(x_2), ...
+
+    Steps are kept a millionth of x_0 apart, so that they are not lost beside it.
+    """
+
+    domain = constraints.real_vector
+    codomain = ordered_vector
+    bijective = True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Ordered)
+
+    def _call(self, x: Tensor) -> Tensor:
+        first = x[..., :1]
+        steps = _softplus_above(0.0)(x[..., 1:]) + _OFF_BOUND * first.abs()
+        return torch.cat([first, first + steps.cumsum(-1)], dim=-1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        first = y[..., :1]
+        steps: Tensor = _softplus_above(0.0).inv(y.diff(dim=-1) - _OFF_BOUND * first.abs())
+        return torch.cat([first, steps], dim=-1)
+
+
 _DEFAULTS: dict[Any, Callable[[Any], Transform]] = {
     constraints.real: lambda _: identity_transform,
     constraints.independent: _independent,
@@ -101,6 +129,7 @@ _DEFAULTS: dict[Any, Callable[[Any], Transform]] = {
     constraints.interval: _interval,
     constraints.half_open_interval: _interval,
     constraints.simplex: lambda _: SoftmaxTransform(),
+    type(ordered_vector): lambda _: _Ordered(),
     constraints.lower_cholesky: transform_to,
     constraints.positive_definite: transform_to,
 }

@@ -33,9 +33,7 @@ def evaluation_record(
 
 def print_evaluation(record: Mapping[str, Any], console: Console) -> None:
     """The figures as a table, with their protocol beneath."""
-    table = Table(
-        title="Test set, nats per datum", title_justify="left"
-    )
+    table = Table(title="Test set, nats per datum", title_justify="left")
     table.add_column("")
     table.add_column("mean", justify="right")
     table.add_column("± s.e.", justify="right")

@@ -284,7 +284,7 @@ def test_refused_before_any_step(arguments: dict[str, Any], message: str) -> Non
 def test_an_infinite_loss_ends_with_advice() -> None:
     vae = linear_gaussian_vae()
     with pytest.raises(FloatingPointError, match="epoch 1: lower the learning rate"):
-        quiet(vae.model, vae.guide, X * 1e30, epochs=3, lr=1e20)
+        quiet(vae.model, vae.guide, X, epochs=3, lr=1e20, batch_size=4)
 
 
 class Endless(IterableDataset[Tensor]):
@@ -312,7 +312,7 @@ def test_a_users_pair_is_told_by_pyro_of_bad_data_before_any_step() -> None:
 
 def test_data_outside_the_support_are_refused() -> None:
     vae = VAE((3,), latent_dim=2, likelihood="Bernoulli")
-    with pytest.raises(InputError, match="Bernoulli cannot have produced"):
+    with pytest.raises(InputError, match="Bernoulli is of whole numbers"):
         quiet(vae.model, vae.guide, X, epochs=1)
 
 

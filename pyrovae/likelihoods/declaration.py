@@ -4,16 +4,19 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.distributions import Distribution, Transform
+from pyro.distributions.constraints import ordered_vector
+from torch.distributions import Distribution, Transform, constraints
 
 from ..errors import InputError
 from ..links import link_named, link_to
-from .families import Source, family_of
+from .families import LEARNED, Source, family_of
 
 if TYPE_CHECKING:
     from .layer import LikelihoodLayer
 
 __all__ = ["Likelihood"]
+
+_SIZES = ("num_classes", "rank", "num_components")
 
 
 class Likelihood:
@@ -23,15 +26,20 @@ class Likelihood:
     :meth:`build` makes the layer that a model uses, with parameters of its own.
 
     Arguments:
-        family: a name (``"Bernoulli"``, ``"Binomial"``, ``"Categorical"``, ``"Normal"``,
-            ``"Poisson"``, any other class of ``pyro.distributions``) or a class of distributions.
-        num_classes: length of vector arguments, as ``Categorical`` has.
+        family: a name, however capitalised (``"Bernoulli"``, ``"negative-binomial"``; ``pyrovae
+            likelihoods`` lists them), any other class of ``pyro.distributions`` by its name, or a
+            class of distributions.
+        num_classes: number K of classes, of ``Categorical`` and ``OrderedLogistic``.
+        rank: number of columns of a matrix argument, as ``LowRankNormal`` has.
+        num_components: make it a finite mixture of so many of the family, for each feature.
+        exposure: whether each datum comes with an exposure (a size factor, a time of observation),
+            by which the mean of its counts is multiplied.
         links: names of links that replace the default ones, as in ``links={"rate": "exp"}``;
             see :mod:`pyrovae.links`.
         sources: for each argument ``"predicted"`` (by the decoder, for each datum and feature),
             ``"shared"`` (one learned number), ``"per_feature"`` (a learned number for each
-            feature) or a constant. Arguments left out are predicted, save that the scale of
-            ``"Normal"`` is shared (the sigma-VAE of Rybkin et al. 2021).
+            feature), ``"data"`` (given with each datum) or a constant. Arguments left out are
+            predicted, unless the family was registered with another source.
 
     Raises:
         InputError: if the family or an argument is unknown, or a constant breaks its constraint.
@@ -43,6 +51,8 @@ class Likelihood:
         {'family': 'Normal', 'loc': 'predicted', 'scale': 1.0}
         >>> Likelihood("Binomial", total_count=16).build((1, 8, 8)).in_shape
         (1, 1, 8, 8)
+        >>> Likelihood("Normal", num_components=3).build((5,)).in_shape  # locs and weights
+        (6, 5)
     """
 
     def __init__(
@@ -50,36 +60,39 @@ class Likelihood:
         family: str | type[Distribution],
         *,
         num_classes: int | None = None,
+        rank: int | None = None,
+        num_components: int | None = None,
+        exposure: bool = False,
         links: Mapping[str, str] | None = None,
         **sources: Source,
     ) -> None:
         self.family = family_of(family)
-        resolved = self.family.resolve(sources)
-        self.sources = {
-            name: resolved[name] for name in self.family.constraints if name in resolved
-        }
+        self.sources = self.family.resolve(sources)
         self.num_classes = num_classes
-        self._check_num_classes()
+        self.rank = rank
+        self.num_components = num_components
+        self.exposure = exposure
+        self._check_sizes()
         self._check_constants()
         if not isinstance(links, Mapping | None):
             raise InputError(f"links is {links!r}; it names links, as in {{rate: exp}}")
         self.link_names = dict(links or {})
         for name in self.link_names:
-            if not isinstance(self.sources.get(name), str):
+            if self.sources.get(name) not in LEARNED:
                 raise InputError(f"{self.family.name} learns no argument {name!r} to link")
         self.links: dict[str, Transform] = {
             name: link_named(self.link_names[name])
             if name in self.link_names
-            else link_to(self.family.constraints[name])
+            else link_to(self._element_constraint(name))
             for name, source in self.sources.items()
-            if isinstance(source, str)
+            if isinstance(source, str) and source != "data"
         }
 
     @classmethod
     def of(cls, spec: "Likelihood | str | type[Distribution] | Mapping[str, Any]") -> "Likelihood":
         """The same declaration from an object, a name, a class or a dict with the key ``family``.
 
-        >>> Likelihood.of({"family": "Normal", "scale": 0.1}) == Likelihood("Normal", scale=0.1)
+        >>> Likelihood.of({"family": "normal", "scale": 0.1}) == Likelihood("Normal", scale=0.1)
         True
         """
         if isinstance(spec, Likelihood):
@@ -100,32 +113,76 @@ class Likelihood:
 
     def to_dict(self) -> dict[str, Any]:
         """The declaration in plain types, as a YAML file holds it."""
-        spec: dict[str, Any] = {"family": self.family.name} | self.sources
-        if self.num_classes is not None:
-            spec["num_classes"] = self.num_classes
+        sizes = {name: getattr(self, name) for name in _SIZES if getattr(self, name) is not None}
+        spec: dict[str, Any] = {"family": self.family.name} | self.sources | sizes
+        if self.exposure:
+            spec["exposure"] = True
         if self.link_names:
             spec["links"] = self.link_names
         return spec
 
-    def width(self, name: str) -> int | None:
-        """The length of a vector argument; None for an argument that is one number."""
-        return self.num_classes if self.family.constraints[name].event_dim else None
+    @property
+    def given(self) -> tuple[str, ...]:
+        """What comes with each datum beside x, in the order in which a model takes it.
 
-    def _check_num_classes(self) -> None:
-        vectors = [name for name in self.sources if self.family.constraints[name].event_dim]
-        if vectors and self.num_classes is None:
+        The total of counts over all features is no such thing, as x holds it.
+        """
+        names = ["exposure"] if self.exposure else []
+        names += [n for n, source in self.sources.items() if source == "data"]
+        return tuple(
+            name for name in names if not (name == "total_count" and self.family.is_vector)
+        )
+
+    def width(self, name: str) -> int | None:
+        """How many numbers a feature has of an argument, where these are a vector."""
+        constraint: Any = self.family.constraints[name]
+        if constraint.event_dim - self.family.is_vector < 1:
+            return None
+        if self.family.is_vector:
+            return self.rank
+        assert self.num_classes is not None
+        return self.num_classes - isinstance(constraint, type(ordered_vector))
+
+    def _element_constraint(self, name: str) -> Any:
+        """The constraint on the numbers of one feature."""
+        constraint: Any = self.family.constraints[name]
+        if self.family.is_vector and isinstance(constraint, constraints.independent):
+            return constraint.base_constraint
+        return constraint
+
+    def _check_sizes(self) -> None:
+        for size in _SIZES:
+            value = getattr(self, size)
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise InputError(f"{size} is {value!r}; it must be 1, 2 or more")
+        name, vector = self.family.name, int(self.family.is_vector)
+        dims: dict[str, Any] = {n: self.family.constraints[n].event_dim for n in self.sources}
+        vectors = [n for n, dim in dims.items() if dim == 1 + vector]
+        square = [
+            n
+            for n in vectors
+            if vector and not hasattr(self.family.constraints[n], "base_constraint")
+        ]
+        if square or any(dim > 1 + vector for dim in dims.values()):
+            raise InputError(f"{name} has a matrix argument, which cannot be declared")
+        size = "rank" if vector else "num_classes"
+        if vectors and getattr(self, size) is None:
             raise InputError(
-                f"{self.family.name} needs num_classes, the length of its {vectors[0]}, "
-                f"as in {{family: {self.family.name}, num_classes: 256}}"
+                f"{name} needs {size}, the size of its {vectors[0]}, "
+                f"as in {{family: {name}, {size}: {2 if vector else 10}}}"
             )
-        if self.num_classes is not None and not vectors:
-            raise InputError(f"{self.family.name} has no vector argument for num_classes to size")
-        if any(self.family.constraints[name].event_dim > 1 for name in vectors):
-            raise InputError(f"{self.family.name} has a matrix argument, which cannot be declared")
-        if self.num_classes is not None and not (
-            isinstance(self.num_classes, int) and self.num_classes >= 1
-        ):
-            raise InputError(f"num_classes is {self.num_classes!r}; it must be 1, 2 or more")
+        for unused in {"rank", "num_classes"} - ({size} if vectors else set()):
+            if getattr(self, unused) is not None:
+                raise InputError(f"{name} has no vector argument for {unused} to size")
+        if vector and self.num_components is not None:
+            raise InputError(f"a mixture is made of each feature; {name} is over all features")
+        for n, source in self.sources.items():
+            if vector and dims[n] == 0 and source in ("predicted", "per_feature"):
+                raise InputError(f"{name} has one {n} for all features; it cannot be {source}")
+        if self.exposure and (vector or self.family.exposure is None):
+            raise InputError(
+                f"{name} has no exposure; Poisson, NegativeBinomial and the zero-inflated have one"
+            )
 
     def _check_constants(self) -> None:
         for name, source in self.sources.items():

@@ -1,24 +1,27 @@
 """Families of distributions by name, and what each of their arguments may be."""
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
-import pyro.distributions
+import pyro.distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint, is_dependent
 
+from .. import distributions as ours
 from ..errors import InputError, did_you_mean
 
 __all__ = ["FAMILIES", "LEARNED", "Family", "Source", "family_of", "register"]
 
 Source = str | float | Sequence[float]
-"""Where an argument comes from: one of ``LEARNED`` (the decoder, parameters), or a constant."""
+"""Where an argument comes from: one of ``LEARNED``, ``"data"``, or a constant."""
 
 LEARNED = ("predicted", "shared", "per_feature")
+"""By the decoder for each datum and feature; one parameter; one parameter a feature."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,19 @@ class Family:
     """A class of distributions and the sources that its arguments have unless declared otherwise.
 
     An argument without a source of its own is predicted by the decoder; where a distribution
-    takes either ``logits`` or ``probs``, that is ``logits``, the numerically safe one.
+    takes an argument as ``logits`` or as probabilities, that is the logits, the numerically safe.
+
+    Attributes:
+        name: what it is called.
+        distribution: the class.
+        sources: sources of arguments left undeclared.
+        exposure: the argument that grows with the exposure of a datum, for families of counts.
     """
 
     name: str
     distribution: type[Distribution]
     sources: Mapping[str, Source] = field(default_factory=dict)
+    exposure: str | None = None
 
     @cached_property
     def constraints(self) -> dict[str, Constraint]:
@@ -50,6 +60,15 @@ class Family:
         parameters = inspect.signature(self.distribution.__init__).parameters
         return {name: c for name, c in constraints.items() if name in parameters}
 
+    @cached_property
+    def is_vector(self) -> bool:
+        """Whether one distribution is over all features of a datum, and not over one of them."""
+        support: Any = self.distribution.support
+        try:
+            return bool(support.event_dim == 1)
+        except (AttributeError, NotImplementedError):
+            return False
+
     def __call__(self, **arguments: Any) -> Any:
         """A distribution of the family that Pyro can sample."""
         cls: Any = self.distribution
@@ -66,47 +85,63 @@ class Family:
                 hint = did_you_mean(name, self.constraints)
                 raise InputError(f"{self.name} has no argument {name!r}: {hint}")
         sources = dict(self.sources) | dict(declared)
-        if {"logits", "probs"} <= self.constraints.keys():
-            if {"logits", "probs"} <= sources.keys():
-                raise InputError(f"{self.name} takes logits or probs, not both")
-            omitted = "logits" if "probs" in sources else "probs"
-        else:
-            omitted = None
+        omitted = {self._alternative(name, sources) for name in self.constraints}
         for name, constraint in self.constraints.items():
-            if name == omitted or name in sources:
+            if name in omitted or name in sources:
                 continue
-            if not constraint.is_discrete:
-                sources[name] = "predicted"
-            else:
+            if constraint.is_discrete:
                 raise InputError(f"{self.name} needs a number for {name}, as in {name}=16")
+            sources[name] = "predicted"
         for name, source in sources.items():
-            if isinstance(source, str) and source not in LEARNED:
-                hint = did_you_mean(source, LEARNED)
+            if not isinstance(source, str) or source == "data":
+                continue
+            if source not in LEARNED:
+                hint = did_you_mean(source, (*LEARNED, "data"))
                 raise InputError(f"{self.name}: {name}={source!r} is no source: {hint}")
-            if isinstance(source, str) and self.constraints[name].is_discrete:
+            if self.constraints[name].is_discrete:
                 raise InputError(
                     f"{self.name}: {name} is a whole number, which gradients cannot learn; "
                     f"give it as a constant, as in {name}=16"
                 )
-        return sources
+        return {name: sources[name] for name in self.constraints if name in sources}
+
+    def _alternative(self, name: str, declared: Mapping[str, Source]) -> str | None:
+        """Of an argument that may be logits or probabilities, the way that is not used."""
+        if not name.endswith("logits"):
+            return None
+        other = name.removesuffix("_logits") if "_" in name else "probs"
+        if other not in self.constraints:
+            return None
+        if name in declared and other in declared:
+            raise InputError(f"{self.name} takes {name} or {other}, not both")
+        return name if other in declared else other
 
 
 FAMILIES: dict[str, Family] = {}
 """The families that have a short name; see :func:`register`."""
 
 
-def register(name: str, distribution: type[Distribution], **sources: Source) -> None:
+def register(
+    name: str, distribution: type[Distribution], exposure: str | None = None, **sources: Source
+) -> None:
     """Give a distribution a short name, with sources for arguments left undeclared.
 
-    Any ``pyro.distributions`` class works by its own name without this.
+    Any class of ``pyro.distributions`` works by its own name without this.
+
+    Arguments:
+        name: the name, which is found however it is capitalised.
+        distribution: a class of torch or Pyro distributions that states its ``arg_constraints``.
+        exposure: the argument that grows with the exposure of a datum, for families of counts.
+        sources: for each argument ``"predicted"``, ``"shared"``, ``"per_feature"``, ``"data"`` or a
+            constant.
 
     >>> import pyro.distributions as dist
-    >>> register("Laplace", dist.Laplace, scale="shared")
+    >>> register("SoftLaplace", dist.SoftLaplace, scale="shared")
     >>> from pyrovae import Likelihood
-    >>> Likelihood("Laplace")
-    Likelihood('Laplace', loc='predicted', scale='shared')
+    >>> Likelihood("soft-laplace")
+    Likelihood('SoftLaplace', loc='predicted', scale='shared')
     """
-    FAMILIES[name] = Family(name, distribution, sources)
+    FAMILIES[name] = Family(name, distribution, sources, exposure)
 
 
 def family_of(spec: object) -> Family:
@@ -119,13 +154,19 @@ def family_of(spec: object) -> Family:
         return Family(spec.__name__, spec)
     if not isinstance(spec, str):
         raise InputError(f"a family is a name or a class of distributions, not {spec!r}")
-    if spec in FAMILIES:
-        return FAMILIES[spec]
-    distribution: Any = getattr(pyro.distributions, spec, None)
+    by_key = {_key(name): family for name, family in FAMILIES.items()}
+    if _key(spec) in by_key:
+        return by_key[_key(spec)]
+    distribution: Any = getattr(dist, spec, None)
     if isinstance(distribution, type) and issubclass(distribution, Distribution):
         return Family(spec, distribution)
     hint = did_you_mean(spec, FAMILIES)
     raise InputError(f"unknown likelihood {spec!r}: {hint} (or any class of pyro.distributions)")
+
+
+def _key(name: str) -> str:
+    """The letters and digits of a name: ``negative-binomial`` is ``NegativeBinomial``."""
+    return re.sub("[^a-z0-9]", "", name.lower())
 
 
 @cache
@@ -136,8 +177,30 @@ def _as_pyro(distribution: Any) -> Any:
     return type(distribution.__name__, (distribution, TorchDistributionMixin), {})
 
 
-register("Bernoulli", pyro.distributions.Bernoulli)
-register("Binomial", pyro.distributions.Binomial)
-register("Categorical", pyro.distributions.Categorical)
-register("Normal", pyro.distributions.Normal, scale="shared")
-register("Poisson", pyro.distributions.Poisson)
+register("Bernoulli", dist.Bernoulli)
+register("Beta", dist.Beta)
+register("BetaBinomial", dist.BetaBinomial)
+register("Binomial", dist.Binomial)
+register("Categorical", dist.Categorical)
+register("ContinuousBernoulli", ours.ContinuousBernoulli)
+register("DirichletMultinomial", ours.DirichletMultinomial, total_count="data")
+register("DiscretisedLogistic", ours.DiscretisedLogistic, scale="predicted", levels=256)
+register("Exponential", dist.Exponential)
+register("Gamma", dist.Gamma, concentration="per_feature")
+register("Laplace", dist.Laplace, scale="shared")
+register("LogNormal", dist.LogNormal, scale="shared")
+register("LowRankNormal", ours.LowRankNormal, cov_factor="per_feature", cov_diag="per_feature")
+register("Multinomial", ours.Multinomial, total_count="data")
+register("NegativeBinomial", dist.NegativeBinomial, "logits", total_count="per_feature")
+register("Normal", dist.Normal, scale="shared")
+register("OrderedLogistic", ours.OrderedLogistic, cutpoints="per_feature")
+register("Poisson", dist.Poisson, "rate")
+register("StudentT", dist.StudentT, df=4.0, scale="shared")
+register("VonMises", ours.VonMises, concentration="shared")
+register(
+    "ZeroInflatedNegativeBinomial",
+    ours.ZeroInflatedNegativeBinomial,
+    "logits",
+    total_count="per_feature",
+)
+register("ZeroInflatedPoisson", dist.ZeroInflatedPoisson, "rate")

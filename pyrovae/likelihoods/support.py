@@ -14,24 +14,36 @@ from .families import FAMILIES
 if TYPE_CHECKING:
     from .layer import LikelihoodLayer
 
-__all__ = ["check_support", "check_values", "fitting"]
+__all__ = ["check_support", "check_values", "check_varied", "fitting"]
+
+_MAX_PROPOSED = 6
+_MAX_SIZE = 1e15
 
 
 def check_support(
     layer: "LikelihoodLayer", x: Tensor, names: Sequence[str] | None, what: str
 ) -> None:
-    """Raise an InputError unless every element of x has positive probability under the layer."""
-    check_values(x, layer.event_shape, names, what)
-    event_shape = layer.event_shape
-    outside = ~_in_support(layer, x)
-    if bool(outside.any()):
-        first = x[tuple(outside.nonzero()[0].tolist())].item()
-        share = outside.double().mean().item()
+    """Raise an InputError unless every observed element of x is possible under the layer."""
+    check_values(x, layer.event_shape, names, what, missing=True)
+    outside = ~(layer.in_support(x) | x.isnan())
+    if not bool(outside.any()):
+        return
+    first = x[tuple(outside.nonzero()[0].tolist())].item()
+    where = f"{first:.4g} {_place(outside, layer.event_shape, names)}"
+    name = layer.likelihood.family.name
+    if layer.is_discrete and first < 0:
         raise InputError(
-            f"{layer.likelihood.family.name} cannot have produced {what}: {share:.1%} of the "
-            f"values lie outside its support, the first {first:.4g} "
-            f"{_place(outside, event_shape, names)}; {_advice(x)}"
+            f"{name} is of numbers from 0 upwards, and {what} hold {where}; {_advice(x)}"
         )
+    if layer.is_discrete and first != round(first):
+        raise InputError(f"{name} is of whole numbers, and {what} hold {where}; {_advice(x)}")
+    if abs(first) > _MAX_SIZE:
+        raise InputError(f"{what} hold {where}, whose square overflows; rescale them")
+    share = outside.double().mean().item()
+    raise InputError(
+        f"{name} cannot have produced {what}: {share:.1%} of the values lie outside its support, "
+        f"the first {where}; {_advice(x)}"
+    )
 
 
 def check_values(
@@ -39,8 +51,18 @@ def check_values(
     event_shape: tuple[int, ...],
     names: Sequence[str] | None = None,
     what: str = "the data",
+    *,
+    missing: bool = False,
 ) -> None:
-    """Raise an InputError unless x are finite real numbers, with data of that shape."""
+    """Raise an InputError unless x are finite real numbers, with data of that shape.
+
+    Arguments:
+        x: the data.
+        event_shape: shape of a datum.
+        names: names of the features of a table.
+        what: what to call the data.
+        missing: whether entries may be missing (NaN).
+    """
     if tuple(x.shape[-len(event_shape) :]) != event_shape or x.ndim < len(event_shape):
         raise InputError(
             f"{what} have shape {tuple(x.shape)}; the model expects {event_shape} for each datum"
@@ -49,47 +71,73 @@ def check_values(
         raise InputError(f"{what} are empty")
     if x.is_complex():
         raise InputError(f"{what} are complex; a likelihood takes real numbers")
-    for kind, bad in (("missing (NaN)", torch.isnan(x)), ("infinite", torch.isinf(x))):
-        if bool(bad.any()):
-            raise InputError(
-                f"{what} hold {kind} values, the first {_place(bad, event_shape, names)}; "
-                "remove or fill them"
-            )
+    infinite = x.isinf()
+    if bool(infinite.any()):
+        raise InputError(
+            f"{what} hold infinite values, the first {_place(infinite, event_shape, names)}; "
+            "remove them, or mark them as missing (NaN)"
+        )
+    absent = x.isnan()
+    if not missing and bool(absent.any()):
+        raise InputError(
+            f"{what} hold missing (NaN) values, the first {_place(absent, event_shape, names)}; "
+            "say that values may be missing, as in VAE(..., missing=True), or fill them"
+        )
+
+
+def check_varied(
+    layer: "LikelihoodLayer", x: Tensor, names: Sequence[str] | None, what: str
+) -> None:
+    """Raise an InputError if a column of a table is constant, where a density would be infinite."""
+    if layer.is_discrete or len(layer.event_shape) != 1:
+        return
+    first = torch.where(x.isnan(), -torch.inf, x).amax(0)
+    constant = ((x == first) | x.isnan()).all(0)
+    if bool(constant.any()):
+        column = int(constant.nonzero()[0])
+        raise InputError(
+            f"{what} have a constant {_place(constant, layer.event_shape, names)}, always "
+            f"{first[column].item():.4g}; its density grows without bound: remove the column"
+        )
 
 
 def fitting(x: Tensor) -> list[Likelihood]:
-    """The named likelihoods that give every element of x positive probability or density."""
-    return [
-        candidate
-        for candidate in _candidates(x)
-        if bool(_in_support(candidate.build((1,)), x.reshape(-1, 1)).all())
-    ]
-
-
-def _in_support(layer: "LikelihoodLayer", x: Tensor) -> Tensor:
-    probe = torch.zeros(layer.in_shape, device=layer._device)
-    base: Any = layer(probe).base_dist
-    inside: Tensor = base.support.check(x)
-    return inside
+    """The named likelihoods that give every observed element of x positive probability."""
+    x = x[~(x.isnan() | x.isinf())].reshape(-1, 1)
+    if not len(x):
+        return []
+    return [c for c in _candidates(x) if bool(c.build((1,)).in_support(x).all())]
 
 
 def _candidates(x: Tensor) -> list[Likelihood]:
     highest = ceil(min(max(x.max().item(), 0), 2**31 - 1))
+    sizes: dict[str, Any] = {"total_count": max(highest, 1), "levels": highest + 1}
     candidates = []
     for family in FAMILIES.values():
-        sources: dict[str, Any] = {}
-        if "total_count" in family.constraints:
-            sources["total_count"] = max(highest, 1)
+        if family.is_vector:
+            continue
+        settings = {
+            name: sizes[name]
+            for name in sizes
+            if name in family.constraints and family.constraints[name].is_discrete
+        }
         if any(c.event_dim for c in family.constraints.values()):
-            if highest > 1024:
-                continue
-            sources["num_classes"] = highest + 1
-        candidates.append(Likelihood(family.name, **sources))
+            settings["num_classes"] = highest + 1
+        if highest > 1024 and {"levels", "num_classes"} & settings.keys():
+            continue
+        if settings.get("num_classes", 2) < 2 or settings.get("levels", 2) < 2:
+            continue
+        candidates.append(Likelihood(family.name, **settings))
     return candidates
 
 
 def _advice(x: Tensor) -> str:
-    names = [_short(likelihood) for likelihood in fitting(x)]
+    found = fitting(x)
+    if bool((x == x.round()).logical_or(x.isnan()).all()):
+        found.sort(key=lambda likelihood: not likelihood.build((1,)).is_discrete)
+    names = [_short(likelihood) for likelihood in found[:_MAX_PROPOSED]]
+    if not names:
+        return "no named likelihood fits; transform them"
     advice = f"these would fit: {', '.join(names)}"
     if bool(((x >= 0) & (x <= 1)).all()):
         return f"binarise them (values in [0, 1] read as probabilities), or choose: {advice}"

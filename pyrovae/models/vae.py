@@ -25,18 +25,28 @@ Body = nn.Module | Callable[[Sequence[int], Sequence[int]], nn.Module]
 
 
 class DeepLatentModel(nn.Module):
-    """The Pyro model p(z) p(x | z): z ~ prior, x ~ likelihood(decoder(z)), for each datum."""
+    """The Pyro model p(z) p(x | z): z ~ prior, x ~ likelihood(decoder(z)), for each datum.
 
-    def __init__(self, prior: nn.Module, decoder: nn.Module, likelihood: LikelihoodLayer) -> None:
+    Missing entries of x (NaN) contribute exactly nothing: the density is that of the others.
+    """
+
+    def __init__(
+        self, prior: nn.Module, decoder: nn.Module, likelihood: LikelihoodLayer, missing: bool
+    ) -> None:
         super().__init__()
         self.prior = prior
         self.decoder = decoder
         self.likelihood = likelihood
+        self.missing = missing
 
-    def forward(self, x: Num[Tensor, "batch *event"]) -> Tensor:
+    def forward(self, x: Num[Tensor, "batch *event"], *given: Tensor) -> Tensor:
         """Sample site ``z``, and site ``x`` observed, in the plate ``data``.
 
         Under Pyro's validation (on by default) the data are checked against the support.
+
+        Arguments:
+            x: data.
+            given: what comes with each datum, as ``likelihood.given`` lists it.
 
         Raises:
             InputError: if x lies outside the support of the likelihood.
@@ -44,28 +54,39 @@ class DeepLatentModel(nn.Module):
         declare_parameters(self)
         if is_validation_enabled():
             self.likelihood.check(x)
+        beside = self.likelihood.given_with(x, *given)
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", self.prior())
             eta = self.decoder(z)
             if not x.is_floating_point():
                 x = x.to(eta.dtype)  # or log-factorials of bytes would overflow
-            observed: Tensor = pyro.sample("x", self.likelihood(eta), obs=x)
+            present = None
+            if self.missing:
+                # Filled, then masked: a mask alone would leave NaN in the gradient.
+                present = ~x.isnan()
+                x = torch.where(present, x, self.likelihood.fill)
+            observed: Tensor = pyro.sample("x", self.likelihood(eta, beside, present), obs=x)
             return observed
 
 
 class AmortisedGuide(nn.Module):
-    """The Pyro guide q(z | x) = posterior(encoder(x)), one network for all data."""
+    """The Pyro guide q(z | x) = posterior(encoder(x)), one network for all data.
+
+    Where entries may be missing, the encoder sees them as the mean, and beside x the mask of what
+    is present.
+    """
 
     def __init__(
-        self, encoder: nn.Module, posterior: nn.Module, event_shape: Sequence[int]
+        self, encoder: nn.Module, posterior: nn.Module, event_shape: Sequence[int], missing: bool
     ) -> None:
         super().__init__()
         self.event_shape = tuple(event_shape)
+        self.missing = missing
         self.standardise = Standardise(event_shape)
         self.encoder = encoder
         self.posterior = posterior
 
-    def forward(self, x: Num[Tensor, "batch *event"]) -> Tensor:
+    def forward(self, x: Num[Tensor, "batch *event"], *given: Tensor) -> Tensor:
         """Sample site ``z`` in the plate ``data``.
 
         Raises:
@@ -73,14 +94,20 @@ class AmortisedGuide(nn.Module):
         """
         declare_parameters(self)
         if is_validation_enabled():
-            check_values(x, self.event_shape)
+            check_values(x, self.event_shape, missing=self.missing)
         with pyro.plate("data", x.shape[0]):
             z: Tensor = pyro.sample("z", self.q(x))
             return z
 
     def q(self, x: Num[Tensor, "..."]) -> TorchDistributionMixin:
         """The distribution q(z | x) itself."""
-        q: TorchDistributionMixin = self.posterior(self.encoder(self.standardise(x)))
+        standard = self.standardise(x)
+        if self.missing:
+            present = ~x.isnan()
+            standard = torch.where(present, standard, 0.0)
+            dim = -len(self.event_shape)
+            standard = torch.cat([standard, present.to(standard.dtype)], dim)
+        q: TorchDistributionMixin = self.posterior(self.encoder(standard))
         return q
 
 
@@ -101,6 +128,8 @@ class VAE(nn.Module):
             unless given.
         encoder: network from x to h, or a callable that makes one from (in_shape, out_shape).
         decoder: network from z to eta, or a callable that makes one from (in_shape, out_shape).
+        missing: whether entries of x may be missing (NaN); the encoder then takes x and the mask of
+            what is present, side by side along the first dimension of a datum.
 
     Raises:
         InputError: if the parts do not fit together.
@@ -120,6 +149,7 @@ class VAE(nn.Module):
         posterior: nn.Module | None = None,
         encoder: Body = MLP,
         decoder: Body = MLP,
+        missing: bool = False,
     ) -> None:
         super().__init__()
         if latent_dim < 1:
@@ -133,29 +163,33 @@ class VAE(nn.Module):
             StandardNormal(latent_dim) if prior is None else prior,
             _network(decoder, (latent_dim,), layer.in_shape),
             layer,
+            missing,
         )
-        self.guide = AmortisedGuide(
-            _network(encoder, self.event_shape, h_shape), q, self.event_shape
-        )
+        first, *rest = self.event_shape
+        seen = (2 * first, *rest) if missing else self.event_shape
+        self.guide = AmortisedGuide(_network(encoder, seen, h_shape), q, self.event_shape, missing)
 
     @property
     def likelihood(self) -> LikelihoodLayer:
         """p(x | z) as a function of what the decoder network puts out."""
         return self.model.likelihood
 
-    def standardise(self, x: Num[Tensor, "data *event"]) -> None:
+    def standardise(self, x: Num[Tensor, "data *event"], *given: Tensor) -> None:
         """Learn the units of the data, before training, from training data x.
 
         The encoder then sees numbers of order one, and learned locations and scales are measured
         in these units; log p(x | z) remains that of x as given. Tables are standardised column by
         column. Images and other arrays have one mean and one standard deviation for all features,
         lest pixels that hardly ever change be blown up. Binary data are of order one as they are.
+        Missing entries are left out.
         """
-        x = x.to(self.guide.standardise.loc.dtype)
-        if bool(((x == 0) | (x == 1)).all()):
+        self.likelihood.set_typical(self.likelihood.given_with(x, *given))
+        x = x.double()
+        if bool(((x == 0) | (x == 1) | x.isnan()).all()):
             return
-        features = 0 if len(self.event_shape) == 1 else None
-        scale, loc = torch.std_mean(x, dim=features, correction=0)
+        features = 0 if len(self.event_shape) == 1 else tuple(range(x.ndim))
+        loc = x.nanmean(features).nan_to_num(0.0)
+        scale = (x - loc).square().nanmean(features).sqrt()
         scale = torch.where(scale > 0, scale, 1.0)
         self.guide.standardise.set(loc, scale)
         self.likelihood.set_units(loc, scale)
@@ -164,22 +198,26 @@ class VAE(nn.Module):
         """q(z | x), of event shape ``(latent_dim,)``."""
         return self.guide.q(x)
 
-    def decode(self, z: Float[Tensor, "*batch latent"]) -> TorchDistributionMixin:
+    def decode(
+        self, z: Float[Tensor, "*batch latent"], given: Mapping[str, Tensor] | None = None
+    ) -> TorchDistributionMixin:
         """p(x | z), of event shape ``event_shape``."""
-        p: TorchDistributionMixin = self.likelihood(self.model.decoder(z))
+        p: TorchDistributionMixin = self.likelihood(self.model.decoder(z), given)
         return p
 
-    def decode_mean(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "..."]:
+    def decode_mean(
+        self, z: Float[Tensor, "*batch latent"], given: Mapping[str, Tensor] | None = None
+    ) -> Float[Tensor, "..."]:
         """E[x | z], of shape ``(*batch, *event_shape)``."""
-        return self.likelihood.mean(self.model.decoder(z))
+        return self.likelihood.mean(self.model.decoder(z), given)
 
     @torch.no_grad()
-    def reconstruct(self, x: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def reconstruct(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
         """E[x' | z] at the mean z of q(z | x)."""
-        return self.decode_mean(self.encode(x).mean)
+        return self.decode_mean(self.encode(x).mean, self.likelihood.given_with(x, *given))
 
     @torch.no_grad()
-    def sample(self, num_samples: int, *, mean: bool = False) -> Float[Tensor, "num *event"]:
+    def sample(self, num_samples: int, *, mean: bool = False) -> Num[Tensor, "num *event"]:
         """Draws from p(x): z from the prior, then x from p(x | z), or its mean if asked."""
         z = self.model.prior().sample((num_samples,))
         return self.decode_mean(z) if mean else self.decode(z).sample()

@@ -37,6 +37,12 @@ from pyrovae.likelihoods.families import family_of
             "Likelihood('Normal', loc='predicted', scale='predicted', links={'scale': 'exp'})",
         ),
         (dist.Laplace, "Likelihood('Laplace', loc='predicted', scale='predicted')"),
+        ("laplace", "Likelihood('Laplace', loc='predicted', scale='shared')"),
+        (
+            {"family": "negative-binomial", "exposure": True},
+            "Likelihood('NegativeBinomial', total_count='per_feature', logits='predicted', "
+            "exposure=True)",
+        ),
         (
             {"family": "StudentT", "df": 4.0, "scale": "per_feature"},
             "Likelihood('StudentT', df=4.0, loc='predicted', scale='per_feature')",
@@ -57,7 +63,6 @@ def test_object_name_class_dict_and_yaml_mean_the_same(spec: Any, written: str) 
     ("spec", "message"),
     [
         ("Bernouli", "unknown likelihood 'Bernouli': did you mean 'Bernoulli'"),
-        ("bernoulli", "did you mean 'Bernoulli'"),
         ("Wishart Distribution", "unknown likelihood"),
         ({"scale": 1.0}, "needs the key 'family'"),
         ({"family": "Normal", "scal": 1.0}, "has no argument 'scal': did you mean 'scale'"),
@@ -72,7 +77,11 @@ def test_object_name_class_dict_and_yaml_mean_the_same(spec: Any, written: str) 
         ({"family": "Bernoulli", "logits": "shared", "probs": "shared"}, "logits or probs"),
         ({"family": "Normal", "links": {"scale": "ex"}}, "unknown link 'ex': did you mean 'exp'"),
         ({"family": "Normal", "scale": 1.0, "links": {"scale": "exp"}}, "no argument 'scale'"),
-        ({"family": "MultivariateNormal", "num_classes": 3}, "matrix argument"),
+        ({"family": "MultivariateNormal"}, "matrix argument"),
+        ({"family": "LowRankNormal"}, "needs rank, the size of its cov_factor.*rank: 2"),
+        ({"family": "LowRankNormal", "rank": 2, "num_components": 2}, "over all features"),
+        ({"family": "Normal", "exposure": True}, "Normal has no exposure"),
+        ({"family": "Multinomial", "total_count": "predicted"}, "whole number"),
         ({"family": "Normal", "loc": 0.0, "scale": 1.0}, "predicts no argument"),
     ],
 )

@@ -146,14 +146,16 @@ def test_units_move_the_density_as_a_change_of_variables() -> None:
 def test_families_of_other_than_real_numbers_have_no_units() -> None:
     """The loc and scale of a log-normal are those of log x."""
     layer = layer_of("LogNormal", (3,))
-    before = layer(torch.zeros(2, 3)).base_dist.scale
+    before = layer(torch.zeros(2, 1, 3)).base_dist.scale
     layer.set_units(torch.full((3,), 400.0), torch.full((3,), 200.0))
-    torch.testing.assert_close(layer(torch.zeros(2, 3)).base_dist.scale, before)
+    torch.testing.assert_close(layer(torch.zeros(2, 1, 3)).base_dist.scale, before)
 
 
 def test_distributions_over_vectors_are_refused() -> None:
-    with pytest.raises(InputError, match="OneHotCategorical is a distribution over vectors"):
-        layer_of({"family": "OneHotCategorical", "num_classes": 4})
+    with pytest.raises(InputError, match="OneHotCategorical is over all features at once"):
+        layer_of("OneHotCategorical", (4,))
+    with pytest.raises(InputError, match="Multinomial is a distribution over the features of a"):
+        layer_of("Multinomial")
 
 
 def test_a_constant_scale_is_in_the_units_of_the_data() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import InputError, Likelihood
-from pyrovae.likelihoods.support import fitting
+from pyrovae.likelihoods.support import check_values, check_varied, fitting
 
 BINOMIAL = {"family": "Binomial", "total_count": 4}
 CATEGORICAL = {"family": "Categorical", "num_classes": 3}
@@ -16,13 +16,19 @@ CATEGORICAL = {"family": "Categorical", "num_classes": 3}
 @pytest.mark.parametrize(
     ("spec", "value", "reason"),
     [
-        ("Bernoulli", 0.3, "first 0.3 in datum 2, column 'b'; binarise them"),
+        (
+            "Bernoulli",
+            0.3,
+            "of whole numbers, .* hold 0.3 in datum 2, column 'b'; binarise .* ContinuousBernoulli",
+        ),
         ("Bernoulli", 2.0, r"16.7% of the values.*first 2 .*Binomial\(total_count=2\)"),
-        ("Poisson", -1.0, "first -1 .*these would fit: Normal"),
-        ("Poisson", 1.5, "first 1.5 "),
-        (BINOMIAL, 5.0, "first 5 .*Poisson"),
+        ("Poisson", -1.0, "of numbers from 0 upwards, .* hold -1 .*would fit: Laplace, Normal"),
+        ("Poisson", 1.5, "of whole numbers, .* hold 1.5 .*would fit: Exponential, Laplace"),
+        (BINOMIAL, 5.0, r"first 5 .*Binomial\(total_count=5\), Categorical\(num_classes=6\)"),
         (CATEGORICAL, 3.0, r"first 3 .*Categorical\(num_classes=4\)"),
-        ("Normal", float("nan"), r"hold missing \(NaN\) values, the first in datum 2, column 'b'"),
+        ("Gamma", 0.0, "Gamma cannot .* the first 0 .*.*would fit: Bernoulli, BetaBinomial"),
+        ("VonMises", 4.0, "VonMises cannot .* the first 4 .*Binomial"),
+        ("Normal", 1e30, "hold 1e\\+30 in datum 2, column 'b', whose square overflows"),
         ("Normal", float("inf"), "hold infinite values"),
     ],
 )
@@ -71,3 +77,17 @@ def test_integer_data_are_as_good_as_floats() -> None:
 def test_what_would_fit(values: list[float], families: set[str]) -> None:
     named = {"Bernoulli", "Binomial", "Categorical", "Normal", "Poisson"}
     assert {p.family.name for p in fitting(torch.tensor(values))} & named == families
+
+
+def test_missing_entries_are_no_reason() -> None:
+    x = torch.tensor([[0.0, torch.nan], [1.0, 1.0]])
+    Likelihood("Bernoulli").build((2,)).check(x)
+    with pytest.raises(InputError, match=r"NaN.* in datum 0, column 'b'; .*missing=True"):
+        check_values(x, (2,), ["a", "b"])
+
+
+def test_a_constant_column_has_no_density() -> None:
+    x = torch.tensor([[1.0, 7.0], [2.0, torch.nan], [3.0, 7.0]])
+    with pytest.raises(InputError, match="a constant column 'b', always 7"):
+        check_varied(Likelihood("Normal").build((2,)), x, ["a", "b"], "the data")
+    check_varied(Likelihood("Poisson").build((2,)), x, ["a", "b"], "the data")
