@@ -6,6 +6,7 @@ from .errors import InputError as InputError
 from .infer.evaluate import evaluate as evaluate
 from .infer.svi import SVI as SVI
 from .likelihoods import Likelihood as Likelihood
+from .likelihoods import Mixed as Mixed
 from .likelihoods import register as register
 from .models.vae import VAE as VAE
 from .train import History as History

@@ -4,6 +4,7 @@ Each holds where a network may lead it: to logits of ten thousand and to scales 
 Those over vectors have a ``marginal``, the distribution of the entries that were observed.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
@@ -15,6 +16,7 @@ from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 __all__ = [
+    "Blocks",
     "ContinuousBernoulli",
     "DirichletMultinomial",
     "DiscretisedLogistic",
@@ -361,3 +363,32 @@ class LowRankNormal(dist.LowRankMultivariateNormal):
         )
         marginal._num_missing = (~observed).sum(-1).to(self.loc.dtype)
         return marginal
+
+
+class Blocks(TorchDistribution):
+    """Distributions over vectors, side by side and independent, as one over the whole vector.
+
+    Arguments:
+        parts: distributions of one batch shape, each over some consecutive entries.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.real_vector
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = list(parts)
+        self._widths = [part.event_shape[0] for part in self.parts]
+        event_shape = torch.Size([sum(self._widths)])
+        super().__init__(self.parts[0].batch_shape, event_shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Blocks":
+        return Blocks([part.expand(batch_shape) for part in self.parts])
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        values = value.split(self._widths, dim=-1)
+        terms = [part.log_prob(v) for part, v in zip(self.parts, values, strict=True)]
+        return torch.stack(torch.broadcast_tensors(*terms)).sum(0)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        drawn = [part.sample(sample_shape) for part in self.parts]
+        return torch.cat([d.to(torch.get_default_dtype()) for d in drawn], dim=-1)

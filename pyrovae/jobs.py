@@ -18,7 +18,9 @@ from .data import Batches, Dataset, Split, binarise, load
 from .data.binarise import check_binarisable, static_binarisation
 from .errors import InputError
 from .infer import evaluate as evaluate_pair
-from .likelihoods import Likelihood
+from .likelihoods import Likelihood, LikelihoodLayer, Mixed
+from .likelihoods.infer import propose
+from .likelihoods.support import check_values, check_varied
 from .models import VAE
 from .nn import MLP, ConvDecoder, ConvEncoder
 from .report import evaluation_record, print_evaluation
@@ -30,6 +32,8 @@ _BINARISATION_SEED = 0
 """Held-out data are binarised once, the same in every run."""
 
 _EVALUATION_SEED = 0
+_INFER = "infer"
+_DIGITS_LEVELS = 16
 _EVALUATION_BATCH = 1000
 _PICTURED = 64
 _TRAVERSED = 10
@@ -45,18 +49,19 @@ def train(config: RunConfig, console: Console) -> Path:
         InputError: if the configuration, the data or the directory cannot be used; before training.
         FloatingPointError: if the loss becomes infinite or NaN.
     """
-    if config.likelihood is not None:
+    if config.likelihood not in (None, _INFER):
         Likelihood.of(config.likelihood)
     device = _device(config.device)
     path = config.output or Path("runs") / _run_name(config)
     RunDirectory.refuse_used(path)
     dataset = _load(config)
-    config = _resolved(config, dataset, path)
+    config = _resolved(config, dataset, path, console)
+    dataset = _arranged(config, dataset)
     torch.manual_seed(config.seed)
     prepared = _prepare(config, dataset)
     vae = _build(config, dataset.event_shape).to(device)
     _check(vae, prepared)
-    vae.standardise(prepared.train.x.to(device))
+    vae.standardise(*(part.to(device) for part in prepared.train.parts))
     run = RunDirectory.create(path)
     _announce(config, dataset, vae, console)
 
@@ -71,9 +76,9 @@ def train(config: RunConfig, console: Console) -> Path:
         vae.model,
         vae.guide,
         Batches(
-            dataset.train.x if dynamic else prepared.train.x,
+            dataset.train.x if dynamic else prepared.train.parts,
             config.batch_size,
-            transform=partial(binarise, levels=levels) if dynamic else _as_float,
+            transform=partial(binarise, levels=levels) if dynamic else None,
             device=device,
         ),
         validation=_in_order(prepared.validation, device),
@@ -118,9 +123,10 @@ def sample(path: Path, num: int, seed: int, console: Console) -> None:
 def reconstruct(path: Path, num: int, console: Console) -> None:
     """Reconstruct test data: ``reconstructions.npz`` (x, mean, z) and ``reconstructions.png``."""
     loaded = _open(path)
-    x = loaded.data.test.x[:num].float()
-    z = _in_chunks(lambda part: loaded.vae.encode(part).mean, x, loaded.device)
-    mean = _in_chunks(loaded.vae.decode_mean, z, loaded.device)
+    parts = tuple(part[:num] for part in loaded.data.test.parts)
+    x = parts[0].float()
+    z = _in_chunks(lambda part: loaded.vae.encode(part).mean, x, device=loaded.device)
+    mean = _in_chunks(loaded.vae.reconstruct, *parts, device=loaded.device)
     loaded.run.write_arrays("reconstructions", x=x.numpy(), mean=mean.numpy(), z=z.numpy())
     _picture_reconstructions(loaded)
     console.print(
@@ -156,7 +162,7 @@ def _open(path: Path) -> _Loaded:
     event_shape, features = run.read_metadata("event_shape", "features")
     vae = _build(config, tuple(event_shape))
     run.read_weights(vae)
-    dataset = _load(config)
+    dataset = _arranged(config, _load(config))
     if dataset.event_shape != vae.event_shape:
         raise InputError(
             f"{config.data} now has data of shape {dataset.event_shape}; the run was trained on "
@@ -176,34 +182,78 @@ def _load(config: RunConfig) -> Dataset:
         root=config.data_root,
         download=config.download,
         label=config.label,
+        exposure=config.exposure,
+        words=_declares_columns(config),
         validation_fraction=config.validation_fraction,
     )
 
 
-def _resolved(config: RunConfig, dataset: Dataset, path: Path) -> RunConfig:
+def _declares_columns(config: RunConfig) -> bool:
+    """Whether each column has a likelihood of its own, so that words can be numbered."""
+    spec = config.likelihood
+    return spec == _INFER or (isinstance(spec, dict) and spec.get("family") == "Mixed")
+
+
+def _resolved(config: RunConfig, dataset: Dataset, path: Path, console: Console) -> RunConfig:
     """The configuration with nothing left to be derived."""
-    x = dataset.train.x
-    if config.likelihood is not None:
-        likelihood = Likelihood.of(config.likelihood)
-    elif dataset.levels == 16:
-        likelihood = Likelihood("Binomial", total_count=16)
-    elif dataset.is_grey or bool(((x == 0) | (x == 1)).all()):
-        likelihood = Likelihood("Bernoulli")
-    elif len(dataset.event_shape) == 1:
-        likelihood = Likelihood("Normal", scale="per_feature")
-    else:
-        likelihood = Likelihood("Normal", scale="shared")
-    grey = dataset.levels is not None and likelihood.family.name == "Bernoulli"
+    likelihood = _likelihood(config, dataset, console)
+    is_bernoulli = likelihood == Likelihood("Bernoulli")
     data = Path(config.data)
     return config.model_copy(
         update={
             "data": str(data.resolve()) if data.suffix and data.is_file() else config.data,
             "data_root": None if config.data_root is None else config.data_root.resolve(),
             "likelihood": likelihood.to_dict(),
-            "binarise": config.binarise or ("dynamic" if grey else "none"),
+            "binarise": config.binarise
+            or ("dynamic" if dataset.levels is not None and is_bernoulli else "none"),
+            "missing": dataset.has_missing if config.missing is None else config.missing,
             "output": path,
         }
     )
+
+
+def _likelihood(config: RunConfig, dataset: Dataset, console: Console) -> Likelihood | Mixed:
+    x = dataset.train.x
+    if config.likelihood == _INFER:
+        return _inferred(dataset, console)
+    if config.likelihood is not None:
+        likelihood = Likelihood.of(config.likelihood)
+        if ("exposure" in likelihood.given) != (config.exposure is not None):
+            raise InputError(
+                "an exposure column and a likelihood with exposure=true go together; got "
+                f"exposure {config.exposure!r} and {likelihood!r}"
+            )
+        return likelihood
+    if config.exposure is not None:
+        return Likelihood("NegativeBinomial", exposure=True)
+    if dataset.levels == _DIGITS_LEVELS:
+        return Likelihood("Binomial", total_count=16)
+    if dataset.is_grey or bool(((x == 0) | (x == 1) | x.isnan()).all()):
+        return Likelihood("Bernoulli")
+    if len(dataset.event_shape) == 1:
+        return Likelihood("Normal", scale="per_feature")
+    return Likelihood("Normal", scale="shared")
+
+
+def _inferred(dataset: Dataset, console: Console) -> Mixed:
+    """A likelihood for each column, with the reasons; sizes are those of all the data."""
+    if dataset.features is None:
+        raise InputError(
+            f"likelihoods are inferred for the columns of a table; {dataset.name} is none"
+        )
+    x = torch.cat([part.x for part in dataset.splits.values()])
+    blocks: dict[str | tuple[str, ...], Likelihood] = {}
+    for i, name in enumerate(dataset.features):
+        words = dataset.categories.get(name)
+        blocks[name], reason = propose(name, x[:, i], None if words is None else len(words))
+        console.print(f"{name}: {blocks[name]}, as {reason}", highlight=False, soft_wrap=True)
+    return Mixed(blocks)
+
+
+def _arranged(config: RunConfig, dataset: Dataset) -> Dataset:
+    """The data with their columns in the order of the likelihood, where this names them."""
+    likelihood = Likelihood.of(config.likelihood)
+    return dataset.select(likelihood.columns) if isinstance(likelihood, Mixed) else dataset
 
 
 def _prepare(config: RunConfig, dataset: Dataset) -> Dataset:
@@ -221,17 +271,27 @@ def _prepare(config: RunConfig, dataset: Dataset) -> Dataset:
 def _build(config: RunConfig, event_shape: tuple[int, ...]) -> VAE:
     if config.likelihood is None:
         raise InputError("the run's config.yaml names no likelihood")
-    if config.network == "conv":
-        return VAE(
-            event_shape, config.latent_dim, config.likelihood, None, None, ConvEncoder, ConvDecoder
-        )
-    body = partial(MLP, hidden=config.hidden)
-    return VAE(event_shape, config.latent_dim, config.likelihood, None, None, body, body)
+    mlp = partial(MLP, hidden=config.hidden)
+    encoder, decoder = (ConvEncoder, ConvDecoder) if config.network == "conv" else (mlp, mlp)
+    return VAE(
+        event_shape,
+        config.latent_dim,
+        config.likelihood,
+        encoder=encoder,
+        decoder=decoder,
+        missing=bool(config.missing),
+    )
 
 
 def _check(vae: VAE, dataset: Dataset) -> None:
     for name, part in dataset.splits.items():
-        vae.likelihood.check(part.x, dataset.features, f"the {name} data of {dataset.name}")
+        what = f"the {name} data of {dataset.name}"
+        if not vae.model.missing:
+            check_values(part.x, dataset.event_shape, dataset.features, what)
+        vae.likelihood.check(part.x, dataset.features, what)
+    if isinstance(vae.likelihood, LikelihoodLayer):
+        what = f"the training data of {dataset.name}"
+        check_varied(vae.likelihood, dataset.train.x, dataset.features, what)
 
 
 def _announce(config: RunConfig, dataset: Dataset, vae: VAE, console: Console) -> None:
@@ -264,7 +324,7 @@ def _evaluate(loaded: _Loaded, console: Console) -> None:
         "static": f"{loaded.data.name}, binarised once (seed {_BINARISATION_SEED})",
         "dynamic": f"{loaded.data.name}, trained with fresh binarisation, tested on one draw",
     }[config.binarise or "none"]
-    record = evaluation_record(evaluation, str(layer.likelihood), protocol, layer.is_discrete)
+    record = evaluation_record(evaluation, str(layer.likelihood), protocol, layer.kind)
     loaded.run.write_evaluation(record)
     print_evaluation(record, console)
 
@@ -277,7 +337,7 @@ def _picture(loaded: _Loaded) -> None:
     z = vae.model.prior().sample((_PICTURED if is_image else max(len(test), 500),))
     with torch.no_grad():
         _picture_samples(loaded, vae.decode(z).sample().cpu(), vae.decode_mean(z).cpu())
-    means = _in_chunks(lambda part: vae.encode(part).mean, test.x.float(), loaded.device)
+    means = _in_chunks(lambda part: vae.encode(part).mean, test.x.float(), device=loaded.device)
     figure = plots.latent_space(means, test.y, loaded.data.classes)
     loaded.run.write_figure("latent_space", figure)
     if not is_image:
@@ -286,7 +346,9 @@ def _picture(loaded: _Loaded) -> None:
         figure = plots.manifold(_decoder(loaded), _limits(loaded))
         loaded.run.write_figure("manifold", figure)
     elif vae.latent_dim > 2:
-        kl = _in_chunks(partial(_kl_by_dimension, vae), test.x.float(), loaded.device).mean(0)
+        kl = _in_chunks(partial(_kl_by_dimension, vae), test.x.float(), device=loaded.device).mean(
+            0
+        )
         order = kl.argsort(descending=True)[:_TRAVERSED].tolist()
         figure = plots.traversals(
             _decoder(loaded), means[0], order, kl[order].tolist(), _limits(loaded)
@@ -296,8 +358,9 @@ def _picture(loaded: _Loaded) -> None:
 
 def _picture_reconstructions(loaded: _Loaded) -> None:
     is_image = plots.is_image(loaded.vae.event_shape)
-    x = loaded.data.test.x[: _PICTURED if is_image else _EVALUATION_BATCH].float()
-    mean = _in_chunks(loaded.vae.reconstruct, x, loaded.device)
+    shown = _PICTURED if is_image else _EVALUATION_BATCH
+    parts = tuple(part[:shown] for part in loaded.data.test.parts)
+    x, mean = parts[0].float(), _in_chunks(loaded.vae.reconstruct, *parts, device=loaded.device)
     figure = plots.reconstructions(x, mean, _limits(loaded), loaded.data.features)
     loaded.run.write_figure("reconstructions", figure)
 
@@ -318,9 +381,10 @@ def _decoder(loaded: _Loaded) -> Callable[[Tensor], Tensor]:
 
 
 @torch.no_grad()
-def _in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, device: torch.device) -> Tensor:
-    """The function of all of x, a bounded part at a time, on the CPU."""
-    return torch.cat([function(part.to(device)).cpu() for part in x.split(_EVALUATION_BATCH)])
+def _in_chunks(function: Callable[..., Tensor], *tensors: Tensor, device: torch.device) -> Tensor:
+    """The function of all of the tensors, a bounded part at a time, on the CPU."""
+    parts = zip(*(t.split(_EVALUATION_BATCH) for t in tensors), strict=True)
+    return torch.cat([function(*(t.to(device) for t in part)).cpu() for part in parts])
 
 
 def _limits(loaded: _Loaded) -> tuple[float, float]:
@@ -334,11 +398,7 @@ def _limits(loaded: _Loaded) -> tuple[float, float]:
 
 
 def _in_order(part: Split, device: torch.device) -> Batches:
-    return Batches(part.x, _EVALUATION_BATCH, shuffle=False, transform=_as_float, device=device)
-
-
-def _as_float(x: Tensor) -> Tensor:
-    return x.to(torch.get_default_dtype())
+    return Batches(part.parts, _EVALUATION_BATCH, shuffle=False, device=device)
 
 
 def _device(name: str) -> torch.device:

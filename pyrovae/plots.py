@@ -108,6 +108,9 @@ def reconstructions(
     figure, panels = _panels(x, features, "test data against their reconstructions")
     for axes, i in panels:
         pairs = torch.stack([x.flatten(1)[:, i], mean.flatten(1)[:, i]]).double()
+        pairs = pairs[:, pairs.isfinite().all(0)]
+        if not pairs.numel():
+            continue
         both = [pairs.min().item(), pairs.max().item()]
         axes.plot(both, both, color=_GREY, linewidth=0.8)
         axes.scatter(*pairs, s=6, alpha=0.5, linewidths=0)
@@ -132,7 +135,8 @@ def samples(
         return _show(drawn, columns, limits, "samples: means of p(x|z) for z from the prior")
     figure, panels = _panels(x, features, "test data and samples from the model")
     for axes, i in panels:
-        both = [x.flatten(1)[:, i].double().numpy(), drawn.flatten(1)[:, i].double().numpy()]
+        pair = (t.flatten(1)[:, i].double() for t in (x, drawn))
+        both = [column[column.isfinite()].numpy() for column in pair]
         bins = _bins(np.concatenate(both))
         for values, label in zip(both, ("data", "samples"), strict=True):
             axes.hist(values, bins=bins, density=True, histtype="step", label=label, linewidth=1.5)

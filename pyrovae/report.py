@@ -13,7 +13,7 @@ __all__ = ["evaluation_record", "print_evaluation"]
 
 
 def evaluation_record(
-    evaluation: Evaluation, likelihood: str, protocol: str, is_discrete: bool
+    evaluation: Evaluation, likelihood: str, protocol: str, kind: str
 ) -> dict[str, Any]:
     """The figures, with everything that is needed to compare them with others."""
     return {
@@ -22,7 +22,7 @@ def evaluation_record(
             for name, estimate in _rows(evaluation).items()
         },
         "unit": "nats per datum",
-        "kind": "log probability mass" if is_discrete else "log density",
+        "kind": kind,
         "estimator": "ELBO, sampled KL, mean over data; standard error over data",
         "num_particles": evaluation.num_particles,
         "num_data": evaluation.num_data,

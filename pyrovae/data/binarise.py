@@ -1,5 +1,7 @@
 """Grey images as binary ones."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor
@@ -50,4 +52,4 @@ def check_binarisable(dataset: Dataset) -> float:
 def static_binarisation(part: Split, levels: float, seed: int) -> Split:
     """The data binarised once, the same for the same seed (not Larochelle's published files)."""
     generator = torch.Generator().manual_seed(seed)
-    return Split(binarise(part.x, levels, generator), part.y)
+    return replace(part, x=binarise(part.x, levels, generator))

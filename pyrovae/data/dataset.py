@@ -1,28 +1,36 @@
 """A data set in memory, split once and for all."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Int, Num
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 
 __all__ = ["Dataset", "Split", "split"]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Data x of shape ``(num, *event_shape)``, and class labels y where there are any."""
+    """Data x of shape ``(num, *event_shape)``; class labels y and exposures where there are any."""
 
     x: Num[Tensor, "num *event"]
     y: Int[Tensor, "num"] | None = None
+    exposure: Float[Tensor, "num"] | None = None
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """What a model of these data takes: x, and the exposure where there is one."""
+        return (self.x,) if self.exposure is None else (self.x, self.exposure)
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, index: Tensor) -> "Split":
-        return Split(self.x[index], None if self.y is None else self.y[index])
+        beside = (None if t is None else t[index] for t in (self.y, self.exposure))
+        return Split(self.x[index], *beside)
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class Dataset:
             reads x / L as a probability. None for other data.
         features: names of the columns of a table.
         classes: names of the classes that labels number, where these are words.
+        categories: for columns of words, the words that their numbers 0, 1, ... stand for.
     """
 
     name: str
@@ -47,6 +56,31 @@ class Dataset:
     levels: float | None = None
     features: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def select(self, columns: Sequence[str]) -> "Dataset":
+        """The same table with its columns in another order.
+
+        Raises:
+            InputError: if these are not its columns.
+        """
+        present = self.features or ()
+        for name in columns:
+            if name not in present:
+                raise InputError(
+                    f"{self.name} has no column {name!r}: {did_you_mean(name, present)}"
+                )
+        left = [name for name in present if name not in columns]
+        if left:
+            raise InputError(f"no likelihood is declared for column {left[0]!r} of {self.name}")
+        order = torch.tensor([present.index(name) for name in columns])
+        parts = (replace(part, x=part.x[:, order]) for part in self.splits.values())
+        return replace(self.with_splits(*parts), features=tuple(columns))
+
+    @property
+    def has_missing(self) -> bool:
+        """Whether any entry is missing (NaN)."""
+        return any(bool(part.x.isnan().any()) for part in self.splits.values())
 
     @property
     def is_grey(self) -> bool:

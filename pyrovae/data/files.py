@@ -2,7 +2,8 @@
 
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +32,12 @@ class Read:
     levels: float | None = None
     features: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def read_file(path: Path, label: str | None = None) -> Read:
+def read_file(
+    path: Path, label: str | None = None, exposure: str | None = None, words: bool = False
+) -> Read:
     """Read ``.npy`` (one array), ``.npz`` or ``.csv``.
 
     An ``.npz`` holds ``x`` and perhaps integer labels ``y``, or ``x_train``, ``y_train``,
@@ -42,15 +46,22 @@ def read_file(path: Path, label: str | None = None) -> Read:
     or 4 channels last are turned. A ``.csv`` holds numbers, separated by commas; its first line
     names the columns where it holds fewer numbers than the second.
 
+    Arguments:
+        path: the file.
+        label: column of a CSV that holds the class.
+        exposure: column of a CSV that holds the exposure of each datum.
+        words: whether columns of a CSV may hold words, which are numbered in their order.
+
     Raises:
         InputError: if the file is missing, is not what its name says, or holds no numbers.
     """
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     if path.suffix.lower() == ".csv":
-        return _read_csv(path, label)
-    if label is not None:
-        raise InputError(f"label names a column of a CSV; {path.name} has none")
+        return _read_csv(path, label, exposure, words)
+    for option, column in (("label", label), ("exposure", exposure)):
+        if column is not None:
+            raise InputError(f"{option} names a column of a CSV; {path.name} has none")
     arrays = _arrays(path)
     if "x_train" in arrays and "x_test" in arrays:
         train = _split(path, arrays, "_train")
@@ -116,7 +127,7 @@ def _levels(x: Tensor) -> float | None:
     return 255.0 if x.dtype == torch.uint8 and x.ndim > 2 else None
 
 
-def _read_csv(path: Path, label: str | None) -> Read:
+def _read_csv(path: Path, label: str | None, exposure: str | None, words: bool) -> Read:
     import pandas as pd
 
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -134,10 +145,31 @@ def _read_csv(path: Path, label: str | None) -> Read:
     y, classes = None, None
     if label is not None:
         y, classes = _labels(path, table, label)
+    factor = None
+    if exposure is not None:
+        _refuse_unknown(path, table, exposure)
+        factor = _column(path, exposure, table.pop(exposure))
+        if not bool((factor > 0).all()):
+            raise InputError(f"{path}: exposures are positive; column {exposure!r} holds others")
     if table.shape[0] < 1 or table.shape[1] < 1:
         raise InputError(f"{path} has no data: {table.shape[0]} rows of {table.shape[1]} columns")
-    columns = [_column(path, str(name), table[name]) for name in table]
-    return Read(Split(torch.stack(columns, dim=1), y), None, None, tuple(table.columns), classes)
+    categories: dict[str, tuple[str, ...]] = {}
+    columns = []
+    for name in table.columns:
+        column = table[name]
+        if words and not pd.api.types.is_numeric_dtype(column):
+            codes, found = pd.factorize(column, sort=True)
+            categories[name] = tuple(str(word) for word in found)
+            column = pd.Series(codes, dtype=float).where(codes >= 0)
+        columns.append(_column(path, name, column))
+    data = Split(torch.stack(columns, dim=1), y, factor)
+    return Read(data, None, None, tuple(table.columns), classes, categories)
+
+
+def _refuse_unknown(path: Path, table: "pd.DataFrame", name: str) -> None:
+    if name not in table:
+        known = map(str, table.columns)
+        raise InputError(f"{path} has no column {name!r}: {did_you_mean(name, known)}")
 
 
 def _numbers_in(row: "pd.Series[str]") -> int:
@@ -149,10 +181,7 @@ def _numbers_in(row: "pd.Series[str]") -> int:
 def _labels(path: Path, table: "pd.DataFrame", label: str) -> tuple[Tensor, tuple[str, ...] | None]:
     import pandas as pd
 
-    if label not in table:
-        raise InputError(
-            f"{path} has no column {label!r}: {did_you_mean(label, map(str, table.columns))}"
-        )
+    _refuse_unknown(path, table, label)
     codes, names = pd.factorize(table.pop(label), sort=True)
     if (codes < 0).any():
         row = int(np.flatnonzero(codes < 0)[0]) + 1

@@ -32,6 +32,8 @@ def load(
     root: str | Path | None = None,
     download: bool = False,
     label: str | None = None,
+    exposure: str | None = None,
+    words: bool = False,
     validation_fraction: float = 0.1,
 ) -> Dataset:
     """A data set, split into training, validation and test data the same way every time.
@@ -44,6 +46,8 @@ def load(
         root: folder of the torchvision data sets; the variable ``PYROVAE_DATA`` unless given.
         download: fetch a torchvision data set that is not in the folder.
         label: column of a CSV that holds the class, which is kept out of x.
+        exposure: column of a CSV that holds the exposure of each datum, likewise.
+        words: whether columns of a CSV may hold words, which are numbered.
         validation_fraction: part of the training data to set aside for validation.
 
     Raises:
@@ -56,13 +60,14 @@ def load(
     """
     path = Path(data)
     if str(data) in DATASETS:
-        if label is not None:
-            raise InputError(f"label names a column of a CSV; {data} has none")
+        for option, column in (("label", label), ("exposure", exposure)):
+            if column is not None:
+                raise InputError(f"{option} names a column of a CSV; {data} has none")
         folder = root if root is not None else os.environ.get("PYROVAE_DATA")
         read = Read(*DATASETS[str(data)](Path(folder) if folder else None, download))
         name = str(data)
     elif path.suffix.lower() in SUFFIXES:
-        read = read_file(path, label)
+        read = read_file(path, label, exposure, words)
         name = path.stem
     else:
         raise InputError(
@@ -73,4 +78,5 @@ def load(
     if test is None:
         train, test = split(train, _TEST_FRACTION, SPLIT_SEED, "testing")
     train, validation = split(train, validation_fraction, SPLIT_SEED + 1, "validation")
-    return Dataset(name, train, validation, test, read.levels, read.features, read.classes)
+    names = (read.features, read.classes, read.categories)
+    return Dataset(name, train, validation, test, read.levels, *names)

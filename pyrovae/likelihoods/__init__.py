@@ -2,6 +2,8 @@
 
 from .declaration import Likelihood
 from .families import register
+from .infer import infer
 from .layer import LikelihoodLayer
+from .mixed import Mixed, MixedLayer
 
-__all__ = ["Likelihood", "LikelihoodLayer", "register"]
+__all__ = ["Likelihood", "LikelihoodLayer", "Mixed", "MixedLayer", "infer", "register"]

@@ -1,6 +1,6 @@
 """A likelihood as it is declared: a family and where each of its arguments comes from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +12,10 @@ from ..links import link_named, link_to
 from .families import LEARNED, Source, family_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from .layer import LikelihoodLayer
+    from .mixed import Mixed
 
 __all__ = ["Likelihood"]
 
@@ -88,14 +91,25 @@ class Likelihood:
             if isinstance(source, str) and source != "data"
         }
 
+    @staticmethod
+    def infer(table: "pd.DataFrame", report: Callable[[str], object] = print) -> "Mixed":
+        """A likelihood for each column of a DataFrame; see :func:`pyrovae.likelihoods.infer`."""
+        from .infer import infer
+
+        return infer(table, report)
+
     @classmethod
-    def of(cls, spec: "Likelihood | str | type[Distribution] | Mapping[str, Any]") -> "Likelihood":
+    def of(cls, spec: Any) -> "Likelihood | Mixed":
         """The same declaration from an object, a name, a class or a dict with the key ``family``.
+
+        A :class:`Mixed`, or a dict of the family ``Mixed``, is taken likewise.
 
         >>> Likelihood.of({"family": "normal", "scale": 0.1}) == Likelihood("Normal", scale=0.1)
         True
         """
-        if isinstance(spec, Likelihood):
+        from .mixed import Mixed
+
+        if isinstance(spec, Likelihood | Mixed):
             return spec
         if not isinstance(spec, Mapping):
             return cls(spec)
@@ -103,6 +117,8 @@ class Likelihood:
             raise InputError(
                 f"a likelihood needs the key 'family', as in {{family: Normal}}; got {dict(spec)}"
             )
+        if spec["family"] == "Mixed":
+            return Mixed.from_dict(spec)
         return cls(**spec)
 
     def build(self, event_shape: Sequence[int]) -> "LikelihoodLayer":

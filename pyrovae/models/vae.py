@@ -11,7 +11,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..likelihoods import Likelihood, LikelihoodLayer
+from ..likelihoods import Likelihood, LikelihoodLayer, Mixed, MixedLayer
 from ..likelihoods.support import check_values
 from ..nn import MLP, Standardise
 from ..posteriors import DiagonalNormal
@@ -19,6 +19,8 @@ from ..priors import StandardNormal
 from .parameters import declare_parameters
 
 __all__ = ["VAE", "AmortisedGuide", "DeepLatentModel"]
+
+Layer = LikelihoodLayer | MixedLayer
 
 Body = nn.Module | Callable[[Sequence[int], Sequence[int]], nn.Module]
 """A network, or what makes one from the shapes of its input and its output."""
@@ -31,7 +33,7 @@ class DeepLatentModel(nn.Module):
     """
 
     def __init__(
-        self, prior: nn.Module, decoder: nn.Module, likelihood: LikelihoodLayer, missing: bool
+        self, prior: nn.Module, decoder: nn.Module, likelihood: Layer, missing: bool
     ) -> None:
         super().__init__()
         self.prior = prior
@@ -122,7 +124,8 @@ class VAE(nn.Module):
     Arguments:
         event_shape: shape of one datum, such as ``(1, 28, 28)`` or ``(13,)``.
         latent_dim: number of latent dimensions.
-        likelihood: p(x | z) as a :class:`~pyrovae.Likelihood`, a name or a dict.
+        likelihood: p(x | z) as a :class:`~pyrovae.Likelihood`, a :class:`~pyrovae.Mixed`, a name
+            or a dict.
         prior: module returning p(z); the standard normal unless given.
         posterior: module from h to q(z | x), with ``in_shape`` the shape of h; a diagonal normal
             unless given.
@@ -144,7 +147,7 @@ class VAE(nn.Module):
         self,
         event_shape: Sequence[int],
         latent_dim: int,
-        likelihood: Likelihood | str | Mapping[str, Any] = "Bernoulli",
+        likelihood: Likelihood | Mixed | str | Mapping[str, Any] = "Bernoulli",
         prior: nn.Module | None = None,
         posterior: nn.Module | None = None,
         encoder: Body = MLP,
@@ -170,7 +173,7 @@ class VAE(nn.Module):
         self.guide = AmortisedGuide(_network(encoder, seen, h_shape), q, self.event_shape, missing)
 
     @property
-    def likelihood(self) -> LikelihoodLayer:
+    def likelihood(self) -> Layer:
         """p(x | z) as a function of what the decoder network puts out."""
         return self.model.likelihood
 
