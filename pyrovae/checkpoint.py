@@ -99,6 +99,11 @@ class RunDirectory:
         """Keep test figures."""
         self._write("evaluation.json", (json.dumps(evaluation, indent=2) + "\n").encode())
 
+    def read_evaluation(self) -> dict[str, Any]:
+        """The test figures that the run ended with."""
+        evaluation: dict[str, Any] = json.loads((self.path / "evaluation.json").read_text())
+        return evaluation
+
     def write_weights(self, module: nn.Module, metadata: Mapping[str, Any]) -> None:
         """Keep the weights, and with them what is needed to build the module anew."""
         tensors = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}

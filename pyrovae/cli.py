@@ -1,5 +1,6 @@
 """``pyrovae``: the command line. Torch is loaded only once there is work to do."""
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,6 +66,36 @@ def train(
 
 
 @app.command
+def compare(
+    data: Annotated[str, Parameter(help="As for train.")],
+    /,
+    *,
+    likelihoods: Annotated[
+        str, Parameter(help='A list, as in "normal,poisson,{family: binomial, total_count: 16}".')
+    ],
+    config: Annotated[
+        Path | None, Parameter(help="YAML file of options; those given here override it.")
+    ] = None,
+    options: Annotated[RunConfig, Parameter(name="*")] = RunConfig(),  # noqa: B008
+) -> None:
+    """Train under several likelihoods, all else alike, and compare what can be compared."""
+    given: dict[str, Any] = {name: getattr(options, name) for name in options.model_fields_set}
+    resolved = read_config(config, {**given, "data": data})
+    specs = from_yaml(f"[{likelihoods}]", "likelihoods")
+    from . import jobs
+
+    jobs.compare(resolved, specs, _console())
+
+
+@app.command
+def likelihoods() -> None:
+    """List the likelihoods: their values, their arguments, and what these default to."""
+    from .report import print_likelihoods
+
+    print_likelihoods(_console())
+
+
+@app.command
 def sample(
     run: Run,
     /,
@@ -115,7 +146,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: what follows the name of the program; ``sys.argv[1:]`` unless given.
     """
     try:
-        app(arguments, exit_on_error=False, print_error=False)
+        app(
+            _joined(sys.argv[1:] if arguments is None else arguments),
+            exit_on_error=False,
+            print_error=False,
+        )
     except CycloptsError as error:
         _fail(_one_line(error), 2)
     except InputError as error:
@@ -124,6 +159,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted; a run in training keeps its last whole epoch", 130)
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Put ``--likelihood normal --likelihood.scale 1`` into one option, in YAML."""
+    rest: list[str] = []
+    settings: dict[str, Any] = {}
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name == "--likelihood" or name.startswith("--likelihood.")):
+            rest.append(word)
+            continue
+        text = value if equals else next(words, "")
+        meant = from_yaml(text, name.removeprefix("--"))
+        if name != "--likelihood":
+            settings[name.removeprefix("--likelihood.")] = meant
+        elif isinstance(meant, dict):
+            settings.update(meant)
+        else:
+            settings["family"] = meant
+    if set(settings) == {"family"}:
+        return [*rest, "--likelihood", str(settings["family"])]
+    return [*rest, "--likelihood", json.dumps(settings)] if settings else rest
 
 
 def _fail(message: str, code: int) -> NoReturn:

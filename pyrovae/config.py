@@ -41,6 +41,11 @@ class RunConfig(BaseModel):
         description="Draw grey pixels to 0 or 1: once (static) or at each step (dynamic); "
         "dynamic for grey images under Bernoulli.",
     )
+    dequantise: bool = Field(
+        False,
+        description="Add uniform noise to whole numbers, afresh at each step, so that a density "
+        "bounds their log mass.",
+    )
     exposure: str | None = Field(
         None, description="Column of a CSV that holds the exposure of each datum, for counts."
     )

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,7 +17,13 @@ from . import plots
 from .checkpoint import RunDirectory
 from .config import RunConfig
 from .data import Batches, Dataset, Split, binarise, load
-from .data.binarise import check_binarisable, static_binarisation
+from .data.binarise import (
+    check_binarisable,
+    check_whole,
+    dequantise,
+    static_binarisation,
+    static_dequantisation,
+)
 from .errors import InputError
 from .infer import evaluate as evaluate_pair
 from .likelihoods import Likelihood, LikelihoodLayer, Mixed
@@ -23,16 +31,17 @@ from .likelihoods.infer import propose
 from .likelihoods.support import check_values, check_varied
 from .models import VAE
 from .nn import MLP, ConvDecoder, ConvEncoder
-from .report import evaluation_record, print_evaluation
+from .report import evaluation_record, print_comparison, print_evaluation
 from .train import History, fit
 
-__all__ = ["evaluate", "reconstruct", "sample", "train"]
+__all__ = ["compare", "evaluate", "reconstruct", "sample", "train"]
 
 _BINARISATION_SEED = 0
 """Held-out data are binarised once, the same in every run."""
 
 _EVALUATION_SEED = 0
 _INFER = "infer"
+_MASS_BOUND = "lower bound on log probability mass"
 _DIGITS_LEVELS = 16
 _EVALUATION_BATCH = 1000
 _PICTURED = 64
@@ -70,17 +79,10 @@ def train(config: RunConfig, console: Console) -> Path:
         run.write_metrics(history.rows())
         run.write_weights(vae, {"event_shape": dataset.event_shape, "features": dataset.features})
 
-    levels = dataset.levels or 1.0
-    dynamic = config.binarise == "dynamic"
     history = fit(
         vae.model,
         vae.guide,
-        Batches(
-            dataset.train.x if dynamic else prepared.train.parts,
-            config.batch_size,
-            transform=partial(binarise, levels=levels) if dynamic else None,
-            device=device,
-        ),
+        _training_batches(config, dataset, prepared, device),
         validation=_in_order(prepared.validation, device),
         epochs=config.epochs,
         lr=config.lr,
@@ -144,6 +146,53 @@ def evaluate(path: Path, num_particles: int | None, console: Console) -> None:
     _evaluate(loaded, console)
 
 
+def compare(config: RunConfig, likelihoods: list[Any], console: Console) -> Path:
+    """Train under each likelihood, all else alike, and put the test figures in a fair table.
+
+    Figures are ranked only among those that measure the same thing: a density in the units of
+    the data, a probability mass of the values, or one of binarised pixels.
+
+    Returns:
+        The directory that holds a run directory for each likelihood.
+
+    Raises:
+        InputError: if a likelihood or the data cannot be used; before any training.
+    """
+    declared = [Likelihood.of(spec) for spec in likelihoods]
+    names = [_directory_name(likelihood, i) for i, likelihood in enumerate(declared)]
+    parent = config.output or Path("runs") / f"compare-{_run_name(config)}"
+    RunDirectory.refuse_used(parent)
+    dataset = _load(config)
+    configs = []
+    for likelihood, name in zip(declared, names, strict=True):
+        layer = likelihood.build(dataset.event_shape)
+        changes = {
+            "likelihood": likelihood.to_dict(),
+            "output": parent / name,
+            "dequantise": config.dequantise and not layer.is_discrete,
+        }
+        configs.append(config.model_copy(update=changes))
+        prepared = _prepare(_resolved(configs[-1], dataset, parent / name, console), dataset)
+        layer.check(prepared.test.x, dataset.features, f"the test data of {dataset.name}")
+    records = {}
+    for name, each in zip(names, configs, strict=True):
+        console.rule(name)
+        records[name] = RunDirectory.open(train(each, console)).read_evaluation()
+    print_comparison(records, console)
+    whole = bool((dataset.test.x == dataset.test.x.round()).all())
+    if whole and not config.dequantise and len({r["kind"] for r in records.values()}) > 1:
+        console.print("the data are whole numbers: with --dequantise, densities bound their mass")
+    figure = plots.gallery([parent / name / "reconstructions.png" for name in names], names)
+    RunDirectory(parent).write_figure("comparison", figure)
+    console.print(f"pictures side by side in {parent / 'comparison.png'}", soft_wrap=True)
+    return parent
+
+
+def _directory_name(likelihood: Likelihood | Mixed, number: int) -> str:
+    family = "Mixed" if isinstance(likelihood, Mixed) else likelihood.family.name
+    return f"{number + 1}-{family}"
+
+
 @dataclass
 class _Loaded:
     """A trained model and its data."""
@@ -198,6 +247,8 @@ def _resolved(config: RunConfig, dataset: Dataset, path: Path, console: Console)
     """The configuration with nothing left to be derived."""
     likelihood = _likelihood(config, dataset, console)
     is_bernoulli = likelihood == Likelihood("Bernoulli")
+    if config.dequantise and likelihood.build(dataset.event_shape).is_discrete:
+        raise InputError(f"{likelihood} is of whole numbers as they are; leave dequantise out")
     data = Path(config.data)
     return config.model_copy(
         update={
@@ -258,14 +309,37 @@ def _arranged(config: RunConfig, dataset: Dataset) -> Dataset:
 
 def _prepare(config: RunConfig, dataset: Dataset) -> Dataset:
     """The data as the likelihood sees them; held-out data, and static ones, binarised once."""
+    parts = (dataset.train, dataset.validation, dataset.test)
+    if config.dequantise:
+        check_whole(dataset)
+        return dataset.with_splits(
+            *(static_dequantisation(part, _BINARISATION_SEED + i) for i, part in enumerate(parts))
+        )
     if config.binarise == "none":
         return dataset
     levels = check_binarisable(dataset)
-    parts = (dataset.train, dataset.validation, dataset.test)
     train, validation, test = (
         static_binarisation(part, levels, _BINARISATION_SEED + i) for i, part in enumerate(parts)
     )
     return dataset.with_splits(train, validation, test)
+
+
+def _training_batches(
+    config: RunConfig, dataset: Dataset, prepared: Dataset, device: torch.device
+) -> Batches:
+    """Batches for training, with fresh noise where the configuration asks for it."""
+    draw: Callable[..., Tensor] | None = None
+    if config.binarise == "dynamic":
+        draw = partial(binarise, levels=dataset.levels or 1.0)
+    elif config.dequantise:
+        draw = dequantise
+    if draw is None:
+        return Batches(prepared.train.parts, config.batch_size, device=device)
+
+    def with_noise(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+        return draw(x), *given
+
+    return Batches(dataset.train.parts, config.batch_size, transform=with_noise, device=device)
 
 
 def _build(config: RunConfig, event_shape: tuple[int, ...]) -> VAE:
@@ -324,7 +398,12 @@ def _evaluate(loaded: _Loaded, console: Console) -> None:
         "static": f"{loaded.data.name}, binarised once (seed {_BINARISATION_SEED})",
         "dynamic": f"{loaded.data.name}, trained with fresh binarisation, tested on one draw",
     }[config.binarise or "none"]
-    record = evaluation_record(evaluation, str(layer.likelihood), protocol, layer.kind)
+    kind = _MASS_BOUND if config.dequantise else layer.kind
+    if config.dequantise:
+        protocol = f"{loaded.data.name}, dequantised by uniform noise"
+    whole = kind != layer.kind or layer.is_discrete
+    size = None if config.missing or not whole else prod(loaded.vae.event_shape)
+    record = evaluation_record(evaluation, str(layer.likelihood), protocol, kind, size)
     loaded.run.write_evaluation(record)
     print_evaluation(record, console)
 

@@ -2,18 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Normal
 
 __all__ = [
+    "gallery",
     "image_grid",
     "is_image",
     "latent_space",
@@ -257,6 +260,19 @@ def traversals(
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
+    return figure
+
+
+def gallery(paths: Sequence[Path], titles: Sequence[str]) -> Figure:
+    """Pictures from files, one below the other, each under its title."""
+    pictures = [imread(path) for path in paths]
+    heights = [picture.shape[0] / picture.shape[1] for picture in pictures]
+    figure = Figure(figsize=(8, 8 * sum(heights) + 0.4 * len(pictures)), layout="constrained")
+    grid = figure.subplots(len(pictures), 1, squeeze=False, height_ratios=heights).flatten()
+    for axes, picture, title in zip(grid, pictures, titles, strict=True):
+        axes.imshow(picture)
+        axes.set_title(_plain(title), fontsize="medium", loc="left")
+        axes.set_axis_off()
     return figure
 
 

@@ -1,27 +1,47 @@
 """Tables for people to read."""
 
 from collections.abc import Mapping
+from math import log
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from torch.distributions import constraints
+from torch.distributions.constraints import is_dependent
 
 from .infer.evaluate import Estimate, Evaluation
+from .likelihoods.families import FAMILIES, Family
 
-__all__ = ["evaluation_record", "print_evaluation"]
+__all__ = [
+    "evaluation_record",
+    "print_comparison",
+    "print_evaluation",
+    "print_likelihoods",
+]
 
 
 def evaluation_record(
-    evaluation: Evaluation, likelihood: str, protocol: str, kind: str
+    evaluation: Evaluation, likelihood: str, protocol: str, kind: str, size: int | None = None
 ) -> dict[str, Any]:
-    """The figures, with everything that is needed to compare them with others."""
+    """The figures, with everything that is needed to compare them with others.
+
+    Arguments:
+        evaluation: the figures.
+        likelihood: p(x|z).
+        protocol: what the data are, and what was done to them.
+        kind: what log p(x|z) is the log of.
+        size: number of entries of a datum, for bits a dimension, where these are bits of whole
+            numbers.
+    """
+    bits = None if size is None else -evaluation.elbo.mean / (size * log(2))
     return {
         **{
             name: {"mean": estimate.mean, "standard_error": estimate.standard_error}
             for name, estimate in _rows(evaluation).items()
         },
         "unit": "nats per datum",
+        "bits_per_dimension": bits,
         "kind": kind,
         "estimator": "ELBO, sampled KL, mean over data; standard error over data",
         "num_particles": evaluation.num_particles,
@@ -45,6 +65,9 @@ def print_evaluation(record: Mapping[str, Any], console: Console) -> None:
     for name, label in labels.items():
         figures = record[name]
         table.add_row(Text(label), f"{figures['mean']:.2f}", f"{figures['standard_error']:.2f}")
+    bits = record["bits_per_dimension"]
+    if bits is not None:
+        table.add_row("bits a dimension", f"{bits:.3f}", "")
     console.print(table)
     console.print(
         f"{record['likelihood']}: {record['kind']}; {record['num_data']:,} data, {record['data']}; "
@@ -52,6 +75,88 @@ def print_evaluation(record: Mapping[str, Any], console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def print_comparison(records: Mapping[str, Mapping[str, Any]], console: Console) -> None:
+    """Test figures of several runs by name, ranked within what measures the same thing only.
+
+    A bound on a mass stands with the masses.
+    """
+    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name, record in records.items():
+        of_mass = "mass" in record["kind"] and "density" not in record["kind"]
+        kind = "log probability mass" if of_mass else record["kind"]
+        of = "binarised pixels" if "binaris" in record["data"] else "the data"
+        groups.setdefault(f"{kind} of {of}", {})[name] = record
+    table = Table(title="Test ELBO, nats per datum", title_justify="left")
+    for column in ("measures", "run"):
+        table.add_column(column)
+    for column in ("ELBO", "± s.e.", "bits/dim"):
+        table.add_column(column, justify="right")
+    for measure, members in groups.items():
+        for name in sorted(members, key=lambda n: -members[n]["elbo"]["mean"]):
+            record, bits = members[name], members[name]["bits_per_dimension"]
+            table.add_row(
+                measure,
+                Text(name + (" (bound)" if "bound" in record["kind"] else "")),
+                f"{record['elbo']['mean']:.2f}",
+                f"{record['elbo']['standard_error']:.2f}",
+                "" if bits is None else f"{bits:.3f}",
+            )
+        table.add_section()
+    console.print(table)
+    if len(groups) > 1:
+        console.print("Higher is better within a section; between sections nothing follows.")
+
+
+def print_likelihoods(console: Console) -> None:
+    """Every family that has a short name: what its values are, its arguments, their sources."""
+    table = Table(title="Likelihoods", title_justify="left")
+    table.add_column("family", no_wrap=True)
+    for column in ("values", "arguments, by default", "needs"):
+        table.add_column(column, overflow="fold")
+    for family in FAMILIES.values():
+        sources = family.resolve({n: 1 for n, c in family.constraints.items() if c.is_discrete})
+        shown = {
+            name: family.sources.get(name, "a constant" if c.is_discrete else sources[name])
+            for name, c in family.constraints.items()
+            if name in sources
+        }
+        vector = int(family.is_vector)
+        dims: dict[str, Any] = {n: family.constraints[n].event_dim for n in sources}
+        needs = [n for n, source in shown.items() if source == "a constant"]
+        if any(dim > vector for dim in dims.values()):
+            needs.append("rank" if vector else "num_classes")
+        if family.exposure:
+            needs.append("(exposure)")
+        table.add_row(
+            family.name,
+            _values_of(family),
+            "\n".join(f"{name}: {source}" for name, source in shown.items()),
+            ", ".join(needs),
+        )
+    console.print(table)
+    console.print(
+        "Any other class of pyro.distributions works by its name. Sources: predicted, shared, "
+        "per_feature, data, or a constant.",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _values_of(family: Family) -> str:
+    support: Any = family.distribution.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    if support is constraints.boolean:
+        return "0 or 1"
+    if getattr(support, "is_discrete", False):
+        bounded = {"total_count", "levels", "cutpoints", "logits"} & family.constraints.keys()
+        return "whole, 0 to a highest" if is_dependent(support) and bounded else "whole, from 0"
+    if support is constraints.real:
+        return "real"
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    return f"{low:.3g} to {high:.3g}" if high is not None else "positive"
 
 
 def _rows(evaluation: Evaluation) -> dict[str, Estimate]:

@@ -1,6 +1,9 @@
 """The command line: what it answers, what it leaves on disk, and how it refuses."""
 
+import gzip
+import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,12 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.datasets
 import yaml
 from PIL import Image
 
 from pyrovae import load
 from pyrovae.cli import main
 from pyrovae.config import RunConfig
+from pyrovae.likelihoods.families import FAMILIES
 
 SMALL = ["--epochs", "2", "--hidden", "16"]
 
@@ -171,6 +176,148 @@ def test_table(pyrovae: Any, tmp_path: Path) -> None:
     assert np.load(tmp_path / "run" / "samples.npz")["x"].shape == (100, 3)
 
 
+def titanic() -> pd.DataFrame:
+    """Passengers of the Titanic as scikit-learn ships them for its own tests, in ARFF."""
+    folder = Path(sklearn.datasets.__file__).parent / "tests" / "data" / "openml" / "id_40945"
+    with gzip.open(next(folder.glob("*.arff.gz")), "rt") as file:
+        head, data = re.split("@data", file.read(), maxsplit=1, flags=re.IGNORECASE)
+    names = re.findall(r"(?im)^@attribute\s+\W?([\w.]+)", head)
+    table = pd.read_csv(io.StringIO(data.strip()), names=names, na_values="?")
+    return table.drop(columns=["name", "ticket", "cabin", "boat", "body", "home.dest"])
+
+
+def test_a_real_table_of_mixed_types_with_missing_cells(pyrovae: Any, tmp_path: Path) -> None:
+    table = titanic()
+    assert table.shape == (1309, 8)
+    assert (
+        table.isna().sum().to_dict() | {"age": 263, "embarked": 2} == table.isna().sum().to_dict()
+    )
+    table.to_csv(tmp_path / "titanic.csv", index=False)
+    outcome = pyrovae(
+        "train",
+        "titanic.csv",
+        "--likelihood",
+        "infer",
+        "--output",
+        "run",
+        "--epochs",
+        "15",
+        "--lr",
+        "0.01",
+        "--latent-dim",
+        "3",
+    )
+    assert outcome.code == 0, outcome.err
+    for line in ("age: Likelihood('Normal'", "sex: Likelihood('Bernoulli'", "as it has 3 classes"):
+        assert line in outcome.out
+    run = tmp_path / "run"
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["missing"] is True
+    assert config["likelihood"]["family"] == "Mixed"
+    metrics = pd.read_csv(run / "metrics.csv")
+    assert metrics.validation_loss.iloc[-1] < metrics.validation_loss.iloc[0] - 0.5
+    assert json.loads((run / "evaluation.json").read_text())["kind"].startswith("log density and")
+    assert pyrovae("reconstruct", "run").code == 0
+    assert np.isfinite(np.load(run / "reconstructions.npz")["mean"]).all()
+    again = pyrovae("train", "--config", "run/config.yaml", "--output", "two", "--epochs", "1")
+    assert again.code == 0, again.err
+    words = pyrovae("train", "titanic.csv", "--output", "three")
+    assert words.code == 2
+    assert "column 'sex' holds 'female'" in words.err
+    gaps = pyrovae("train", "titanic.csv", "--likelihood", "infer", "--no-missing")
+    assert gaps.code == 2
+    assert "missing (NaN) values, the first in datum" in gaps.err
+
+
+def test_counts_with_an_exposure(pyrovae: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    size = rng.gamma(2, 2, 200)
+    counts = rng.poisson(size[:, None] * [1, 5, 20])
+    table = pd.DataFrame(counts, columns=["a", "b", "c"]).assign(size=size)
+    table.to_csv(tmp_path / "counts.csv", index=False)
+    outcome = pyrovae(
+        "train",
+        "counts.csv",
+        "--exposure",
+        "size",
+        "--output",
+        "run",
+        *SMALL,
+        "--likelihood",
+        "poisson",
+        "--likelihood.exposure",
+        "true",
+    )
+    assert outcome.code == 0, outcome.err
+    for command in ("evaluate", "reconstruct", "sample"):
+        assert pyrovae(command, "run").code == 0
+    alone = pyrovae("train", "counts.csv", "--exposure", "size", "--likelihood", "poisson")
+    assert alone.code == 2
+    assert "go together" in alone.err
+
+
+def test_a_constant_column_is_refused(pyrovae: Any, tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": np.arange(30.0), "b": np.full(30, 7.5)})
+    table.to_csv(tmp_path / "table.csv", index=False)
+    outcome = pyrovae("train", "table.csv")
+    assert outcome.code == 2
+    assert "a constant column 'b', always 7.5" in outcome.err
+
+
+def test_likelihood_by_parts_and_by_any_capitals(pyrovae: Any) -> None:
+    by_parts = pyrovae(
+        "train", "--likelihood", "normal", "--likelihood.scale", "per_feature", "--print-config"
+    )
+    at_once = pyrovae(
+        "train", "--likelihood={family: normal, scale: per_feature}", "--print-config"
+    )
+    assert by_parts.code == at_once.code == 0
+    assert by_parts.out == at_once.out
+
+
+def test_likelihoods_lists_every_family(pyrovae: Any) -> None:
+    shown = pyrovae("likelihoods")
+    assert shown.code == 0
+    for name in FAMILIES:
+        assert name in shown.out
+
+
+def test_compare_ranks_like_with_like(pyrovae: Any, tmp_path: Path) -> None:
+    specs = "normal,bernoulli,{family: binomial, total_count: 16},discretised-logistic"
+    outcome = pyrovae("compare", "digits", "--likelihoods", specs, "--output", "all", *SMALL)
+    assert outcome.code == 0, outcome.err
+    table = outcome.out[outcome.out.index("Test ELBO") :]
+    order = re.findall(r"\d-(Normal|Bernoulli|Binomial|DiscretisedLogistic)", table)
+    assert order[0] == "Normal"
+    assert order[1] == "Bernoulli"
+    assert set(order[2:]) == {"Binomial", "DiscretisedLogistic"}
+    assert "between sections nothing follows" in table
+    assert "with --dequantise, densities bound their mass" in table
+    assert (tmp_path / "all" / "comparison.png").exists()
+    runs = sorted(path.name for path in (tmp_path / "all").iterdir() if path.is_dir())
+    assert runs == ["1-Normal", "2-Bernoulli", "3-Binomial", "4-DiscretisedLogistic"]
+
+    fair = pyrovae(
+        "compare",
+        "digits",
+        "--likelihoods",
+        "normal,{family: binomial, total_count: 16}",
+        "--dequantise",
+        "--output",
+        "fair",
+        *SMALL,
+    )
+    assert fair.code == 0, fair.err
+    record = json.loads((tmp_path / "fair" / "1-Normal" / "evaluation.json").read_text())
+    assert record["kind"] == "lower bound on log probability mass"
+    assert record["bits_per_dimension"] == pytest.approx(-record["elbo"]["mean"] / (64 * np.log(2)))
+    assert "between sections" not in fair.out[fair.out.index("Test ELBO") :]
+    wrong = pyrovae("compare", "digits", "--likelihoods", "normal,beta", "--output", "no", *SMALL)
+    assert wrong.code == 2
+    assert "Beta cannot have produced the test data" in wrong.err
+    assert not (tmp_path / "no").exists()
+
+
 def test_mnist(pyrovae: Any, tmp_path: Path, data_root: Path) -> None:
     options = ["--epochs", "1", "--hidden", "8", "--data-root", str(data_root)]
     outcome = pyrovae("train", "mnist", "--output", "run", *options)
@@ -305,7 +452,12 @@ def test_a_diverging_run_says_what_to_do_and_keeps_what_it_has(
 def test_an_interrupted_run_keeps_its_last_whole_epoch(tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "pyrovae", "train", "--epochs", "100000", "--hidden", "16"]
-    with subprocess.Popen([*command, "--output", str(run)], stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [*command, "--output", str(run)],
+        stderr=subprocess.PIPE,
+        # A parent that runs in the background may have left the signal ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
         while not (run / "model.safetensors").exists():
             assert process.poll() is None
             time.sleep(0.05)

@@ -1,5 +1,6 @@
 """What the README shows runs as it stands there."""
 
+import doctest
 import re
 import shlex
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyrovae import Likelihood, fit
+from pyrovae import Likelihood, Mixed, fit
 from pyrovae.cli import main
+from pyrovae.likelihoods import families
 
 TEXT = (Path(__file__).parent.parent / "README.md").read_text()
-READY, OWN, DECLARED = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+READY, OWN, DECLARED, MIXED, _ = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 
 
 def test_the_ready_made_model(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +44,17 @@ def test_declarations(line: str) -> None:
     assert likelihood.build((3,)).in_shape[1:] == (3,)
 
 
+def test_mixed() -> None:
+    assert len(eval(MIXED, {"Mixed": Mixed, "Likelihood": Likelihood}).columns) == 4
+
+
+def test_adding_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
+    tried = doctest.testfile("../README.md", module_relative=True)
+    assert tried.attempted >= 8
+    assert tried.failed == 0
+
+
 def test_options_are_those_of_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -49,6 +62,6 @@ def test_options_are_those_of_the_command_line(
     (tmp_path / "run.yaml").write_text("epochs: 3\n")
     block = TEXT[TEXT.index("## From the command line") :].split("```")[1]
     lines = [shlex.split(line) for line in block.splitlines() if line.startswith("pyrovae train")]
-    assert len(lines) == 4
+    assert len(lines) == 6
     for _, *arguments in lines:
         main([*arguments, *({"--print-config"} - set(arguments))])

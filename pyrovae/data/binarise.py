@@ -1,4 +1,4 @@
-"""Grey images as binary ones."""
+"""Grey images as binary ones, and whole numbers as real ones, by chance."""
 
 from dataclasses import replace
 
@@ -9,7 +9,14 @@ from torch import Tensor
 from ..errors import InputError
 from .dataset import Dataset, Split
 
-__all__ = ["binarise", "check_binarisable", "static_binarisation"]
+__all__ = [
+    "binarise",
+    "check_binarisable",
+    "check_whole",
+    "dequantise",
+    "static_binarisation",
+    "static_dequantisation",
+]
 
 
 def binarise(
@@ -30,6 +37,36 @@ def binarise(
     """
     probabilities = x.to(torch.get_default_dtype()) / levels
     return torch.bernoulli(probabilities, generator=generator)
+
+
+def dequantise(
+    x: Num[Tensor, "*shape"], generator: torch.Generator | None = None
+) -> Float[Tensor, "*shape"]:
+    """Draw x' = x + u, u ~ Uniform[0, 1), so that whole numbers may have a density.
+
+    E_u[log p(x + u)] <= log integral p(x + u) du = log P(x): the figure is a lower bound on a log
+    probability mass, and may be compared with one (Theis et al. 2016, sec. 3.1).
+
+    Arguments:
+        x: whole numbers.
+        generator: source of randomness; torch's own unless given.
+    """
+    noise = torch.rand(x.shape, generator=generator, device=x.device)
+    return x.to(torch.get_default_dtype()) + noise
+
+
+def check_whole(dataset: Dataset) -> None:
+    """Refuse to dequantise what is not whole numbers.
+
+    Raises:
+        InputError: naming the first of the splits that holds others.
+    """
+    for name, part in dataset.splits.items():
+        if not bool((part.x == part.x.round()).logical_or(part.x.isnan()).all()):
+            raise InputError(
+                f"the {name} data of {dataset.name} are not whole numbers; there is nothing to "
+                "dequantise"
+            )
 
 
 def check_binarisable(dataset: Dataset) -> float:
@@ -53,3 +90,9 @@ def static_binarisation(part: Split, levels: float, seed: int) -> Split:
     """The data binarised once, the same for the same seed (not Larochelle's published files)."""
     generator = torch.Generator().manual_seed(seed)
     return replace(part, x=binarise(part.x, levels, generator))
+
+
+def static_dequantisation(part: Split, seed: int) -> Split:
+    """The data dequantised once, the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return replace(part, x=dequantise(part.x, generator))

@@ -39,6 +39,8 @@ class LikelihoodLayer(nn.Module):
 
     Attributes:
         in_shape: shape of eta for one datum, ``(numbers a feature, *event_shape)``.
+        is_discrete: whether log p(x | z) is the log of a probability mass, not of a density.
+        fill: a value in the support, for entries of x that are missing.
     """
 
     units_loc: Tensor
@@ -79,6 +81,13 @@ class LikelihoodLayer(nn.Module):
             self.register_buffer("units_loc", torch.zeros(event_shape))
             self.register_buffer("units_scale", torch.ones(event_shape))
         self._check_family()
+        support = self.support
+        self.is_discrete = bool(support.is_discrete)
+        self.fill = (
+            float(getattr(support, "lower_bound", 0))
+            if self.is_discrete
+            else float(link_to(support)(torch.zeros(())))
+        )
 
     def forward(
         self,
@@ -107,16 +116,16 @@ class LikelihoodLayer(nn.Module):
         batch = eta.shape[:-num_event]
         p: Any = self.likelihood.family(**self._arguments(eta, given or {}))
         if self.likelihood.family.is_vector:
-            vector: TorchDistributionMixin = p.expand(batch)
+            vector: TorchDistributionMixin = _of_shape(p, batch)
             return vector if observed is None else vector.marginal(observed)
         shape = batch + torch.Size(self.event_shape)
         if self.likelihood.num_components:
             weights = Categorical(
                 logits=self._predicted(eta, self._weights, (self.likelihood.num_components,))
             )
-            p = MixtureSameFamily(weights, p.expand(shape + weights.logits.shape[-1:]))
+            p = MixtureSameFamily(weights, _of_shape(p, shape + weights.logits.shape[-1:]))
         else:
-            p = p.expand(shape)
+            p = _of_shape(p, shape)
         if observed is not None:
             p = p.mask(observed)
         independent: TorchDistributionMixin = p.to_event(len(self.event_shape))
@@ -153,11 +162,6 @@ class LikelihoodLayer(nn.Module):
         return found
 
     @property
-    def is_discrete(self) -> bool:
-        """Whether log p(x | z) is the log of a probability mass, not of a density."""
-        return bool(self.support.is_discrete)
-
-    @property
     def kind(self) -> str:
         """What log p(x | z) is the log of."""
         return "log probability mass" if self.is_discrete else "log density"
@@ -165,18 +169,7 @@ class LikelihoodLayer(nn.Module):
     @property
     def support(self) -> Any:
         """The constraint on each number of x."""
-        support: Any = self(torch.zeros(self.in_shape, device=self._device)).support
-        while hasattr(support, "base_constraint"):
-            support = support.base_constraint
-        return support
-
-    @property
-    def fill(self) -> float:
-        """A value in the support, for entries of x that are missing."""
-        support = self.support
-        if support.is_discrete:
-            return float(getattr(support, "lower_bound", 0))
-        return float(link_to(support)(torch.zeros(())))
+        return _element(self(torch.zeros(self.in_shape, device=self._device)).support)
 
     def check(
         self, x: Num[Tensor, "..."], names: Sequence[str] | None = None, what: str = "the data"
@@ -201,8 +194,10 @@ class LikelihoodLayer(nn.Module):
         eta = torch.full(self.in_shape, 0.3, device=self._device)
         p: Any = functional_call(self, with_arguments, eta)
         if self.likelihood.family.is_vector:
-            return torch.as_tensor(self.support.check(x))
+            return torch.as_tensor(_element(p.support).check(x))
         inside: Tensor = p.base_dist.support.check(x)
+        if self.is_discrete:
+            return inside
         filled = torch.where(inside, x, self.fill)
         # A density may be 0 or infinite at the ends of its support, where no gradient is.
         return inside & torch.as_tensor(p.base_dist.log_prob(filled)).isfinite()
@@ -365,6 +360,18 @@ class LikelihoodLayer(nn.Module):
                 f"{name} is over all features at once; such a distribution needs a method "
                 "'marginal(observed)', that of the observed ones"
             )
+
+
+def _of_shape(p: Any, shape: torch.Size) -> Any:
+    """The distribution with that batch shape; a user's own may have no ``expand``."""
+    return p if p.batch_shape == shape else p.expand(shape)
+
+
+def _element(support: Any) -> Any:
+    """The constraint on one number, of one that may be on vectors or of a mixture."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
 
 
 def _mean(p: Any) -> Tensor:

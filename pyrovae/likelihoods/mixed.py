@@ -86,6 +86,10 @@ class Mixed:
                 f"Normal}}, ...]}}; got {dict(spec)}"
             ) from error
 
+    def __str__(self) -> str:
+        families = (f"{', '.join(n)}: {p.family.name}" for n, p in self.blocks.items())
+        return f"Mixed({'; '.join(families)})"
+
     def __repr__(self) -> str:
         return f"Mixed({ {(n[0] if len(n) == 1 else n): p for n, p in self.blocks.items()} })"
 
@@ -101,7 +105,10 @@ class MixedLayer(nn.Module):
 
     Attributes:
         in_shape: ``(numbers,)``: those of each block, one after the other.
+        fill: a value in the support of each column, for entries that are missing.
     """
+
+    fill: Tensor
 
     def __init__(self, likelihood: Mixed) -> None:
         super().__init__()
@@ -111,6 +118,8 @@ class MixedLayer(nn.Module):
         self._widths = [len(names) for names in likelihood.blocks]
         self._numbers = [int(torch.Size(layer.in_shape).numel()) for layer in self._each()]
         self.in_shape = (sum(self._numbers),)
+        each = [torch.full((w,), p.fill) for w, p in zip(self._widths, self._each(), strict=True)]
+        self.register_buffer("fill", torch.cat(each), persistent=False)
 
     def forward(
         self,
@@ -153,13 +162,6 @@ class MixedLayer(nn.Module):
         """What log p(x | z) is the log of."""
         kinds = {layer.kind for layer in self._each()}
         return kinds.pop() if len(kinds) == 1 else "log density and mass, by column"
-
-    @property
-    def fill(self) -> Tensor:
-        """A value in the support of each column, for entries that are missing."""
-        device = next(iter([*self.parameters(), *self.buffers(), torch.zeros(())])).device
-        each = [torch.full((w,), p.fill) for w, p in zip(self._widths, self._each(), strict=True)]
-        return torch.cat(each).to(device)
 
     def check(
         self, x: Num[Tensor, "..."], names: Sequence[str] | None = None, what: str = "the data"

@@ -5,7 +5,12 @@ import torch
 
 from pyrovae import Dataset, InputError, binarise
 from pyrovae.data import Split
-from pyrovae.data.binarise import check_binarisable, static_binarisation
+from pyrovae.data.binarise import (
+    check_binarisable,
+    check_whole,
+    dequantise,
+    static_binarisation,
+)
 
 
 def test_mean_of_draws_is_the_grey_level() -> None:
@@ -33,3 +38,22 @@ def test_only_grey_levels_can_be_binarised() -> None:
     assert check_binarisable(Dataset("table", good, good, good)) == 1.0
     with pytest.raises(InputError, match="the test data of table range from -"):
         check_binarisable(Dataset("table", good, good, bad))
+
+
+def test_dequantised_density_bounds_the_mass() -> None:
+    """E_u[log p(x + u)] <= log of the integral of p over [x, x + 1)."""
+    x = torch.arange(5.0).repeat(20_000, 1)
+    p = torch.distributions.Normal(2.3, 1.1)
+    bound = p.log_prob(dequantise(x))
+    mass = (p.cdf(x[0] + 1) - p.cdf(x[0])).log()
+    error = bound.std(0) / 20_000**0.5
+    assert (bound.mean(0) <= mass + 4.5 * error).all()
+    noise = dequantise(x) - x
+    assert ((noise >= 0) & (noise < 1)).all()
+
+
+def test_only_whole_numbers_are_dequantised() -> None:
+    good, bad = Split(torch.arange(6.0).reshape(3, 2)), Split(torch.rand(5, 2))
+    check_whole(Dataset("table", good, good, good))
+    with pytest.raises(InputError, match="the test data of table are not whole numbers"):
+        check_whole(Dataset("table", good, good, bad))
