@@ -16,33 +16,30 @@ from torch.distributions import kl_divergence
 from . import plots
 from .checkpoint import RunDirectory
 from .config import RunConfig
-from .data import Batches, Dataset, Split, binarise, load
-from .data.binarise import (
-    check_binarisable,
-    check_whole,
-    dequantise,
-    static_binarisation,
-    static_dequantisation,
-)
+from .data import Batches, Dataset, Split
 from .errors import InputError
 from .infer import evaluate as evaluate_pair
-from .likelihoods import Likelihood, LikelihoodLayer, Mixed
-from .likelihoods.infer import propose
-from .likelihoods.support import check_values, check_varied
+from .likelihoods import Likelihood, Mixed
 from .models import VAE
-from .nn import MLP, ConvDecoder, ConvEncoder
+from .prepare import (
+    INFER,
+    NOISE_SEED,
+    arrange,
+    build,
+    check,
+    find_device,
+    load_data,
+    prepare,
+    resolve,
+    training_batches,
+)
 from .report import evaluation_record, print_comparison, print_evaluation
 from .train import History, fit
 
 __all__ = ["compare", "evaluate", "reconstruct", "sample", "train"]
 
-_BINARISATION_SEED = 0
-"""Held-out data are binarised once, the same in every run."""
-
 _EVALUATION_SEED = 0
-_INFER = "infer"
 _MASS_BOUND = "lower bound on log probability mass"
-_DIGITS_LEVELS = 16
 _EVALUATION_BATCH = 1000
 _PICTURED = 64
 _TRAVERSED = 10
@@ -58,18 +55,18 @@ def train(config: RunConfig, console: Console) -> Path:
         InputError: if the configuration, the data or the directory cannot be used; before training.
         FloatingPointError: if the loss becomes infinite or NaN.
     """
-    if config.likelihood not in (None, _INFER):
+    if config.likelihood not in (None, INFER):
         Likelihood.of(config.likelihood)
-    device = _device(config.device)
+    device = find_device(config.device)
     path = config.output or Path("runs") / _run_name(config)
     RunDirectory.refuse_used(path)
-    dataset = _load(config)
-    config = _resolved(config, dataset, path, console)
-    dataset = _arranged(config, dataset)
+    dataset = load_data(config)
+    config = resolve(config, dataset, path, console)
+    dataset = arrange(config, dataset)
     torch.manual_seed(config.seed)
-    prepared = _prepare(config, dataset)
-    vae = _build(config, dataset.event_shape).to(device)
-    _check(vae, prepared)
+    prepared = prepare(config, dataset)
+    vae = build(config, dataset.event_shape).to(device)
+    check(vae, prepared)
     vae.standardise(*(part.to(device) for part in prepared.train.parts))
     run = RunDirectory.create(path)
     _announce(config, dataset, vae, console)
@@ -82,7 +79,7 @@ def train(config: RunConfig, console: Console) -> Path:
     history = fit(
         vae.model,
         vae.guide,
-        _training_batches(config, dataset, prepared, device),
+        training_batches(config, dataset, prepared, device),
         validation=_in_order(prepared.validation, device),
         epochs=config.epochs,
         lr=config.lr,
@@ -162,7 +159,7 @@ def compare(config: RunConfig, likelihoods: list[Any], console: Console) -> Path
     names = [_directory_name(likelihood, i) for i, likelihood in enumerate(declared)]
     parent = config.output or Path("runs") / f"compare-{_run_name(config)}"
     RunDirectory.refuse_used(parent)
-    dataset = _load(config)
+    dataset = load_data(config)
     configs = []
     for likelihood, name in zip(declared, names, strict=True):
         layer = likelihood.build(dataset.event_shape)
@@ -172,7 +169,7 @@ def compare(config: RunConfig, likelihoods: list[Any], console: Console) -> Path
             "dequantise": config.dequantise and not layer.is_discrete,
         }
         configs.append(config.model_copy(update=changes))
-        prepared = _prepare(_resolved(configs[-1], dataset, parent / name, console), dataset)
+        prepared = prepare(resolve(configs[-1], dataset, parent / name, console), dataset)
         layer.check(prepared.test.x, dataset.features, f"the test data of {dataset.name}")
     records = {}
     for name, each in zip(names, configs, strict=True):
@@ -207,11 +204,11 @@ class _Loaded:
 def _open(path: Path) -> _Loaded:
     run = RunDirectory.open(path)
     config = run.read_config()
-    device = _device(config.device)
+    device = find_device(config.device)
     event_shape, features = run.read_metadata("event_shape", "features")
-    vae = _build(config, tuple(event_shape))
+    vae = build(config, tuple(event_shape))
     run.read_weights(vae)
-    dataset = _arranged(config, _load(config))
+    dataset = arrange(config, load_data(config))
     if dataset.event_shape != vae.event_shape:
         raise InputError(
             f"{config.data} now has data of shape {dataset.event_shape}; the run was trained on "
@@ -222,150 +219,7 @@ def _open(path: Path) -> _Loaded:
             f"{config.data} now has columns {', '.join(dataset.features or ())}; the run was "
             f"trained on {', '.join(features or ())}"
         )
-    return _Loaded(run, config, _prepare(config, dataset), vae.to(device).eval(), device)
-
-
-def _load(config: RunConfig) -> Dataset:
-    return load(
-        config.data,
-        root=config.data_root,
-        download=config.download,
-        label=config.label,
-        exposure=config.exposure,
-        words=_declares_columns(config),
-        validation_fraction=config.validation_fraction,
-    )
-
-
-def _declares_columns(config: RunConfig) -> bool:
-    """Whether each column has a likelihood of its own, so that words can be numbered."""
-    spec = config.likelihood
-    return spec == _INFER or (isinstance(spec, dict) and spec.get("family") == "Mixed")
-
-
-def _resolved(config: RunConfig, dataset: Dataset, path: Path, console: Console) -> RunConfig:
-    """The configuration with nothing left to be derived."""
-    likelihood = _likelihood(config, dataset, console)
-    is_bernoulli = likelihood == Likelihood("Bernoulli")
-    if config.dequantise and likelihood.build(dataset.event_shape).is_discrete:
-        raise InputError(f"{likelihood} is of whole numbers as they are; leave dequantise out")
-    data = Path(config.data)
-    return config.model_copy(
-        update={
-            "data": str(data.resolve()) if data.suffix and data.is_file() else config.data,
-            "data_root": None if config.data_root is None else config.data_root.resolve(),
-            "likelihood": likelihood.to_dict(),
-            "binarise": config.binarise
-            or ("dynamic" if dataset.levels is not None and is_bernoulli else "none"),
-            "missing": dataset.has_missing if config.missing is None else config.missing,
-            "output": path,
-        }
-    )
-
-
-def _likelihood(config: RunConfig, dataset: Dataset, console: Console) -> Likelihood | Mixed:
-    x = dataset.train.x
-    if config.likelihood == _INFER:
-        return _inferred(dataset, console)
-    if config.likelihood is not None:
-        likelihood = Likelihood.of(config.likelihood)
-        if ("exposure" in likelihood.given) != (config.exposure is not None):
-            raise InputError(
-                "an exposure column and a likelihood with exposure=true go together; got "
-                f"exposure {config.exposure!r} and {likelihood!r}"
-            )
-        return likelihood
-    if config.exposure is not None:
-        return Likelihood("NegativeBinomial", exposure=True)
-    if dataset.levels == _DIGITS_LEVELS:
-        return Likelihood("Binomial", total_count=16)
-    if dataset.is_grey or bool(((x == 0) | (x == 1) | x.isnan()).all()):
-        return Likelihood("Bernoulli")
-    if len(dataset.event_shape) == 1:
-        return Likelihood("Normal", scale="per_feature")
-    return Likelihood("Normal", scale="shared")
-
-
-def _inferred(dataset: Dataset, console: Console) -> Mixed:
-    """A likelihood for each column, with the reasons; sizes are those of all the data."""
-    if dataset.features is None:
-        raise InputError(
-            f"likelihoods are inferred for the columns of a table; {dataset.name} is none"
-        )
-    x = torch.cat([part.x for part in dataset.splits.values()])
-    blocks: dict[str | tuple[str, ...], Likelihood] = {}
-    for i, name in enumerate(dataset.features):
-        words = dataset.categories.get(name)
-        blocks[name], reason = propose(name, x[:, i], None if words is None else len(words))
-        console.print(f"{name}: {blocks[name]}, as {reason}", highlight=False, soft_wrap=True)
-    return Mixed(blocks)
-
-
-def _arranged(config: RunConfig, dataset: Dataset) -> Dataset:
-    """The data with their columns in the order of the likelihood, where this names them."""
-    likelihood = Likelihood.of(config.likelihood)
-    return dataset.select(likelihood.columns) if isinstance(likelihood, Mixed) else dataset
-
-
-def _prepare(config: RunConfig, dataset: Dataset) -> Dataset:
-    """The data as the likelihood sees them; held-out data, and static ones, binarised once."""
-    parts = (dataset.train, dataset.validation, dataset.test)
-    if config.dequantise:
-        check_whole(dataset)
-        return dataset.with_splits(
-            *(static_dequantisation(part, _BINARISATION_SEED + i) for i, part in enumerate(parts))
-        )
-    if config.binarise == "none":
-        return dataset
-    levels = check_binarisable(dataset)
-    train, validation, test = (
-        static_binarisation(part, levels, _BINARISATION_SEED + i) for i, part in enumerate(parts)
-    )
-    return dataset.with_splits(train, validation, test)
-
-
-def _training_batches(
-    config: RunConfig, dataset: Dataset, prepared: Dataset, device: torch.device
-) -> Batches:
-    """Batches for training, with fresh noise where the configuration asks for it."""
-    draw: Callable[..., Tensor] | None = None
-    if config.binarise == "dynamic":
-        draw = partial(binarise, levels=dataset.levels or 1.0)
-    elif config.dequantise:
-        draw = dequantise
-    if draw is None:
-        return Batches(prepared.train.parts, config.batch_size, device=device)
-
-    def with_noise(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
-        return draw(x), *given
-
-    return Batches(dataset.train.parts, config.batch_size, transform=with_noise, device=device)
-
-
-def _build(config: RunConfig, event_shape: tuple[int, ...]) -> VAE:
-    if config.likelihood is None:
-        raise InputError("the run's config.yaml names no likelihood")
-    mlp = partial(MLP, hidden=config.hidden)
-    encoder, decoder = (ConvEncoder, ConvDecoder) if config.network == "conv" else (mlp, mlp)
-    return VAE(
-        event_shape,
-        config.latent_dim,
-        config.likelihood,
-        encoder=encoder,
-        decoder=decoder,
-        missing=bool(config.missing),
-    )
-
-
-def _check(vae: VAE, dataset: Dataset) -> None:
-    for name, part in dataset.splits.items():
-        what = f"the {name} data of {dataset.name}"
-        if not vae.model.missing:
-            check_values(part.x, dataset.event_shape, dataset.features, what)
-        vae.likelihood.check(part.x, dataset.features, what)
-    if isinstance(vae.likelihood, LikelihoodLayer):
-        what = f"the training data of {dataset.name}"
-        check_varied(vae.likelihood, dataset.train.x, dataset.features, what)
+    return _Loaded(run, config, prepare(config, dataset), vae.to(device).eval(), device)
 
 
 def _announce(config: RunConfig, dataset: Dataset, vae: VAE, console: Console) -> None:
@@ -395,7 +249,7 @@ def _evaluate(loaded: _Loaded, console: Console) -> None:
     layer = loaded.vae.likelihood
     protocol = {
         "none": f"{loaded.data.name}, values as they are",
-        "static": f"{loaded.data.name}, binarised once (seed {_BINARISATION_SEED})",
+        "static": f"{loaded.data.name}, binarised once (seed {NOISE_SEED})",
         "dynamic": f"{loaded.data.name}, trained with fresh binarisation, tested on one draw",
     }[config.binarise or "none"]
     kind = _MASS_BOUND if config.dequantise else layer.kind
@@ -478,19 +332,6 @@ def _limits(loaded: _Loaded) -> tuple[float, float]:
 
 def _in_order(part: Split, device: torch.device) -> Batches:
     return Batches(part.parts, _EVALUATION_BATCH, shuffle=False, device=device)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(
-            f"device {name!r} cannot be used on this machine; say auto, cpu, cuda, cuda:1 or mps"
-        ) from error
-    return device
 
 
 def _run_name(config: RunConfig) -> str:

@@ -1,0 +1,206 @@
+"""From a configuration to what is trained: the data, the likelihood, the model."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from .config import RunConfig
+from .data import Batches, Dataset, binarise, load
+from .data.binarise import (
+    check_binarisable,
+    check_whole,
+    dequantise,
+    static_binarisation,
+    static_dequantisation,
+)
+from .errors import InputError
+from .likelihoods import Likelihood, LikelihoodLayer, Mixed
+from .likelihoods.infer import propose
+from .likelihoods.support import check_values, check_varied
+from .models import VAE
+from .nn import MLP, ConvDecoder, ConvEncoder
+
+__all__ = [
+    "INFER",
+    "NOISE_SEED",
+    "arrange",
+    "build",
+    "check",
+    "find_device",
+    "load_data",
+    "prepare",
+    "resolve",
+    "training_batches",
+]
+
+NOISE_SEED = 0
+"""Held-out data are binarised, or dequantised, once, the same in every run."""
+
+INFER = "infer"
+"""In place of a likelihood: one for each column, as the data propose."""
+
+_DIGITS_LEVELS = 16
+
+
+def load_data(config: RunConfig) -> Dataset:
+    """The data that the configuration names."""
+    return load(
+        config.data,
+        root=config.data_root,
+        download=config.download,
+        label=config.label,
+        exposure=config.exposure,
+        words=_declares_columns(config),
+        validation_fraction=config.validation_fraction,
+    )
+
+
+def _declares_columns(config: RunConfig) -> bool:
+    """Whether each column has a likelihood of its own, so that words can be numbered."""
+    spec = config.likelihood
+    return spec == INFER or (isinstance(spec, dict) and spec.get("family") == "Mixed")
+
+
+def resolve(config: RunConfig, dataset: Dataset, path: Path, console: Console) -> RunConfig:
+    """The configuration with nothing left to be derived."""
+    likelihood = _likelihood(config, dataset, console)
+    is_bernoulli = likelihood == Likelihood("Bernoulli")
+    if config.dequantise and likelihood.build(dataset.event_shape).is_discrete:
+        raise InputError(f"{likelihood} is of whole numbers as they are; leave dequantise out")
+    data = Path(config.data)
+    return config.model_copy(
+        update={
+            "data": str(data.resolve()) if data.suffix and data.is_file() else config.data,
+            "data_root": None if config.data_root is None else config.data_root.resolve(),
+            "likelihood": likelihood.to_dict(),
+            "binarise": config.binarise
+            or ("dynamic" if dataset.levels is not None and is_bernoulli else "none"),
+            "missing": dataset.has_missing if config.missing is None else config.missing,
+            "output": path,
+        }
+    )
+
+
+def _likelihood(config: RunConfig, dataset: Dataset, console: Console) -> Likelihood | Mixed:
+    x = dataset.train.x
+    if config.likelihood == INFER:
+        return _inferred(dataset, console)
+    if config.likelihood is not None:
+        likelihood = Likelihood.of(config.likelihood)
+        if ("exposure" in likelihood.given) != (config.exposure is not None):
+            raise InputError(
+                "an exposure column and a likelihood with exposure=true go together; got "
+                f"exposure {config.exposure!r} and {likelihood!r}"
+            )
+        return likelihood
+    if config.exposure is not None:
+        return Likelihood("NegativeBinomial", exposure=True)
+    if dataset.levels == _DIGITS_LEVELS:
+        return Likelihood("Binomial", total_count=16)
+    if dataset.is_grey or bool(((x == 0) | (x == 1) | x.isnan()).all()):
+        return Likelihood("Bernoulli")
+    if len(dataset.event_shape) == 1:
+        return Likelihood("Normal", scale="per_feature")
+    return Likelihood("Normal", scale="shared")
+
+
+def _inferred(dataset: Dataset, console: Console) -> Mixed:
+    """A likelihood for each column, with the reasons; sizes are those of all the data."""
+    if dataset.features is None:
+        raise InputError(
+            f"likelihoods are inferred for the columns of a table; {dataset.name} is none"
+        )
+    x = torch.cat([part.x for part in dataset.splits.values()])
+    blocks: dict[str | tuple[str, ...], Likelihood] = {}
+    for i, name in enumerate(dataset.features):
+        words = dataset.categories.get(name)
+        blocks[name], reason = propose(name, x[:, i], None if words is None else len(words))
+        console.print(f"{name}: {blocks[name]}, as {reason}", highlight=False, soft_wrap=True)
+    return Mixed(blocks)
+
+
+def arrange(config: RunConfig, dataset: Dataset) -> Dataset:
+    """The data with their columns in the order of the likelihood, where this names them."""
+    likelihood = Likelihood.of(config.likelihood)
+    return dataset.select(likelihood.columns) if isinstance(likelihood, Mixed) else dataset
+
+
+def prepare(config: RunConfig, dataset: Dataset) -> Dataset:
+    """The data as the likelihood sees them; held-out data, and static ones, binarised once."""
+    parts = (dataset.train, dataset.validation, dataset.test)
+    if config.dequantise:
+        check_whole(dataset)
+        return dataset.with_splits(
+            *(static_dequantisation(part, NOISE_SEED + i) for i, part in enumerate(parts))
+        )
+    if config.binarise == "none":
+        return dataset
+    levels = check_binarisable(dataset)
+    train, validation, test = (
+        static_binarisation(part, levels, NOISE_SEED + i) for i, part in enumerate(parts)
+    )
+    return dataset.with_splits(train, validation, test)
+
+
+def training_batches(
+    config: RunConfig, dataset: Dataset, prepared: Dataset, device: torch.device
+) -> Batches:
+    """Batches for training, with fresh noise where the configuration asks for it."""
+    draw: Callable[..., Tensor] | None = None
+    if config.binarise == "dynamic":
+        draw = partial(binarise, levels=dataset.levels or 1.0)
+    elif config.dequantise:
+        draw = dequantise
+    if draw is None:
+        return Batches(prepared.train.parts, config.batch_size, device=device)
+
+    def with_noise(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+        return draw(x), *given
+
+    return Batches(dataset.train.parts, config.batch_size, transform=with_noise, device=device)
+
+
+def build(config: RunConfig, event_shape: tuple[int, ...]) -> VAE:
+    """The model, with new parameters."""
+    if config.likelihood is None:
+        raise InputError("the run's config.yaml names no likelihood")
+    mlp = partial(MLP, hidden=config.hidden)
+    encoder, decoder = (ConvEncoder, ConvDecoder) if config.network == "conv" else (mlp, mlp)
+    return VAE(
+        event_shape,
+        config.latent_dim,
+        config.likelihood,
+        encoder=encoder,
+        decoder=decoder,
+        missing=bool(config.missing),
+    )
+
+
+def check(vae: VAE, dataset: Dataset) -> None:
+    """Refuse data that the model cannot have produced, or whose density has no bound."""
+    for name, part in dataset.splits.items():
+        what = f"the {name} data of {dataset.name}"
+        if not vae.model.missing:
+            check_values(part.x, dataset.event_shape, dataset.features, what)
+        vae.likelihood.check(part.x, dataset.features, what)
+    if isinstance(vae.likelihood, LikelihoodLayer):
+        what = f"the training data of {dataset.name}"
+        check_varied(vae.likelihood, dataset.train.x, dataset.features, what)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name, tried; the fastest there is for ``auto``."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"device {name!r} cannot be used on this machine; say auto, cpu, cuda, cuda:1 or mps"
+        ) from error
+    return device
