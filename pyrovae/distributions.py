@@ -46,6 +46,26 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):  # type: ignore[misc]
 
     _near_zero = 1e-2
 
+    @property
+    def mean(self) -> Tensor:
+        """1 / (1 - exp(-l)) - 1 / l."""
+        logits: Tensor = self.logits
+        small = logits.abs() < self._near_zero
+        safe = torch.where(small, torch.ones_like(logits), logits)
+        return torch.where(small, 0.5 + logits / 12, -1 / torch.expm1(-safe) - 1 / safe)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """By inversion: x = 1 + log(u + (1 - u) exp(-|l|)) / |l|, mirrored for negative l."""
+        u = torch.rand(self._extended_shape(sample_shape), device=self.logits.device)
+        u = u.to(self.logits.dtype)
+        size = self.logits.abs().clamp_min(1e-4)
+        x = 1 + torch.log(u + (1 - u) * torch.exp(-size)) / size
+        return torch.where(self.logits < 0, 1 - x, x).clamp(0, 1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
@@ -79,7 +99,7 @@ class DiscretisedLogistic(TorchDistribution):
     def __init__(
         self, loc: Tensor, scale: Tensor, levels: int = 256, validate_args: bool | None = None
     ) -> None:
-        self.loc, self.scale = torch.broadcast_tensors(loc, torch.as_tensor(scale))
+        self.loc, self.scale = torch.broadcast_tensors(loc, scale)
         self.levels = torch.as_tensor(levels)
         self._last = int(levels) - 1
         super().__init__(self.loc.shape, validate_args=validate_args)
@@ -243,6 +263,7 @@ class DirichletMultinomial(TorchDistribution):
     Arguments:
         concentration: a_d on the last dimension.
         total_count: n, of the batch shape; used to sample. A density is that given the total of x.
+        observed: which cells are observed; the others hold 0, and count for nothing.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {
@@ -252,23 +273,31 @@ class DirichletMultinomial(TorchDistribution):
     support = constraints.independent(constraints.nonnegative_integer, 1)
 
     def __init__(
-        self, concentration: Tensor, total_count: Any = 1, validate_args: bool | None = None
+        self,
+        concentration: Tensor,
+        total_count: Any = 1,
+        validate_args: bool | None = None,
+        observed: Tensor | None = None,
     ) -> None:
         self.concentration = concentration
-        self._kept: Tensor | None = None
+        self._observed = observed
         counts = Multinomial(concentration.log(), total_count, False)
         self.total_count = counts.total_count
         super().__init__(counts.batch_shape, counts.event_shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "DirichletMultinomial":
         concentration = self.concentration.expand(tuple(batch_shape) + self.event_shape)
-        return DirichletMultinomial(concentration, self.total_count.expand(batch_shape), False)
+        observed = self._observed
+        if observed is not None:
+            observed = observed.expand(concentration.shape)
+        total_count = self.total_count.expand(batch_shape)
+        return DirichletMultinomial(concentration, total_count, False, observed)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
         a, n = self.concentration, value.sum(-1)
-        total = a.sum(-1) if self._kept is None else (a * self._kept).sum(-1)
+        total = a.sum(-1) if self._observed is None else (a * self._observed).sum(-1)
         each = torch.lgamma(value + a) - torch.lgamma(a) - torch.lgamma(value + 1)
         return each.sum(-1) + torch.lgamma(n + 1) + torch.lgamma(total) - torch.lgamma(n + total)
 
@@ -287,9 +316,8 @@ class DirichletMultinomial(TorchDistribution):
 
     def marginal(self, observed: Bool[Tensor, "*batch cells"]) -> "DirichletMultinomial":
         """The counts of the observed cells, given their total; missing cells hold 0."""
-        marginal = DirichletMultinomial(self.concentration, self.total_count, False)
-        marginal._kept = (observed | ~observed.any(-1, keepdim=True)).to(self.concentration.dtype)
-        return marginal
+        kept = observed | ~observed.any(-1, keepdim=True)
+        return DirichletMultinomial(self.concentration, self.total_count, False, kept)
 
 
 class VonMises(dist.VonMises):  # type: ignore[misc]
@@ -344,6 +372,8 @@ class LowRankNormal(dist.LowRankMultivariateNormal):
         instance: Any = LowRankNormal.__new__(LowRankNormal)
         super().expand(batch_shape, instance)  # type: ignore[no-untyped-call]
         expanded: LowRankNormal = instance
+        if self._num_missing is not None:
+            expanded._num_missing = self._num_missing.expand(batch_shape)
         return expanded
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -391,4 +421,5 @@ class Blocks(TorchDistribution):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         drawn = [part.sample(sample_shape) for part in self.parts]
-        return torch.cat([d.to(torch.get_default_dtype()) for d in drawn], dim=-1)
+        whole = torch.get_default_dtype()
+        return torch.cat([d if d.is_floating_point() else d.to(whole) for d in drawn], dim=-1)

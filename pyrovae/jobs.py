@@ -159,24 +159,32 @@ def compare(config: RunConfig, likelihoods: list[Any], console: Console) -> Path
     names = [_directory_name(likelihood, i) for i, likelihood in enumerate(declared)]
     parent = config.output or Path("runs") / f"compare-{_run_name(config)}"
     RunDirectory.refuse_used(parent)
-    dataset = load_data(config)
+    shape = load_data(config).event_shape if config.dequantise else None
     configs = []
     for likelihood, name in zip(declared, names, strict=True):
-        layer = likelihood.build(dataset.event_shape)
+        is_density = (
+            shape is not None
+            and isinstance(likelihood, Likelihood)
+            and not likelihood.build(shape).is_discrete
+        )
         changes = {
             "likelihood": likelihood.to_dict(),
             "output": parent / name,
-            "dequantise": config.dequantise and not layer.is_discrete,
+            "dequantise": is_density,
         }
-        configs.append(config.model_copy(update=changes))
-        prepared = prepare(resolve(configs[-1], dataset, parent / name, console), dataset)
-        layer.check(prepared.test.x, dataset.features, f"the test data of {dataset.name}")
+        each = config.model_copy(update=changes)
+        dataset = load_data(each)
+        settled = resolve(each, dataset, parent / name, console)
+        dataset = arrange(settled, dataset)
+        check(build(settled, dataset.event_shape), prepare(settled, dataset))
+        configs.append(each)
     records = {}
     for name, each in zip(names, configs, strict=True):
         console.rule(name)
         records[name] = RunDirectory.open(train(each, console)).read_evaluation()
     print_comparison(records, console)
-    whole = bool((dataset.test.x == dataset.test.x.round()).all())
+    x = dataset.test.x
+    whole = bool(((x == x.round()) | x.isnan()).all())
     if whole and not config.dequantise and len({r["kind"] for r in records.values()}) > 1:
         console.print("the data are whole numbers: with --dequantise, densities bound their mass")
     figure = plots.gallery([parent / name / "reconstructions.png" for name in names], names)
@@ -255,7 +263,7 @@ def _evaluate(loaded: _Loaded, console: Console) -> None:
     kind = _MASS_BOUND if config.dequantise else layer.kind
     if config.dequantise:
         protocol = f"{loaded.data.name}, dequantised by uniform noise"
-    whole = kind != layer.kind or layer.is_discrete
+    whole = kind in (_MASS_BOUND, "log probability mass")
     size = None if config.missing or not whole else prod(loaded.vae.event_shape)
     record = evaluation_record(evaluation, str(layer.likelihood), protocol, kind, size)
     loaded.run.write_evaluation(record)
@@ -323,6 +331,7 @@ def _in_chunks(function: Callable[..., Tensor], *tensors: Tensor, device: torch.
 def _limits(loaded: _Loaded) -> tuple[float, float]:
     """The values of a black and of a white pixel in the data as the likelihood sees them."""
     x = loaded.data.train.x
+    x = x[~x.isnan()]
     if loaded.config.binarise != "none":
         return 0.0, 1.0
     if loaded.data.levels is not None:

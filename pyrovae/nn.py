@@ -123,7 +123,7 @@ class ConvDecoder(nn.Module):
 class Standardise(nn.Module):
     """(x - loc) / scale with constants that belong to the data; the identity until they are set.
 
-    Whole numbers become floating-point ones.
+    x takes the type of the network that it goes to.
 
     Arguments:
         event_shape: shape of one datum.
@@ -143,9 +143,7 @@ class Standardise(nn.Module):
         self.scale.copy_(scale)
 
     def forward(self, x: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
-        if not x.is_floating_point():
-            x = x.to(self.loc.dtype)
-        return (x - self.loc) / self.scale
+        return (x.to(self.loc.dtype) - self.loc) / self.scale
 
 
 def _image(shape: Sequence[int]) -> tuple[int, int, int]:

@@ -18,9 +18,9 @@ from .data.binarise import (
     static_dequantisation,
 )
 from .errors import InputError
-from .likelihoods import Likelihood, LikelihoodLayer, Mixed
+from .likelihoods import Likelihood, Mixed
 from .likelihoods.infer import propose
-from .likelihoods.support import check_values, check_varied
+from .likelihoods.support import check_values
 from .models import VAE
 from .nn import MLP, ConvDecoder, ConvEncoder
 
@@ -69,8 +69,13 @@ def resolve(config: RunConfig, dataset: Dataset, path: Path, console: Console) -
     """The configuration with nothing left to be derived."""
     likelihood = _likelihood(config, dataset, console)
     is_bernoulli = likelihood == Likelihood("Bernoulli")
-    if config.dequantise and likelihood.build(dataset.event_shape).is_discrete:
-        raise InputError(f"{likelihood} is of whole numbers as they are; leave dequantise out")
+    if config.dequantise and (
+        isinstance(likelihood, Mixed) or likelihood.build(dataset.event_shape).is_discrete
+    ):
+        raise InputError(
+            f"{likelihood} is of whole numbers as they are, in all columns or some; leave "
+            "dequantise out"
+        )
     data = Path(config.data)
     return config.model_copy(
         update={
@@ -187,9 +192,8 @@ def check(vae: VAE, dataset: Dataset) -> None:
         if not vae.model.missing:
             check_values(part.x, dataset.event_shape, dataset.features, what)
         vae.likelihood.check(part.x, dataset.features, what)
-    if isinstance(vae.likelihood, LikelihoodLayer):
-        what = f"the training data of {dataset.name}"
-        check_varied(vae.likelihood, dataset.train.x, dataset.features, what)
+    what = f"the training data of {dataset.name}"
+    vae.likelihood.check_varied(dataset.train.x, dataset.features, what)
 
 
 def find_device(name: str) -> torch.device:

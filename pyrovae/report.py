@@ -84,8 +84,7 @@ def print_comparison(records: Mapping[str, Mapping[str, Any]], console: Console)
     """
     groups: dict[str, dict[str, Mapping[str, Any]]] = {}
     for name, record in records.items():
-        of_mass = "mass" in record["kind"] and "density" not in record["kind"]
-        kind = "log probability mass" if of_mass else record["kind"]
+        kind = record["kind"].removeprefix("lower bound on ")
         of = "binarised pixels" if "binaris" in record["data"] else "the data"
         groups.setdefault(f"{kind} of {of}", {})[name] = record
     table = Table(title="Test ELBO, nats per datum", title_justify="left")

@@ -328,6 +328,11 @@ def test_bytes_are_as_good_as_floats() -> None:
         assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+def test_doubles_are_as_good_as_floats() -> None:
+    vae = linear_gaussian_vae()
+    quiet(vae.model, vae.guide, X.double(), epochs=1)
+
+
 def test_early_stopping_restores_running_statistics_too() -> None:
     network = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
 

@@ -149,7 +149,7 @@ def _read_csv(path: Path, label: str | None, exposure: str | None, words: bool) 
     if exposure is not None:
         _refuse_unknown(path, table, exposure)
         factor = _column(path, exposure, table.pop(exposure))
-        if not bool((factor > 0).all()):
+        if not bool(((factor > 0) & factor.isfinite()).all()):
             raise InputError(f"{path}: exposures are positive; column {exposure!r} holds others")
     if table.shape[0] < 1 or table.shape[1] < 1:
         raise InputError(f"{path} has no data: {table.shape[0]} rows of {table.shape[1]} columns")

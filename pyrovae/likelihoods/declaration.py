@@ -83,6 +83,11 @@ class Likelihood:
         for name in self.link_names:
             if self.sources.get(name) not in LEARNED:
                 raise InputError(f"{self.family.name} learns no argument {name!r} to link")
+        for name, link_name in self.link_names.items():
+            link: Any = link_named(link_name)
+            constraint: Any = self._element_constraint(name)
+            if link.domain.event_dim > constraint.event_dim:
+                raise InputError(f"the link {link_name!r} is of vectors, and {name} of numbers")
         self.links: dict[str, Transform] = {
             name: link_named(self.link_names[name])
             if name in self.link_names
@@ -117,7 +122,7 @@ class Likelihood:
             raise InputError(
                 f"a likelihood needs the key 'family', as in {{family: Normal}}; got {dict(spec)}"
             )
-        if spec["family"] == "Mixed":
+        if str(spec["family"]).lower() == "mixed":
             return Mixed.from_dict(spec)
         return cls(**spec)
 
@@ -195,7 +200,7 @@ class Likelihood:
         for n, source in self.sources.items():
             if vector and dims[n] == 0 and source in ("predicted", "per_feature"):
                 raise InputError(f"{name} has one {n} for all features; it cannot be {source}")
-        if self.exposure and (vector or self.family.exposure is None):
+        if self.exposure and (vector or self.family.exposure not in self.sources):
             raise InputError(
                 f"{name} has no exposure; Poisson, NegativeBinomial and the zero-inflated have one"
             )
@@ -204,7 +209,7 @@ class Likelihood:
         for name, source in self.sources.items():
             if isinstance(source, str):
                 continue
-            constraint: Any = self.family.constraints[name]
+            constraint = self._element_constraint(name)
             try:
                 allowed = bool(constraint.check(torch.as_tensor(source, dtype=torch.double)).all())
             except (TypeError, ValueError, RuntimeError):

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from ..errors import InputError
 from ..links import link_to
 from .declaration import Likelihood
-from .support import check_support
+from .support import check_support, check_varied
 
 __all__ = ["LikelihoodLayer"]
 
@@ -163,8 +163,22 @@ class LikelihoodLayer(nn.Module):
 
     @property
     def kind(self) -> str:
-        """What log p(x | z) is the log of."""
-        return "log probability mass" if self.is_discrete else "log density"
+        """What log p(x | z) is the log of; only figures of one kind can be compared."""
+        kind = "log probability mass" if self.is_discrete else "log density"
+        is_conditional = (
+            "total_count" in self.likelihood.sources and self.likelihood.family.is_vector
+        )
+        return f"{kind} given the total" if is_conditional else kind
+
+    def check_varied(
+        self, x: Num[Tensor, "..."], names: Sequence[str] | None = None, what: str = "the data"
+    ) -> None:
+        """Refuse a table with a constant column whose density would be infinite.
+
+        Raises:
+            InputError: naming the column.
+        """
+        check_varied(self, x, names, what)
 
     @property
     def support(self) -> Any:
@@ -172,7 +186,11 @@ class LikelihoodLayer(nn.Module):
         return _element(self(torch.zeros(self.in_shape, device=self._device)).support)
 
     def check(
-        self, x: Num[Tensor, "..."], names: Sequence[str] | None = None, what: str = "the data"
+        self,
+        x: Num[Tensor, "..."],
+        names: Sequence[str] | None = None,
+        what: str = "the data",
+        given: Given | None = None,
     ) -> None:
         """Refuse data that this likelihood cannot have produced; missing entries (NaN) may be.
 
@@ -180,19 +198,25 @@ class LikelihoodLayer(nn.Module):
             x: data of shape ``(*batch, *event_shape)``.
             names: names of the features of a table, for the message.
             what: what to call the data in the message.
+            given: what comes with each datum beside x.
 
         Raises:
             InputError: naming the first offending feature and value, and what would fit.
         """
-        check_support(self, x, names, what)
+        for name, values in (given or {}).items():
+            if name == "exposure" and not bool(((values > 0) & values.isfinite()).all()):
+                raise InputError("exposures are positive and finite numbers; got others")
+        check_support(self, x, names, what, given)
 
-    def in_support(self, x: Num[Tensor, "..."]) -> Bool[Tensor, "..."]:
+    def in_support(self, x: Num[Tensor, "..."], given: Given | None = None) -> Bool[Tensor, "..."]:
         """Which entries of x have positive probability, or a finite density that is not zero."""
         x = x.to(self._dtype)
         # Arguments that are nothing special: an exponential is a gamma that is finite at 0.
         with_arguments = {n: torch.full_like(p, 0.3) for n, p in self.named_parameters()}
         eta = torch.full(self.in_shape, 0.3, device=self._device)
-        p: Any = functional_call(self, with_arguments, eta)
+        if given:
+            eta = eta.expand(x.shape[: x.ndim - len(self.event_shape)] + self.in_shape)
+        p: Any = functional_call(self, with_arguments, (eta, given))
         if self.likelihood.family.is_vector:
             return torch.as_tensor(_element(p.support).check(x))
         inside: Tensor = p.base_dist.support.check(x)
@@ -217,7 +241,7 @@ class LikelihoodLayer(nn.Module):
     def set_typical(self, given: Given) -> None:
         """Keep the median of what came with the training data, for when nothing is given."""
         for name, values in given.items():
-            self.get_buffer(f"typical_{name}").copy_(values.to(self._dtype).median())
+            self.get_buffer(f"typical_{name}").copy_(values.to(self._dtype).nanmedian())
 
     @property
     def _has_units(self) -> bool:
@@ -255,14 +279,12 @@ class LikelihoodLayer(nn.Module):
     def _argument(self, name: str, eta: Tensor, given: Given) -> Any:
         source = self.likelihood.sources[name]
         if name in self._constants:
-            constant = self._constants[name]
-            if not self._is_of_features(name):
-                return constant
-            return eta.new_full((*self.event_shape, *self._trailing(name)), constant)
+            return self._constants[name]
         if source == "data":
             return self._given(name, given)
         if not isinstance(source, str):
-            return self._behind(self.get_buffer(name))
+            constant = self.get_buffer(name)
+            return self._behind(constant) if constant.ndim else constant
         if source == "predicted":
             values = self._predicted(eta, self._slices[name], self._trailing(name))
         else:
@@ -331,8 +353,13 @@ class LikelihoodLayer(nn.Module):
 
     def _add_constant(self, name: str, source: Any) -> None:
         value = torch.as_tensor(source)
+        if self.likelihood.family.constraints[name].is_discrete and value.ndim == 0:
+            self._constants[name] = source  # such as a number of levels, which is no tensor
+            return
         if value.ndim == 0:
-            self._constants[name] = source  # a number broadcasts on any device
+            shape = self.event_shape + self._trailing(name) if self._is_of_features(name) else ()
+            value = torch.full(shape, float(source))
+            self.register_buffer(name, value, persistent=False)
             return
         if value.numel() != prod(self.event_shape):
             raise InputError(
@@ -344,9 +371,12 @@ class LikelihoodLayer(nn.Module):
     def _check_family(self) -> None:
         name = self.likelihood.family.name
         try:
-            p = self(torch.zeros(self.in_shape))
+            for value in (-3.0, 3.0, 0.0):
+                p = self(torch.full(self.in_shape, value))
             _ = p.support.is_discrete
-        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        except InputError:
+            raise
+        except Exception as error:  # of a distribution that may be anybody's
             raise InputError(
                 f"{self.likelihood!r} makes no distribution: {' '.join(str(error).split())[:200]}"
             ) from error

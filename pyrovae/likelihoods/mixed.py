@@ -20,8 +20,8 @@ class Mixed:
     """p(x | z) = product over blocks of columns b of p_b(x_b | z), each declared by itself.
 
     Arguments:
-        blocks: for a column, or a tuple of columns, its likelihood as an object, a name or a dict.
-            The columns of x are in the order of the blocks.
+        blocks: for a column, or a tuple of columns, its likelihood as an object, a name or a dict;
+            a mapping, or pairs. The columns of x are in the order of the blocks.
         columns: likewise, for columns whose names are Python names.
 
     Raises:
@@ -38,11 +38,19 @@ class Mixed:
     given: tuple[str, ...] = ()
 
     def __init__(
-        self, blocks: Mapping[str | tuple[str, ...], Any] | None = None, **columns: Any
+        self,
+        blocks: Mapping[str | tuple[str, ...], Any]
+        | Sequence[tuple[str | tuple[str, ...], Any]]
+        | None = None,
+        **columns: Any,
     ) -> None:
         self.blocks: dict[tuple[str, ...], Likelihood] = {}
-        for key, spec in [*(blocks or {}).items(), *columns.items()]:
+        pairs = list(blocks.items() if isinstance(blocks, Mapping) else blocks or ())
+        for key, spec in [*pairs, *columns.items()]:
             names = (key,) if isinstance(key, str) else tuple(key)
+            for name in names:
+                if any(name in others for others in self.blocks) or names.count(name) > 1:
+                    raise InputError(f"column {name!r} is in two blocks")
             likelihood = Likelihood.of(spec)
             if not isinstance(likelihood, Likelihood) or likelihood.given:
                 raise InputError(
@@ -51,11 +59,8 @@ class Mixed:
                 )
             self.blocks[names] = likelihood
         self.columns = tuple(name for names in self.blocks for name in names)
-        twice = [name for name in self.columns if self.columns.count(name) > 1]
-        if not self.columns or twice:
-            raise InputError(
-                f"column {twice[0]!r} is in two blocks" if twice else "Mixed has no columns"
-            )
+        if not self.columns:
+            raise InputError("Mixed has no columns")
 
     def build(self, event_shape: Sequence[int]) -> "MixedLayer":
         """A layer for rows of a table, with new parameters."""
@@ -79,7 +84,7 @@ class Mixed:
             InputError: if it is written otherwise.
         """
         try:
-            return cls({tuple(b["columns"]): b["likelihood"] for b in spec["blocks"]})
+            return cls([(_names(b["columns"]), b["likelihood"]) for b in spec["blocks"]])
         except (KeyError, TypeError) as error:
             raise InputError(
                 "Mixed is written as {family: Mixed, blocks: [{columns: [a, b], likelihood: "
@@ -98,6 +103,10 @@ class Mixed:
 
     def __hash__(self) -> int:
         return hash(repr(self))
+
+
+def _names(columns: Any) -> tuple[str, ...]:
+    return (columns,) if isinstance(columns, str) else tuple(columns)
 
 
 class MixedLayer(nn.Module):
@@ -159,12 +168,32 @@ class MixedLayer(nn.Module):
 
     @property
     def kind(self) -> str:
-        """What log p(x | z) is the log of."""
-        kinds = {layer.kind for layer in self._each()}
-        return kinds.pop() if len(kinds) == 1 else "log density and mass, by column"
+        """What log p(x | z) is the log of; only figures of one kind can be compared."""
+        kinds: dict[str, list[str]] = {}
+        for layer, columns in zip(self._each(), self.likelihood.blocks, strict=True):
+            kinds.setdefault(layer.kind, []).extend(columns)
+        if len(kinds) == 1:
+            return next(iter(kinds))
+        return "; ".join(f"{kind} of {', '.join(sorted(kinds[kind]))}" for kind in sorted(kinds))
+
+    def check_varied(
+        self, x: Num[Tensor, "..."], names: Sequence[str] | None = None, what: str = "the data"
+    ) -> None:
+        """Refuse a table with a constant column whose density would be infinite.
+
+        Raises:
+            InputError: naming the column.
+        """
+        parts = zip(self._each(), self._columns(x), self.likelihood.blocks, strict=True)
+        for layer, part, columns in parts:
+            layer.check_varied(part, columns, what)
 
     def check(
-        self, x: Num[Tensor, "..."], names: Sequence[str] | None = None, what: str = "the data"
+        self,
+        x: Num[Tensor, "..."],
+        names: Sequence[str] | None = None,
+        what: str = "the data",
+        given: Given | None = None,
     ) -> None:
         """Refuse data that this likelihood cannot have produced; missing entries (NaN) may be.
 

@@ -1,6 +1,6 @@
 """Whether data lie in the support of a likelihood, and what to do when they do not."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,15 @@ _MAX_SIZE = 1e15
 
 
 def check_support(
-    layer: "LikelihoodLayer", x: Tensor, names: Sequence[str] | None, what: str
+    layer: "LikelihoodLayer",
+    x: Tensor,
+    names: Sequence[str] | None,
+    what: str,
+    given: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Raise an InputError unless every observed element of x is possible under the layer."""
     check_values(x, layer.event_shape, names, what, missing=True)
-    outside = ~(layer.in_support(x) | x.isnan())
+    outside = ~(layer.in_support(x, given) | x.isnan())
     if not bool(outside.any()):
         return
     first = x[tuple(outside.nonzero()[0].tolist())].item()
@@ -93,6 +97,11 @@ def check_varied(
         return
     first = torch.where(x.isnan(), -torch.inf, x).amax(0)
     constant = ((x == first) | x.isnan()).all(0)
+    empty = x.isnan().all(0)
+    if bool(empty.any()):
+        raise InputError(
+            f"{what} have an empty {_place(empty, layer.event_shape, names)}: remove it"
+        )
     if bool(constant.any()):
         column = int(constant.nonzero()[0])
         raise InputError(

@@ -54,14 +54,13 @@ class DeepLatentModel(nn.Module):
             InputError: if x lies outside the support of the likelihood.
         """
         declare_parameters(self)
-        if is_validation_enabled():
-            self.likelihood.check(x)
         beside = self.likelihood.given_with(x, *given)
+        if is_validation_enabled():
+            self.likelihood.check(x, given=beside)
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", self.prior())
             eta = self.decoder(z)
-            if not x.is_floating_point():
-                x = x.to(eta.dtype)  # or log-factorials of bytes would overflow
+            x = x.to(eta.dtype)  # log-factorials of bytes would overflow
             present = None
             if self.missing:
                 # Filled, then masked: a mask alone would leave NaN in the gradient.

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyro
 import pytest
 import scipy.stats
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae import VAE, Likelihood, fit
+from pyrovae import VAE, InputError, Likelihood, fit
 from pyrovae.likelihoods import LikelihoodLayer
 from pyrovae.likelihoods.families import FAMILIES
 
@@ -329,6 +330,78 @@ def test_exposure_multiplies_the_mean() -> None:
         torch.testing.assert_close(of_each, one)
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.usefixtures("float64")
+def test_missing_entries_contribute_nothing_to_a_site_of_pyro(name: str) -> None:
+    """Through the model, as Pyro scores it: nothing where all is missing, and no gradient."""
+    layer, eta = layer_and_eta(declared(name))
+    x = layer(eta.expand(3, *layer.in_shape)).sample().double()
+    x[0, 1] = torch.nan
+    x[1] = torch.nan
+    vae = VAE((3,), latent_dim=2, likelihood=declared(name), missing=True)
+    trace = pyro.poutine.trace(vae.model).get_trace(x)
+    trace.compute_log_prob()
+    log_prob = trace.nodes["x"]["log_prob"]
+    assert log_prob[1].item() == pytest.approx(0, abs=1e-9)
+    z = trace.nodes["z"]["value"]
+    present = ~x.isnan()
+    direct = vae.likelihood(vae.model.decoder(z), vae.likelihood.given_with(x), present)
+    filled = torch.where(present, x, vae.likelihood.fill)
+    torch.testing.assert_close(log_prob, direct.log_prob(filled))
+    log_prob[0].backward()
+    bias = vae.model.decoder.layers[-1].bias.grad
+    assert bias is not None
+    if name != "LowRankNormal":  # whose missing entries are tied to the others by the shared factor
+        assert (bias.reshape(vae.likelihood.in_shape)[:, 1] == 0).all()
+
+
+def test_number_of_trials_through_a_model() -> None:
+    trials = torch.randint(1, 20, (64, 3)).float()
+    x = torch.distributions.Binomial(trials, torch.tensor(0.7)).sample()
+    vae = VAE((3,), latent_dim=2, likelihood=Likelihood("Binomial", total_count="data"))
+    vae.standardise(x, trials)
+    fit(vae.model, vae.guide, (x, trials), epochs=2, progress=False)
+    with pytest.raises(InputError, match="Binomial cannot have produced"):
+        fit(vae.model, vae.guide, (x + 20, trials), epochs=1, progress=False)
+    with pytest.raises(InputError, match="takes total_count beside x; got 0"):
+        fit(vae.model, vae.guide, x, epochs=1, progress=False)
+
+
+def test_exposures_are_positive() -> None:
+    vae = VAE((3,), latent_dim=2, likelihood=Likelihood("Poisson", exposure=True))
+    for wrong in (0.0, -1.0, float("inf"), float("nan")):
+        exposure = torch.tensor([1.0, wrong])
+        with pytest.raises(InputError, match="exposures are positive"):
+            fit(vae.model, vae.guide, (torch.ones(2, 3), exposure), epochs=1, progress=False)
+
+
+def test_masses_given_a_total_are_a_kind_of_their_own() -> None:
+    kinds = {name: declared(name).build((3,)).kind for name in SHIPPED}
+    assert kinds["Poisson"] == "log probability mass"
+    assert kinds["Normal"] == "log density"
+    assert kinds["Multinomial"] == kinds["DirichletMultinomial"]
+    assert kinds["Multinomial"] == "log probability mass given the total"
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        Likelihood("ZeroInflatedPoisson", gate=0.3),
+        Likelihood("ZeroInflatedNegativeBinomial", gate_logits=0.5),
+        Likelihood("DiscretisedLogistic", loc=2.0, levels=9),
+        Likelihood("DiscretisedLogistic", scale=0.5, levels=9),
+        Likelihood("LowRankNormal", rank=1, cov_diag=0.1),
+        Likelihood("StudentT", df=3.0, scale=2.0, num_components=2),
+    ],
+    ids=repr,
+)
+def test_constants_follow_the_type_of_the_model(likelihood: Likelihood) -> None:
+    layer = likelihood.build((3,)).double()
+    eta = torch.randn(5, *layer.in_shape, dtype=torch.float64)
+    x = layer(eta).sample()
+    assert x.dtype == layer(eta).log_prob(x).dtype == torch.float64
+
+
 def test_number_of_trials_from_the_data() -> None:
     likelihood = Likelihood("Binomial", total_count="data")
     layer = likelihood.build((3,))
@@ -345,9 +418,15 @@ def test_continuous_bernoulli_is_torchs_where_that_is_right() -> None:
     ours = Likelihood("ContinuousBernoulli").build((8,))(logits[None]).base_dist
     theirs = torch.distributions.ContinuousBernoulli(logits=logits)
     torch.testing.assert_close(ours.log_prob(x), theirs.log_prob(x), rtol=1e-5, atol=1e-5)
+    mean = theirs.mean
+    torch.testing.assert_close(ours.mean, mean.clone(), rtol=1e-5, atol=1e-5)
     # Beyond, where torch clamps, the density still adds up: C(l) is close to l.
     far: Any = Likelihood("ContinuousBernoulli").build((1,))(torch.full((1, 1), 1000.0)).base_dist
     assert far.log_prob(torch.ones(1)).item() == pytest.approx(math.log(1000))
+    assert far.mean.item() == pytest.approx(1 - 1 / 1000)
+    # The distance from 1 is exponential, with mean 1 / l.
+    drawn = 1 - far.sample((20_000,)).mean().item()
+    assert drawn == pytest.approx(1 / 1000, rel=4.5 / 20_000**0.5)
 
 
 def test_discretised_logistic_is_a_difference_of_sigmoids() -> None:

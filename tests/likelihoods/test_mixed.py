@@ -44,7 +44,7 @@ def test_density_is_the_product_of_those_of_the_blocks() -> None:
     torch.testing.assert_close(p.log_prob(x), expected)
     assert (p.batch_shape, p.event_shape) == ((5,), (4,))
     layer.check(p.sample())
-    assert layer.kind == "log density and mass, by column"
+    assert layer.kind == "log density of a, b; log probability mass of count, kind"
 
 
 def test_mean_is_that_of_samples() -> None:
@@ -93,6 +93,7 @@ def test_missing_entries_contribute_nothing() -> None:
     [
         (lambda: Mixed(), "Mixed has no columns"),
         (lambda: Mixed({("a", "b"): "Normal", "a": "Poisson"}), "'a' is in two blocks"),
+        (lambda: Mixed({"a": "Normal"}, a="Poisson"), "'a' is in two blocks"),
         (lambda: Mixed(a="Norml"), "did you mean 'Normal'"),
         (lambda: Mixed(a={"family": "Poisson", "exposure": True}), "needs nothing beside x"),
         (lambda: MIXED.build((3,)), "declares 4 columns"),
@@ -109,6 +110,18 @@ def test_data_outside_the_support_of_a_column() -> None:
     x[7, 3] = -1
     with pytest.raises(InputError, match=r"Poisson is of numbers .* datum 7, column 'count'"):
         MIXED.build((4,)).check(x)
+
+
+def test_a_constant_column_has_no_density() -> None:
+    x = rows()
+    x[:, 1] = 2.5
+    with pytest.raises(InputError, match=r"a constant column 'b', always 2.5"):
+        MIXED.build((4,)).check_varied(x)
+
+
+def test_columns_may_be_one_name() -> None:
+    block = {"columns": "height", "likelihood": "Normal"}
+    assert Likelihood.of({"family": "mixed", "blocks": [block]}) == Mixed(height="Normal")
 
 
 def test_infer_proposes_and_says_why() -> None:
