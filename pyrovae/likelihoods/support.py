@@ -18,6 +18,7 @@ __all__ = ["check_support", "check_values", "check_varied", "fitting"]
 
 _MAX_PROPOSED = 6
 _MAX_SIZE = 1e15
+_IMAGE_DIMS = 3
 
 
 def check_support(
@@ -34,19 +35,17 @@ def check_support(
         return
     first = x[tuple(outside.nonzero()[0].tolist())].item()
     where = f"{first:.4g} {_place(outside, layer.event_shape, names)}"
-    name = layer.likelihood.family.name
+    name, advice = layer.likelihood.family.name, _advice(x, layer.event_shape)
     if layer.is_discrete and first < 0:
-        raise InputError(
-            f"{name} is of numbers from 0 upwards, and {what} hold {where}; {_advice(x)}"
-        )
+        raise InputError(f"{name} is of numbers from 0 upwards, and {what} hold {where}; {advice}")
     if layer.is_discrete and first != round(first):
-        raise InputError(f"{name} is of whole numbers, and {what} hold {where}; {_advice(x)}")
+        raise InputError(f"{name} is of whole numbers, and {what} hold {where}; {advice}")
     if abs(first) > _MAX_SIZE:
         raise InputError(f"{what} hold {where}, whose square overflows; rescale them")
     share = outside.double().mean().item()
     raise InputError(
         f"{name} cannot have produced {what}: {share:.1%} of the values lie outside its support, "
-        f"the first {where}; {_advice(x)}"
+        f"the first {where}; {advice}"
     )
 
 
@@ -140,17 +139,23 @@ def _candidates(x: Tensor) -> list[Likelihood]:
     return candidates
 
 
-def _advice(x: Tensor) -> str:
+def _advice(x: Tensor, event_shape: tuple[int, ...]) -> str:
     found = fitting(x)
     if bool((x == x.round()).logical_or(x.isnan()).all()):
         found.sort(key=lambda likelihood: not likelihood.build((1,)).is_discrete)
     names = [_short(likelihood) for likelihood in found[:_MAX_PROPOSED]]
     if not names:
         return "no named likelihood fits; transform them"
-    advice = f"these would fit: {', '.join(names)}"
-    if bool(((x >= 0) & (x <= 1)).all()):
+    advice = ", ".join(names)
+    low, high = x[~x.isnan()].min().item(), x[~x.isnan()].max().item()
+    if low >= 0 and high <= 1:
         return f"binarise them (values in [0, 1] read as probabilities), or choose: {advice}"
-    return advice
+    if low >= 0 and len(event_shape) == _IMAGE_DIMS:
+        return (
+            f"pixels range from {low:g} to {high:g}: binarise them, divide them by {high:g} for "
+            f"ContinuousBernoulli, or choose: {advice}"
+        )
+    return f"these would fit: {advice}"
 
 
 def _short(likelihood: Likelihood) -> str:

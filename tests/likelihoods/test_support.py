@@ -26,7 +26,7 @@ CATEGORICAL = {"family": "Categorical", "num_classes": 3}
         ("Poisson", 1.5, "of whole numbers, .* hold 1.5 .*would fit: Exponential, Laplace"),
         (BINOMIAL, 5.0, r"first 5 .*Binomial\(total_count=5\), Categorical\(num_classes=6\)"),
         (CATEGORICAL, 3.0, r"first 3 .*Categorical\(num_classes=4\)"),
-        ("Gamma", 0.0, "Gamma cannot .* the first 0 .*.*would fit: Bernoulli, BetaBinomial"),
+        ("Gamma", 0.0, "Gamma cannot .* the first 0 .*.*or choose: Bernoulli, BetaBinomial"),
         ("VonMises", 4.0, "VonMises cannot .* the first 4 .*Binomial"),
         ("Normal", 1e30, "hold 1e\\+30 in datum 2, column 'b', whose square overflows"),
         ("Normal", float("inf"), "hold infinite values"),
@@ -57,6 +57,17 @@ def test_where_in_an_image() -> None:
     x[3, 0, 1, 2] = 9
     with pytest.raises(InputError, match=r"in datum 3, at position \(0, 1, 2\)"):
         Likelihood("Bernoulli").build((1, 2, 3)).check(x)
+
+
+def test_grey_pixels_under_bernoulli() -> None:
+    layer = Likelihood("Bernoulli").build((1, 2, 3))
+    whole = torch.tensor([0.0, 255, 17, 3, 0, 1]).reshape(1, 1, 2, 3)
+    with pytest.raises(
+        InputError, match="range from 0 to 255: binarise them, divide them by 255 for Continuous"
+    ):
+        layer.check(whole)
+    with pytest.raises(InputError, match=r"binarise them .* ContinuousBernoulli"):
+        layer.check(whole / 255)
 
 
 def test_integer_data_are_as_good_as_floats() -> None:
