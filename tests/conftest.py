@@ -34,6 +34,6 @@ def float64() -> Iterator[None]:
 @pytest.fixture
 def data_root() -> Path:
     """Folder of torchvision's data sets."""
-    if "PYROVAE_DATA" not in os.environ:
+    if not os.environ.get("PYROVAE_DATA"):
         pytest.skip("set PYROVAE_DATA to a folder that holds MNIST to run this test")
     return Path(os.environ["PYROVAE_DATA"])
