@@ -155,6 +155,8 @@ def compare(config: RunConfig, likelihoods: list[Any], console: Console) -> Path
     Raises:
         InputError: if a likelihood or the data cannot be used; before any training.
     """
+    if len(likelihoods) < 2:
+        raise InputError(f"compare takes two likelihoods or more; got {len(likelihoods)}")
     declared = [Likelihood.of(spec) for spec in likelihoods]
     names = [_directory_name(likelihood, i) for i, likelihood in enumerate(declared)]
     parent = config.output or Path("runs") / f"compare-{_run_name(config)}"

@@ -320,6 +320,13 @@ def test_compare_ranks_like_with_like(pyrovae: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.parametrize("few", ["", "normal"])
+def test_one_likelihood_cannot_be_compared(pyrovae: Any, few: str) -> None:
+    outcome = pyrovae("compare", "digits", "--likelihoods", few)
+    assert outcome.code == 2
+    assert "compare takes two likelihoods or more" in outcome.err
+
+
 def test_compare_tables_by_column(pyrovae: Any, tmp_path: Path) -> None:
     """Blocks in an order of their own; another measure for another choice of densities."""
     rng = np.random.default_rng(0)
