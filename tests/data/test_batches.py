@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SubsetRandomSampler
 
 from pyrovae import Batches, InputError
 from pyrovae.data.batches import LoaderBatches
@@ -46,6 +46,13 @@ def test_loaders_are_counted_and_moved() -> None:
     batches = LoaderBatches(loader, lambda x: x + 1, "cpu")
     assert (len(batches), batches.size) == (2, 10)
     assert torch.cat([x for (x,) in batches]).tolist() == list(range(1, 9))
+
+
+def test_the_size_is_that_of_what_the_sampler_draws_from() -> None:
+    """Which weighs latents that all data share; the data set behind it may be larger."""
+    rows = list(torch.arange(10.0))
+    loader = DataLoader(rows, batch_size=2, sampler=SubsetRandomSampler(range(3)))  # type: ignore[arg-type]
+    assert LoaderBatches(loader).size == 3
 
 
 def test_batches_that_are_dicts_go_to_the_transform() -> None:
