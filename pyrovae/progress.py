@@ -11,7 +11,10 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .train import Epoch
 
-__all__ = ["TrainingProgress"]
+__all__ = ["LateProgress", "TrainingProgress"]
+
+_LATE = 2.0
+"""Seconds after which work is long enough for a bar."""
 
 _READ_EVERY = 0.5
 """Seconds between two readings of the running loss, each of which waits for the device."""
@@ -80,6 +83,51 @@ class TrainingProgress:
         self._progress.update(
             self._task, epoch=self._epoch, figures=figures + self._validation + self._rate
         )
+
+
+class LateProgress:
+    """A bar over steps that shows itself only once the work has taken two seconds.
+
+    Arguments:
+        name: what is done.
+        total: number of steps.
+    """
+
+    def __init__(self, name: str, total: int) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}", table_column=_whole()),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True, table_column=_whole()),
+            transient=True,
+            expand=True,
+        )
+        self._task = self._progress.add_task(name, total=total)
+        self._start = perf_counter()
+        self._shown = False
+
+    def __enter__(self) -> "LateProgress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._shown:
+            self._progress.stop()
+
+    def advance(self) -> None:
+        """One step is done."""
+        self._progress.advance(self._task)
+        if not self._shown and perf_counter() - self._start > _LATE:
+            self._shown = True
+            self._progress.start()
+
+    def finish(self, completed: int) -> None:
+        """So many steps are done, or need not be."""
+        self._progress.update(self._task, completed=completed)
 
 
 def _whole() -> Column:

@@ -1,5 +1,6 @@
 """Distributions that Pyro lacks, or has only for moderate arguments or equal totals."""
 
+from .matrices import Wishart
 from .scalars import (
     ContinuousBernoulli,
     DiscretisedLogistic,
@@ -18,5 +19,6 @@ __all__ = [
     "Multinomial",
     "OrderedLogistic",
     "VonMises",
+    "Wishart",
     "ZeroInflatedNegativeBinomial",
 ]

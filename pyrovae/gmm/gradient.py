@@ -1,0 +1,190 @@
+"""VI: the same bound climbed by gradients, in the parameters and in q at once.
+
+    maximise over theta and phi   E_q(z; phi)[log p(x, z; theta) - log q(z; phi)]
+
+With q free for each datum the maximum is that of EM. With q a function of x (amortised) it is
+lower by what the network cannot express, averaged over data (Cremer, Li and Duvenaud 2018).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import pyro
+import torch
+from jaxtyping import Float
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
+from torch import Tensor, nn
+from torch.optim import Adam
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from ..errors import InputError
+from .climb import State
+from .mixture import Mixture
+from .program import AmortisedGuide, FreeGuide, Gradient, MixtureModel
+
+__all__ = ["LEAST_LOG_Q", "Program", "amortised_vi", "ascend", "free_vi"]
+
+LEAST_LOG_Q = -30.0
+"""Where the posterior says no: gradients would not bring a component back from much less."""
+
+
+def free_vi(
+    x: Float[Tensor, "n d"],
+    start: Mixture,
+    floor: Float[Tensor, "d"],
+    *,
+    lr: float = 0.3,
+    num_steps: int = 1000,
+) -> Iterator[State]:
+    """VI with numbers log q(z = k) of its own for each datum, which start from the posterior.
+
+    Arguments:
+        x: data.
+        start: where theta starts from.
+        floor: the least variance along each column.
+        lr: learning rate of Adam, which falls to zero as a cosine.
+        num_steps: steps, each on all data.
+    """
+    guide = FreeGuide(start.log_responsibilities(x).clamp_min(LEAST_LOG_Q))
+    program = Program(MixtureModel(start, floor), guide, x)
+    return _climb_mixture(program, lr, num_steps, None)
+
+
+def amortised_vi(
+    x: Float[Tensor, "n d"],
+    start: Mixture,
+    floor: Float[Tensor, "d"],
+    *,
+    hidden: Sequence[int] = (32,),
+    gradient: Gradient = "enumerated",
+    lr: float = 0.02,
+    num_steps: int = 2000,
+    measure_every: int | None = None,
+    seed: int = 0,
+) -> Iterator[State]:
+    """The mixture as a tiny VAE: q(z | x) from a network.
+
+    Arguments:
+        x: data.
+        start: where theta starts from; the network starts from random weights.
+        floor: the least variance along each column.
+        hidden: widths of the hidden layers of the network.
+        gradient: by enumeration, or by score function with or without a baseline.
+        lr: learning rate of Adam, which falls to zero as a cosine.
+        num_steps: steps, each on all data.
+        measure_every: steps between measurements of the variance of the gradient; none unless
+            given.
+        seed: of the network and of draws of z.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        guide = AmortisedGuide(x, len(start.weights), hidden, gradient)
+    program = Program(MixtureModel(start, floor), guide, x, seed)
+    return _climb_mixture(program, lr, num_steps, measure_every)
+
+
+class Program:
+    """A model and a guide with data, random numbers and a parameter store of their own.
+
+    Arguments:
+        model: p(x, z).
+        guide: q(z | x); its ``gradient`` says which of Pyro's estimators goes with it.
+        x: data.
+        seed: of the draws.
+    """
+
+    def __init__(self, model: Any, guide: Any, x: Float[Tensor, "n d"], seed: int = 0) -> None:
+        self.model = model
+        self.guide = guide
+        self.x = x
+        modules = (part for part in (model, guide) if isinstance(part, nn.Module))
+        self.parameters = [p for module in modules for p in module.parameters()]
+        self._elbo: Any
+        if guide.gradient == "enumerated":
+            self._elbo = TraceEnum_ELBO(max_plate_nesting=1)
+        elif guide.gradient == "score":
+            self._elbo = Trace_ELBO()
+        else:
+            self._elbo = TraceGraph_ELBO()
+        self._store: Any = {"params": {}, "constraints": {}}
+        self._random = torch.Generator().manual_seed(seed).get_state()
+
+    def gradient(self) -> None:
+        """Put an estimate of the gradient of -ELBO, for all data, where torch keeps gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        with (
+            torch.random.fork_rng(),
+            pyro.validation_enabled(False),
+            pyro.get_param_store().scope(self._store),
+        ):
+            torch.set_rng_state(self._random)
+            self._elbo.loss_and_grads(self.model, self.guide, self.x)
+            self._random = torch.get_rng_state()
+
+    def gradient_moments(
+        self, num_draws: int = 100
+    ) -> tuple[Float[Tensor, "parameters"], Float[Tensor, "parameters"]]:
+        """Mean and variance over draws of the gradient of the ELBO, in nats per datum, in phi.
+
+        phi are the parameters of the guide. The draws leave no trace in what follows.
+        """
+        kept = deepcopy(self._store), self._random
+        draws = []
+        for _ in range(num_draws):
+            self.gradient()
+            flat = [p.grad.flatten() for p in self.guide.parameters() if p.grad is not None]
+            draws.append(-torch.cat(flat) / len(self.x))
+        self._store, self._random = kept
+        stacked = torch.stack(draws)
+        return stacked.mean(0), stacked.var(0)
+
+
+def ascend(
+    program: Program,
+    lr: float,
+    num_steps: int,
+    state: Callable[[str, Tensor | None], State],
+    measure_every: int | None = None,
+) -> Iterator[State]:
+    """Climb the bound by Adam on all data; the first state is the start.
+
+    Arguments:
+        program: what to climb.
+        lr: learning rate, which falls to zero as a cosine.
+        num_steps: how many.
+        state: makes a state of what a step was, and of the variance of its gradient.
+        measure_every: steps between measurements of that variance.
+
+    Raises:
+        InputError: if the learning rate or the number of steps cannot be used.
+    """
+    if not lr > 0 or num_steps < 1:
+        raise InputError(f"lr must be positive and num_steps 1 or more; got {lr} and {num_steps}")
+    optimiser = Adam(program.parameters, lr=lr, fused=True)
+    schedule = CosineAnnealingLR(optimiser, num_steps)
+    yield state("start", None)
+    for step in range(num_steps):
+        variance = None
+        if measure_every is not None and step % measure_every == 0:
+            variance = program.gradient_moments()[1].sum()
+        program.gradient()
+        optimiser.step()
+        schedule.step()
+        yield state("gradient", variance)
+
+
+def _climb_mixture(
+    program: Program, lr: float, num_steps: int, measure_every: int | None
+) -> Iterator[State]:
+    model, guide = program.model, program.guide
+
+    @torch.no_grad()
+    def state(phase: str, variance: Tensor | None) -> State:
+        mixture = model.mixture()
+        fixed = replace(mixture, locs=mixture.locs.clone())
+        return State(phase, fixed, guide.log_q(program.x), gradient_variance=variance)
+
+    return ascend(program, lr, num_steps, state, measure_every)

@@ -1,0 +1,200 @@
+"""The mixture as a Pyro program: models p(x, z), and guides q(z | x) to go with them.
+
+Every pair is plain Pyro: ``pyro.infer.SVI(model, guide, Adam({"lr": 0.01}),
+TraceEnum_ELBO(max_plate_nesting=1))`` trains it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pyro
+import pyro.distributions as dist
+from jaxtyping import Float
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
+
+from ..models.parameters import declare_parameters
+from ..nn import MLP
+from .mixture import Mixture
+
+__all__ = [
+    "INFER",
+    "AmortisedGuide",
+    "FreeGuide",
+    "Gradient",
+    "MixtureModel",
+    "component",
+    "observe",
+]
+
+Gradient = Literal["enumerated", "score", "score with baseline"]
+"""How the gradient with respect to q is had: by summing over z, or from one draw of z with its
+score function, its costs taken as they are or less a decaying average of them."""
+
+INFER: dict[str, Any] = {
+    "enumerated": {"enumerate": "parallel"},
+    "score": {},
+    "score with baseline": {"baseline": {"use_decaying_avg_baseline": True}},
+}
+"""What tells Pyro so, at the site of z in the guide."""
+
+
+def component(mixture: Mixture, z: Any = ...) -> TorchDistributionMixin:
+    """p(x | z), for one z or many; for all of the components unless z is given."""
+    p: TorchDistributionMixin
+    if mixture.covariance_type in ("full", "tied"):
+        scale_tril = mixture.scales[z] if mixture.covariance_type == "full" else mixture.scales
+        p = dist.MultivariateNormal(mixture.locs[z], scale_tril=scale_tril)
+    else:
+        scale = mixture.scales if mixture.covariance_type == "diag" else mixture.scales[:, None]
+        p = dist.Normal(mixture.locs[z], scale[z]).to_event(1)
+    return p
+
+
+def observe(x: Float[Tensor, "n d"], mixture: Mixture, marginalised: bool = False) -> None:
+    """z ~ Categorical(weights), x ~ p(x | z), in the plate ``data``.
+
+    Arguments:
+        x: data.
+        mixture: theta.
+        marginalised: whether to sum z out beforehand, so that ``x`` is the only site; else ``z``
+            is a site that Pyro can enumerate.
+    """
+    assignment = dist.Categorical(mixture.weights)
+    with pyro.plate("data", len(x)):
+        if marginalised:
+            pyro.sample("x", dist.MixtureSameFamily(assignment, component(mixture)), obs=x)
+        else:
+            z = pyro.sample("z", assignment, infer=INFER["enumerated"])
+            pyro.sample("x", component(mixture, z), obs=x)
+
+
+class MixtureModel(nn.Module):
+    """p(x, z) with parameters to learn; calling it runs the Pyro model.
+
+    The weights are the softmax of free numbers. The scales have diagonals sqrt(floor) + exp(free),
+    which keeps the likelihood bounded.
+
+    Arguments:
+        start: the parameters to start from.
+        floor: the least variance along each column.
+        marginalised: whether to sum z out beforehand.
+
+    Example:
+        >>> from pyro.infer import TraceEnum_ELBO
+        >>> start = Mixture.of([0.5, 0.5], [[0.0], [4.0]], [[1.0], [1.0]], "diag")
+        >>> model = MixtureModel(start, floor=torch.tensor([1e-6]))
+        >>> x = torch.tensor([[2.0]], dtype=torch.float64)
+        >>> -TraceEnum_ELBO().loss(model, lambda x: None, x)  # log p(x): no z is left to guess
+        -2.918...
+    """
+
+    def __init__(
+        self, start: Mixture, floor: Float[Tensor, "d"], *, marginalised: bool = False
+    ) -> None:
+        super().__init__()
+        self.marginalised = marginalised
+        self._type = start.covariance_type
+        # The floor is met where the scale is least: a spherical one keeps to the largest entry.
+        least = floor.max() if self._type == "spherical" else floor
+        self.register_buffer("least", 0.999 * least.sqrt().to(start.locs))
+        self.logits = nn.Parameter(start.weights.clamp_min(1e-30).log())
+        self.locs = nn.Parameter(start.locs.clone())
+        diagonal, below = _split(start.scales, self._has_matrices)
+        self.log_diagonal = nn.Parameter((diagonal - self.least).clamp_min(1e-12).log())
+        self.below = nn.Parameter(below) if self._has_matrices else None
+
+    least: Tensor
+
+    @property
+    def _has_matrices(self) -> bool:
+        return self._type in ("full", "tied")
+
+    def mixture(self) -> Mixture:
+        """The parameters as they are now, with their gradients."""
+        scales = self.least + self.log_diagonal.exp()
+        if self.below is not None:
+            scales = self.below.tril(-1) + scales.diag_embed()
+        return Mixture(self.logits.softmax(0), self.locs, scales, self._type)
+
+    def forward(self, x: Float[Tensor, "n d"]) -> None:
+        declare_parameters(self)
+        observe(x, self.mixture(), self.marginalised)
+
+
+def _split(scales: Tensor, has_matrices: bool) -> tuple[Tensor, Tensor]:
+    if not has_matrices:
+        return scales, scales
+    return scales.diagonal(dim1=-2, dim2=-1), scales.tril(-1).clone()
+
+
+class _Guide(nn.Module):
+    """q(z | x) = Categorical(softmax(logits(x))); calling it runs the Pyro guide."""
+
+    def __init__(self, gradient: Gradient) -> None:
+        super().__init__()
+        self.gradient = gradient
+
+    def logits(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Unnormalised log q(z | x)."""
+        raise NotImplementedError
+
+    def log_q(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """log q(z | x)."""
+        return self.logits(x).log_softmax(1)
+
+    def forward(self, x: Float[Tensor, "n d"]) -> None:
+        declare_parameters(self)
+        q = dist.Categorical(logits=self.logits(x))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", q, infer=INFER[self.gradient])
+
+
+class FreeGuide(_Guide):
+    """q with numbers of its own for each datum of the training data.
+
+    Arguments:
+        log_q: where to start from.
+        gradient: how the gradient with respect to q is had.
+    """
+
+    def __init__(self, log_q: Float[Tensor, "n k"], gradient: Gradient = "enumerated") -> None:
+        super().__init__(gradient)
+        self.free = nn.Parameter(log_q.clone())
+
+    def logits(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        return self.free
+
+
+class AmortisedGuide(_Guide):
+    """q from a network that looks at x: one function for all data, seen and unseen.
+
+    The network sees standardised data. Without hidden layers q is a softmax of linear functions,
+    the exact posterior where the covariances are tied; with others it is quadratic.
+
+    Arguments:
+        x: training data, whose mean and standard deviation standardise.
+        num_components: K.
+        hidden: widths of the hidden layers.
+        gradient: how the gradient with respect to q is had.
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        x: Float[Tensor, "n d"],
+        num_components: int,
+        hidden: Sequence[int] = (32,),
+        gradient: Gradient = "enumerated",
+    ) -> None:
+        super().__init__(gradient)
+        self.register_buffer("loc", x.mean(0))
+        self.register_buffer("scale", x.std(0, correction=0))
+        dim = x.shape[1]
+        self.network = MLP((dim,), (num_components,), hidden, nn.Tanh).to(x)
+
+    def logits(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        y: Tensor = self.network((x - self.loc) / self.scale)
+        return y
