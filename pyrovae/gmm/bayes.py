@@ -24,7 +24,7 @@ from pyro.distributions import MultivariateStudentT, StudentT
 from torch import Tensor
 from torch.distributions import Dirichlet, kl_divergence
 
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 from .climb import State
 from .em import Statistics, expectation
 from .mixture import CovarianceType, Mixture
@@ -40,6 +40,9 @@ __all__ = [
     "state_of",
     "update",
 ]
+
+
+_GIVEN = ("concentration", "loc", "precision", "df", "scatter")
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,14 @@ class Prior:
             num_components: K; the concentration is 1 / K.
             covariance_type: full, tied, diag or spherical.
             given: attributes to have instead.
+
+        Raises:
+            InputError: if there is no such attribute, or the prior is none.
         """
+        unknown = given.keys() - _GIVEN
+        if unknown:
+            name = min(unknown)
+            raise InputError(f"a prior has no attribute {name!r}: {did_you_mean(name, _GIVEN)}")
         points = x.double()
         d = points.shape[1]
         covariance = torch.cov(points.mT).reshape(d, d)
@@ -146,8 +156,8 @@ class Posterior:
             scales = torch.linalg.cholesky(blocks)
         else:
             scales = blocks[..., 0, 0].sqrt()
-        weights = self.concentration / self.concentration.sum()
-        return Mixture(weights, self.locs, scales, self.covariance_type)
+        log_weights = self.concentration.log() - self.concentration.sum().log()
+        return Mixture(log_weights, self.locs, scales, self.covariance_type)
 
     def expected_log_joint(self) -> Mixture:
         """A mixture whose log joint is E[log p(x, z | theta)]; its weights do not sum to one.
@@ -167,7 +177,7 @@ class Posterior:
             self._p * self._df.log() - torch.logdet(self._blocks)
         )
         log_weights = log_weights + 0.5 * (deficit - d / self.precision)
-        return replace(mean, weights=log_weights.exp())
+        return replace(mean, log_weights=log_weights)
 
     def kl(self) -> Float[Tensor, ""]:
         """KL(q(theta) || p(theta)), in nats (Bishop 2006, eqs. 10.72 to 10.77)."""
@@ -188,7 +198,8 @@ class Posterior:
             + 0.5 * (df - df0) * _expected_log_det(df, ours)
             - 0.5 * df * (self._p - traces)
         )
-        return of_weights + of_locs.sum() + of_precisions.sum()
+        kl: Tensor = of_weights + of_locs.sum() + of_precisions.sum()
+        return kl
 
     def predictive(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
         """log p(x | data), theta integrated out under q (Bishop 2006, eq. 10.81), in nats.
@@ -215,7 +226,7 @@ class Posterior:
             log_density = MultivariateStudentT(df, self.locs, scale.view(-1, 1, 1) * eye).log_prob(
                 x
             )
-        log_joint: Tensor = self.mean.weights.log() + log_density
+        log_joint: Tensor = self.mean.log_weights + log_density
         return log_joint.logsumexp(1)
 
     @property

@@ -24,6 +24,7 @@ from .em import expectation
 from .gradient import LEAST_LOG_Q, Program, ascend
 from .mixture import CovarianceType, Mixture
 from .program import INFER, Gradient, observe
+from .randomness import Randomness
 
 __all__ = [
     "BayesianGuide",
@@ -78,6 +79,7 @@ class BayesianGuide(nn.Module):
     """
 
     gradient: Gradient = "enumerated"
+    has_exact_gradient = False
 
     def __init__(self, posterior: Posterior, log_q: Float[Tensor, "n k"]) -> None:
         super().__init__()
@@ -138,7 +140,7 @@ def bayesian_svi(
     start: Mixture,
     prior: Prior,
     *,
-    lr: float = 0.05,
+    lr: float = 0.1,
     num_steps: int = 1000,
     seed: int = 0,
 ) -> Iterator[State]:
@@ -159,7 +161,7 @@ def bayesian_svi(
     log_q = start.log_responsibilities(x).clamp_min(LEAST_LOG_Q)
     posterior = update(expectation(x, start), prior)
     guide = BayesianGuide(posterior, log_q)
-    model = BayesianMixtureModel(prior, len(start.weights))
+    model = BayesianMixtureModel(prior, start.num_components)
     program = Program(model, guide, x, seed)
 
     @torch.no_grad()
@@ -213,11 +215,12 @@ def nuts(
         seed: of the chain.
         on_step: called after each draw.
     """
-    if num_draws < 1 or num_warmup < 1:
+    if num_draws < 4 or num_warmup < 1:
         raise InputError(
-            f"num_draws and num_warmup must be 1 or more; got {num_draws} and {num_warmup}"
+            f"num_draws must be 4 or more and num_warmup 1 or more; got {num_draws} and "
+            f"{num_warmup}"
         )
-    model = BayesianMixtureModel(prior, len(start.weights), marginalised=True)
+    model = BayesianMixtureModel(prior, start.num_components, marginalised=True)
     has_matrices = prior.covariance_type in ("full", "tied")
     covariances = start.covariances
     values = {
@@ -231,11 +234,10 @@ def nuts(
         "loc": biject_to(constraints.real).inv,
     }
     with (
-        torch.random.fork_rng(),
+        Randomness(seed, x.device).drawn(),
         pyro.get_param_store().scope(),
         pyro.validation_enabled(False),
     ):
-        torch.manual_seed(seed)
         kernel = NUTS(
             model, transforms=to_unconstrained, init_strategy=init_to_value(values=values)
         )
@@ -254,7 +256,7 @@ def nuts(
             draws["weights"], draws["loc"], draws["precision"], strict=True
         )
     )
-    divergent = sum(len(d) for d in chain.diagnostics()["divergences"].values())
+    divergent = sum(len(draws) for draws in chain.diagnostics()["divergences"].values())
     return Draws(mixtures, divergent)
 
 
@@ -291,7 +293,7 @@ def mixture_of(
         scales = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(precision)))
     else:
         scales = precision.rsqrt()
-    return Mixture(weights, locs, scales, covariance_type)
+    return Mixture(weights.log(), locs, scales, covariance_type)
 
 
 class _FromVector(Transform):

@@ -64,7 +64,7 @@ def expectation(x: Float[Tensor, "n d"], mixture: Mixture) -> Statistics:
     Data pass in chunks, of which nothing is kept but sums: memory grows with none of N, K and d
     taken together. Chunks of single precision are raised to double.
     """
-    sums = _Sums(len(mixture.weights), mixture.centre, mixture.covariance_type)
+    sums = _Sums(mixture.num_components, mixture.centre, mixture.covariance_type)
     for chunk in x.split(mixture.chunk_size):
         points = chunk.to(mixture.locs.dtype)
         log_joint = mixture.log_joint(points)
@@ -179,7 +179,7 @@ def maximisation(
         means = torch.where(held.unsqueeze(1), means, previous.locs)
         if kind != "tied":
             scales = torch.where(held.view(-1, *[1] * (scales.ndim - 1)), scales, previous.scales)
-    mixture = Mixture(torch.where(held, n, 0.0) / of_all, means, scales, kind)
+    mixture = Mixture((torch.where(held, n, 0.0) / of_all).log(), means, scales, kind)
     degenerate = (low | ~held).nonzero().flatten().tolist()
     return mixture, tuple(degenerate)
 

@@ -13,6 +13,7 @@ from ..errors import InputError
 from .bayes import Posterior, second_moments
 from .bayes_program import locs_given, mixture_of, wishart
 from .mixture import CovarianceType
+from .randomness import Randomness
 
 __all__ = ["Evidence", "log_evidence"]
 
@@ -64,8 +65,7 @@ def log_evidence(
             f"the evidence needs every order of the components: {_MOST_COMPONENTS} at most, not {k}"
         )
     proposal = _widened(posterior, _POWER)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with Randomness(seed, x.device).drawn():
         parts = [
             _log_weights(x, proposal, min(_CHUNK, num_samples - first))
             for first in range(0, num_samples, _CHUNK)

@@ -23,6 +23,7 @@ from ..errors import InputError
 from .climb import State
 from .mixture import Mixture
 from .program import AmortisedGuide, FreeGuide, Gradient, MixtureModel
+from .randomness import Randomness
 
 __all__ = ["LEAST_LOG_Q", "Program", "amortised_vi", "ascend", "free_vi"]
 
@@ -35,7 +36,7 @@ def free_vi(
     start: Mixture,
     floor: Float[Tensor, "d"],
     *,
-    lr: float = 0.3,
+    lr: float = 0.1,
     num_steps: int = 1000,
 ) -> Iterator[State]:
     """VI with numbers log q(z = k) of its own for each datum, which start from the posterior.
@@ -78,9 +79,8 @@ def amortised_vi(
             given.
         seed: of the network and of draws of z.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        guide = AmortisedGuide(x, len(start.weights), hidden, gradient)
+    with Randomness(seed, x.device).drawn():
+        guide = AmortisedGuide(x, start.num_components, hidden, gradient)
     program = Program(MixtureModel(start, floor), guide, x, seed)
     return _climb_mixture(program, lr, num_steps, measure_every)
 
@@ -109,20 +109,18 @@ class Program:
         else:
             self._elbo = TraceGraph_ELBO()
         self._store: Any = {"params": {}, "constraints": {}}
-        self._random = torch.Generator().manual_seed(seed).get_state()
+        self._random = Randomness(seed, x.device)
 
     def gradient(self) -> None:
         """Put an estimate of the gradient of -ELBO, for all data, where torch keeps gradients."""
         for parameter in self.parameters:
             parameter.grad = None
         with (
-            torch.random.fork_rng(),
+            self._random.drawn(),
             pyro.validation_enabled(False),
             pyro.get_param_store().scope(self._store),
         ):
-            torch.set_rng_state(self._random)
             self._elbo.loss_and_grads(self.model, self.guide, self.x)
-            self._random = torch.get_rng_state()
 
     def gradient_moments(
         self, num_draws: int = 100
@@ -131,13 +129,13 @@ class Program:
 
         phi are the parameters of the guide. The draws leave no trace in what follows.
         """
-        kept = deepcopy(self._store), self._random
+        kept = deepcopy(self._store), self._random.state
         draws = []
         for _ in range(num_draws):
             self.gradient()
             flat = [p.grad.flatten() for p in self.guide.parameters() if p.grad is not None]
             draws.append(-torch.cat(flat) / len(self.x))
-        self._store, self._random = kept
+        self._store, self._random.state = kept
         stacked = torch.stack(draws)
         return stacked.mean(0), stacked.var(0)
 
@@ -151,6 +149,9 @@ def ascend(
 ) -> Iterator[State]:
     """Climb the bound by Adam on all data; the first state is the start.
 
+    Where the gradient is exact, Adam forgets its scale within some 20 steps, since that of a
+    posterior near 0 or 1 vanishes faster than the usual 1,000 steps can follow.
+
     Arguments:
         program: what to climb.
         lr: learning rate, which falls to zero as a cosine.
@@ -163,7 +164,8 @@ def ascend(
     """
     if not lr > 0 or num_steps < 1:
         raise InputError(f"lr must be positive and num_steps 1 or more; got {lr} and {num_steps}")
-    optimiser = Adam(program.parameters, lr=lr, fused=True)
+    betas = (0.9, 0.95 if program.guide.has_exact_gradient else 0.999)
+    optimiser = Adam(program.parameters, lr=lr, betas=betas, fused=True)
     schedule = CosineAnnealingLR(optimiser, num_steps)
     yield state("start", None)
     for step in range(num_steps):

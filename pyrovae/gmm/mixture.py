@@ -37,7 +37,7 @@ class Mixture:
     """p(z = k) = weights_k and p(x | z = k) = Normal(x; locs_k, Sigma_k).
 
     Attributes:
-        weights: mixing weights; they sum to one but where a bound asks for other ones.
+        log_weights: log of the mixing weights, which sum to one but where a bound asks for others.
         locs: means.
         scales: the square roots of the covariances. Lower Cholesky factors ``(K, d, d)`` where
             the type is full and ``(d, d)`` where it is tied; standard deviations ``(K, d)`` where
@@ -45,7 +45,7 @@ class Mixture:
         covariance_type: full, tied, diag or spherical.
     """
 
-    weights: Float[Tensor, "k"]
+    log_weights: Float[Tensor, "k"]
     locs: Float[Tensor, "k d"]
     scales: Float[Tensor, "..."]
     covariance_type: CovarianceType = "full"
@@ -95,7 +95,17 @@ class Mixture:
             if not (covariances > 0).all():
                 raise InputError("a variance is not positive")
             scales = covariances.sqrt()
-        return cls(weights, locs, scales, covariance_type)
+        return cls(weights.log(), locs, scales, covariance_type)
+
+    @property
+    def num_components(self) -> int:
+        """K."""
+        return len(self.log_weights)
+
+    @property
+    def weights(self) -> Float[Tensor, "k"]:
+        """Mixing weights."""
+        return self.log_weights.exp()
 
     @property
     def covariances(self) -> Float[Tensor, "..."]:
@@ -113,7 +123,7 @@ class Mixture:
     @cached_property
     def centre(self) -> Float[Tensor, "d"]:
         """The mean of the mixture, about which squares are expanded; a constant to gradients."""
-        return (self.weights / self.weights.sum()).detach() @ self.locs.detach()
+        return self.log_weights.softmax(0).detach() @ self.locs.detach()
 
     def squared_distances(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """(x - locs_k)^T Sigma_k^-1 (x - locs_k).
@@ -136,7 +146,7 @@ class Mixture:
 
     def log_joint(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """log p(x, z = k) = log weights_k + log Normal(x; locs_k, Sigma_k), in nats."""
-        return torch.sub(self._log_weights, self.squared_distances(x), alpha=0.5)
+        return torch.sub(self._constant, self.squared_distances(x), alpha=0.5)
 
     def log_prob(self, x: Any) -> Float[Tensor, "n"]:
         """log p(x) = log sum_k p(x, z = k), in nats; x goes through in chunks."""
@@ -152,7 +162,7 @@ class Mixture:
 
     def to(self, device: torch.device | str) -> "Mixture":
         """The same mixture on another device."""
-        parts = (self.weights.to(device), self.locs.to(device), self.scales.to(device))
+        parts = (self.log_weights.to(device), self.locs.to(device), self.scales.to(device))
         return Mixture(*parts, self.covariance_type)
 
     def log_responsibilities(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
@@ -236,8 +246,8 @@ class Mixture:
         return -half_log_det - 0.5 * d * log(2 * pi)
 
     @cached_property
-    def _log_weights(self) -> Tensor:
-        return self.weights.log() + self._log_normaliser
+    def _constant(self) -> Tensor:
+        return self.log_weights + self._log_normaliser
 
 
 def _double(values: Any) -> Tensor:

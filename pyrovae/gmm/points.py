@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -24,6 +25,8 @@ def as_points(x: Any, dim: int | None = None) -> Float[Tensor, "n d"]:
     Raises:
         InputError: if it is no matrix of numbers of that many columns, or some are missing.
     """
+    if isinstance(x, np.ndarray) and not x.flags.writeable:
+        x = x.copy()  # torch does not share memory that it may not write to
     try:
         points = torch.as_tensor(x)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -60,7 +60,7 @@ def observe(x: Float[Tensor, "n d"], mixture: Mixture, marginalised: bool = Fals
         marginalised: whether to sum z out beforehand, so that ``x`` is the only site; else ``z``
             is a site that Pyro can enumerate.
     """
-    assignment = dist.Categorical(mixture.weights)
+    assignment = dist.Categorical(logits=mixture.log_weights)
     with pyro.plate("data", len(x)):
         if marginalised:
             pyro.sample("x", dist.MixtureSameFamily(assignment, component(mixture)), obs=x)
@@ -98,7 +98,7 @@ class MixtureModel(nn.Module):
         # The floor is met where the scale is least: a spherical one keeps to the largest entry.
         least = floor.max() if self._type == "spherical" else floor
         self.register_buffer("least", 0.999 * least.sqrt().to(start.locs))
-        self.logits = nn.Parameter(start.weights.clamp_min(1e-30).log())
+        self.logits = nn.Parameter(start.log_weights.clamp_min(-30))
         self.locs = nn.Parameter(start.locs.clone())
         diagonal, below = _split(start.scales, self._has_matrices)
         self.log_diagonal = nn.Parameter((diagonal - self.least).clamp_min(1e-12).log())
@@ -115,7 +115,7 @@ class MixtureModel(nn.Module):
         scales = self.least + self.log_diagonal.exp()
         if self.below is not None:
             scales = self.below.tril(-1) + scales.diag_embed()
-        return Mixture(self.logits.softmax(0), self.locs, scales, self._type)
+        return Mixture(self.logits.log_softmax(0), self.locs, scales, self._type)
 
     def forward(self, x: Float[Tensor, "n d"]) -> None:
         declare_parameters(self)
@@ -134,6 +134,11 @@ class _Guide(nn.Module):
     def __init__(self, gradient: Gradient) -> None:
         super().__init__()
         self.gradient = gradient
+
+    @property
+    def has_exact_gradient(self) -> bool:
+        """Whether the gradient of the bound is no estimate from draws."""
+        return self.gradient == "enumerated"
 
     def logits(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """Unnormalised log q(z | x)."""

@@ -44,7 +44,7 @@ def k_means_plus_plus(
     chosen = kmeans_plusplus(scaled.cpu().numpy(), num_components, random_state=seed)[0]
     seeds = torch.as_tensor(chosen, device=x.device)
     ones = seeds.new_ones
-    near = Mixture(ones(num_components) / num_components, seeds, ones(num_components), "spherical")
+    near = Mixture(-ones(num_components), seeds, ones(num_components), "spherical")
     log_q = near.log_joint(scaled)
     nearest = torch.zeros_like(log_q).scatter_(1, log_q.argmax(1, keepdim=True), 1.0).log()
     dim = x.shape[1]
@@ -57,4 +57,4 @@ def k_means_plus_plus(
         "diag": variances.sqrt().expand(num_components, dim),
         "spherical": variances.mean().sqrt().expand(num_components),
     }
-    return Mixture(tied.weights, tied.locs, scales[covariance_type].clone(), covariance_type)
+    return Mixture(tied.log_weights, tied.locs, scales[covariance_type].clone(), covariance_type)

@@ -1,0 +1,37 @@
+"""Random numbers of a method's own: no other draw changes them, and they change no other."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["Randomness"]
+
+
+class Randomness:
+    """A stream of random numbers on a device, for code that draws from torch's global ones.
+
+    Arguments:
+        seed: where the stream starts.
+        device: the device that draws are made on, beside the CPU.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(self._devices):
+            torch.manual_seed(seed)
+            self.state = self._read()
+
+    @contextmanager
+    def drawn(self) -> Iterator[None]:
+        """Draw from this stream; torch's is as it was afterwards."""
+        with torch.random.fork_rng(self._devices):
+            cpu, others = self.state
+            torch.set_rng_state(cpu)
+            for device, state in zip(self._devices, others, strict=True):
+                torch.cuda.set_rng_state(state, device)
+            yield
+            self.state = self._read()
+
+    def _read(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        return torch.get_rng_state(), [torch.cuda.get_rng_state(d) for d in self._devices]
