@@ -88,16 +88,24 @@ class RunDirectory:
 
     def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Keep one line an epoch."""
+        self.write_table("metrics", rows)
+
+    def write_table(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Keep rows of the same columns as ``NAME.csv``."""
         rows = list(rows)
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        self._write("metrics.csv", text.getvalue().encode())
+        self._write(f"{name}.csv", text.getvalue().encode())
 
     def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         """Keep test figures."""
-        self._write("evaluation.json", (json.dumps(evaluation, indent=2) + "\n").encode())
+        self.write_record("evaluation", evaluation)
+
+    def write_record(self, name: str, record: Mapping[str, Any]) -> None:
+        """Keep figures and words as ``NAME.json``."""
+        self._write(f"{name}.json", (json.dumps(record, indent=2) + "\n").encode())
 
     def read_evaluation(self) -> dict[str, Any]:
         """The test figures that the run ended with."""
@@ -146,6 +154,15 @@ class RunDirectory:
         data = io.BytesIO()
         figure.savefig(data, format="png", dpi=150, bbox_inches="tight")
         self._write(f"{name}.png", data.getvalue())
+
+    def write_animation(self, name: str, animation: Any, frames_per_second: int) -> None:
+        """Keep a moving picture as ``NAME.gif``."""
+        from matplotlib.animation import PillowWriter
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "animation.gif"
+            animation.save(path, writer=PillowWriter(fps=frames_per_second))
+            self._write(f"{name}.gif", path.read_bytes())
 
     @property
     def _weights(self) -> Path:

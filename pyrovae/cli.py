@@ -33,8 +33,8 @@ def train(
     data: Annotated[
         str | None,
         Parameter(
-            help="digits, mnist, fashion-mnist, kmnist, omniglot, or a .npz, .npy or .csv file; "
-            "digits unless given."
+            help="digits, mnist, fashion-mnist, kmnist, omniglot, iris, wine, or a .npz, .npy or "
+            ".csv file; digits unless given."
         ),
     ] = None,
     /,
@@ -93,6 +93,50 @@ def likelihoods() -> None:
     from .report import print_likelihoods
 
     print_likelihoods(_console())
+
+
+@app.command
+def compare_em_vi(
+    data: Annotated[
+        str, Parameter(help="toy, iris, wine, or a .csv, .npy or .npz file that holds a table.")
+    ] = "toy",
+    /,
+    *,
+    components: Annotated[
+        int | None, Parameter(help="Number of components; that of the classes unless given.")
+    ] = None,
+    covariance_type: Annotated[str, Parameter(help="full, tied, diag or spherical.")] = "full",
+    label: Annotated[
+        str | None, Parameter(help="Column of a CSV that holds the class, to compare with.")
+    ] = None,
+    steps: Annotated[int, Parameter(help="Steps of each gradient method.")] = 1000,
+    hidden: Annotated[
+        tuple[int, ...], Parameter(help="Widths of the hidden layers of the amortised guide.")
+    ] = (32,),
+    draws: Annotated[
+        int | None,
+        Parameter(help="Draws of NUTS, 0 for none; 200 for small data, else none, unless given."),
+    ] = None,
+    seed: Annotated[int, Parameter(help="Seed of the start, the network and all draws.")] = 0,
+    output: Annotated[
+        Path | None, Parameter(help="Directory of the results; runs/em-vi-DATA-TIME unless given.")
+    ] = None,
+) -> None:
+    """EM and VI on a Gaussian mixture, from one start: a table, pictures and an animation."""
+    from .gmm.compare import Settings
+    from .gmm.job import compare_em_vi
+
+    settings = Settings(
+        data=data,
+        label=label,
+        num_components=components,
+        covariance_type=covariance_type,
+        num_steps=steps,
+        hidden=hidden,
+        num_draws=draws,
+        seed=seed,
+    )
+    compare_em_vi(settings, output, _console())
 
 
 @app.command

@@ -86,7 +86,7 @@ class TrainingProgress:
 
 
 class LateProgress:
-    """A bar over steps that shows itself only once the work has taken two seconds.
+    """A bar over steps, on a terminal, once the work has taken two seconds; then it goes.
 
     Arguments:
         name: what is done.
@@ -105,6 +105,7 @@ class LateProgress:
         self._task = self._progress.add_task(name, total=total)
         self._start = perf_counter()
         self._shown = False
+        self._is_seen = self._progress.console.is_terminal
 
     def __enter__(self) -> "LateProgress":
         return self
@@ -121,7 +122,7 @@ class LateProgress:
     def advance(self) -> None:
         """One step is done."""
         self._progress.advance(self._task)
-        if not self._shown and perf_counter() - self._start > _LATE:
+        if self._is_seen and not self._shown and perf_counter() - self._start > _LATE:
             self._shown = True
             self._progress.start()
 

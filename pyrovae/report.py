@@ -1,7 +1,7 @@
 """Tables for people to read."""
 
-from collections.abc import Mapping
-from math import log
+from collections.abc import Mapping, Sequence
+from math import isnan, log
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +18,7 @@ __all__ = [
     "print_comparison",
     "print_evaluation",
     "print_likelihoods",
+    "print_methods",
 ]
 
 
@@ -106,6 +107,28 @@ def print_comparison(records: Mapping[str, Mapping[str, Any]], console: Console)
     console.print(table)
     if len(groups) > 1:
         console.print("Higher is better within a section; between sections nothing follows.")
+
+
+def print_methods(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Where each method of fitting a mixture ended, one a line; blank where it is not known."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    for column in ("log p", "held out", "ELBO", "gap", "steps", "seconds", "Rand"):
+        table.add_column(column, justify="right", no_wrap=True)
+
+    def shown(value: float, form: str) -> str:
+        return "" if isnan(value) else format(value, form)
+
+    for row in rows:
+        table.add_row(
+            row["method"],
+            *(shown(row[name], ".4f") for name in ("log_likelihood", "held_out", "elbo")),
+            shown(row["gap"], ".0e" if abs(row["gap"]) < 1e-4 else ".4f"),
+            f"{row['steps']:,}",
+            shown(row["seconds"], ".2f"),
+            shown(row["adjusted_rand"], ".2f"),
+        )
+    console.print(table)
 
 
 def print_likelihoods(console: Console) -> None:

@@ -63,3 +63,12 @@ def test_swap_likelihood(capsys: pytest.CaptureFixture[str]) -> None:
     assert order[2:] == ["Normal", "Bernoulli"]
     elbos = [float(v) for v in re.findall(r"(-\d+\.\d+) ±", table)]
     assert elbos[0] > elbos[1]
+
+
+def test_gmm_em_vs_vi(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    example("gmm_em_vs_vi").main(steps=20, output=tmp_path / "pictures")
+    out = capsys.readouterr().out
+    assert "one round by hand: log p(x) -3.27" in out
+    assert re.search(r"EM, \d+ rounds: log p\(x\) -3\.15", out)
+    assert len(re.findall(r"hidden layers", out)) == 5
+    assert "bounds.png, densities.png, gradient_variance.png, motion.gif" in out

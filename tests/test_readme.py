@@ -16,7 +16,7 @@ from pyrovae.cli import main
 from pyrovae.likelihoods import families
 
 TEXT = (Path(__file__).parent.parent / "README.md").read_text()
-READY, OWN, DECLARED, MIXED, _ = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+READY, OWN, DECLARED, MIXED, _, MIXTURE = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 
 
 def test_the_ready_made_model(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,6 +33,14 @@ def test_ones_own_model() -> None:
 
     x = torch.tensor([0.0, 3.0, 1.0, 2.0])
     exec(OWN, {"pyro": pyro, "dist": dist, "fit": fit, "guide": guide, "x": x})
+
+
+def test_mixtures() -> None:
+    scope: dict[str, object] = {}
+    exec(
+        MIXTURE.replace("BayesianGaussianMixture(3", "bayesian = BayesianGaussianMixture(3"), scope
+    )
+    assert -4 < scope["bayesian"] < -3  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("line", DECLARED.strip().splitlines())

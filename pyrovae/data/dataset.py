@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import InputError, did_you_mean
 
-__all__ = ["Dataset", "Split", "split"]
+__all__ = ["Dataset", "Read", "Split", "split"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,18 @@ class Split:
     def __getitem__(self, index: Tensor) -> "Split":
         beside = (None if t is None else t[index] for t in (self.y, self.exposure))
         return Split(self.x[index], *beside)
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a source of data held; test data, levels and names where there are any."""
+
+    train: Split
+    test: Split | None = None
+    levels: float | None = None
+    features: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

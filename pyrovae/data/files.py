@@ -2,8 +2,6 @@
 
 import zipfile
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,26 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError, did_you_mean
-from .dataset import Split
+from .dataset import Read, Split
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SUFFIXES", "Read", "read_file"]
+__all__ = ["SUFFIXES", "read_file"]
 
 SUFFIXES = (".npz", ".npy", ".csv")
-
-
-@dataclass(frozen=True)
-class Read:
-    """What a source of data held; test data, levels and names where there are any."""
-
-    train: Split
-    test: Split | None = None
-    levels: float | None = None
-    features: tuple[str, ...] | None = None
-    classes: tuple[str, ...] | None = None
-    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_file(

@@ -8,38 +8,38 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .dataset import Split
+from .dataset import Read, Split
 
 __all__ = ["read_digits", "read_fashion_mnist", "read_kmnist", "read_mnist", "read_omniglot"]
 
 _OMNIGLOT_SIZE = 28
 
 
-def read_digits(root: Path | None, download: bool) -> tuple[Split, None, float]:
+def read_digits(root: Path | None, download: bool) -> Read:
     """1,797 handwritten digits of 8 x 8 pixels with levels 0, ..., 16, within scikit-learn."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     x = torch.from_numpy(digits.images.astype(np.uint8)).unsqueeze(1)
-    return Split(x, torch.from_numpy(digits.target)), None, 16.0
+    return Read(Split(x, torch.from_numpy(digits.target)), levels=16.0)
 
 
-def read_mnist(root: Path | None, download: bool) -> tuple[Split, Split, float]:
+def read_mnist(root: Path | None, download: bool) -> Read:
     """70,000 handwritten digits of 28 x 28 pixels with levels 0, ..., 255 (LeCun et al. 1998)."""
     return _torchvision("MNIST", root, download)
 
 
-def read_fashion_mnist(root: Path | None, download: bool) -> tuple[Split, Split, float]:
+def read_fashion_mnist(root: Path | None, download: bool) -> Read:
     """70,000 pictures of clothes in the format of MNIST (Xiao et al. 2017)."""
     return _torchvision("FashionMNIST", root, download)
 
 
-def read_kmnist(root: Path | None, download: bool) -> tuple[Split, Split, float]:
+def read_kmnist(root: Path | None, download: bool) -> Read:
     """70,000 cursive Japanese characters in the format of MNIST (Clanuwat et al. 2018)."""
     return _torchvision("KMNIST", root, download)
 
 
-def read_omniglot(root: Path | None, download: bool) -> tuple[Split, Split, float]:
+def read_omniglot(root: Path | None, download: bool) -> Read:
     """32,460 characters (Lake et al. 2015), strokes white, scaled down from 105 x 105 to 28 x 28.
 
     The published background set is for training, the evaluation set for testing; y numbers the
@@ -48,12 +48,12 @@ def read_omniglot(root: Path | None, download: bool) -> tuple[Split, Split, floa
     train, test = (
         _omniglot(_open("Omniglot", root, download, background=b)) for b in (True, False)
     )
-    return train, test, 255.0
+    return Read(train, test, 255.0)
 
 
-def _torchvision(name: str, root: Path | None, download: bool) -> tuple[Split, Split, float]:
+def _torchvision(name: str, root: Path | None, download: bool) -> Read:
     train, test = (_open(name, root, download, train=train) for train in (True, False))
-    return _grey(train), _grey(test), 255.0
+    return Read(_grey(train), _grey(test), 255.0)
 
 
 def _grey(dataset: Any) -> Split:

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import InputError, did_you_mean
-from .dataset import Dataset, Split, split
-from .files import SUFFIXES, Read, read_file
+from .dataset import Dataset, Read, split
+from .files import SUFFIXES, read_file
 from .images import read_digits, read_fashion_mnist, read_kmnist, read_mnist, read_omniglot
+from .tables import read_iris, read_wine
 
 __all__ = ["DATASETS", "SPLIT_SEED", "load"]
 
@@ -16,14 +17,16 @@ SPLIT_SEED = 0
 
 _TEST_FRACTION = 0.2
 
-DATASETS: dict[str, Callable[[Path | None, bool], tuple[Split, Split | None, float]]] = {
+DATASETS: dict[str, Callable[[Path | None, bool], Read]] = {
     "digits": read_digits,
     "mnist": read_mnist,
     "fashion-mnist": read_fashion_mnist,
     "kmnist": read_kmnist,
     "omniglot": read_omniglot,
+    "iris": read_iris,
+    "wine": read_wine,
 }
-"""For each name a function of (root, download) to training data, test data and levels."""
+"""For each name a function of (root, download)."""
 
 
 def load(
@@ -42,7 +45,8 @@ def load(
 
     Arguments:
         data: ``digits`` (8 x 8, ships with scikit-learn), ``mnist``, ``fashion-mnist``,
-            ``kmnist``, ``omniglot`` (28 x 28), or the path of a ``.npz``, ``.npy`` or ``.csv``.
+            ``kmnist``, ``omniglot`` (28 x 28), ``iris``, ``wine`` (tables), or the path of a
+            ``.npz``, ``.npy`` or ``.csv``.
         root: folder of the torchvision data sets; the variable ``PYROVAE_DATA`` unless given.
         download: fetch a torchvision data set that is not in the folder.
         label: column of a CSV that holds the class, which is kept out of x.
@@ -64,7 +68,7 @@ def load(
             if column is not None:
                 raise InputError(f"{option} names a column of a CSV; {data} has none")
         folder = root if root is not None else os.environ.get("PYROVAE_DATA")
-        read = Read(*DATASETS[str(data)](Path(folder) if folder else None, download))
+        read = DATASETS[str(data)](Path(folder) if folder else None, download)
         name = str(data)
     elif path.suffix.lower() in SUFFIXES:
         read = read_file(path, label, exposure, words)

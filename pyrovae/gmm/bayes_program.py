@@ -165,10 +165,10 @@ def bayesian_svi(
     program = Program(model, guide, x, seed)
 
     @torch.no_grad()
-    def state(phase: str, variance: Tensor | None) -> State:
+    def state(phase: str) -> State:
         q = guide.posterior()
         fixed = replace(q, locs=q.locs.clone())
-        return replace(state_of(phase, x, guide.log_q(), fixed), gradient_variance=variance)
+        return state_of(phase, x, guide.log_q(), fixed)
 
     return ascend(program, lr, num_steps, state)
 

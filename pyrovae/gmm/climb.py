@@ -1,12 +1,12 @@
 """A method seen from outside: log p(x), the ELBO and the gap between them, step by step."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .mixture import Mixture
@@ -24,19 +24,21 @@ class State:
         log_q: log q(z = k) for each datum.
         evidence_bound: where the parameters have a posterior, the ELBO on log p(x) with the
             parameters integrated out, in nats for all data.
-        gradient_variance: that of the estimated gradient, summed over the parameters of q, where
-            it was measured; for the ELBO in nats per datum.
+        measure: gives the variance of the estimated gradient of the ELBO, in nats per datum,
+            summed over the parameters of q; to be called before the next step.
         degenerate: components on the floor of the covariances, or without data.
         posterior: q(theta), where there is one.
+        assign: log q of any data, where q is a function of x that is still learned.
     """
 
     phase: str
     mixture: Mixture
     log_q: Float[Tensor, "n k"]
     evidence_bound: Float[Tensor, ""] | None = None
-    gradient_variance: Float[Tensor, ""] | None = None
+    measure: Callable[[], Float[Tensor, ""]] | None = None
     degenerate: tuple[int, ...] = ()
     posterior: Any = None
+    assign: Callable[[Tensor], Tensor] | None = None
 
 
 @torch.no_grad()
@@ -77,6 +79,7 @@ class Climb:
         gradient_variance: NaN where it was not measured.
         seconds: when each step had ended, without the time taken to record it.
         mixtures: theta after each step.
+        watched: q of the data that were watched after each step, in single precision.
         last: where the method ended.
     """
 
@@ -87,7 +90,12 @@ class Climb:
     gradient_variance: list[float]
     seconds: list[float]
     mixtures: list[Mixture]
+    watched: list[Float[Tensor, "m k"]]
     last: State
+
+    def with_evidence(self, log_evidence: float) -> "Climb":
+        """The same climb towards a log p(x), in nats per datum, that has since become known."""
+        return replace(self, kl=[log_evidence - bound for bound in self.elbo])
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict a step."""
@@ -101,7 +109,7 @@ def record(
     states: Iterable[State],
     x: Float[Tensor, "n d"],
     *,
-    log_evidence: float = float("nan"),
+    watch: Int[Tensor, "m"] | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> Climb:
     """Run a method to its end and write down what it goes through.
@@ -109,11 +117,10 @@ def record(
     Arguments:
         states: the method, under way.
         x: the data that it is fitted to.
-        log_evidence: log p(x) with the parameters integrated out, in nats for all data, where it
-            is known; for the gap of methods that bound it.
+        watch: which data to keep q of at each step; none unless given.
         on_step: called after each step.
     """
-    phases, terms, variances, mixtures, seconds = [], [], [], [], []
+    phases, terms, variances, mixtures, watched, seconds = [], [], [], [], [], []
     unknown = x.new_tensor(float("nan"), dtype=torch.float64)
     clock, started = 0.0, perf_counter()
     state = None
@@ -122,11 +129,13 @@ def record(
         figures = bound_terms(state.log_q, state.mixture.log_joint(x))
         if state.evidence_bound is not None:
             bound = state.evidence_bound / len(x)
-            figures = torch.stack([figures[0], bound, log_evidence / len(x) - bound])
+            figures = torch.stack([figures[0], bound, unknown])
         terms.append(figures)
-        variances.append(unknown if state.gradient_variance is None else state.gradient_variance)
+        variances.append(unknown if state.measure is None else state.measure())
         phases.append(state.phase)
         mixtures.append(state.mixture)
+        if watch is not None:
+            watched.append(state.log_q[watch].exp().float())
         seconds.append(clock)
         if on_step is not None:
             on_step()
@@ -135,4 +144,4 @@ def record(
         raise ValueError("the method took no step")
     log_likelihood, elbo, kl = torch.stack(terms).T.tolist()
     variance = torch.stack(variances).tolist()
-    return Climb(phases, log_likelihood, elbo, kl, variance, seconds, mixtures, state)
+    return Climb(phases, log_likelihood, elbo, kl, variance, seconds, mixtures, watched, state)

@@ -123,7 +123,7 @@ class Program:
             self._elbo.loss_and_grads(self.model, self.guide, self.x)
 
     def gradient_moments(
-        self, num_draws: int = 100
+        self, num_draws: int = 50
     ) -> tuple[Float[Tensor, "parameters"], Float[Tensor, "parameters"]]:
         """Mean and variance over draws of the gradient of the ELBO, in nats per datum, in phi.
 
@@ -144,7 +144,7 @@ def ascend(
     program: Program,
     lr: float,
     num_steps: int,
-    state: Callable[[str, Tensor | None], State],
+    state: Callable[[str], State],
     measure_every: int | None = None,
 ) -> Iterator[State]:
     """Climb the bound by Adam on all data; the first state is the start.
@@ -156,8 +156,8 @@ def ascend(
         program: what to climb.
         lr: learning rate, which falls to zero as a cosine.
         num_steps: how many.
-        state: makes a state of what a step was, and of the variance of its gradient.
-        measure_every: steps between measurements of that variance.
+        state: makes a state of what a step was.
+        measure_every: steps between states at which the variance of the gradient can be measured.
 
     Raises:
         InputError: if the learning rate or the number of steps cannot be used.
@@ -167,15 +167,15 @@ def ascend(
     betas = (0.9, 0.95 if program.guide.has_exact_gradient else 0.999)
     optimiser = Adam(program.parameters, lr=lr, betas=betas, fused=True)
     schedule = CosineAnnealingLR(optimiser, num_steps)
-    yield state("start", None)
+    yield state("start")
     for step in range(num_steps):
-        variance = None
-        if measure_every is not None and step % measure_every == 0:
-            variance = program.gradient_moments()[1].sum()
         program.gradient()
         optimiser.step()
         schedule.step()
-        yield state("gradient", variance)
+        reached = state("gradient")
+        if measure_every is not None and step % measure_every == 0:
+            reached = replace(reached, measure=lambda: program.gradient_moments()[1].sum())
+        yield reached
 
 
 def _climb_mixture(
@@ -184,9 +184,9 @@ def _climb_mixture(
     model, guide = program.model, program.guide
 
     @torch.no_grad()
-    def state(phase: str, variance: Tensor | None) -> State:
+    def state(phase: str) -> State:
         mixture = model.mixture()
         fixed = replace(mixture, locs=mixture.locs.clone())
-        return State(phase, fixed, guide.log_q(program.x), gradient_variance=variance)
+        return State(phase, fixed, guide.log_q(program.x), assign=guide.log_q)
 
     return ascend(program, lr, num_steps, state, measure_every)

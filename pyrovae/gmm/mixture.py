@@ -113,6 +113,14 @@ class Mixture:
         return self.scales @ self.scales.mT if self._has_matrices else self.scales.square()
 
     @property
+    def matrices(self) -> Float[Tensor, "k d d"]:
+        """The covariance matrix of each component, whatever the type."""
+        k, d = self.locs.shape
+        if self._has_matrices:
+            return self.covariances.expand(k, d, d)
+        return self._own_scales.square().expand(k, d).diag_embed()
+
+    @property
     def num_parameters(self) -> int:
         """Free parameters, as the information criteria count them."""
         k, d = self.locs.shape

@@ -1,5 +1,6 @@
 """Data that a mixture can be fitted to."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,15 @@ _RELATIVE_SPREAD = 1e-12
 """A column whose range is below this part of its largest value is round-off about a constant."""
 
 
-def as_points(x: Any, dim: int | None = None) -> Float[Tensor, "n d"]:
+def as_points(
+    x: Any, dim: int | None = None, names: Sequence[str] | None = None
+) -> Float[Tensor, "n d"]:
     """Points in the rows of a matrix, as they are in memory where they are floating point.
 
     Arguments:
         x: array or tensor.
         dim: the number of columns that is expected.
+        names: what the columns are called.
 
     Raises:
         InputError: if it is no matrix of numbers of that many columns, or some are missing.
@@ -48,13 +52,15 @@ def as_points(x: Any, dim: int | None = None) -> Float[Tensor, "n d"]:
         column = int(bad.nonzero()[0])
         row = int((~points[:, column].isfinite()).nonzero()[0])
         raise InputError(
-            f"column {column} holds {points[row, column].item()} in row {row}; a Gaussian mixture "
-            "needs every value: leave such rows out, or fill them in"
+            f"{_named(column, names)} holds {points[row, column].item()} in row {row}; a Gaussian "
+            "mixture needs every value: leave such rows out, or fill them in"
         )
     return points
 
 
-def check_fittable(x: Float[Tensor, "n d"], num_components: int) -> None:
+def check_fittable(
+    x: Float[Tensor, "n d"], num_components: int, names: Sequence[str] | None = None
+) -> None:
     """Refuse data whose likelihood has no maximum, whatever the start.
 
     Raises:
@@ -78,8 +84,8 @@ def check_fittable(x: Float[Tensor, "n d"], num_components: int) -> None:
     if constant.any():
         column = int(constant.nonzero()[0])
         raise InputError(
-            f"column {column} is constant ({x[0, column].item():g}), so that its density has no "
-            "maximum; leave it out"
+            f"{_named(column, names)} is constant ({x[0, column].item():g}), so that its density "
+            "has no maximum; leave it out"
         )
     few = x[: 10 * num_components]
     if len(few.unique(dim=0)) < num_components:
@@ -89,3 +95,7 @@ def check_fittable(x: Float[Tensor, "n d"], num_components: int) -> None:
                 f"the {n} points hold only {different} different ones, which cannot be fitted by "
                 f"{num_components} components; use at most {different}"
             )
+
+
+def _named(column: int, names: Sequence[str] | None) -> str:
+    return f"column {column}" if names is None else f"column {names[column]!r}"

@@ -81,6 +81,7 @@ class MixtureModel(nn.Module):
         marginalised: whether to sum z out beforehand.
 
     Example:
+        >>> import torch
         >>> from pyro.infer import TraceEnum_ELBO
         >>> start = Mixture.of([0.5, 0.5], [[0.0], [4.0]], [[1.0], [1.0]], "diag")
         >>> model = MixtureModel(start, floor=torch.tensor([1e-6]))

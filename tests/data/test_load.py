@@ -242,3 +242,19 @@ def test_no_such_file(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("not an archive")
     with pytest.raises(InputError, match=r"cannot be read as \.npz"):
         load(tmp_path / "text.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "width", "first"), [("iris", 150, 4, "sepal"), ("wine", 178, 13, "alcohol")]
+)
+def test_tables_that_ship_with_scikit_learn(name: str, size: int, width: int, first: str) -> None:
+    dataset = load(name)
+    assert sum(len(part) for part in dataset.splits.values()) == size
+    assert dataset.event_shape == (width,)
+    assert dataset.features is not None
+    assert dataset.features[0].startswith(first)
+    assert dataset.classes is not None
+    assert len(dataset.classes) == 3
+    assert dataset.train.y is not None
+    assert dataset.train.y.unique().tolist() == [0, 1, 2]
+    assert dataset.levels is None

@@ -108,21 +108,13 @@ def test_at_the_floor_the_m_step_is_the_constrained_maximum(kind):
         best, degenerate = maximisation(summarise(x, log_q, kind), floor)
     assert degenerate == (0,)
 
-    def matrix(mixture):
-        covariance = mixture.covariances
-        if kind == "full":
-            return covariance[0]
-        if kind == "spherical":
-            return covariance * torch.eye(2).double()
-        return covariance if kind == "tied" else covariance[0].diag()
-
     unit = floor.sqrt()
-    least = torch.linalg.eigvalsh(matrix(best) / torch.outer(unit, unit)).min()
+    least = torch.linalg.eigvalsh(best.matrices[0] / torch.outer(unit, unit)).min()
     assert abs(least - 1) < 1e-9
     highest = best.log_prob(x).mean()
     for _ in range(200):
         noise = 0.1 * torch.randn(2, 2, generator=generator).double()
-        other = matrix(best) + floor.max() * (noise @ noise.T)
+        other = best.matrices[0] + floor.max() * (noise @ noise.T)
         if kind == "spherical":
             other = other.diagonal().mean() * torch.eye(2).double()
         elif kind == "diag":

@@ -1,0 +1,170 @@
+"""From Bayes' rule to the amortised guide, on a mixture of three Gaussians.
+
+A VAE learns a decoder p(x | z) and an encoder q(z | x) at once, by one bound. On a Gaussian mixture
+the same bound can be climbed with everything in sight: the posterior is known, so that each gap is
+computed and not argued. Read from the top: every formula stands above the line that computes it,
+and the script checks each claim as it goes, prints what it finds, and ends in pictures.
+
+    python examples/gmm_em_vs_vi.py
+
+ 1  The model         z picks a component, x is drawn from it
+ 2  Bayes' rule       what z was, given x
+ 3  The bound         log p(x) = ELBO + KL, for any q at all   -> bounds.png
+ 4  EM                q by Bayes' rule, theta in closed form
+ 5  VI, free q        q and theta by gradients; the same summit
+ 6  VI, amortised q   a network guesses q from x: a tiny VAE  -> densities.png, motion.gif
+ 7  The gap           what the network cannot say, by its size
+ 8  Without sums      gradients from draws of z, and why they are noisy  -> gradient_variance.png
+"""
+
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import torch
+from cyclopts import run
+from pyro.infer import TraceEnum_ELBO
+from torch import Tensor, nn
+
+from pyrovae.checkpoint import RunDirectory
+from pyrovae.gmm import (
+    AmortisedGuide,
+    Mixture,
+    MixtureModel,
+    amortised_vi,
+    em,
+    floor_of,
+    free_vi,
+    k_means_plus_plus,
+    record,
+    toy,
+)
+from pyrovae.gmm.compare import Settings, compare
+from pyrovae.gmm.job import write_pictures
+
+
+def main(steps: int = 1000, output: Path = Path("runs/gmm-em-vs-vi")) -> None:
+    """Walk through it.
+
+    Arguments:
+        steps: steps of each gradient method.
+        output: directory of the pictures.
+    """
+    RunDirectory.refuse_used(output)
+    x, _ = toy(400)
+    n, d = x.shape
+    floor = floor_of(x, 1e-6)
+    start = k_means_plus_plus(x, 3, "full", floor)
+
+    print("1  The model")
+    # log p(x, z = k) = log weights_k + log Normal(x; locs_k, Sigma_k)
+    normal = dist.MultivariateNormal(start.locs, scale_tril=start.scales)
+    log_joint = start.log_weights + normal.log_prob(x.unsqueeze(1))
+    assert torch.allclose(log_joint, start.log_joint(x))  # which is how the package says it
+
+    print("2  Bayes' rule")
+    # log p(x) = log sum_k p(x, z = k)
+    log_evidence = log_joint.logsumexp(1)
+    # p(z = k | x) = p(x, z = k) / p(x)
+    log_posterior = log_joint - log_evidence.unsqueeze(1)
+
+    print("3  The bound, at a q that knows nothing, and at the posterior")
+    for name, log_q in (
+        ("uniform q", torch.full_like(log_joint, 1 / 3).log()),
+        ("posterior", log_posterior),
+    ):
+        q = log_q.exp()
+        # ELBO = E_q[log p(x, z)] - E_q[log q(z)]
+        elbo = (q * (log_joint - log_q)).sum(1)
+        # KL(q || p) = E_q[log q(z) - log p(z | x)]
+        kl = (q * (log_q - log_posterior)).sum(1)
+        # log p(x) = ELBO + KL, datum by datum; KL >= 0 makes ELBO a bound, q = p makes it tight
+        assert torch.allclose(log_evidence, elbo + kl, atol=1e-12)
+        print(
+            f"   {name}: log p(x) {log_evidence.mean():.4f} = ELBO {elbo.mean():.4f} "
+            f"+ KL {abs(kl.mean()):.4f}"
+        )
+
+    print("4  EM: climb in q, then in theta, each as far as it goes")
+    # E-step: q = argmax_q ELBO = p(z | x), which leaves no gap
+    q = log_posterior.exp()
+    # M-step: theta = argmax_theta sum_n E_q[log p(x_n, z)], where weighted moments match
+    counts = q.sum(0)
+    weights = counts / n
+    locs = (q.T @ x) / counts.unsqueeze(1)
+    centred = x.unsqueeze(1) - locs
+    covariances = torch.einsum("nk,nki,nkj->kij", q, centred, centred) / counts.view(-1, 1, 1)
+    by_hand = Mixture.of(weights, locs, covariances)
+    print(f"   one round by hand: log p(x) {by_hand.log_prob(x).mean():.4f}")
+    exact = record(em(x, start, floor, max_iter=1000, tol=1e-12), x)
+    assert torch.allclose(exact.mixtures[1].locs, locs)
+    best = exact.log_likelihood[-1]
+    print(f"   EM, {exact.phases.count('M')} rounds: log p(x) {best:.4f}, gap {exact.kl[-1]:.0e}")
+
+    print("5  VI with a free q: the same bound by its gradient")
+    free = torch.randn(n, 3, dtype=x.dtype).requires_grad_()
+    log_q = free.log_softmax(1)
+    # d ELBO / d free_k = q_k (log p(x, z = k) - log q_k - ELBO), zero where q is the posterior
+    elbo = (log_q.exp() * (log_joint - log_q)).sum(1)
+    (gradient,) = torch.autograd.grad(elbo.sum(), free)
+    by_formula = log_q.exp() * (log_joint - log_q - elbo.unsqueeze(1))
+    assert torch.allclose(gradient, by_formula.detach())
+    climb = record(free_vi(x, start, floor, num_steps=steps), x)
+    print(
+        f"   {steps} steps: log p(x) {climb.log_likelihood[-1]:.4f}, gap {climb.kl[-1]:.0e}, "
+        f"below EM by {best - climb.elbo[-1]:.0e}"
+    )
+
+    print("6  VI with an amortised q: the mixture as a tiny VAE, in Pyro")
+    network = nn.Sequential(nn.Linear(d, 32), nn.Tanh(), nn.Linear(32, 3)).to(x)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            # p(z) p(x | z): prior and decoder
+            z = pyro.sample("z", dist.Categorical(weights))
+            component = dist.MultivariateNormal(locs[z], covariances[z])
+            pyro.sample("x", component, obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            # q(z | x) = softmax(network(x)): encoder, one function for all data
+            q = dist.Categorical(logits=network(x))
+            pyro.sample("z", q, infer={"enumerate": "parallel"})
+
+    # E_q[log p(x, z) - log q(z | x)], z summed out by Pyro: the ELBO of line 3 once more
+    elbo_by_pyro = -TraceEnum_ELBO(max_plate_nesting=1).loss(model, guide, x)
+    log_q = network(x).log_softmax(1)
+    elbo = (log_q.exp() * (by_hand.log_joint(x) - log_q)).sum()
+    assert abs(elbo_by_pyro - elbo.item()) < 1e-8 * abs(elbo_by_pyro)
+    # The package's own pair is MixtureModel(start, floor) and AmortisedGuide(x, 3); any Pyro SVI
+    # trains it.
+    pair = MixtureModel(start, floor), AmortisedGuide(x, 3)
+    before = -TraceEnum_ELBO(max_plate_nesting=1).loss(*pair, x) / n
+    print(f"   Pyro's ELBO before training: {before:.4f}")
+
+    print("7  The gap by the size of the network")
+    # A small gap is no summit by itself: it is that to the posterior of the model as it has become,
+    # and a model may give way to a poor guide, as it does to the one of two units.
+    for hidden in ((), (2,), (8,), (32,), (32, 32)):
+        climb = record(amortised_vi(x, start, floor, hidden=hidden, num_steps=steps), x)
+        print(
+            f"   hidden layers {list(hidden)!s:9} log p(x) {climb.log_likelihood[-1]:.4f} = "
+            f"ELBO {climb.elbo[-1]:.4f} + gap {climb.kl[-1]:.4f}; ELBO below EM by "
+            f"{best - climb.elbo[-1]:.4f}"
+        )
+
+    print("8  Without sums over z: the score function, and all methods side by side")
+    # d/dphi E_q[f(z)] = E_q[(f(z) - b) d/dphi log q(z)] for any b that does not look at z,
+    # with f = log p(x, z) - log q(z) and z drawn from q; b, a running mean of f, takes noise away
+    comparison = compare(Settings(num_steps=steps, num_draws=0))
+    for name in ("VI, score", "VI, score, baseline"):
+        climbed = comparison.results[name].climb
+        assert climbed is not None
+        variance = [v for v in climbed.gradient_variance if v == v]
+        print(f"   {name}: variance of the gradient {variance[-1]:.1e}, gap {climbed.kl[-1]:.4f}")
+    write_pictures(RunDirectory.create(output), comparison)
+    print(f"pictures in {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,347 @@
+"""Every method from one start on one table of data."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..data import load
+from ..data.files import SUFFIXES
+from ..errors import InputError, did_you_mean
+from ..progress import LateProgress
+from .bayes import Prior, coordinate_ascent
+from .bayes_program import Draws, bayesian_svi, nuts
+from .climb import Climb, State, record
+from .em import em, floor_of, monte_carlo_em
+from .evidence import log_evidence
+from .gradient import amortised_vi, free_vi
+from .mixture import Mixture, check_covariance_type
+from .points import as_points, check_fittable
+from .start import k_means_plus_plus
+from .toy import toy
+
+__all__ = ["Comparison", "Points", "Result", "Settings", "compare", "load_points"]
+
+TOY = "toy"
+
+_TABLES = ("iris", "wine")
+
+_FLOOR = 1e-6
+_FEWEST_EFFECTIVE = 50
+"""An estimate of the evidence from fewer effective samples than this is not shown."""
+
+_DRAWS = 200
+
+_MOST_WATCHED = 1000
+"""Data whose q is kept at each step, for pictures."""
+
+_MEASUREMENTS = 12
+"""How often the variance of a gradient is measured in a run."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """A table in double precision, split, in units of the standard deviation of each column.
+
+    Attributes:
+        name: what the data are called.
+        train: data to fit.
+        test: data held out.
+        train_labels: the class of each datum to fit, where it is known.
+        features: names of the columns.
+    """
+
+    name: str
+    train: Float[Tensor, "n d"]
+    test: Float[Tensor, "m d"]
+    train_labels: Int[Tensor, "n"] | None
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to compare on, and how.
+
+    Attributes:
+        data: ``toy``, ``iris``, ``wine``, or the path of a table.
+        label: column of a CSV that holds the class.
+        num_components: K; the number of classes unless given.
+        covariance_type: full, tied, diag or spherical.
+        num_steps: steps of each gradient method.
+        hidden: widths of the hidden layers of the amortised guide.
+        num_draws: draws of NUTS that are kept, after half as many in warm-up; none where 0. Unless
+            given, 200 for up to 1,000 points in up to 3 columns, of which it makes short work.
+        seed: of the start, the networks and all draws.
+
+    Raises:
+        InputError: if a number is out of its range, or there is no such covariance type.
+    """
+
+    data: str = TOY
+    label: str | None = None
+    num_components: int | None = None
+    covariance_type: str = "full"
+    num_steps: int = 1000
+    hidden: tuple[int, ...] = (32,)
+    num_draws: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_covariance_type(self.covariance_type)
+        least = {"num_components": 1, "num_steps": 1, "seed": 0}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise InputError(f"{name} is {value}; it must be {low} or more")
+        if any(width < 1 for width in self.hidden):
+            raise InputError(f"hidden is {list(self.hidden)}; widths must be 1 or more")
+        if self.num_draws is not None and self.num_draws != 0 and self.num_draws < 4:
+            raise InputError(f"num_draws is {self.num_draws}; it must be 4 or more, or 0 for none")
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where a method ended.
+
+    Attributes:
+        name: what the method is called.
+        climb: what it went through; None for draws.
+        num_steps: rounds, steps or draws.
+        seconds: time that it took, without the time taken to record it.
+        train: mean log density of the training data, in nats: under theta, or where theta has a
+            posterior, under the posterior predictive.
+        test: of the held-out data.
+        rand: adjusted Rand index of the most probable components and the true classes, over the
+            training data; NaN where these are not known.
+    """
+
+    name: str
+    climb: Climb | None
+    num_steps: int
+    seconds: float
+    train: float
+    test: float
+    rand: float
+
+    def row(self) -> dict[str, Any]:
+        """One line of the table."""
+        last = self.climb
+        nan = float("nan")
+        return {
+            "method": self.name,
+            "log_likelihood": self.train,
+            "held_out": self.test,
+            "elbo": nan if last is None else last.elbo[-1],
+            "gap": nan if last is None else last.kl[-1],
+            "steps": self.num_steps,
+            "seconds": self.seconds,
+            "adjusted_rand": self.rand,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All results, from one start.
+
+    Attributes:
+        points: the data.
+        settings: how they were compared.
+        start: where each method started.
+        results: by name, in order.
+        log_evidence: log p(x) of the Bayesian model, in nats per datum, and its standard error;
+            NaN where it could not be estimated.
+    """
+
+    points: Points
+    settings: Settings
+    start: Mixture
+    results: dict[str, Result]
+    log_evidence: tuple[float, float]
+
+
+def load_points(settings: Settings) -> tuple[Points, int]:
+    """The data, and the number of components.
+
+    Raises:
+        InputError: if there are no such data, or a mixture cannot be fitted to them.
+    """
+    is_toy = settings.data == TOY
+    read = _read_toy(settings.label) if is_toy else _read_table(settings.data, settings.label)
+    classes = 0 if read.train_labels is None else len(read.train_labels.unique())
+    num_components = settings.num_components or classes
+    if not num_components:
+        raise InputError(
+            f"{read.name} has no classes that would tell the number of components; give "
+            "--components, or name the column of the class by --label"
+        )
+    train, test = (as_points(x, names=read.features).double() for x in (read.train, read.test))
+    check_fittable(train, num_components, names=read.features)
+    loc, scale = train.mean(0), train.std(0, correction=0)
+    standardised = replace(read, train=(train - loc) / scale, test=(test - loc) / scale)
+    return standardised, num_components
+
+
+def _read_toy(label: str | None) -> Points:
+    if label is not None:
+        raise InputError("label names a column of a CSV; the toy has none")
+    x, z = toy(400, seed=0)
+    return Points(TOY, x, toy(1000, seed=1)[0], z, ("x1", "x2"))
+
+
+def _read_table(data: str, label: str | None) -> Points:
+    if data not in _TABLES and Path(data).suffix.lower() not in SUFFIXES:
+        raise InputError(
+            f"{data!r} is no table: {did_you_mean(data, (TOY, *_TABLES))} (a file of yours ends in "
+            f"{', '.join(SUFFIXES)})"
+        )
+    dataset = load(data, label=label)
+    if len(dataset.event_shape) != 1:
+        raise InputError(
+            f"a Gaussian mixture is fitted to a table; {dataset.name} has data of shape "
+            f"{dataset.event_shape}"
+        )
+    parts = (dataset.train, dataset.validation)
+    labels = [part.y for part in parts if part.y is not None]
+    width = dataset.event_shape[0]
+    return Points(
+        dataset.name,
+        torch.cat([part.x for part in parts]),
+        dataset.test.x,
+        torch.cat(labels) if labels else None,
+        dataset.features or tuple(f"x{i + 1}" for i in range(width)),
+    )
+
+
+def compare(settings: Settings) -> Comparison:
+    """Fit by every method, from the same start.
+
+    Raises:
+        InputError: if there are no such data, or a mixture cannot be fitted to them.
+    """
+    points, k = load_points(settings)
+    x = points.train
+    kind: Any = settings.covariance_type
+    floor = floor_of(x, _FLOOR)
+    start = k_means_plus_plus(x, k, kind, floor, settings.seed)
+    prior = Prior.of(x, k, kind)
+    steps, seed = settings.num_steps, settings.seed
+    every = ceil(steps / _MEASUREMENTS)
+    watched = torch.arange(min(len(x), _MOST_WATCHED))
+
+    def amortised(gradient: Any) -> Iterator[State]:
+        return amortised_vi(
+            x,
+            start,
+            floor,
+            hidden=settings.hidden,
+            gradient=gradient,
+            num_steps=steps,
+            measure_every=None if gradient == "enumerated" else every,
+            seed=seed,
+        )
+
+    methods: dict[str, tuple[Callable[[], Iterator[State]], int]] = {
+        "EM": (lambda: em(x, start, floor, max_iter=1000), 2001),
+        "Monte Carlo EM": (lambda: monte_carlo_em(x, start, floor, seed=seed), 200),
+        "VI, free q": (lambda: free_vi(x, start, floor, num_steps=steps), steps + 1),
+        "VI, amortised q": (lambda: amortised("enumerated"), steps + 1),
+        "VI, score": (lambda: amortised("score"), steps + 1),
+        "VI, score, baseline": (lambda: amortised("score with baseline"), steps + 1),
+        "VB, CAVI": (
+            lambda: coordinate_ascent(x, start, prior, max_iter=1000),
+            2000,
+        ),
+        "VB, SVI": (
+            lambda: bayesian_svi(x, start, prior, num_steps=steps, seed=seed),
+            steps + 1,
+        ),
+    }
+    results = {}
+    for name, (method, total) in methods.items():
+        with LateProgress(name, total) as bar:
+            climb = record(method(), x, watch=watched, on_step=bar.advance)
+        results[name] = _result(name, climb, points)
+    evidence = (float("nan"), float("nan"))
+    best = results["VB, CAVI"].climb
+    assert best is not None
+    if k <= 7:
+        estimate = log_evidence(x, best.last.posterior, seed=seed)
+        if estimate.effective_samples >= _FEWEST_EFFECTIVE:
+            evidence = (estimate.log_evidence / len(x), estimate.standard_error / len(x))
+    for name, result in results.items():
+        if result.climb is not None and result.climb.last.posterior is not None:
+            climb = result.climb.with_evidence(evidence[0])
+            results[name] = replace(result, climb=climb)
+    num_draws = settings.num_draws
+    if num_draws is None:
+        num_draws = _DRAWS if x.shape[0] <= 1000 and x.shape[1] <= 3 else 0
+    if num_draws:
+        results["NUTS"] = _nuts(points, best.last.mixture, prior, num_draws, seed)
+    return Comparison(points, settings, start, results, evidence)
+
+
+def _result(name: str, climb: Climb, points: Points) -> Result:
+    last = climb.last
+    density = last.mixture.log_prob if last.posterior is None else last.posterior.predictive
+    rounds = climb.phases.count("M") or climb.phases.count("gradient")
+    return Result(
+        name,
+        climb,
+        rounds,
+        climb.seconds[-1],
+        density(points.train).mean().item(),
+        density(points.test).mean().item(),
+        _rand(points.train_labels, last.log_q),
+    )
+
+
+def _nuts(points: Points, start: Mixture, prior: Prior, num_draws: int, seed: int) -> Result:
+    num_warmup = ceil(num_draws / 2)
+    began = perf_counter()
+    with LateProgress("NUTS", num_draws + num_warmup) as bar:
+        draws = nuts(
+            points.train,
+            start,
+            prior,
+            num_draws=num_draws,
+            num_warmup=num_warmup,
+            seed=seed,
+            on_step=bar.advance,
+        )
+    seconds = perf_counter() - began
+    return Result(
+        "NUTS",
+        None,
+        num_draws,
+        seconds,
+        draws.predictive(points.train).mean().item(),
+        draws.predictive(points.test).mean().item(),
+        _rand(points.train_labels, _aligned(draws, points.train, start)),
+    )
+
+
+def _aligned(draws: Draws, x: Tensor, start: Mixture) -> Tensor:
+    """Mean responsibilities over draws, the components of each in the order nearest the start's."""
+    from scipy.optimize import linear_sum_assignment
+
+    reference = start.log_responsibilities(x).exp()
+    total = torch.zeros_like(reference)
+    for mixture in draws.mixtures:
+        q = mixture.log_responsibilities(x).exp()
+        _, order = linear_sum_assignment(-(reference.mT @ q).cpu().numpy())
+        total += q[:, order]
+    return total
+
+
+def _rand(labels: Tensor | None, log_q: Tensor) -> float:
+    if labels is None:
+        return float("nan")
+    from sklearn.metrics import adjusted_rand_score
+
+    return float(adjusted_rand_score(labels.numpy(), log_q.argmax(1).cpu().numpy()))

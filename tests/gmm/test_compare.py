@@ -1,0 +1,228 @@
+"""The comparison: its table, its pictures, its files, and what it refuses."""
+
+import csv
+import json
+from functools import cache
+from math import isnan, log
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pyrovae import InputError
+from pyrovae.cli import main
+from pyrovae.gmm import pictures
+from pyrovae.gmm.compare import Comparison, Settings, compare, load_points
+
+METHODS = [
+    "EM",
+    "Monte Carlo EM",
+    "VI, free q",
+    "VI, amortised q",
+    "VI, score",
+    "VI, score, baseline",
+    "VB, CAVI",
+    "VB, SVI",
+    "NUTS",
+]
+
+
+@cache
+def small() -> Comparison:
+    return compare(Settings(num_steps=40, num_draws=8, hidden=(8,)))
+
+
+def test_every_method_starts_alike_and_has_its_row():
+    comparison = small()
+    rows = {name: result.row() for name, result in comparison.results.items()}
+    assert list(rows) == METHODS
+    for name, result in comparison.results.items():
+        if result.climb is not None and not name.startswith("VB"):
+            first = result.climb.mixtures[0]
+            np.testing.assert_allclose(first.locs, comparison.start.locs)
+            np.testing.assert_allclose(first.matrices, comparison.start.matrices, rtol=1e-9)
+            np.testing.assert_allclose(
+                result.climb.log_likelihood[-1], rows[name]["log_likelihood"], rtol=1e-12
+            )
+    starts = {comparison.results[name].climb.log_likelihood[0] for name in METHODS[:6]}
+    assert max(starts) - min(starts) < 1e-9
+    for name, row in rows.items():
+        assert isnan(row["elbo"]) == (name == "NUTS")
+        assert row["seconds"] > 0
+        assert 0.2 < row["adjusted_rand"] < 1
+        assert -3 < row["held_out"] < -2.3
+        if name != "NUTS":
+            bounded = comparison.log_evidence[0] if name.startswith("VB") else row["log_likelihood"]
+            assert abs(row["elbo"] + row["gap"] - bounded) < 1e-9
+    assert rows["EM"]["gap"] < 1e-12
+    assert rows["EM"]["adjusted_rand"] > 0.7
+    assert rows["EM"]["log_likelihood"] == max(row["log_likelihood"] for row in rows.values())
+    assert 0 < comparison.log_evidence[1] < 0.01
+
+
+def test_gradient_variance_is_measured_where_z_is_drawn():
+    for name, result in small().results.items():
+        if result.climb is not None:
+            measured = np.isfinite(result.climb.gradient_variance).sum()
+            assert measured == (10 if name.startswith("VI, score") else 0)
+
+
+def test_data_are_standardised_by_the_training_part():
+    points, num_components = load_points(Settings(data="wine"))
+    assert num_components == 3
+    assert points.train.shape == (142, 13)
+    assert points.test.shape == (36, 13)
+    assert points.features[0] == "alcohol"
+    np.testing.assert_allclose(points.train.mean(0), 0, atol=1e-12)
+    np.testing.assert_allclose(points.train.std(0, correction=0), 1)
+    assert abs(points.test.mean()) > 1e-6
+    assert set(points.train_labels.tolist()) == {0, 1, 2}
+    assert len(load_points(Settings(data="iris"))[0].train) == 120
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_steps": 0}, "num_steps is 0; it must be 1 or more"),
+        ({"num_components": 0}, "num_components is 0"),
+        ({"num_draws": 3}, "num_draws is 3; it must be 4 or more, or 0 for none"),
+        ({"hidden": (3, 0)}, r"hidden is \[3, 0\]"),
+        ({"covariance_type": "ful"}, "did you mean 'full'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"label": "species"}, "the toy has none"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        load_points(Settings(**settings))
+
+
+def test_the_pictures_show_what_they_say():
+    comparison = small()
+    titles = [axes.get_title() for axes in pictures.bounds(comparison).axes]
+    assert titles == [*METHODS[:8], "the gap of each method"]
+    gaps = pictures.bounds(comparison).axes[-1].get_legend_handles_labels()[1]
+    assert len(gaps) == 8
+    em_panel = pictures.bounds(comparison).axes[0]
+    drawn = em_panel.get_lines()[1].get_ydata()
+    np.testing.assert_allclose(drawn, comparison.results["EM"].climb.elbo)
+    titles = [axes.get_title() for axes in pictures.densities(comparison).axes]
+    assert titles == [
+        "EM: p(x; θ)",
+        "EM: p(z | x)",
+        "VI, amortised q: p(x; θ)",
+        "VI, amortised q: q(z | x)",
+    ]
+    lines = pictures.gradient_variances(comparison).axes[0].get_lines()
+    assert [line.get_label() for line in lines] == ["VI, score", "VI, score, baseline"]
+
+
+def run(*arguments: str) -> None:
+    main(["compare-em-vi", *arguments])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("pyrovae: ")
+    assert len(error.splitlines()) == 1
+    return error
+
+
+def test_the_command_leaves_a_table_and_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    run("iris", "--steps", "5", "--hidden", "4", "--output", str(out), "--seed", "1")
+    printed = capsys.readouterr().out
+    assert "120 training and 30 held-out data of 4 standardised columns; 3 components" in printed
+    for name in METHODS[:-1]:
+        assert f"\n{name} " in printed
+    assert "NUTS " not in printed.replace("VB and NUTS", "")
+    assert {path.name for path in out.iterdir()} == {
+        "bounds.png",
+        "comparison.csv",
+        "densities.png",
+        "gradient_variance.png",
+        "iterations.csv",
+        "motion.gif",
+        "settings.json",
+    }
+    with (out / "comparison.csv").open() as file:
+        assert [row["method"] for row in csv.DictReader(file)] == METHODS[:-1]
+    with (out / "iterations.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        if not row["method"].startswith("VB"):
+            gap = float(row["log_likelihood"]) - float(row["elbo"]) - float(row["kl"])
+            assert abs(gap) < 1e-9
+    assert json.loads((out / "settings.json").read_text())["num_components"] == 3
+    with Image.open(out / "motion.gif") as picture:
+        assert picture.n_frames > 5
+    assert "is there already" in refused(capsys, "iris", "--output", str(out))
+
+
+def test_the_command_takes_a_column_of_a_csv(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random = np.random.default_rng(0)
+    values = np.r_[random.normal(size=60), random.normal(6, 1, size=40)]
+    table = tmp_path / "one.csv"
+    lines = [f"{v},{'low' if v < 3 else 'high'}" for v in values]
+    table.write_text("\n".join(["height,group", *lines]))
+    out = tmp_path / "out"
+    arguments = ("--label", "group", "--steps", "3", "--draws", "0", "--output", str(out))
+    run(str(table), *arguments, "--covariance-type", "spherical")
+    printed = capsys.readouterr().out
+    assert "80 training and 20 held-out data of 1 standardised columns; 2 components" in printed
+    assert (out / "densities.png").stat().st_size > 10_000
+    with (out / "comparison.csv").open() as file:
+        em = next(csv.DictReader(file))
+    assert float(em["adjusted_rand"]) == 1.0
+    assert -log(10) < float(em["held_out"]) < 0
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        ("a,b\n3,\n" + "1,2\n2,5\n" * 20, ["--components", "1"], "column 'b' holds nan"),
+        ("a,b\n" + "1,2\n" * 20, ["--components", "1"], "column 'a' is constant (1)"),
+        ("a\n" + "\n".join(map(str, range(20))), [], "give --components"),
+        ("a\n" + "\n".join(map(str, range(20))), ["--components", "50"], "use at most 16"),
+        ("a\n" + "1\n2\n" * 20, ["--components", "3"], "use at most 2"),
+        ("a\n1\nx\n2\n3\n", ["--components", "1"], "columns must be numbers"),
+    ],
+)
+def test_bad_tables_are_refused_before_anything_is_made(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    arguments: list[str],
+    message: str,
+) -> None:
+    table = tmp_path / "bad.csv"
+    table.write_text(text)
+    out = tmp_path / "out"
+    assert message in refused(capsys, str(table), *arguments, "--output", str(out))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digits"], "'digits' is no table: did you mean 'iris'"),
+        (["iriss"], "did you mean 'iris'"),
+        (["nowhere.csv"], "there is no file nowhere.csv"),
+        (["--covariance-type", "diagonal"], "did you mean 'diag'"),
+        (["--steps", "0"], "num_steps is 0"),
+        (["--hidden", "x"], "--hidden"),
+        (["iris", "--label", "species"], "iris has none"),
+    ],
+)
+def test_bad_options_are_refused(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert message in refused(capsys, *arguments)
