@@ -17,6 +17,7 @@ from . import plots
 from .checkpoint import RunDirectory
 from .config import RunConfig
 from .data import Batches, Dataset, Split
+from .device import find_device
 from .errors import InputError
 from .infer import evaluate as evaluate_pair
 from .likelihoods import Likelihood, Mixed
@@ -27,7 +28,6 @@ from .prepare import (
     arrange,
     build,
     check,
-    find_device,
     load_data,
     prepare,
     resolve,

@@ -30,7 +30,6 @@ __all__ = [
     "arrange",
     "build",
     "check",
-    "find_device",
     "load_data",
     "prepare",
     "resolve",
@@ -194,17 +193,3 @@ def check(vae: VAE, dataset: Dataset) -> None:
         vae.likelihood.check(part.x, dataset.features, what)
     what = f"the training data of {dataset.name}"
     vae.likelihood.check_varied(dataset.train.x, dataset.features, what)
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name, tried; the fastest there is for ``auto``."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(
-            f"device {name!r} cannot be used on this machine; say auto, cpu, cuda, cuda:1 or mps"
-        ) from error
-    return device

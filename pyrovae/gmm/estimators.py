@@ -14,6 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from ..device import find_device
 from ..errors import InputError
 from ..progress import LateProgress
 from .bayes import Posterior, Prior, rounds
@@ -201,7 +202,7 @@ class _Estimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def _points(self, X: Any, *, reset: bool = False) -> Tensor:
         array = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32])
-        return as_points(np.ascontiguousarray(array)).to(self.device)
+        return as_points(np.ascontiguousarray(array)).to(find_device(self.device))
 
     def _of_rows(self, function: Callable[[Tensor], Tensor], X: Any) -> NDArray[Any]:
         check_is_fitted(self)

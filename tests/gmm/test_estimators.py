@@ -153,6 +153,7 @@ def test_bad_data_are_refused(estimator, x, message):
         ({"max_iter": 0}, "max_iter is 0"),
         ({"n_init": 0.5}, "n_init is 0.5"),
         ({"covariance_floor": 0.0}, "covariance_floor is 0.0"),
+        ({"device": "gpu"}, "device 'gpu' cannot be used on this machine"),
     ],
 )
 def test_bad_settings_are_refused(estimator, settings, message):
