@@ -15,7 +15,7 @@ variables of dimension one, that is of Gamma(df / 2, scatter / 2).
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import log
+from math import inf, log
 from typing import Any
 
 import torch
@@ -26,8 +26,8 @@ from torch.distributions import Dirichlet, kl_divergence
 
 from ..errors import InputError, did_you_mean
 from .climb import State
-from .em import Statistics, expectation
-from .mixture import CovarianceType, Mixture
+from .em import Statistics, expectation, floored_cholesky
+from .mixture import CovarianceType, Mixture, check_covariance_type
 
 __all__ = [
     "Posterior",
@@ -42,10 +42,12 @@ __all__ = [
 ]
 
 
+_FLOOR = 1e-6
+
 _GIVEN = ("concentration", "loc", "precision", "df", "scatter")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prior:
     """p(weights) p(locs, Lambda), the same for each component.
 
@@ -76,10 +78,20 @@ class Prior:
                 f"the scatter of a {kind} prior in {d} dimensions has shape {shape}; got "
                 f"{tuple(self.scatter.shape)}"
             )
+        blocks = self.blocks
+        if (
+            not torch.allclose(blocks, blocks.mT, rtol=1e-9, atol=0)
+            or torch.linalg.cholesky_ex(blocks).info.any()
+        ):
+            raise InputError(
+                f"the scatter of a {kind} prior must be symmetric and positive definite; where the "
+                "columns of the data depend on each other, leave some out, or use diag"
+            )
         least = d - 1 if kind in ("full", "tied") else 0
         for name, low in (("concentration", 0), ("precision", 0), ("df", least)):
-            if not getattr(self, name) > low:
-                raise InputError(f"{name} of a {kind} prior is above {low}; got {vars(self)[name]}")
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and low < value < inf):
+                raise InputError(f"{name} of a {kind} prior is a number above {low}; got {value!r}")
 
     @classmethod
     def of(
@@ -89,11 +101,17 @@ class Prior:
         covariance_type: CovarianceType = "full",
         **given: Any,
     ) -> "Prior":
-        """A weak prior at the mean and covariance of the data, which scikit-learn takes as well.
+        """A weak prior from the mean and covariance of the data.
+
+        ``concentration = 1 / K``, ``loc`` the mean, ``precision = 1``; full and tied: ``df = d``
+        and ``scatter`` the covariance, as scikit-learn has it, so that Sigma is expected near the
+        d-th part of the covariance; diag and spherical: ``df = 1`` and ``scatter`` the variances,
+        or their mean, so that it is expected near these. Where columns depend on each other, the
+        covariance is raised to 1e-6 of the variances.
 
         Arguments:
             x: data.
-            num_components: K; the concentration is 1 / K.
+            num_components: K.
             covariance_type: full, tied, diag or spherical.
             given: attributes to have instead.
 
@@ -104,15 +122,25 @@ class Prior:
         if unknown:
             name = min(unknown)
             raise InputError(f"a prior has no attribute {name!r}: {did_you_mean(name, _GIVEN)}")
+        check_covariance_type(covariance_type)
         points = x.double()
         d = points.shape[1]
+        loc = torch.as_tensor(given.get("loc", points.mean(0))).to(points)
+        if tuple(loc.shape) != (d,):
+            raise InputError(f"loc of a prior in {d} dimensions has shape ({d},); got {loc.shape}")
         covariance = torch.cov(points.mT).reshape(d, d)
         variances = covariance.diagonal()
-        scatter = {"diag": variances, "spherical": variances.mean()}.get(
-            covariance_type, covariance
-        )
-        prior = cls(1 / num_components, points.mean(0), 1.0, float(d), scatter, covariance_type)
-        return replace(prior, **given)
+        if covariance_type == "diag":
+            scatter, df = variances, 1.0
+        elif covariance_type == "spherical":
+            scatter, df = variances.mean(), 1.0
+        else:
+            factor, low = floored_cholesky(covariance, _FLOOR * variances)
+            scatter, df = factor @ factor.mT if low else covariance, float(d)
+        derived = {"concentration": 1 / num_components, "precision": 1.0, "df": df}
+        scatter = torch.as_tensor(given.get("scatter", scatter)).to(points)
+        values = {**derived, **given, "loc": loc, "scatter": scatter}
+        return cls(**values, covariance_type=covariance_type)
 
     @property
     def blocks(self) -> Float[Tensor, "... p p"]:
@@ -122,7 +150,7 @@ class Prior:
         return self.scatter[..., None, None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Posterior:
     """q(weights) q(locs, Lambda), of the family of the prior.
 
@@ -180,7 +208,7 @@ class Posterior:
         return replace(mean, log_weights=log_weights)
 
     def kl(self) -> Float[Tensor, ""]:
-        """KL(q(theta) || p(theta)), in nats (Bishop 2006, eqs. 10.72 to 10.77)."""
+        """KL(q(theta) || p(theta)), in nats (Bishop 2006, eqs. 10.73, 10.74, 10.76 and 10.77)."""
         prior, d = self.prior, self.locs.shape[1]
         of_weights = kl_divergence(
             Dirichlet(self.concentration),
@@ -389,6 +417,8 @@ def coordinate_ascent(
     Raises:
         InputError: if the covariances of the start are not of the type of the prior's.
     """
+    if max_iter < 1:
+        raise InputError(f"max_iter is {max_iter}; it must be 1 or more")
     highest = float("-inf")
     log_q = start.log_responsibilities(x)
     for number, (posterior, total) in enumerate(rounds(x, start, prior, restrict_to), start=1):

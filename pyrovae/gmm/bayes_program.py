@@ -150,7 +150,7 @@ def bayesian_svi(
     recorded is exact, since it has a closed form.
 
     Arguments:
-        x: data.
+        x: data, whose columns should be standardised: the learning rate is in their units.
         start: where to start from, as in coordinate ascent: q(z) is its posterior, and q(theta)
             the best for that.
         prior: p(theta).

@@ -14,7 +14,7 @@ from .mixture import Mixture
 __all__ = ["Climb", "State", "bound_terms", "record"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State:
     """Where a method stands after a step.
 
@@ -28,7 +28,8 @@ class State:
             summed over the parameters of q; to be called before the next step.
         degenerate: components on the floor of the covariances, or without data.
         posterior: q(theta), where there is one.
-        assign: log q of any data, where q is a function of x that is still learned.
+        assign: log q of any data, where q is a network; of this network as it is when called, which
+            learns on until the last step.
     """
 
     phase: str
@@ -77,7 +78,8 @@ class Climb:
             posterior, on the evidence log p(x).
         kl: the gap KL(q || p) below what is bounded; NaN where that is not known.
         gradient_variance: NaN where it was not measured.
-        seconds: when each step had ended, without the time taken to record it.
+        seconds: when each step had ended. The terms of the identity are worked out off the clock;
+            that each state holds log q of all data, and of variational Bayes its bound, is not.
         mixtures: theta after each step.
         watched: q of the data that were watched after each step, in single precision.
         last: where the method ended.

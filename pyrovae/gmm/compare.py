@@ -19,7 +19,7 @@ from .bayes import Prior, coordinate_ascent
 from .bayes_program import Draws, bayesian_svi, nuts
 from .climb import Climb, State, record
 from .em import em, floor_of, monte_carlo_em
-from .evidence import log_evidence
+from .evidence import FEWEST_EFFECTIVE, log_evidence
 from .gradient import amortised_vi, free_vi
 from .mixture import Mixture, check_covariance_type
 from .points import as_points, check_fittable
@@ -33,9 +33,6 @@ TOY = "toy"
 _TABLES = ("iris", "wine")
 
 _FLOOR = 1e-6
-_FEWEST_EFFECTIVE = 50
-"""An estimate of the evidence from fewer effective samples than this is not shown."""
-
 _DRAWS = 200
 
 _MOST_WATCHED = 1000
@@ -113,7 +110,7 @@ class Result:
         name: what the method is called.
         climb: what it went through; None for draws.
         num_steps: rounds, steps or draws.
-        seconds: time that it took, without the time taken to record it.
+        seconds: time that it took, as :class:`Climb` has it.
         train: mean log density of the training data, in nats: under theta, or where theta has a
             posterior, under the posterior predictive.
         test: of the held-out data.
@@ -219,7 +216,7 @@ def _read_table(data: str, label: str | None) -> Points:
 
 
 def compare(settings: Settings) -> Comparison:
-    """Fit by every method, from the same start.
+    """Fit by every method, from the same start; but for NUTS, whose chain starts where CAVI ended.
 
     Raises:
         InputError: if there are no such data, or a mixture cannot be fitted to them.
@@ -272,7 +269,7 @@ def compare(settings: Settings) -> Comparison:
     assert best is not None
     if k <= 7:
         estimate = log_evidence(x, best.last.posterior, seed=seed)
-        if estimate.effective_samples >= _FEWEST_EFFECTIVE:
+        if estimate.effective_samples >= FEWEST_EFFECTIVE:
             evidence = (estimate.log_evidence / len(x), estimate.standard_error / len(x))
     for name, result in results.items():
         if result.climb is not None and result.climb.last.posterior is not None:

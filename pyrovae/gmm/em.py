@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..errors import InputError
 from .climb import State
 from .mixture import CovarianceType, Mixture
 
@@ -25,6 +26,7 @@ __all__ = [
     "em",
     "expectation",
     "floor_of",
+    "floored_cholesky",
     "iterations",
     "maximisation",
     "monte_carlo_em",
@@ -43,7 +45,6 @@ class Statistics:
         scatters: sum_n q_nk (x_n - means_k) (x_n - means_k)^T, by covariance type: ``(K, d, d)``
             where full; its sum over k ``(d, d)`` where tied; its diagonal ``(K, d)`` where diag;
             its trace ``(K,)`` where spherical.
-        entropy: -sum_nk q_nk log q_nk, in nats.
         log_normaliser: sum_n log sum_k exp(log_joint_nk) where q follows from Bayes' rule, which
             is then the log-likelihood; in nats.
         covariance_type: full, tied, diag or spherical.
@@ -52,7 +53,6 @@ class Statistics:
     counts: Float[Tensor, "k"]
     means: Float[Tensor, "k d"]
     scatters: Float[Tensor, "..."]
-    entropy: Float[Tensor, ""]
     log_normaliser: Float[Tensor, ""]
     covariance_type: CovarianceType
 
@@ -69,8 +69,7 @@ def expectation(x: Float[Tensor, "n d"], mixture: Mixture) -> Statistics:
         points = chunk.to(mixture.locs.dtype)
         log_joint = mixture.log_joint(points)
         log_normaliser = log_joint.logsumexp(1, keepdim=True)
-        log_q = log_joint.sub_(log_normaliser)
-        sums.add(points, log_q.exp(), log_q, log_normaliser)
+        sums.add(points, log_joint.sub_(log_normaliser).exp_(), log_normaliser)
     return sums.statistics()
 
 
@@ -81,7 +80,7 @@ def summarise(
     """The statistics of data under any q."""
     sums = _Sums(log_q.shape[1], x.mean(0).to(log_q), covariance_type)
     for points, part in zip(x.split(_CHUNK), log_q.split(_CHUNK), strict=True):
-        sums.add(points.to(log_q), part.exp(), part, part.new_zeros(()))
+        sums.add(points.to(log_q), part.exp(), part.new_zeros(()))
     return sums.statistics()
 
 
@@ -93,16 +92,14 @@ class _Sums:
         self._type = covariance_type
         self._centre = centre
         zeros = centre.new_zeros
-        self._counts, self._entropy, self._log_normaliser = zeros(k), zeros(()), zeros(())
+        self._counts, self._log_normaliser = zeros(k), zeros(())
         self._first = zeros(k, d)
         second = {"full": (k * d, d), "tied": (d, d), "diag": (k, d), "spherical": (k, d)}
         self._second = zeros(*second[self._type])
 
-    def add(self, x: Tensor, q: Tensor, log_q: Tensor, log_normaliser: Tensor) -> None:
+    def add(self, x: Tensor, q: Tensor, log_normaliser: Tensor) -> None:
         x = x - self._centre
         self._counts += q.sum(0)
-        # 0 log 0 = 0
-        self._entropy -= torch.dot(q.flatten(), log_q.clamp_min(-1e300).flatten())
         self._log_normaliser += log_normaliser.sum()
         self._first.addmm_(q.mT, x)
         if self._type == "full":
@@ -130,7 +127,6 @@ class _Sums:
             counts,
             self._centre + shift,
             scatters,
-            self._entropy,
             self._log_normaliser,
             self._type,
         )
@@ -165,7 +161,7 @@ def maximisation(
     of_all = n.sum()
     if kind in ("full", "tied"):
         divisor = safe.view(-1, 1, 1) if kind == "full" else of_all
-        scales, low = _floored_cholesky(statistics.scatters / divisor, floor)
+        scales, low = floored_cholesky(statistics.scatters / divisor, floor)
     else:
         divisor = safe.unsqueeze(1) if kind == "diag" else d * safe
         # A spherical covariance is above diag(floor) where it is above its largest entry.
@@ -184,7 +180,7 @@ def maximisation(
     return mixture, tuple(degenerate)
 
 
-def _floored_cholesky(covariances: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+def floored_cholesky(covariances: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
     """Cholesky factors, and which of the matrices had to be raised to the floor."""
     unit = floor.sqrt()
     scaled = covariances / (unit.unsqueeze(1) * unit)
@@ -242,6 +238,8 @@ def em(
         max_iter: rounds at most.
         tol: stop when a round raises the log-likelihood by less than this, in nats per datum.
     """
+    if max_iter < 0:
+        raise InputError(f"max_iter is {max_iter}; it must be 0 or more")
     highest = float("-inf")
     degenerate: tuple[int, ...] = ()
     for number, step in enumerate(iterations(x, start, floor)):
@@ -270,6 +268,10 @@ def monte_carlo_em(
     may fall, and the parameters do not come to rest but move about a maximum. With one sample this
     is the stochastic EM of Celeux and Diebolt (1985).
     """
+    if num_samples < 1 or max_iter < 1:
+        raise InputError(
+            f"num_samples and max_iter must be 1 or more; got {num_samples} and {max_iter}"
+        )
     generator = torch.Generator(x.device).manual_seed(seed)
     mixture = start
     degenerate: tuple[int, ...] = ()

@@ -110,15 +110,15 @@ class _Estimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The most probable component of each point."""
-        return self._of_rows(lambda x: self._shape().log_joint(x).argmax(1), X)
+        return self._of_rows(lambda shape, x: shape.log_joint(x).argmax(1), X)
 
     def predict_proba(self, X: Any) -> NDArray[Any]:
         """p(z = k | x) of each point, shape (n, K)."""
-        return self._of_rows(lambda x: self._shape().log_responsibilities(x).exp(), X)
+        return self._of_rows(lambda shape, x: shape.log_responsibilities(x).exp(), X)
 
     def score_samples(self, X: Any) -> NDArray[Any]:
         """log p(x) of each point, in nats."""
-        return self._of_rows(self._log_prob, X)
+        return self._of_rows(lambda _, x: self._log_prob(x), X)
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of log p(x), in nats per datum."""
@@ -158,8 +158,8 @@ class _Estimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.degenerate_ = outcome.degenerate
         if not outcome.converged:
             warnings.warn(
-                f"no start converged to tol {self.tol:g} in max_iter {self.max_iter} rounds; the "
-                "best is kept: raise max_iter or tol",
+                f"the best start had not converged to tol {self.tol:g} after {self.max_iter} "
+                "rounds; raise max_iter or tol",
                 ConvergenceWarning,
                 stacklevel=3,
             )
@@ -197,18 +197,24 @@ class _Estimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or value < least:
                 raise InputError(f"{name} is {value!r}; it must be a whole number from {least} on")
-        if not self.covariance_floor > 0:
-            raise InputError(f"covariance_floor is {self.covariance_floor}; it must be positive")
+        if not 1e-12 <= self.covariance_floor < 1:
+            raise InputError(
+                f"covariance_floor is {self.covariance_floor}; it must be from 1e-12 to 1"
+            )
+        if not self.tol >= 0:
+            raise InputError(f"tol is {self.tol}; it must be 0 or more")
+        if not (self.init is None or isinstance(self.init, Mixture)):
+            raise InputError(f"init is a Mixture, or None for k-means++; got {self.init!r}")
 
     def _points(self, X: Any, *, reset: bool = False) -> Tensor:
         array = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32])
         return as_points(np.ascontiguousarray(array)).to(find_device(self.device))
 
-    def _of_rows(self, function: Callable[[Tensor], Tensor], X: Any) -> NDArray[Any]:
+    def _of_rows(self, function: Callable[[Mixture, Tensor], Tensor], X: Any) -> NDArray[Any]:
         check_is_fitted(self)
         shape = self._shape()
         chunks = self._points(X).split(shape.chunk_size)
-        return torch.cat([function(c.to(shape.locs.dtype)) for c in chunks]).cpu().numpy()
+        return torch.cat([function(shape, c.to(shape.locs.dtype)) for c in chunks]).cpu().numpy()
 
 
 class GaussianMixture(_Estimator):
@@ -272,8 +278,9 @@ class BayesianGaussianMixture(_Estimator):
     """A Gaussian mixture whose parameters have a posterior, by mean-field coordinate ascent.
 
     ``score_samples`` gives the posterior predictive density, ``lower_bound_`` a bound on the
-    evidence log p(X) per datum, all constants included, so that it may be compared between numbers
-    of components and covariance types.
+    evidence log p(X) per datum, all constants included, so that it may be compared between
+    covariance types, and between numbers of components if log(K!) / n is added: q keeps to one of
+    the K! orders of the components (Bishop 2006, sec. 10.2.4).
 
     Arguments:
         n_components: K.

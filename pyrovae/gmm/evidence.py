@@ -15,7 +15,9 @@ from .bayes_program import locs_given, mixture_of, wishart
 from .mixture import CovarianceType
 from .randomness import Randomness
 
-__all__ = ["Evidence", "log_evidence"]
+__all__ = ["FEWEST_EFFECTIVE", "Evidence", "log_evidence"]
+
+FEWEST_EFFECTIVE = 50
 
 _MOST_COMPONENTS = 7
 _CHUNK = 500
@@ -32,7 +34,7 @@ class Evidence:
         log_evidence: the estimate.
         standard_error: that of its Monte Carlo error, by the delta method.
         effective_samples: how many draws from the posterior itself the weighted ones are worth;
-            below a hundred or so, trust neither figure.
+            below :data:`FEWEST_EFFECTIVE`, trust neither figure.
     """
 
     log_evidence: float
@@ -59,6 +61,8 @@ def log_evidence(
     Raises:
         InputError: if there are more than seven components, whose orders are too many.
     """
+    if num_samples < 2:
+        raise InputError(f"num_samples is {num_samples}; it must be 2 or more")
     k = len(posterior.concentration)
     if k > _MOST_COMPONENTS:
         raise InputError(
@@ -83,26 +87,21 @@ def log_evidence(
 def _widened(posterior: Posterior, power: float) -> Posterior:
     """p(theta)^(1 - power) q(theta)^power: a weighted mean of the natural parameters."""
     prior, kind = posterior.prior, posterior.covariance_type
-    ones = torch.ones_like(posterior.precision)
 
     def mean(of_prior: Tensor | float, of_posterior: Tensor) -> Tensor:
         return (1 - power) * of_prior + power * of_posterior
 
-    prior_locs = prior.loc.expand_as(posterior.locs)
-    precision = mean(prior.precision, posterior.precision)
-    weighted = mean(prior.precision * prior_locs, posterior.precision[:, None] * posterior.locs)
-    locs = weighted / precision.unsqueeze(1)
-    moments = mean(
-        prior.scatter + second_moments(prior_locs, prior.precision * ones, kind),
-        posterior.scatter + second_moments(posterior.locs, posterior.precision, kind),
-    )
+    of_prior, of_posterior = (1 - power) * prior.precision, power * posterior.precision
+    precision = of_prior + of_posterior
+    shift = posterior.locs - prior.loc
+    between = second_moments(shift, of_prior * of_posterior / precision, kind)
     return replace(
         posterior,
         concentration=mean(prior.concentration, posterior.concentration),
-        locs=locs,
+        locs=prior.loc + (of_posterior / precision).unsqueeze(1) * shift,
         precision=precision,
         df=mean(prior.df, posterior.df),
-        scatter=moments - second_moments(locs, precision, kind),
+        scatter=mean(prior.scatter, posterior.scatter) + between,
     )
 
 

@@ -42,12 +42,13 @@ def free_vi(
     """VI with numbers log q(z = k) of its own for each datum, which start from the posterior.
 
     Arguments:
-        x: data.
+        x: data, whose columns should be standardised: the learning rate is in their units.
         start: where theta starts from.
         floor: the least variance along each column.
         lr: learning rate of Adam, which falls to zero as a cosine.
         num_steps: steps, each on all data.
     """
+    x = x.to(start.locs)
     guide = FreeGuide(start.log_responsibilities(x).clamp_min(LEAST_LOG_Q))
     program = Program(MixtureModel(start, floor), guide, x)
     return _climb_mixture(program, lr, num_steps, None)
@@ -68,7 +69,7 @@ def amortised_vi(
     """The mixture as a tiny VAE: q(z | x) from a network.
 
     Arguments:
-        x: data.
+        x: data, whose columns should be standardised: the learning rate is in their units.
         start: where theta starts from; the network starts from random weights.
         floor: the least variance along each column.
         hidden: widths of the hidden layers of the network.
@@ -79,7 +80,8 @@ def amortised_vi(
             given.
         seed: of the network and of draws of z.
     """
-    with Randomness(seed, x.device).drawn():
+    x = x.to(start.locs)
+    with Randomness(seed + 1, x.device).drawn():
         guide = AmortisedGuide(x, start.num_components, hidden, gradient)
     program = Program(MixtureModel(start, floor), guide, x, seed)
     return _climb_mixture(program, lr, num_steps, measure_every)
@@ -127,15 +129,18 @@ class Program:
     ) -> tuple[Float[Tensor, "parameters"], Float[Tensor, "parameters"]]:
         """Mean and variance over draws of the gradient of the ELBO, in nats per datum, in phi.
 
-        phi are the parameters of the guide. The draws leave no trace in what follows.
+        phi are the parameters of the guide. What follows is as it would have been without.
         """
-        kept = deepcopy(self._store), self._random.state
+        store, random = self._store, self._random.state
         draws = []
-        for _ in range(num_draws):
-            self.gradient()
-            flat = [p.grad.flatten() for p in self.guide.parameters() if p.grad is not None]
-            draws.append(-torch.cat(flat) / len(self.x))
-        self._store, self._random.state = kept
+        try:
+            for _ in range(num_draws):
+                self._store = deepcopy(store)  # with the baseline as it is, not as it becomes
+                self.gradient()
+                flat = [p.grad.flatten() for p in self.guide.parameters() if p.grad is not None]
+                draws.append(-torch.cat(flat) / len(self.x))
+        finally:
+            self._store, self._random.state = store, random
         stacked = torch.stack(draws)
         return stacked.mean(0), stacked.var(0)
 
@@ -187,6 +192,7 @@ def _climb_mixture(
     def state(phase: str) -> State:
         mixture = model.mixture()
         fixed = replace(mixture, locs=mixture.locs.clone())
-        return State(phase, fixed, guide.log_q(program.x), assign=guide.log_q)
+        assign = guide.log_q if isinstance(guide, AmortisedGuide) else None
+        return State(phase, fixed, guide.log_q(program.x), assign=assign)
 
     return ascend(program, lr, num_steps, state, measure_every)

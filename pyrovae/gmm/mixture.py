@@ -32,7 +32,7 @@ def check_covariance_type(covariance_type: str) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mixture:
     """p(z = k) = weights_k and p(x | z = k) = Normal(x; locs_k, Sigma_k).
 
@@ -137,8 +137,10 @@ class Mixture:
         """(x - locs_k)^T Sigma_k^-1 (x - locs_k).
 
         Where the components share their axes the square is expanded about the mean of the mixture,
-        which costs one matrix product; elsewhere the difference is whitened first.
+        which costs one matrix product, and rounds off by 1e-16 times the square of the distance
+        between components in standard deviations; elsewhere the difference is whitened first.
         """
+        x = x.to(self.locs.dtype)
         if self.covariance_type == "full":
             k, d = self.locs.shape
             whitened: Tensor = torch.addmm(-self._whitened_locs.reshape(-1), x, self._whitening)

@@ -50,10 +50,10 @@ def as_points(
     bad = ~points.isfinite().all(0)
     if bad.any():
         column = int(bad.nonzero()[0])
-        row = int((~points[:, column].isfinite()).nonzero()[0])
+        wrong = points[:, column][~points[:, column].isfinite()]
         raise InputError(
-            f"{_named(column, names)} holds {points[row, column].item()} in row {row}; a Gaussian "
-            "mixture needs every value: leave such rows out, or fill them in"
+            f"{_named(column, names)} holds {wrong[0].item()} in {len(wrong)} of {len(points)} "
+            "rows; a Gaussian mixture needs every value: leave such rows out, or fill them in"
         )
     return points
 
@@ -86,6 +86,14 @@ def check_fittable(
         raise InputError(
             f"{_named(column, names)} is constant ({x[0, column].item():g}), so that its density "
             "has no maximum; leave it out"
+        )
+    deviation = x.double().std(0)
+    extreme = ~((deviation > 1e-100) & (deviation < 1e100))
+    if extreme.any():
+        column = int(extreme.nonzero()[0])
+        raise InputError(
+            f"{_named(column, names)} has a standard deviation of {deviation[column].item():.3g}, "
+            "whose square is beyond double precision; rescale it"
         )
     few = x[: 10 * num_components]
     if len(few.unique(dim=0)) < num_components:

@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import pyro
 import pyro.distributions as dist
+import torch
 from jaxtyping import Float
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..models.parameters import declare_parameters
 from ..nn import MLP
 from .mixture import Mixture
@@ -72,8 +74,8 @@ def observe(x: Float[Tensor, "n d"], mixture: Mixture, marginalised: bool = Fals
 class MixtureModel(nn.Module):
     """p(x, z) with parameters to learn; calling it runs the Pyro model.
 
-    The weights are the softmax of free numbers. The scales have diagonals sqrt(floor) + exp(free),
-    which keeps the likelihood bounded.
+    The weights are the softmax of free numbers. The scales have diagonals 0.999 sqrt(floor) +
+    exp(free), which keeps the likelihood bounded.
 
     Arguments:
         start: the parameters to start from.
@@ -102,7 +104,8 @@ class MixtureModel(nn.Module):
         self.logits = nn.Parameter(start.log_weights.clamp_min(-30))
         self.locs = nn.Parameter(start.locs.clone())
         diagonal, below = _split(start.scales, self._has_matrices)
-        self.log_diagonal = nn.Parameter((diagonal - self.least).clamp_min(1e-12).log())
+        above = torch.maximum(diagonal - self.least, 1e-6 * self.least)
+        self.log_diagonal = nn.Parameter(above.log())
         self.below = nn.Parameter(below) if self._has_matrices else None
 
     least: Tensor
@@ -169,6 +172,11 @@ class FreeGuide(_Guide):
         self.free = nn.Parameter(log_q.clone())
 
     def logits(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        if len(x) != len(self.free):
+            raise InputError(
+                f"this guide has a q for each of {len(self.free)} data; got {len(x)}: give it all, "
+                "in the same order, or use AmortisedGuide"
+            )
         return self.free
 
 

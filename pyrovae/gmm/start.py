@@ -1,14 +1,19 @@
 """Where every method starts from."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .em import maximisation, summarise
+from .em import expectation, maximisation
 from .mixture import CovarianceType, Mixture, check_covariance_type
 
 __all__ = ["k_means_plus_plus"]
+
+_SHARP = 1e-4
+"""Standard deviation, in units of the data's, at which a posterior is all but the nearest seed."""
 
 
 def k_means_plus_plus(
@@ -39,16 +44,22 @@ def k_means_plus_plus(
 
     check_covariance_type(covariance_type)
     points = x.double()
-    unit = points.std(0, correction=0)
-    scaled = (points - points.mean(0)) / unit
+    loc, unit = points.mean(0), points.std(0, correction=0)
+    scaled = (points - loc) / unit
     chosen = kmeans_plusplus(scaled.cpu().numpy(), num_components, random_state=seed)[0]
     seeds = torch.as_tensor(chosen, device=x.device)
-    ones = seeds.new_ones
-    near = Mixture(-ones(num_components), seeds, ones(num_components), "spherical")
-    log_q = near.log_joint(scaled)
-    nearest = torch.zeros_like(log_q).scatter_(1, log_q.argmax(1, keepdim=True), 1.0).log()
+    zeros = seeds.new_zeros(num_components)
+    sharp = Mixture(zeros, seeds, zeros + _SHARP, "spherical")
+    assigned = expectation(scaled, sharp)
+    within = scaled.mT @ scaled - (assigned.means.mT * assigned.counts) @ assigned.means
+    pooled = replace(
+        assigned,
+        means=loc + unit * assigned.means,
+        scatters=unit.unsqueeze(1) * within * unit,
+        covariance_type="tied",
+    )
+    tied, _ = maximisation(pooled, floor)
     dim = x.shape[1]
-    tied, _ = maximisation(summarise(points, nearest, "tied"), floor)
     covariance = tied.covariances
     variances = covariance.diagonal()
     scales = {

@@ -237,15 +237,32 @@ def test_a_sparse_prior_empties_components_that_are_not_needed():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"df": 1.0}, "df of a full prior is above 1; got 1.0"),
-        ({"concentration": 0.0}, "concentration of a full prior is above 0"),
-        ({"precision": float("nan")}, "precision of a full prior is above 0"),
+        ({"df": 1.0}, "df of a full prior is a number above 1; got 1.0"),
+        ({"concentration": 0.0}, "concentration of a full prior is a number above 0"),
+        ({"precision": float("nan")}, "precision of a full prior is a number above 0"),
         ({"scatter": torch.ones(2).double()}, r"has shape \(2, 2\); got \(2,\)"),
+        ({"scatter": [[1.0, 2.0], [2.0, 1.0]]}, "symmetric and positive definite"),
+        ({"loc": [0.0, 1.0, 2.0]}, r"loc of a prior in 2 dimensions has shape \(2,\)"),
+        ({"df": float("inf")}, "df of a full prior is a number above 1; got inf"),
     ],
 )
 def test_what_is_no_prior_is_refused(given, message):
     with pytest.raises(InputError, match=message):
         Prior.of(points("toy"), 3, "full", **given)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_evidence_does_not_depend_on_the_origin(kind):
+    x = points("toy")[:100]
+    estimates = []
+    for far in (0.0, 1e6):
+        moved = x + far
+        first = start("toy", kind)
+        first = Mixture(first.log_weights, first.locs + far, first.scales, kind)
+        climb = record(coordinate_ascent(moved, first, Prior.of(moved, 3, kind)), moved)
+        estimates.append(log_evidence(moved, climb.last.posterior, num_samples=500).log_evidence)
+    # Points at 1e6 are round to 1e-10 of it, and so is the bound; the draws are the same.
+    assert abs(estimates[0] - estimates[1]) < 1e-3
 
 
 def test_types_that_do_not_go_together_are_refused():

@@ -118,7 +118,7 @@ def test_the_bayesian_prior_is_given_by_name():
     ).fit(X)
     assert (sparse.weights_ > 0.01).sum() == 3
     assert sparse.posterior_.prior.concentration == 1e-3
-    with pytest.raises(InputError, match="concentration of a full prior is above 0"):
+    with pytest.raises(InputError, match="concentration of a full prior is a number above 0"):
         BayesianGaussianMixture(3, prior={"concentration": -1.0}).fit(X)
     with pytest.raises(InputError, match=r"no attribute 'alpha': .*concentration"):
         BayesianGaussianMixture(3, prior={"alpha": 1.0}).fit(X)
@@ -153,6 +153,9 @@ def test_bad_data_are_refused(estimator, x, message):
         ({"max_iter": 0}, "max_iter is 0"),
         ({"n_init": 0.5}, "n_init is 0.5"),
         ({"covariance_floor": 0.0}, "covariance_floor is 0.0"),
+        ({"covariance_floor": float("inf")}, "covariance_floor is inf"),
+        ({"tol": float("nan")}, "tol is nan"),
+        ({"init": "kmeans"}, "init is a Mixture, or None"),
         ({"device": "gpu"}, "device 'gpu' cannot be used on this machine"),
     ],
 )
@@ -184,6 +187,21 @@ def test_a_pile_of_duplicates_is_reported():
 
 
 @pytest.mark.parametrize("kind", ["full", "tied"])
+def test_the_bayesian_fit_takes_columns_that_follow_from_others(kind):
+    for x in (np.c_[X, X.sum(1)], np.random.default_rng(0).normal(size=(10, 20))):
+        fitted = BayesianGaussianMixture(2, covariance_type=kind, max_iter=500).fit(x)
+        assert np.isfinite(fitted.lower_bound_)
+        assert np.isfinite(fitted.score(x))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("unit", [1e160, 1e-160])
+def test_units_beyond_double_precision_are_refused(estimator, unit):
+    with pytest.raises(InputError, match=r"column 0 has a standard deviation of .*; rescale it"):
+        estimator(3).fit(X * unit)
+
+
+@pytest.mark.parametrize("kind", ["full", "tied"])
 def test_a_column_that_follows_from_others_is_reported(kind):
     x = np.c_[X, X.sum(1)]
     with pytest.warns(DegenerateComponentWarning):
@@ -192,7 +210,9 @@ def test_a_column_that_follows_from_others_is_reported(kind):
 
 
 def test_a_fit_that_has_not_converged_says_so():
-    with pytest.warns(ConvergenceWarning, match="no start converged to tol .* raise max_iter"):
+    with pytest.warns(
+        ConvergenceWarning, match="the best start had not converged to tol .* raise max_iter"
+    ):
         fitted = GaussianMixture(3, max_iter=1, tol=1e-12, random_state=0).fit(X)
     assert not fitted.converged_
     assert fitted.n_iter_ == 1
@@ -218,7 +238,7 @@ def test_predictions_need_the_columns_of_the_fit():
     ("x", "message"),
     [
         (np.arange(3.0), r"shape \(n, d\), one point in each row; got \(3,\).*reshape"),
-        (np.array([[1.0, np.nan]]), "column 1 holds nan in row 0"),
+        (np.array([[1.0, np.nan]]), "column 1 holds nan in 1 of 1 rows"),
         (np.array([["a", "b"]]), "the data must be numbers"),
         (np.array([[True, False]]), "real numbers; got torch.bool"),
         (np.ones((2, 3)), "3 columns; the mixture has 2"),
