@@ -109,6 +109,10 @@ def print_comparison(records: Mapping[str, Mapping[str, Any]], console: Console)
         console.print("Higher is better within a section; between sections nothing follows.")
 
 
+_FIGURES = 100
+"""Characters that a line of figures may need."""
+
+
 def print_methods(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Where each method of fitting a mixture ended, one a line; blank where it is not known."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
@@ -128,7 +132,8 @@ def print_methods(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
             shown(row["seconds"], ".2f"),
             shown(row["adjusted_rand"], ".2f"),
         )
-    console.print(table)
+    # Figures are never cut: where the console is too narrow, or a pipe, lines are longer.
+    console.print(table, width=max(console.width, _FIGURES), crop=False)
 
 
 def print_likelihoods(console: Console) -> None:

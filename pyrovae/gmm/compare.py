@@ -96,6 +96,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise InputError(f"{name} is {value}; it must be {low} or more")
+        if self.seed >= 2**32:
+            raise InputError(f"seed is {self.seed}; it must be below 2^32")
         if any(width < 1 for width in self.hidden):
             raise InputError(f"hidden is {list(self.hidden)}; widths must be 1 or more")
         if self.num_draws is not None and self.num_draws != 0 and self.num_draws < 4:
@@ -267,7 +269,9 @@ def compare(settings: Settings) -> Comparison:
     evidence = (float("nan"), float("nan"))
     best = results["VB, CAVI"].climb
     assert best is not None
-    if k <= 7:
+    if k == 1:  # whose posterior is of the family of q
+        evidence = (best.elbo[-1], 0.0)
+    elif k <= 7:
         estimate = log_evidence(x, best.last.posterior, seed=seed)
         if estimate.effective_samples >= FEWEST_EFFECTIVE:
             evidence = (estimate.log_evidence / len(x), estimate.standard_error / len(x))

@@ -125,7 +125,7 @@ class _Estimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return float(self.score_samples(X).mean())
 
     def sample(self, n_samples: int = 1) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Draw points, and the component of each."""
+        """Draw points under ``mixture_``, and the component of each."""
         check_is_fitted(self)
         if n_samples < 1:
             raise InputError(f"n_samples is {n_samples}; it must be 1 or more")
@@ -201,7 +201,7 @@ class _Estimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
             raise InputError(
                 f"covariance_floor is {self.covariance_floor}; it must be from 1e-12 to 1"
             )
-        if not self.tol >= 0:
+        if not (isinstance(self.tol, int | float) and self.tol >= 0):
             raise InputError(f"tol is {self.tol}; it must be 0 or more")
         if not (self.init is None or isinstance(self.init, Mixture)):
             raise InputError(f"init is a Mixture, or None for k-means++; got {self.init!r}")

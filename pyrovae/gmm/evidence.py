@@ -48,6 +48,9 @@ def log_evidence(
 ) -> Evidence:
     """log p(x) = log E_q[p(x | theta) p(theta) / q(theta)], z summed out, theta drawn from q.
 
+    What theta far from the posterior given would add is missed where no draw comes near: from a
+    poor optimum the estimate is too low, by more than its standard error says.
+
     A mean-field posterior is narrower than the true one, and keeps to one order of the components
     where the true one is the same for each of the K! orders. The q of the formula is therefore
     that of a posterior in which data count for a little more than half, averaged over all orders.

@@ -94,7 +94,8 @@ def densities(comparison: Comparison) -> Figure:
         climb = _climbs(comparison)[name]
         mixture, q = climb.last.mixture, climb.watched[-1]
         view.density(grid[row, 0], mixture)
-        grid[row, 0].set_title(f"{name}: p(x; θ)", fontsize="medium")
+        along = "" if view.is_plane else ", along these axes"
+        grid[row, 0].set_title(f"{name}: p(x; θ){along}", fontsize="medium")
         if view.is_plane:
             assign = climb.last.assign or mixture.log_responsibilities
             view.field(grid[row, 1], assign)
@@ -113,18 +114,18 @@ def gradient_variances(comparison: Comparison) -> Figure:
     axes = figure.subplots()
     for name, climb in _climbs(comparison).items():
         variance = np.array(climb.gradient_variance)
-        (measured,) = np.nonzero(~np.isnan(variance))
+        (measured,) = np.nonzero(variance > 0)
         if len(measured):
             axes.plot(measured, variance[measured], marker="o", markersize=3, label=name)
     axes.set(
-        yscale="log",
+        yscale="log" if axes.get_lines() else "linear",
         xlabel="step",
         ylabel="total variance",
-        title="gradient of the ELBO in the network's parameters, one draw of z",
+        title="gradient of the ELBO in the network's parameters, z drawn once; none if summed out",
     )
     axes.title.set_fontsize("medium")
-    axes.text(0.99, 0.02, "enumerated: none", transform=axes.transAxes, ha="right", color=_TRUTH)
-    axes.legend(frameon=False)
+    if axes.get_lines():
+        axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     return figure
 

@@ -90,6 +90,7 @@ def test_data_are_standardised_by_the_training_part():
         ({"hidden": (3, 0)}, r"hidden is \[3, 0\]"),
         ({"covariance_type": "ful"}, "did you mean 'full'"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**32}, "seed is 4294967296; it must be below"),
         ({"label": "species"}, "the toy has none"),
     ],
 )
@@ -116,6 +117,16 @@ def test_the_pictures_show_what_they_say():
     ]
     lines = pictures.gradient_variances(comparison).axes[0].get_lines()
     assert [line.get_label() for line in lines] == ["VI, score", "VI, score, baseline"]
+
+
+def test_with_one_component_nothing_is_left_to_guess():
+    comparison = compare(Settings(num_components=1, num_steps=3, num_draws=0))
+    for name, result in comparison.results.items():
+        if name != "VB, SVI":  # whose steps are noisy
+            assert abs(result.climb.kl[-1]) < 1e-12
+    assert comparison.results["VB, SVI"].climb.kl[-1] > 0
+    assert comparison.results["VB, CAVI"].climb.kl[-1] == 0
+    assert pictures.gradient_variances(comparison).axes[0].get_lines() == []
 
 
 def run(*arguments: str) -> None:
@@ -177,6 +188,7 @@ def test_the_command_takes_a_column_of_a_csv(
     arguments = ("--label", "group", "--steps", "3", "--draws", "0", "--output", str(out))
     run(str(table), *arguments, "--covariance-type", "spherical")
     printed = capsys.readouterr().out
+    assert "…" not in printed
     assert "80 training and 20 held-out data of 1 standardised columns; 2 components" in printed
     assert (out / "densities.png").stat().st_size > 10_000
     with (out / "comparison.csv").open() as file:
