@@ -55,12 +55,17 @@ def test_free_vi_ends_at_em():
 
 
 def test_amortised_vi_keeps_the_identity_and_its_gap_shrinks_as_the_network_grows():
+    """The best of three networks of each size, since a small one may end in a poor optimum."""
     final, below = [], []
     for hidden in ((), (4,), (16, 16)):
-        climb = record(
-            amortised_vi(X, start("toy", "full"), FLOOR, hidden=hidden, num_steps=600), X
-        )
-        assert_identity(climb)
+        climbs = []
+        for seed in range(3):
+            states = amortised_vi(
+                X, start("toy", "full"), FLOOR, hidden=hidden, num_steps=600, seed=seed
+            )
+            climbs.append(record(states, X))
+            assert_identity(climbs[-1])
+        climb = max(climbs, key=lambda climb: climb.elbo[-1])
         final.append(climb.kl[-1])
         below.append(best().log_likelihood[-1] - climb.elbo[-1])
     assert final[0] > 2 * final[1] > 4 * final[2] > 0
@@ -69,7 +74,7 @@ def test_amortised_vi_keeps_the_identity_and_its_gap_shrinks_as_the_network_grow
 
 def test_a_linear_network_is_enough_where_the_covariances_are_tied():
     """log p(z = k | x) is then linear in x, and amortisation costs nothing."""
-    climb = record(amortised_vi(X, start("toy", "tied"), FLOOR, hidden=(), num_steps=600), X)
+    climb = record(amortised_vi(X, start("toy", "tied"), FLOOR, hidden=(), num_steps=2000), X)
     assert_identity(climb)
     exact = record(em(X, start("toy", "tied"), FLOOR, max_iter=2000, tol=1e-12), X)
     assert exact.log_likelihood[-1] - climb.elbo[-1] < 1e-9
