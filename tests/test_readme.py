@@ -36,11 +36,9 @@ def test_ones_own_model() -> None:
 
 
 def test_mixtures() -> None:
-    scope: dict[str, object] = {}
-    exec(
-        MIXTURE.replace("BayesianGaussianMixture(3", "bayesian = BayesianGaussianMixture(3"), scope
-    )
-    assert -4 < scope["bayesian"] < -3  # type: ignore[operator]
+    scope: dict[str, float] = {}
+    exec(MIXTURE.replace("BayesianGaussianMixture(3", "bound = BayesianGaussianMixture(3"), scope)
+    assert -4 < scope["bound"] < -3
 
 
 @pytest.mark.parametrize("line", DECLARED.strip().splitlines())

@@ -25,6 +25,11 @@ class Split:
         """What a model of these data takes: x, and the exposure where there is one."""
         return (self.x,) if self.exposure is None else (self.x, self.exposure)
 
+    def to(self, dtype: torch.dtype) -> "Split":
+        """The same data, real numbers in this precision."""
+        x = self.x.to(dtype) if self.x.is_floating_point() else self.x
+        return Split(x, self.y, None if self.exposure is None else self.exposure.to(dtype))
+
     def __len__(self) -> int:
         return len(self.x)
 

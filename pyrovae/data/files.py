@@ -106,7 +106,9 @@ def _tensor(path: Path, name: str, array: NDArray[Any]) -> Tensor:
         raise InputError(f"{path}: {name} has dtype {array.dtype}; it must hold real numbers")
     if array.dtype == np.uint8:
         return torch.tensor(array)
-    return torch.tensor(array.astype(np.int64 if array.dtype.kind in "biu" else np.float32))
+    if array.dtype == np.float32:
+        return torch.tensor(array)
+    return torch.tensor(array.astype(np.int64 if array.dtype.kind in "biu" else np.float64))
 
 
 def _levels(x: Tensor) -> float | None:
@@ -193,4 +195,4 @@ def _column(path: Path, name: str, column: "pd.Series[Any]") -> Tensor:
             f"{path}: column {name!r} holds {values[beyond][0].item():.3g}, which is beyond single "
             "precision; rescale it"
         )
-    return values.float()
+    return values

@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from ..errors import InputError, did_you_mean
 from .dataset import Dataset, Read, split
 from .files import SUFFIXES, read_file
@@ -38,6 +40,7 @@ def load(
     exposure: str | None = None,
     words: bool = False,
     validation_fraction: float = 0.1,
+    dtype: torch.dtype = torch.float32,
 ) -> Dataset:
     """A data set, split into training, validation and test data the same way every time.
 
@@ -53,6 +56,7 @@ def load(
         exposure: column of a CSV that holds the exposure of each datum, likewise.
         words: whether columns of a CSV may hold words, which are numbered.
         validation_fraction: part of the training data to set aside for validation.
+        dtype: of real numbers; whole ones stay whole where the source holds them as such.
 
     Raises:
         InputError: if there is no such data set or file, or it cannot be read.
@@ -78,7 +82,8 @@ def load(
             f"unknown data set {str(data)!r}: {did_you_mean(str(data), DATASETS)} "
             f"(a file of yours ends in {', '.join(SUFFIXES)})"
         )
-    train, test = read.train, read.test
+    train = read.train.to(dtype)
+    test = None if read.test is None else read.test.to(dtype)
     if test is None:
         train, test = split(train, _TEST_FRACTION, SPLIT_SEED, "testing")
     train, validation = split(train, validation_fraction, SPLIT_SEED + 1, "validation")

@@ -25,6 +25,6 @@ def read_wine(root: Path | None, download: bool) -> Read:
 
 
 def _table(bunch: Any) -> Read:
-    data = Split(torch.from_numpy(bunch.data).float(), torch.from_numpy(bunch.target).long())
+    data = Split(torch.from_numpy(bunch.data), torch.from_numpy(bunch.target).long())
     classes = tuple(str(name) for name in bunch.target_names)
     return Read(data, features=tuple(bunch.feature_names), classes=classes)

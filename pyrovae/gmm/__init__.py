@@ -1,8 +1,9 @@
 """The Gaussian mixture, on which EM and variational inference are compared step by step."""
 
-from .bayes import Posterior, Prior, coordinate_ascent
+from .bayes import coordinate_ascent
 from .bayes_program import BayesianGuide, BayesianMixtureModel, Draws, bayesian_svi, nuts
 from .climb import Climb, State, bound_terms, record
+from .conjugate import Posterior, Prior
 from .em import em, floor_of, monte_carlo_em
 from .estimators import BayesianGaussianMixture, DegenerateComponentWarning, GaussianMixture
 from .evidence import Evidence, log_evidence

@@ -18,8 +18,9 @@ from torch.distributions.transforms import Transform
 from ..distributions import Wishart
 from ..errors import InputError
 from ..models.parameters import declare_parameters
-from .bayes import Posterior, Prior, state_of, update
+from .bayes import state_of, update
 from .climb import State
+from .conjugate import Posterior, Prior
 from .em import expectation
 from .gradient import LEAST_LOG_Q, Program, ascend
 from .mixture import CovarianceType, Mixture

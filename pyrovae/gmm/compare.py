@@ -15,9 +15,10 @@ from ..data import load
 from ..data.files import SUFFIXES
 from ..errors import InputError, did_you_mean
 from ..progress import LateProgress
-from .bayes import Prior, coordinate_ascent
+from .bayes import coordinate_ascent
 from .bayes_program import Draws, bayesian_svi, nuts
 from .climb import Climb, State, record
+from .conjugate import Prior
 from .em import em, floor_of, monte_carlo_em
 from .evidence import FEWEST_EFFECTIVE, log_evidence
 from .gradient import amortised_vi, free_vi
@@ -28,11 +29,12 @@ from .toy import toy
 
 __all__ = ["Comparison", "Points", "Result", "Settings", "compare", "load_points"]
 
-TOY = "toy"
+_TOY = "toy"
 
 _TABLES = ("iris", "wine")
 
 _FLOOR = 1e-6
+
 _DRAWS = 200
 
 _MOST_WATCHED = 1000
@@ -80,7 +82,7 @@ class Settings:
         InputError: if a number is out of its range, or there is no such covariance type.
     """
 
-    data: str = TOY
+    data: str = _TOY
     label: str | None = None
     num_components: int | None = None
     covariance_type: str = "full"
@@ -170,7 +172,7 @@ def load_points(settings: Settings) -> tuple[Points, int]:
     Raises:
         InputError: if there are no such data, or a mixture cannot be fitted to them.
     """
-    is_toy = settings.data == TOY
+    is_toy = settings.data == _TOY
     read = _read_toy(settings.label) if is_toy else _read_table(settings.data, settings.label)
     classes = 0 if read.train_labels is None else len(read.train_labels.unique())
     num_components = settings.num_components or classes
@@ -179,8 +181,8 @@ def load_points(settings: Settings) -> tuple[Points, int]:
             f"{read.name} has no classes that would tell the number of components; give "
             "--components, or name the column of the class by --label"
         )
-    train, test = (as_points(x, names=read.features).double() for x in (read.train, read.test))
-    check_fittable(train, num_components, names=read.features)
+    train, test = (as_points(x, read.features).double() for x in (read.train, read.test))
+    check_fittable(train, num_components, read.features)
     loc, scale = train.mean(0), train.std(0, correction=0)
     standardised = replace(read, train=(train - loc) / scale, test=(test - loc) / scale)
     return standardised, num_components
@@ -190,16 +192,16 @@ def _read_toy(label: str | None) -> Points:
     if label is not None:
         raise InputError("label names a column of a CSV; the toy has none")
     x, z = toy(400, seed=0)
-    return Points(TOY, x, toy(1000, seed=1)[0], z, ("x1", "x2"))
+    return Points(_TOY, x, toy(1000, seed=1)[0], z, ("x1", "x2"))
 
 
 def _read_table(data: str, label: str | None) -> Points:
     if data not in _TABLES and Path(data).suffix.lower() not in SUFFIXES:
         raise InputError(
-            f"{data!r} is no table: {did_you_mean(data, (TOY, *_TABLES))} (a file of yours ends in "
-            f"{', '.join(SUFFIXES)})"
+            f"{data!r} is no table: {did_you_mean(data, (_TOY, *_TABLES))} (a file of yours ends "
+            f"in {', '.join(SUFFIXES)})"
         )
-    dataset = load(data, label=label)
+    dataset = load(data, label=label, dtype=torch.float64)
     if len(dataset.event_shape) != 1:
         raise InputError(
             f"a Gaussian mixture is fitted to a table; {dataset.name} has data of shape "

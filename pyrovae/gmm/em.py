@@ -30,9 +30,12 @@ __all__ = [
     "iterations",
     "maximisation",
     "monte_carlo_em",
+    "second_moments",
     "summarise",
 ]
+
 _CHUNK = 1024
+"""Data to take at a time where q is given."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +117,12 @@ class _Sums:
         k, d = self._first.shape
         counts = self._counts
         shift = self._first / counts.clamp_min(torch.finfo(counts.dtype).tiny).unsqueeze(1)
-        outer = counts.sqrt().unsqueeze(1) * shift
+        second = self._second
         if self._type == "full":
-            scatters = self._second.view(k, d, d) - outer.unsqueeze(2) * outer.unsqueeze(1)
-        elif self._type == "tied":
-            scatters = self._second - outer.mT @ outer
-        else:
-            scatters = self._second - outer.square()
-            if self._type == "spherical":
-                scatters = scatters.sum(1)
+            second = second.view(k, d, d)
+        elif self._type == "spherical":
+            second = second.sum(1)
+        scatters = second - second_moments(shift, counts, self._type)
         return Statistics(
             counts,
             self._centre + shift,
@@ -130,6 +130,17 @@ class _Sums:
             self._log_normaliser,
             self._type,
         )
+
+
+def second_moments(
+    values: Float[Tensor, "k d"], weights: Float[Tensor, "k"], covariance_type: CovarianceType
+) -> Float[Tensor, "..."]:
+    """weights_k values_k values_k^T, in the shape of a scatter of that type."""
+    if covariance_type in ("full", "tied"):
+        outer = weights.view(-1, 1, 1) * values.unsqueeze(2) * values.unsqueeze(1)
+        return outer if covariance_type == "full" else outer.sum(0)
+    squares = weights.unsqueeze(1) * values.square()
+    return squares if covariance_type == "diag" else squares.sum(1)
 
 
 def floor_of(x: Float[Tensor, "n d"], covariance_floor: float) -> Float[Tensor, "d"]:
@@ -237,6 +248,9 @@ def em(
         floor: the least variance along each column.
         max_iter: rounds at most.
         tol: stop when a round raises the log-likelihood by less than this, in nats per datum.
+
+    Raises:
+        InputError: if max_iter is below 0.
     """
     if max_iter < 0:
         raise InputError(f"max_iter is {max_iter}; it must be 0 or more")
@@ -267,6 +281,9 @@ def monte_carlo_em(
     that its ELBO is a bound; but the gap is closed only as num_samples grows, the log-likelihood
     may fall, and the parameters do not come to rest but move about a maximum. With one sample this
     is the stochastic EM of Celeux and Diebolt (1985).
+
+    Raises:
+        InputError: if num_samples or max_iter is below 1.
     """
     if num_samples < 1 or max_iter < 1:
         raise InputError(

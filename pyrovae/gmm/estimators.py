@@ -17,7 +17,8 @@ from torch import Tensor
 from ..device import find_device
 from ..errors import InputError
 from ..progress import LateProgress
-from .bayes import Posterior, Prior, rounds
+from .bayes import rounds
+from .conjugate import Posterior, Prior
 from .em import floor_of, iterations
 from .mixture import CovarianceType, Mixture, check_covariance_type
 from .points import as_points, check_fittable
@@ -106,7 +107,8 @@ class _Estimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit_predict(self, X: Any, y: Any = None) -> NDArray[Any]:
         """Fit, then the most probable component of each point."""
-        return self.fit(X).predict(X)  # type: ignore[no-any-return]
+        labels: NDArray[Any] = self.fit(X).predict(X)
+        return labels
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The most probable component of each point."""
@@ -148,7 +150,8 @@ class _Estimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     def _keep(self, outcome: "_Outcome") -> None:
         self.mixture_ = outcome.mixture
-        self.posterior_ = outcome.posterior
+        if outcome.posterior is not None:
+            self.posterior_ = outcome.posterior
         self.weights_ = outcome.mixture.weights.cpu().numpy()
         self.means_ = outcome.mixture.locs.cpu().numpy()
         self.covariances_ = outcome.mixture.covariances.cpu().numpy()
@@ -220,7 +223,7 @@ class _Estimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
 class GaussianMixture(_Estimator):
     """A Gaussian mixture fitted by EM, to the maximum of its likelihood.
 
-    Data pass in chunks: memory grows with n (d + 1), whatever K. Of several starts the best is
+    Data pass in chunks: no array of n x K is held. Of several starts the best is
     kept, one without degenerate components before one with.
 
     Arguments:
@@ -295,7 +298,12 @@ class BayesianGaussianMixture(_Estimator):
         init: a mixture to start from instead of k-means++.
         random_state: seed of starts and draws.
         device: where to compute.
+
+    Attributes:
+        posterior_: q(weights) q(locs, Lambda); ``mixture_`` is its mean.
     """
+
+    posterior_: Posterior
 
     def __init__(
         self,
@@ -340,9 +348,7 @@ class BayesianGaussianMixture(_Estimator):
         return outcome
 
     def _shape(self) -> Mixture:
-        assert self.posterior_ is not None
         return self.posterior_.expected_log_joint()
 
     def _log_prob(self, x: Tensor) -> Tensor:
-        assert self.posterior_ is not None
         return self.posterior_.predictive(x)

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.distributions import Dirichlet
 
 from ..errors import InputError
-from .bayes import Posterior, second_moments
 from .bayes_program import locs_given, mixture_of, wishart
+from .conjugate import Posterior
+from .em import second_moments
 from .mixture import CovarianceType
 from .randomness import Randomness
 

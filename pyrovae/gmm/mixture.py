@@ -16,8 +16,8 @@ __all__ = ["CovarianceType", "Mixture", "check_covariance_type"]
 CovarianceType = Literal["full", "tied", "diag", "spherical"]
 """Covariances of their own, one for all, diagonal ones, or multiples of the identity."""
 
-_TOLERANCE = 1e-8
-"""By how much weights may miss one."""
+_TOLERANCE = 1e-5
+"""By how much weights, in single precision perhaps, may miss one."""
 
 _ENTRIES = 2**17
 """Numbers in the largest array of a chunk: one MiB."""
@@ -87,15 +87,19 @@ class Mixture:
             )
         if not (weights >= 0).all() or abs(weights.sum().item() - 1) > _TOLERANCE:
             raise InputError(f"weights are not negative and sum to one; got {weights.tolist()}")
+        if not (locs.isfinite().all() and covariances.isfinite().all()):
+            raise InputError("locs and covariances are finite numbers; some given are not")
         if covariance_type in ("full", "tied"):
             scales, failed = torch.linalg.cholesky_ex(covariances)
-            if failed.any() or not torch.allclose(covariances, covariances.mT):
-                raise InputError("a covariance is not symmetric and positive definite")
+            if failed.any() or not torch.allclose(covariances, covariances.mT, atol=0):
+                raise InputError(
+                    "a covariance is symmetric and positive definite; of those given, not all are"
+                )
         else:
             if not (covariances > 0).all():
-                raise InputError("a variance is not positive")
+                raise InputError(f"variances are positive; got {covariances.min().item():g}")
             scales = covariances.sqrt()
-        return cls(weights.log(), locs, scales, covariance_type)
+        return cls((weights / weights.sum()).log(), locs, scales, covariance_type)
 
     @property
     def num_components(self) -> int:

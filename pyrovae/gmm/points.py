@@ -16,18 +16,15 @@ _RELATIVE_SPREAD = 1e-12
 """A column whose range is below this part of its largest value is round-off about a constant."""
 
 
-def as_points(
-    x: Any, dim: int | None = None, names: Sequence[str] | None = None
-) -> Float[Tensor, "n d"]:
+def as_points(x: Any, names: Sequence[str] | None = None) -> Float[Tensor, "n d"]:
     """Points in the rows of a matrix, as they are in memory where they are floating point.
 
     Arguments:
         x: array or tensor.
-        dim: the number of columns that is expected.
         names: what the columns are called.
 
     Raises:
-        InputError: if it is no matrix of numbers of that many columns, or some are missing.
+        InputError: if it is no matrix of numbers, or some are missing.
     """
     if isinstance(x, np.ndarray) and not x.flags.writeable:
         x = x.copy()  # torch does not share memory that it may not write to
@@ -43,8 +40,6 @@ def as_points(
         )
     if points.is_complex() or points.dtype == torch.bool:
         raise InputError(f"the data must be real numbers; got {points.dtype}")
-    if dim is not None and points.shape[1] != dim:
-        raise InputError(f"the data have {points.shape[1]} columns; the mixture has {dim}")
     if not points.is_floating_point():
         points = points.double()
     bad = ~points.isfinite().all(0)

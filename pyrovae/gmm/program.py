@@ -164,11 +164,10 @@ class FreeGuide(_Guide):
 
     Arguments:
         log_q: where to start from.
-        gradient: how the gradient with respect to q is had.
     """
 
-    def __init__(self, log_q: Float[Tensor, "n k"], gradient: Gradient = "enumerated") -> None:
-        super().__init__(gradient)
+    def __init__(self, log_q: Float[Tensor, "n k"]) -> None:
+        super().__init__("enumerated")
         self.free = nn.Parameter(log_q.clone())
 
     def logits(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:

@@ -207,7 +207,7 @@ def test_csv_with_a_class(tmp_path: Path) -> None:
         (
             "a.npz",
             {"x_train": X.astype(np.uint8), "x_test": X},
-            r"\(torch.uint8\), x_test of .*float32",
+            r"\(torch.uint8\), x_test of .*float64",
         ),
         ("a.npz", {"x_train": X, "x_test": X[:0]}, r"x_test has shape \(0, 3\)"),
         ("a.csv", "a;b\n1,5;2\n1;2\n", "is separated by semicolons or tabs"),

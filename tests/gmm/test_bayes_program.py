@@ -35,13 +35,13 @@ def test_the_model_scores_the_mixture_that_it_draws(kind):
 
 @pytest.mark.parametrize("kind", ["full", "spherical"])
 def test_svi_ends_near_coordinate_ascent(kind):
-    """Both climb one bound; what is left is the noise of the last steps."""
+    """Both climb one bound, of which SVI goes more than nineteen twentieths of the way."""
     x, first = toy(400)[0], start("toy", kind)
     prior = Prior.of(x, 3, kind)
     best = record(coordinate_ascent(x, first, prior, max_iter=2000, tol=1e-12), x)
     climb = record(bayesian_svi(x, first, prior, num_steps=600), x)
     assert climb.elbo[-1] - best.elbo[-1] < 1e-9
-    assert best.elbo[-1] - climb.elbo[-1] < 0.05 * (best.elbo[-1] - climb.elbo[0]) + 1e-3
+    assert best.elbo[-1] - climb.elbo[-1] < 0.05 * (best.elbo[-1] - climb.elbo[0])
     assert not dict(pyro.get_param_store())
 
 
@@ -77,10 +77,12 @@ def test_nuts_draws_from_the_exact_posterior_of_one_component(kind):
     # Draws of NUTS are hardly correlated here; counting half of them is on the safe side.
     error = locs.std(0) / 150**0.5
     assert ((locs.mean(0) - exact.locs[0]).abs() < 4.5 * error).all()
-    log_det = torch.stack([-m.covariances[0].flatten()[0].log() for m in draws.mixtures])
-    assert log_det.std() > 0
-    difference = draws.predictive(X) - exact.predictive(X)
-    assert difference.mean().abs() < 0.01
+    log_det = torch.stack([-torch.logdet(mixture.matrices[0]) for mixture in draws.mixtures])
+    error = log_det.std() / 150**0.5
+    assert (log_det.mean() - exact.expected_log_det()[0]).abs() < 4.5 * error
+    density = torch.stack([mixture.log_prob(X).exp() for mixture in draws.mixtures])
+    error = density.std(0) / 150**0.5
+    assert ((density.mean(0) - exact.predictive(X).exp()).abs() < 4.5 * error).all()
 
 
 def test_nuts_is_the_same_for_the_same_seed_and_uses_up_no_other_numbers():

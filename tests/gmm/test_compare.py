@@ -81,6 +81,13 @@ def test_data_are_standardised_by_the_training_part():
     assert len(load_points(Settings(data="iris"))[0].train) == 120
 
 
+def test_tables_keep_their_digits(tmp_path: Path) -> None:
+    table = tmp_path / "time.csv"
+    table.write_text("\n".join(["second", *(str(1_700_000_000 + i) for i in range(200))]))
+    points, _ = load_points(Settings(data=str(table), num_components=2))
+    assert len(points.train.unique()) == 160
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

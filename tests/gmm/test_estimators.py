@@ -241,12 +241,11 @@ def test_predictions_need_the_columns_of_the_fit():
         (np.array([[1.0, np.nan]]), "column 1 holds nan in 1 of 1 rows"),
         (np.array([["a", "b"]]), "the data must be numbers"),
         (np.array([[True, False]]), "real numbers; got torch.bool"),
-        (np.ones((2, 3)), "3 columns; the mixture has 2"),
     ],
 )
 def test_points_that_are_none_are_refused(x, message):
     with pytest.raises(InputError, match=message):
-        as_points(x, dim=2)
+        as_points(x)
 
 
 def test_points_keep_their_precision_and_whole_numbers_become_real():

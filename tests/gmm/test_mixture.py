@@ -105,11 +105,12 @@ def test_chunks_do_not_show():
     ("weights", "locs", "covariances", "kind", "message"),
     [
         ([0.5, 0.6], [[0.0], [1.0]], [1.0, 1.0], "spherical", "sum to one"),
-        ([0.5, 0.5], [[0.0], [1.0]], [1.0, -1.0], "spherical", "not positive"),
+        ([0.5, 0.5], [[0.0], [1.0]], [1.0, -1.0], "spherical", "variances are positive; got -1"),
         ([0.5, 0.5], [[0.0], [1.0]], [[1.0]], "diag", r"shape \(2, 1\); got \(1, 1\)"),
         ([1.0], [[0.0], [1.0]], [1.0], "spherical", r"got \(1,\) and \(2, 1\)"),
         ([1.0], [[0.0, 0.0]], [[1.0, 2.0], [2.0, 1.0]], "tied", "positive definite"),
-        ([1.0], [[0.0, 0.0]], [[1.0, 0.5], [0.0, 1.0]], "tied", "symmetric"),
+        ([1.0], [[0.0, 0.0]], [[1.0, 0.5], [0.0, 1.0]], "tied", "symmetric and positive definite"),
+        ([1.0], [[float("nan")]], [1.0], "spherical", "finite"),
     ],
 )
 def test_what_is_no_mixture_is_refused(weights, locs, covariances, kind, message):
