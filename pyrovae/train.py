@@ -1,6 +1,6 @@
 """``fit``: the loop round SVI, for any Pyro model and guide."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pyro
 import torch
 from pyro.infer.util import is_validation_enabled
+from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
@@ -18,8 +19,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from .data.batches import Batches, LoaderBatches, Transform, batches_of
 from .errors import InputError
 from .infer.bound import PyroFunction
+from .infer.captured import Compile
+from .infer.elbo import ELBO
 from .infer.pair import Pair
-from .infer.svi import SVI
+from .infer.svi import SVI, MakeOptimiser
 from .progress import TrainingProgress
 
 __all__ = ["Epoch", "History", "fit"]
@@ -101,9 +104,12 @@ def fit(
     epochs: int,
     batch_size: int = 128,
     lr: float = 1e-3,
-    optimiser: Callable[[list[Tensor]], Optimizer] | None = None,
+    optimiser: MakeOptimiser | PyroOptim | None = None,
     schedule: Schedule = "constant",
     clip_norm: float | None = None,
+    accumulate: int = 1,
+    autocast: torch.dtype | None = None,
+    compile: Compile = "auto",
     validation: Any = None,
     patience: int | None = None,
     transform: Transform | None = None,
@@ -135,11 +141,16 @@ def fit(
         schedule: ``"constant"``, ``"cosine"`` (down to zero over all steps), or what makes a torch
             schedule from the optimiser; stepped at each step.
         clip_norm: largest global norm of the gradient of the loss per datum.
+        accumulate: batches whose mean gradient makes one update.
+        autocast: floating-point type of matrix products and convolutions, such as
+            ``torch.bfloat16``; None for that of the parameters.
+        compile: whether steps are recorded and compiled, as :class:`~pyrovae.SVI` explains.
         validation: held-out data in any form that data may have.
         patience: stop after this many epochs without a lower validation loss, and go back to the
             parameters of the best epoch.
-        transform: applied to the parts of each batch on the device, for training and validation;
-            such as :func:`~pyrovae.binarise`, or ``lambda x, y: x`` to drop labels.
+        transform: applied to the parts of each batch on the device, for training and validation,
+            and recorded with the step where data are tensors; such as :func:`~pyrovae.binarise`,
+            or ``lambda x, y: x`` to drop labels.
         device: where batches shall be; tensors stay where they are unless given.
         plate: name of the plate over data.
         progress: show a progress bar.
@@ -156,17 +167,24 @@ def fit(
     make_batches = partial(batches_of, batch_size=batch_size, transform=transform, device=device)
     train = make_batches(data, shuffle=True)
     held_out = None if validation is None else make_batches(validation, shuffle=False)
-    pair = Pair(model, guide, plate)
+    num_steps = epochs * len(train)
     svi = SVI(
-        pair,
+        model,
+        guide,
         optimiser or partial(Adam, lr=lr, fused=True),
-        size=train.size,
+        ELBO(train.size, plate),
+        compile=compile,
+        num_steps=num_steps,
         clip_norm=clip_norm,
-        schedule=_schedule(schedule, epochs * len(train)),
+        schedule=_schedule(schedule, num_steps // accumulate),
+        accumulate=accumulate,
+        autocast=autocast,
+        transform=train.take if isinstance(train, Batches) else None,
     )
+    pair = svi.pair
     if is_validation_enabled():
         for batches in (train, held_out):
-            _check_data(pair, batches, train.size)
+            _check_data(pair, batches, train.size, plate)
     history = History(pair)
     best: list[tuple[Tensor, Tensor]] = []
     with (
@@ -175,7 +193,8 @@ def fit(
     ):
         for number in range(1, epochs + 1):
             start = perf_counter()
-            losses = _run(svi.step, train, bar)
+            with _named_epoch(number):
+                losses = _run(svi.step, _steps(train), bar)
             seconds = perf_counter() - start
             history.epochs.append(
                 Epoch(
@@ -205,23 +224,25 @@ def fit(
     return history
 
 
-def _check_data(pair: Pair, batches: Batches | LoaderBatches | None, size: int) -> None:
+def _check_data(pair: Pair, batches: Batches | LoaderBatches | None, size: int, plate: str) -> None:
     """Let all data pass once, leaving no trace in parameters or random numbers."""
     with torch.random.fork_rng(), pair.throwaway_store(), pair.eval_mode():
         for batch in batches or ():
-            pair.check(*batch, size=size)
+            pair.check(*batch, size=size, plate=plate)
 
 
 def _run(
-    step: Callable[..., Any], batches: Batches | LoaderBatches, bar: TrainingProgress | None = None
+    step: Callable[..., Any],
+    batches: Iterable[tuple[Any, ...]],
+    bar: TrainingProgress | None = None,
 ) -> tuple[float, float, float]:
     """Means of the loss and its terms over data; read from the device once."""
     total: Tensor | None = None
     seen = 0
     for batch in batches:
         count = len(batch[0])
-        loss = torch.stack(step(*batch)) * count
-        total = loss if total is None else total + loss
+        loss = torch.stack(step(*batch))
+        total = loss.mul_(count) if total is None else total.add_(loss, alpha=count)
         seen += count
         if bar is not None:
             bar.step_done(total, seen)
@@ -238,6 +259,21 @@ def _validate(
         return None, None, None
     with _fixed_noise(), svi.pair.eval_mode():
         return _run(svi.evaluate_loss, batches)
+
+
+def _steps(batches: Batches | LoaderBatches) -> Iterator[tuple[Any, ...]]:
+    """The arguments of each step in a pass: of data on the device, their numbers."""
+    if isinstance(batches, Batches):
+        return ((index,) for index in batches.indices())
+    return iter(batches)
+
+
+@contextmanager
+def _named_epoch(number: int) -> Iterator[None]:
+    try:
+        yield
+    except FloatingPointError as error:
+        raise FloatingPointError(f"in epoch {number}, {error}: {_ADVICE}") from None
 
 
 @contextmanager

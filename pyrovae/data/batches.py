@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, cast
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -63,15 +64,16 @@ class Batches:
         return -(-self.size // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        device = self._tensors[0].device
-        order = torch.randperm(self.size, device=device) if self._shuffle else None
-        for start in range(0, self.size, self.batch_size):
-            stop = min(start + self.batch_size, self.size)
-            if order is None:
-                batch = tuple(part[start:stop] for part in self._tensors)
-            else:
-                batch = tuple(part[order[start:stop]] for part in self._tensors)
-            yield _transformed(batch, self._transform)
+        return (self.take(index) for index in self.indices())
+
+    def indices(self) -> Iterator[Int[Tensor, "batch"]]:
+        """One pass as the numbers of the data in each batch."""
+        order_by = torch.randperm if self._shuffle else torch.arange
+        yield from order_by(self.size, device=self._tensors[0].device).split(self.batch_size)
+
+    def take(self, index: Int[Tensor, "batch"]) -> tuple[Any, ...]:
+        """The batch of these data, transformed: a function of tensors, to be part of a step."""
+        return _transformed(tuple(part[index] for part in self._tensors), self._transform)
 
 
 class LoaderBatches:

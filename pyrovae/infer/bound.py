@@ -11,7 +11,9 @@ device.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from typing import Any
 
@@ -59,13 +61,21 @@ class Bound:
         model_trace: trace of the model, replayed against the guide.
         guide_trace: trace of the guide.
         plate: name of the plate over data.
-        size: number of data N that the bound is for.
+        declared_size: number of data N that the bound is for; None for what the plate declares.
     """
 
     model_trace: Trace
     guide_trace: Trace
     plate: str
-    size: int
+    declared_size: int | None
+
+    @cached_property
+    def size(self) -> int:
+        """Number of data N that the bound is for."""
+        if self.declared_size is not None:
+            return self.declared_size
+        frame = self._data_frame()
+        return int(frame.full_size or frame.size)
 
     def log_likelihood(self) -> Float[Tensor, ""]:
         """log p(x | z), summed over observed sites and all N data, in nats."""
@@ -189,8 +199,9 @@ def evaluate_bound(
     model: PyroFunction,
     guide: PyroFunction,
     *args: Any,
-    size: int,
+    size: int | None = None,
     plate: str = "data",
+    kwargs: dict[str, Any] | None = None,
 ) -> Bound:
     """Run the guide, replay the model against it, and score every site.
 
@@ -198,11 +209,17 @@ def evaluate_bound(
         model: p(x, z), called with args.
         guide: q(z | x), called with args.
         args: a batch of data.
-        size: number of data N in the whole data set.
+        size: number of data N in the whole data set; what the plate declares unless given.
         plate: name of the plate over data.
+        kwargs: further arguments of model and guide.
+
+    Raises:
+        InputError: if there is no such plate.
     """
-    with DataScale(plate, size):
-        model_trace, guide_trace = get_importance_trace("flat", inf, model, guide, args, {})
+    with DataScale(plate, size) if size is not None else nullcontext():
+        model_trace, guide_trace = get_importance_trace(
+            "flat", inf, model, guide, args, kwargs or {}
+        )
     return Bound(model_trace, guide_trace, plate, size)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..data.batches import Transform, batches_of
 from ..errors import InputError
 from .bound import PyroFunction
+from .captured import Captured, Compile
 from .pair import Pair
 
 __all__ = ["Estimate", "Evaluation", "evaluate"]
@@ -65,6 +66,7 @@ def evaluate(
     transform: Transform | None = None,
     device: torch.device | str | None = None,
     plate: str = "data",
+    compile: Compile = "auto",
 ) -> Evaluation:
     """The ELBO of a trained pair on data, in eval mode and without gradients.
 
@@ -82,6 +84,7 @@ def evaluate(
         transform: applied to the parts of each batch, as in ``fit``.
         device: where batches shall be; tensors stay where they are unless given.
         plate: name of the plate over data.
+        compile: whether the bound is recorded and compiled, as :class:`~pyrovae.SVI` explains.
 
     Raises:
         InputError: if the pair has no bound on these data.
@@ -90,17 +93,20 @@ def evaluate(
         raise InputError(f"num_particles is {num_particles}; it must be 1 or more")
     batches = batches_of(data, batch_size, shuffle=False, transform=transform, device=device)
     size = batches.size if size is None else size
-    pair = Pair(model, guide, plate)
-    terms: list[Tensor] = []
-    with pair.store(), pair.eval_mode():
-        for batch in batches:
-            particles: list[Tensor] = []
-            for _ in range(num_particles):
-                bound = pair.bound(*batch, size=size)
-                if not terms and not particles:
-                    bound.check()
-                particles.append(torch.stack(bound.per_datum()))
-            terms.append(torch.stack(particles).mean(0))
+    pair = Pair(model, guide)
+
+    def of_each_datum(*batch: Any) -> Float[Tensor, "terms batch"]:
+        with torch.no_grad(), pair.store(), pair.eval_mode():
+            bound = pair.bound(*batch, size=size, plate=plate)
+            bound.check()
+            return torch.stack(bound.per_datum())
+
+    num_calls = len(batches) * num_particles
+    captured = Captured(of_each_datum, (model, guide), compile=compile, num_calls=num_calls)
+    terms = [
+        torch.stack([captured(batch, {}) for _ in range(num_particles)]).mean(0)
+        for batch in batches
+    ]
     if not terms:
         raise InputError("the data gave no batch")
     log_likelihood, kl = torch.cat(terms, dim=1)

@@ -8,7 +8,6 @@ from weakref import WeakSet
 import pyro
 import torch
 from pyro.nn import PyroModule
-from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -30,17 +29,15 @@ class Pair:
         model: a function with ``pyro.param`` and ``pyro.module``, a ``PyroModule`` or another
             module.
         guide: likewise.
-        plate: name of the plate over data.
 
     Raises:
         InputError: if Pyro would silently give one tensor to two parameters of the pair.
     """
 
-    def __init__(self, model: PyroFunction, guide: PyroFunction, plate: str = "data") -> None:
+    def __init__(self, model: PyroFunction, guide: PyroFunction) -> None:
         _check_names(model, guide)
         self._model = model
         self._guide = guide
-        self._plate = plate
         self._store: Any = {"params": {}, "constraints": {}}
         self._networks: WeakSet[nn.Module] | None = None
 
@@ -71,29 +68,28 @@ class Pair:
         with self.store():
             return self._guide(*args, **kwargs)
 
-    def bound(self, *args: Any, size: int) -> Bound:
+    def bound(self, *args: Any, size: int, plate: str = "data") -> Bound:
         """Evaluate the bound on a batch; to be called within :meth:`store`."""
-        return evaluate_bound(self._model, self._guide, *args, size=size, plate=self._plate)
+        return evaluate_bound(self._model, self._guide, *args, size=size, plate=plate)
 
-    def check(self, *args: Any, size: int) -> None:
+    def check(self, *args: Any, size: int, plate: str = "data") -> None:
         """Evaluate the bound on a batch under Pyro's validation, and make sure that it is one.
 
         Raises:
             InputError: if it is no bound, or two networks have one name.
         """
         with torch.no_grad(), pyro.validation_enabled(), _OneTensorAName():
-            self.bound(*args, size=size).check()
+            self.bound(*args, size=size, plate=plate).check()
 
-    def parameters(self, bound: Bound) -> dict[int, Tensor]:
-        """The unconstrained parameters that an evaluation met, and those of the pair's modules."""
-        found = {}
-        for trace in (bound.model_trace, bound.guide_trace):
-            for parameter in _parameters_met(trace):
-                found[id(parameter)] = parameter
+    @property
+    def functions(self) -> tuple[PyroFunction, PyroFunction]:
+        """Model and guide as they were given; to be called within :meth:`store`."""
+        return self._model, self._guide
+
+    def module_parameters(self) -> Iterator[Tensor]:
+        """The parameters of the modules that model and guide are, are methods of, or wrap."""
         for owner in self._owners():
-            for parameter in owner.parameters():
-                found[id(parameter)] = parameter
-        return {key: p for key, p in found.items() if p.requires_grad}
+            yield from owner.parameters()
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:
@@ -157,14 +153,6 @@ class _OneTensorAName(Messenger):
                 f"{parameter} of this one would not be trained: give each network a name of its "
                 "own, and make it outside of the function"
             )
-
-
-def _parameters_met(trace: Trace) -> Iterator[Tensor]:
-    sites: Any = trace.nodes.values()
-    for site in sites:
-        if site["type"] == "param":
-            value = site["value"]
-            yield value.unconstrained() if hasattr(value, "unconstrained") else value
 
 
 def _check_names(model: PyroFunction, guide: PyroFunction) -> None:

@@ -1,129 +1,409 @@
-"""Stochastic variational inference with one torch optimiser for all parameters."""
+"""Stochastic variational inference, for any Pyro model and guide, at the speed of compiled code."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from math import nan
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from pyro.optim import PyroLRScheduler, PyroOptim
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils._pytree import (
+    TreeSpec,
+    tree_leaves,
+    tree_map,
+    tree_structure,
+    tree_unflatten,
+)
 
 from ..errors import InputError
+from .bound import PyroFunction
+from .captured import Captured, Compile, Results, compile_results
+from .compiled import compile_recording
+from .elbo import ELBO
 from .pair import Pair
+from .record import Recording
+from .update import AdamUpdate, clipped
 
-__all__ = ["SVI", "Loss"]
+__all__ = ["SVI", "MakeOptimiser"]
 
+MakeOptimiser = Callable[[list[Tensor]], Optimizer]
+"""Makes an optimiser of the list of parameters, once they are known."""
 
-class Loss(NamedTuple):
-    """The negative ELBO per datum and its two terms, in nats; ``loss = reconstruction + kl``.
-
-    Attributes:
-        loss: -ELBO / N.
-        reconstruction: -E_q[log p(x | z)] / N.
-        kl: E_q[log q(z) - log p(z)] / N, estimated at the samples of z.
-    """
-
-    loss: Float[Tensor, ""]
-    reconstruction: Float[Tensor, ""]
-    kl: Float[Tensor, ""]
+_CHECK_EVERY = 100
+"""Steps within which a loss that is not finite is noticed; each look waits for the device."""
 
 
 class SVI:
-    """Maximise the ELBO of a model/guide pair (Hoffman et al. 2013), step by step.
+    """Maximise an objective of a model and a guide (Hoffman et al. 2013), step by step.
 
-    The objective is the ELBO of the whole data set divided by its size: a minibatch is scaled
-    up within the plate over data, so latents shared by all data keep their right weight.
-    Values and gradients are those of ``pyro.infer.Trace_ELBO`` on the same noise.
+    The interface is that of ``pyro.infer.SVI``; losses stay tensors on their device. A step is
+    Pyro's own at first. Where enough steps are to come (``compile="auto"``) its tensor operations,
+    backward pass and all, are recorded once and replayed without Pyro and Python, and then compiled
+    together with the update of Adam or AdamW. What cannot be recorded is named in a warning, and
+    runs as it is. The noise, and so the result, is the same in each case, to round-off.
+
+    What a program reads is watched: numbers of Python, tensors replaced by others, ``train()`` and
+    ``eval()``, frozen parameters. A change is followed, by another recording where need be. Numbers
+    that change all the time should be tensors, or arguments of :meth:`step`, where a float is made
+    one. From time to time a step is compared with the program itself, on the same noise.
+
+    Parameters of ``pyro.param`` and ``pyro.module`` are in ``svi.pair``, not in Pyro's global
+    store.
 
     Arguments:
-        pair: the model and the guide.
-        optimiser: makes the optimiser from the list of parameters, once they are known; such as
-            ``functools.partial(torch.optim.Adam, lr=1e-3, fused=True)``.
-        size: number of data N in the data set.
-        clip_norm: largest global norm of the gradient of the loss per datum; None for no limit.
-        schedule: makes a learning-rate schedule, stepped once a step, from the optimiser.
+        model: p(x, z).
+        guide: q(z | x).
+        optimiser: makes a torch optimiser of the list of parameters, once they are known, such as
+            ``functools.partial(torch.optim.Adam, lr=1e-3, fused=True)``; or one of ``pyro.optim``
+            whose options are a dict. Adam and AdamW are compiled with the step; others follow it.
+        loss: our :class:`ELBO`, which it is unless given, or a Pyro ``ELBO``.
+        compile: ``"auto"``, True (from the second step on; what cannot be recorded is an error) or
+            False.
+        num_steps: how many steps there will be, by which ``"auto"`` decides; unless given, as many
+            are expected to come as have been.
+        clip_norm: largest global norm of the gradient of the loss; None for no limit.
+        schedule: makes a learning-rate schedule, stepped once an update, from the optimiser.
+        accumulate: steps whose mean gradient makes one update.
+        autocast: floating-point type of matrix products and convolutions, such as
+            ``torch.bfloat16``; None for that of the parameters.
+        transform: makes the arguments of model and guide from those of a step, within the step.
 
     Attributes:
-        learning_rate: that of the last step, in the first parameter group; NaN before.
+        pair: the model and the guide with their parameters.
+        learning_rate: that of the last update, in the first parameter group; NaN before.
+
+    Raises:
+        InputError: if an option cannot be used.
     """
 
     def __init__(
         self,
-        pair: Pair,
-        optimiser: Callable[[list[Tensor]], Optimizer],
+        model: PyroFunction,
+        guide: PyroFunction,
+        optimiser: MakeOptimiser | PyroOptim,
+        loss: Any = None,
         *,
-        size: int,
+        compile: Compile = "auto",
+        num_steps: int | None = None,
         clip_norm: float | None = None,
         schedule: Callable[[Optimizer], LRScheduler] | None = None,
+        accumulate: int = 1,
+        autocast: torch.dtype | None = None,
+        transform: Callable[..., Any] | None = None,
     ) -> None:
-        self.pair = pair
-        self.size = size
-        self._make_optimiser = optimiser
+        if compile not in ("auto", True, False):
+            raise InputError(f"compile is {compile!r}; it may be 'auto', True or False")
+        if accumulate < 1:
+            raise InputError(f"accumulate is {accumulate}; it must be 1 or more")
+        self.loss = ELBO() if loss is None else loss
+        if not hasattr(self.loss, "loss_and_grads"):
+            raise InputError(
+                "loss is an ELBO of this package or of pyro.infer, such as Trace_ELBO(); got "
+                f"{type(loss).__name__}"
+            )
+        self.pair = Pair(model, guide)
+        self.learning_rate = nan
+        self._make_optimiser = _maker(optimiser)
         self._make_schedule = schedule
         self._clip_norm = clip_norm
+        self._accumulate = accumulate
+        self._autocast = autocast
+        self._transform = transform
+        self._optimiser: Optimizer | None = None
+        self._schedule: LRScheduler | None = None
         self._parameters: dict[int, Tensor] = {}
-        self.optimiser: Optimizer | None = None
-        self.schedule: LRScheduler | None = None
-        self.learning_rate = nan
+        self._placed: list[tuple[Tensor, torch.dtype, torch.device]] = []
+        self._sums: list[Tensor] = []
+        self._num_steps = 0
+        self._not_finite: Tensor | None = None
+        self._update: AdamUpdate | None = None
+        self._loss_spec: TreeSpec | None = None
+        watched = (model, guide, self.loss, transform)
+        self._gradients = Captured(
+            self._gradients_of,
+            watched,
+            compile=compile,
+            num_calls=num_steps,
+            compiler=self._compile,
+        )
+        self._losses = Captured(self._loss_of, watched, compile=compile)
 
     @property
     def parameters(self) -> list[Tensor]:
         """The parameters found so far, unconstrained."""
         return list(self._parameters.values())
 
-    def step(self, *batch: Any) -> Loss:
-        """One gradient step on a batch; the loss is that before the step.
+    @property
+    def optimiser(self) -> Optimizer | None:
+        """The torch optimiser, its state that after the last step; None before the first."""
+        if self._update is not None:
+            self._update.settle()
+        return self._optimiser
+
+    @property
+    def num_graphs(self) -> tuple[int, int]:
+        """How many kinds of step were recorded, and how many of these compiled."""
+        return self._gradients.num_graphs
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """One gradient step; the loss is that before the step, as the objective returns it.
 
         Parameters that first appear in a later step are trained from then on.
 
         Raises:
-            InputError: if the pair has no bound, or nothing to train.
+            InputError: if the pair has no bound, or nothing to train; or, where compile is True,
+                if the step cannot be recorded.
+            FloatingPointError: if the loss was not finite in one of the last hundred steps.
         """
-        with self.pair.store():
-            bound = self.pair.bound(*batch, size=self.size)
-            if self.optimiser is None:
-                bound.check()
-            optimiser = self._optimiser_of(self.pair.parameters(bound))
-            optimiser.zero_grad(set_to_none=True)
-            (-bound.surrogate() / self.size).backward()
-            if self._clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(self.parameters, self._clip_norm)
-            optimiser.step()
-            self.learning_rate = float(optimiser.param_groups[0]["lr"])
-            if self.schedule is not None:
-                self.schedule.step()
-            return self._loss(bound.log_likelihood().detach(), bound.kl().detach())
+        self._num_steps += 1
+        loss, gradients = self._gradients(args, kwargs, self._key())
+        if gradients is not None:  # else the update was part of the step
+            self._follow(loss, gradients)
+        if self._is_update_due():
+            self.learning_rate = float(self._optimiser.param_groups[0]["lr"])  # type: ignore[union-attr]
+            if self._schedule is not None:
+                self._schedule.step()
+        if self._num_steps % _CHECK_EVERY == 0:
+            self.check_finite()
+        return loss
 
-    @torch.no_grad()
-    def evaluate_loss(self, *batch: Any) -> Loss:
-        """The loss on a batch in eval mode, without gradients and without a step."""
-        with self.pair.store(), self.pair.eval_mode():
-            bound = self.pair.bound(*batch, size=self.size)
-            return self._loss(bound.log_likelihood(), bound.kl())
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """The loss for arguments of model and guide, in eval mode and without a step."""
+        return self._losses(args, kwargs, tuple([(t, d) for _, t, d in self._placed]))
 
-    def _loss(self, log_likelihood: Tensor, kl: Tensor) -> Loss:
-        reconstruction, kl = -log_likelihood / self.size, kl / self.size
-        return Loss(reconstruction + kl, reconstruction, kl)
+    def check_finite(self) -> None:
+        """Wait for the device, and see whether all losses since the last such look were finite.
 
-    def _optimiser_of(self, found: dict[int, Tensor]) -> Optimizer:
-        new = [p for key, p in found.items() if key not in self._parameters]
-        self._parameters |= found
-        if self.optimiser is None:
-            if not new:
-                raise InputError(
-                    "model and guide have nothing to train: declare parameters with pyro.param, "
-                    "networks with pyro.module, or pass modules"
-                )
-            self.optimiser = self._make_optimiser(new)
-            if not isinstance(self.optimiser, Optimizer) or isinstance(self.optimiser, LBFGS):
+        Raises:
+            FloatingPointError: if one was not.
+        """
+        count = 0 if self._not_finite is None else int(self._not_finite)
+        if count:
+            assert self._not_finite is not None
+            self._not_finite.zero_()
+            raise FloatingPointError(
+                f"the loss was not finite in {count} of the last {_CHECK_EVERY} steps, or since "
+                "the last look"
+            )
+
+    def _key(self) -> Hashable:
+        """What a compiled step depends on, beside its arguments and the program."""
+        if self._optimiser is None:
+            return None
+        moved = [p for p, t, d in self._placed if p.dtype is not t or p.device != d]
+        if moved:
+            raise InputError(
+                "parameters changed their type or device after the optimiser was made; convert or "
+                "move the model first, or make a new SVI"
+            )
+        return (
+            self._is_update_due(),
+            AdamUpdate.key(self._optimiser),
+            tuple([p.requires_grad for p in self._parameters.values()]),
+        )
+
+    def _is_update_due(self) -> bool:
+        return self._num_steps % self._accumulate == 0
+
+    def _gradients_of(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Tensor | None]]:
+        """The loss, and the gradient in each parameter; no other trace is left."""
+        known = len(self._parameters)
+        for parameter in self._parameters.values():
+            parameter.grad = None
+        found = _Parameters(self._parameters)
+        for parameter in self.pair.module_parameters():
+            found.meet(parameter)
+        with self._context(), torch.enable_grad(), found:
+            loss = self.loss.loss_and_grads(*self.pair.functions, *self._prepared(args), **kwargs)
+        if not self._parameters:
+            raise InputError(
+                "model and guide have nothing to train: declare parameters with pyro.param, "
+                "networks with pyro.module, or pass modules"
+            )
+        if len(self._parameters) > known:
+            self._train_too(self.parameters[known:])
+        gradients = [parameter.grad for parameter in self._parameters.values()]
+        for parameter in self._parameters.values():
+            parameter.grad = None
+        loss = _as_tensors(loss, self.parameters)
+        self._loss_spec = tree_structure(loss)
+        return loss, gradients
+
+    def _loss_of(self, *args: Any, **kwargs: Any) -> Any:
+        with self._context(), torch.no_grad(), self.pair.eval_mode():
+            loss = self.loss.loss(*self.pair.functions, *args, **kwargs)
+        return _as_tensors(loss, self.parameters)
+
+    @contextmanager
+    def _context(self) -> Iterator[None]:
+        device = self.parameters[0].device.type if self._parameters else "cpu"
+        cast: Any = nullcontext()
+        if self._autocast is not None:
+            cast = torch.autocast(device, self._autocast, cache_enabled=False)
+        with self.pair.store(), cast:
+            yield
+
+    def _prepared(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        if self._transform is None:
+            return args
+        parts = self._transform(*args)
+        return tuple(parts) if isinstance(parts, tuple | list) else (parts,)
+
+    def _follow(self, loss: Any, gradients: list[Tensor | None]) -> None:
+        """The update of a step that did not hold it: by torch's optimiser."""
+        assert self._optimiser is not None
+        assert self._not_finite is not None
+        _count_not_finite(self._not_finite, tree_leaves(loss))
+        parameters = self.parameters
+        share = 1 / self._accumulate
+        with torch.no_grad():
+            if self._accumulate > 1:
+                for place, gradient in enumerate(gradients):
+                    if gradient is not None:
+                        self._sums[place].add_(gradient, alpha=share)
+                if not self._is_update_due():
+                    return
+                gradients = [
+                    None if g is None else s for s, g in zip(self._sums, gradients, strict=True)
+                ]
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+        if self._update is not None:
+            self._update.settle()
+            self._update = None
+        if self._clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, self._clip_norm)
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        for total in self._sums:
+            total.zero_()
+
+    def _compile(
+        self, recording: Recording, results: Results, inputs: list[Tensor]
+    ) -> Callable[..., tuple[Any, list[Tensor | None] | None]]:
+        """The step as one graph: loss, gradient and, where it is Adam's, the update."""
+        assert self._optimiser is not None
+        assert self._not_finite is not None
+        num_losses = len(results.present) - len(self._parameters)
+        has_gradient = results.present[num_losses:]
+        live = [p for p, there in zip(self.parameters, has_gradient, strict=True) if there]
+        places = {id(tensor): i for i, tensor in enumerate(recording.reads)}
+        sums = [s for s, there in zip(self._sums, has_gradient, strict=False) if there]
+        is_due, share = self._is_update_due(), 1 / self._accumulate
+        is_adam = AdamUpdate.key(self._optimiser) is not None
+        update = AdamUpdate(self._optimiser, live) if is_due and is_adam else None
+        own = [self._not_finite, *sums, *(update.own if update else ())]
+
+        def tail(tensors: list[Tensor], given: list[Tensor]) -> list[Tensor]:
+            bad, *rest = tensors[: len(own)]
+            reads = tensors[len(own) :]
+            totals, moments = rest[: len(sums)], rest[len(sums) :]
+            losses, gradients = given[:num_losses], given[num_losses:]
+            _count_not_finite(bad, losses)
+            if totals:
+                gradients = [t + share * g for t, g in zip(totals, gradients, strict=True)]
+                if not is_due:
+                    for total, gradient in zip(totals, gradients, strict=True):
+                        total.copy_(gradient)
+                    return losses
+                for total in totals:
+                    total.zero_()
+            assert update is not None
+            trained = [reads[places[id(parameter)]] for parameter in live]
+            update(moments, trained, clipped(gradients, self._clip_norm))
+            return losses
+
+        if is_due and update is None:
+            return compile_results(recording, results, inputs)
+        run = compile_recording(recording, inputs, tail, own)
+        spec = self._loss_spec
+        assert spec is not None
+
+        def step(*inputs: Tensor) -> tuple[Any, None]:
+            if update is not None:
+                if self._update is not update:
+                    if self._update is not None:
+                        self._update.settle()
+                    update.resume()
+                    self._update = update
+                update.tick()
+            return tree_unflatten(run(*inputs), spec), None
+
+        return step
+
+    def _train_too(self, new: list[Tensor]) -> None:
+        """Give the optimiser parameters that it does not have."""
+        if self._optimiser is None:
+            self._optimiser = self._make_optimiser(new)
+            if not isinstance(self._optimiser, Optimizer) or isinstance(self._optimiser, LBFGS):
                 raise InputError(
                     "optimiser makes a torch.optim optimiser of gradient steps from the list of "
-                    f"parameters; it gave {type(self.optimiser).__name__}"
+                    f"parameters; it gave {type(self._optimiser).__name__}"
                 )
             if self._make_schedule is not None:
-                self.schedule = self._make_schedule(self.optimiser)
+                self._schedule = self._make_schedule(self._optimiser)
+            self._not_finite = torch.zeros((), dtype=torch.long, device=new[0].device)
         else:
-            self.optimiser.param_groups[0]["params"].extend(new)
-        return self.optimiser
+            self._optimiser.param_groups[0]["params"].extend(new)
+        self._placed += [(p, p.dtype, p.device) for p in new]
+        if self._accumulate > 1:
+            self._sums += [torch.zeros_like(p, requires_grad=False) for p in new]
+
+
+class _Parameters(Messenger):
+    """Notes the unconstrained parameters that a program meets."""
+
+    def __init__(self, parameters: dict[int, Tensor]) -> None:
+        super().__init__()
+        self._parameters = parameters
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        value = msg["value"]
+        self.meet(value.unconstrained() if hasattr(value, "unconstrained") else value)
+
+    def meet(self, parameter: Tensor) -> None:
+        """Take in a parameter; gradients that are not of this step are dropped."""
+        if id(parameter) not in self._parameters and parameter.requires_grad:
+            parameter.grad = None
+            self._parameters[id(parameter)] = parameter
+
+
+def _maker(optimiser: Any) -> MakeOptimiser:
+    """What makes the optimiser, also from one of Pyro's."""
+    if isinstance(optimiser, PyroOptim):
+        options, clip = optimiser.pt_optim_args, optimiser.pt_clip_args
+        if isinstance(optimiser, PyroLRScheduler) or not isinstance(options, dict) or clip:
+            raise InputError(
+                "of pyro.optim, optimisers with a dict of options can be used; give schedules as "
+                "schedule=, a limit on the gradient as clip_norm=, and options for each parameter "
+                "as a function from the list of parameters to a torch optimiser"
+            )
+        constructor: Any = optimiser.pt_optim_constructor
+        return partial(constructor, **options)
+    if not callable(optimiser):
+        raise InputError(
+            "optimiser is a function from the list of parameters to an optimiser, such as "
+            f"functools.partial(torch.optim.Adam, lr=1e-3); got {type(optimiser).__name__}"
+        )
+    make: MakeOptimiser = optimiser
+    return make
+
+
+def _as_tensors(loss: Any, parameters: list[Tensor]) -> Any:
+    """The loss, or each of several, as a tensor beside the parameters, without a gradient."""
+    device = parameters[0].device if parameters else None
+
+    def as_tensor(value: Any) -> Tensor:
+        return value.detach() if isinstance(value, Tensor) else torch.tensor(value, device=device)
+
+    return tree_map(as_tensor, loss)
+
+
+def _count_not_finite(count: Tensor, losses: list[Tensor]) -> None:
+    finite = torch.stack([loss.isfinite().all() for loss in losses]).all()
+    count.add_(~finite)

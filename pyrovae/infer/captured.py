@@ -1,0 +1,376 @@
+"""A function of a Pyro program that comes to run without Python, once that pays.
+
+Each kind of call (shapes and types of the arguments, Python values, state of the program) goes up
+three steps: the program as it is; its recorded operations, one by one; the compiled graph of them.
+The random numbers are the same on all three.
+"""
+
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.util import get_rng_state, set_rng_state
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+
+from ..errors import InputError
+from .compiled import compile_recording
+from .payoff import Pace, Payoff
+from .record import CannotRecord, Recording, record
+from .watch import Watch
+
+__all__ = ["Captured", "Compile", "Results", "compile_results"]
+
+Compile = Literal["auto"] | bool
+"""Whether to run recorded and compiled graphs: where it pays, always, or never."""
+
+Compiler = Callable[[Recording, "Results", list[Tensor]], Callable[..., Any]]
+"""Makes a compiled function of a recording, of the form of its results, and of its inputs."""
+
+_MOST_KINDS = 16
+"""Kinds of call that may have a graph of their own."""
+
+_AUDIT_EVERY = 1000
+"""Calls between two comparisons of a graph with the program itself, on the same noise."""
+
+_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
+"""Of the audit, relative to the result, or to one where that is smaller; else 0.02."""
+
+
+@dataclass
+class Results:
+    """The form of what a recorded function gives.
+
+    Attributes:
+        spec: the tree of results.
+        present: for each of its leaves, whether it is there; others are None.
+    """
+
+    spec: TreeSpec
+    present: list[bool]
+
+    def tree(self, values: Sequence[Tensor]) -> Any:
+        """The values, without gradients, in their places."""
+        there = iter(values)
+        leaves = [next(there).detach() if is_there else None for is_there in self.present]
+        return tree_unflatten(leaves, self.spec)
+
+
+@dataclass
+class _Kind:
+    """What is known of one kind of call."""
+
+    kept: list[Any]
+    calls: int = 0
+    eager: Pace = field(default_factory=Pace)
+    replayed: Pace = field(default_factory=Pace)
+    recording: Recording | None = None
+    results: Results | None = None
+    compiled: Callable[..., Any] | None = None
+    calls_of_graph: int = 0
+
+
+class Captured:
+    """Calls a function of tensors and other arguments, in the fastest way that repays its cost.
+
+    Arguments:
+        function: gives a tree of tensors, in which None may stand for what is not there; run again
+            on the same random numbers it does the same, but for the buffers of modules.
+        watched: what the function may read beside its arguments: models, guides, losses.
+        compile: ``"auto"`` for what pays, True to compile at once after the first call, False for
+            the function as it is.
+        num_calls: how many calls there will be, if that is known.
+        compiler: makes the compiled function; may let it do more than the recording.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        watched: Sequence[Any],
+        *,
+        compile: Compile,
+        num_calls: int | None = None,
+        compiler: Compiler | None = None,
+    ) -> None:
+        self._function = function
+        self._watch = Watch(*watched)
+        self._compile = compile
+        self._compiler = compile_results if compiler is None else compiler
+        self._payoff = Payoff(num_calls)
+        self._kinds: dict[Hashable, dict[Hashable, _Kind]] = {}
+        self._state: Hashable = None
+        self._kinds_of_state: dict[Hashable, _Kind] = {}
+        self._loose: dict[Hashable, tuple[Any, ...]] = {}
+        self._promoted: set[int] = set()
+        self._num_calls = 0
+        self._has_warned = False
+        self._is_refused = False
+        self._can_compile = True
+
+    @property
+    def num_graphs(self) -> tuple[int, int]:
+        """How many graphs were recorded, and how many of these compiled."""
+        kinds = [kind for kinds in self._kinds.values() for kind in kinds.values()]
+        recorded = sum(kind.recording is not None for kind in kinds)
+        return recorded, sum(kind.compiled is not None for kind in kinds)
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], key: Hashable = ()) -> Any:
+        """The result of the function; key says what else it depends on.
+
+        Raises:
+            InputError: if compile is True and the function cannot be recorded.
+        """
+        self._num_calls += 1
+        self._payoff.count()
+        if self._compile is False or self._is_refused or _PYRO_STACK:
+            return self._function(*args, **kwargs)
+        call = _Call(args, kwargs, self._promoted)
+        kind = self._kind_of(call, key)
+        if kind is None:
+            return self._function(*args, **kwargs)
+        kind.calls += 1
+        if kind.recording is None and not (
+            self._num_calls > 1
+            and (self._compile is True or self._payoff.of_recording(kind.eager, kind.calls))
+        ):
+            start = perf_counter()
+            result = self._function(*args, **kwargs)
+            kind.eager.add(perf_counter() - start)
+            return result
+        if kind.recording is None:
+            return self._record(kind, call)
+        return self._run_graph(kind, call)
+
+    def _kind_of(self, call: "_Call", key: Hashable) -> _Kind | None:
+        """The kind of a call; None where it has no graph and will have none."""
+        state = self._watch.state()
+        if state is not self._state:
+            self._state = state
+            self._kinds_of_state = self._kinds.setdefault(state, {})
+        signature = call.signature()
+        kind = self._kinds_of_state.get((signature, key))
+        if kind is None:
+            if self._promote(call):
+                return self._kind_of(call, key)
+            if sum(map(len, self._kinds.values())) >= _MOST_KINDS:
+                self._warn(
+                    f"there are more than {_MOST_KINDS} kinds of step (shapes and Python values "
+                    f"of arguments, Python values that the program reads); further ones run as "
+                    "plain Python. Make numbers that change tensors, and batches of one size"
+                )
+                return None
+            try:
+                kind = self._kinds_of_state[signature, key] = _Kind(self._watch.objects())
+            except TypeError:
+                self._refuse(
+                    "an argument is neither a tensor nor a plain value; give arrays as tensors"
+                )
+                return None
+        return kind
+
+    def _promote(self, call: "_Call") -> bool:
+        """Make tensors of the floats that changed since a call that was otherwise the same."""
+        loose, floats = call.floats()
+        try:
+            before = self._loose.setdefault(loose, floats)
+        except TypeError:
+            return False
+        changed = {
+            place for (place, new), (_, old) in zip(floats, before, strict=True) if new != old
+        }
+        self._promoted |= changed
+        return bool(changed)
+
+    def _record(self, kind: _Kind, call: "_Call") -> Any:
+        """Run the function once for real, and record it."""
+
+        def flat(*tensors: Tensor) -> list[Tensor]:
+            args, kwargs = call.with_inputs(tensors)
+            values, spec = tree_flatten(self._function(*args, **kwargs))
+            kind.results = Results(spec, [value is not None for value in values])
+            return [value for value in values if value is not None]
+
+        state = self._watch.state()
+        random = get_rng_state()
+        buffers = [(buffer, buffer.clone()) for buffer in self._watch.buffers()]
+        inputs = call.inputs()
+        try:
+            recording = record(flat, inputs)
+            changed = self._watch.difference(state)
+            if changed is not None:
+                raise CannotRecord(f"{changed} changes as the program runs", recording.result)
+        except CannotRecord as error:
+            self._refuse(str(error))
+            if error.result is not None:
+                assert kind.results is not None
+                return kind.results.tree(error.result)
+        except Exception as error:  # such as what make_fx cannot follow; a user's own comes again
+            self._refuse(f"{type(error).__name__}: {_first_line(error)}")
+        else:
+            assert kind.results is not None
+            kind.recording = recording
+            return kind.results.tree(recording.result)
+        set_rng_state(random)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        return self._function(*call.args, **call.kwargs)
+
+    def _run_graph(self, kind: _Kind, call: "_Call") -> Any:
+        assert kind.recording is not None
+        assert kind.results is not None
+        inputs = call.inputs()
+        if kind.compiled is None and self._can_compile and self._should_compile(kind):
+            self._compile_kind(kind, inputs)
+        audit = kind.calls_of_graph % _AUDIT_EVERY == 0
+        kind.calls_of_graph += 1
+        expected = self._expected(kind, call) if audit else None
+        with torch.no_grad():
+            if kind.compiled is None:
+                start = perf_counter()
+                result = kind.results.tree(kind.recording(*inputs))
+                kind.replayed.add(perf_counter() - start)
+            else:
+                result = kind.compiled(*inputs)
+        if expected is not None:
+            self._compare(expected, tree_leaves(result))
+        return result
+
+    def _should_compile(self, kind: _Kind) -> bool:
+        if self._compile is True and self.num_graphs[1] == 0:
+            return True
+        return self._payoff.of_compiling(kind.replayed, kind.calls)
+
+    def _compile_kind(self, kind: _Kind, inputs: list[Tensor]) -> None:
+        assert kind.recording is not None
+        assert kind.results is not None
+        try:
+            kind.compiled = self._compiler(kind.recording, kind.results, inputs)
+            kind.calls_of_graph = 0
+        except Exception as error:  # a compiler that fails, or is not there, costs its speed alone
+            self._can_compile = False
+            self._warn(
+                "the recorded step runs uncompiled, since torch's compiler stopped with "
+                f"{type(error).__name__}: {_first_line(error)}"
+            )
+
+    def _expected(self, kind: _Kind, call: "_Call") -> list[Any]:
+        """What the program itself makes of a call, leaving no trace."""
+        assert kind.recording is not None
+        random = get_rng_state()
+        written = {id(t): t for t in (*kind.recording.writes, *self._watch.buffers())}
+        values = [(tensor, tensor.clone()) for tensor in written.values()]
+        results, _ = tree_flatten(self._function(*call.args, **call.kwargs))
+        set_rng_state(random)
+        with torch.no_grad():
+            for tensor, value in values:
+                tensor.copy_(value)
+        return results
+
+    def _compare(self, expected: list[Any], results: list[Any]) -> None:
+        """Refuse a graph that no longer computes what the program does."""
+        for want, got in zip(expected, results, strict=False):
+            if want is None or got is None:  # a compiled step keeps its gradients to itself
+                continue
+            tolerance = _TOLERANCE.get(got.dtype, 0.02)
+            scale = want.abs().max().clamp_min(1.0) if want.numel() else want.new_ones(())
+            if not torch.allclose(want, got, rtol=0, atol=float(tolerance * scale), equal_nan=True):
+                self._refuse(
+                    "the recorded step no longer computes what the program does (a tensor or an "
+                    "object that it uses was replaced, or it counts its own calls); the last "
+                    f"{_AUDIT_EVERY} steps, or fewer, may have been of the program as it was"
+                )
+                return
+
+    def _refuse(self, reason: str) -> None:
+        self._is_refused = True
+        if self._compile is True:
+            raise InputError(f"compile=True, but the step cannot be recorded: {reason}")
+        self._warn(f"steps run as plain Python, which is slower, since {reason}")
+
+    def _warn(self, message: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+class _Call:
+    """The arguments of one call, taken apart."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], promoted: set[int]) -> None:
+        self.args = args
+        self.kwargs = kwargs
+        self._promoted = promoted
+        self._spec: TreeSpec | None = None
+        if not kwargs and all(isinstance(arg, Tensor) for arg in args):
+            self._leaves: Sequence[Any] = args
+        else:
+            self._leaves, self._spec = tree_flatten((args, kwargs))
+
+    def signature(self) -> Hashable:
+        """All that a graph depends on but the values of tensors and of promoted floats."""
+        if self._spec is None:
+            return tuple([_layout(leaf) for leaf in self._leaves])
+        return self._loose(self._promoted)
+
+    def floats(self) -> tuple[Hashable, tuple[tuple[int, float], ...]]:
+        """The signature without the floats that are not promoted, and these with their places."""
+        floats = tuple(
+            (place, leaf)
+            for place, leaf in enumerate(self._leaves)
+            if isinstance(leaf, float) and place not in self._promoted
+        )
+        return self._loose(self._promoted.union(place for place, _ in floats)), floats
+
+    def inputs(self) -> list[Tensor]:
+        """The tensors among the arguments, and promoted floats as such, in order."""
+        if self._spec is None:
+            return list(self._leaves)
+        return [
+            leaf if isinstance(leaf, Tensor) else torch.tensor(leaf)
+            for place, leaf in enumerate(self._leaves)
+            if self._is_input(place, leaf)
+        ]
+
+    def with_inputs(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with these tensors in the places of their own."""
+        if self._spec is None:
+            return tuple(tensors), {}
+        given = iter(tensors)
+        leaves = [
+            next(given) if self._is_input(place, leaf) else leaf
+            for place, leaf in enumerate(self._leaves)
+        ]
+        args, kwargs = tree_unflatten(leaves, self._spec)
+        return args, kwargs
+
+    def _is_input(self, place: int, leaf: Any) -> bool:
+        return isinstance(leaf, Tensor) or place in self._promoted
+
+    def _loose(self, left_out: set[int]) -> Hashable:
+        return self._spec, *(
+            _layout(leaf)
+            if isinstance(leaf, Tensor)
+            else (type(leaf), None if place in left_out else leaf)
+            for place, leaf in enumerate(self._leaves)
+        )
+
+
+def _layout(tensor: Tensor) -> Hashable:
+    return (tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad)
+
+
+def compile_results(
+    recording: Recording, results: Results, inputs: list[Tensor]
+) -> Callable[..., Any]:
+    """The recording compiled, and nothing else."""
+    run = compile_recording(recording, inputs)
+    return lambda *inputs: results.tree(run(*inputs))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

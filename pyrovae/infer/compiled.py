@@ -1,0 +1,71 @@
+"""A recorded function with what follows it, compiled by inductor as one function."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from .products import multiply_by_onednn
+from .record import Recording
+
+__all__ = ["Tail", "compile_recording"]
+
+Tail = Callable[[list[Tensor], list[Tensor]], list[Tensor]]
+"""What follows a recorded function: from the tensors that it reads, and what it gives, to results.
+
+It may write to tensors of its own; such as an optimiser's update, which writes to parameters.
+"""
+
+
+def compile_recording(
+    recording: Recording,
+    inputs: Sequence[Tensor],
+    tail: Tail | None = None,
+    own: Sequence[Tensor] = (),
+) -> Callable[..., list[Tensor]]:
+    """Compile a recording, which is not run.
+
+    The random numbers are those that Pyro would draw. torch's caches on disk make the second
+    compilation of the same graph, in any process, a matter of some two seconds.
+
+    Arguments:
+        recording: what to compile.
+        inputs: tensors like those that it will be given.
+        tail: what follows, as a function of ``own`` with the recording's ``reads``, and of its
+            results.
+        own: tensors of the tail.
+
+    Raises:
+        Exception: whatever stops the compiler, such as that there is none.
+    """
+    num_own, num_reads = len(own), len(recording.reads)
+
+    def whole(*tensors: Tensor) -> list[Tensor]:
+        mine, rest = list(tensors[:num_own]), tensors[num_own:]
+        result = recording.graph(*rest)
+        return result if tail is None else tail([*mine, *rest[:num_reads]], result)
+
+    held = [*own, *recording.reads]
+    with torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = make_fx(whole, tracing_mode="fake")(*held, *inputs)
+        multiply_by_onednn(graph)
+        artifact: Any = torch._inductor.standalone_compile(
+            graph, [*held, *inputs], options={"config_patches": {"fallback_random": True}}
+        )
+    num_results = len(_results(graph))
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        result = artifact(*held, *inputs)
+        return [result] if num_results == 1 and isinstance(result, Tensor) else list(result)
+
+    return run
+
+
+def _results(graph: torch.fx.GraphModule) -> Sequence[Any]:
+    (output,) = (node for node in graph.graph.nodes if node.op == "output")
+    results: Any = output.args[0]
+    return results if isinstance(results, list | tuple) else [results]

@@ -1,0 +1,210 @@
+"""A function of a Pyro program, recorded as a graph of tensor operations.
+
+The function runs once for real, with all of Pyro's messengers and the backward pass, while
+``make_fx`` notes each tensor operation. What cannot be noted is refused, never frozen: control
+flow on values, shapes that depend on values, numbers that Python or NumPy draws.
+"""
+
+import random
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["CannotRecord", "Recording", "record"]
+
+_TORCH = str(Path(torch.__file__).parent)
+_PYRO = str(Path(pyro.__file__).parent)
+_OURS = str(Path(__file__).parent)
+
+_READS = frozenset(
+    {"item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__"}
+    | {"equal", "allclose", "is_nonzero", "__contains__"}
+)
+"""Functions of tensors that bring a value from the device to Python."""
+
+
+class CannotRecord(Exception):
+    """Why a function cannot be recorded, in words that name the place.
+
+    Attributes:
+        result: what the function gave, where it ran to its end all the same.
+    """
+
+    def __init__(self, reason: str, result: list[Tensor] | None = None) -> None:
+        super().__init__(reason)
+        self.result = result
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recorded function.
+
+    Attributes:
+        graph: takes the tensors of ``reads``, then the inputs; gives a list of tensors.
+        reads: tensors that the function reads beside its inputs: parameters, buffers, data.
+        writes: those of them that it changes, such as running means.
+        result: what the function gave as it was recorded, on real numbers.
+    """
+
+    graph: GraphModule
+    reads: list[Tensor]
+    writes: list[Tensor]
+    result: list[Tensor]
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """Run operation by operation, without Python's part of the program."""
+        result: list[Tensor] = self.graph(*self.reads, *inputs)
+        return result
+
+
+def record(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> Recording:
+    """Run a function on real tensors and record it.
+
+    Raises:
+        CannotRecord: if a replay would not do what the function does.
+    """
+    result: list[Tensor] = []
+
+    def run(*tensors: Tensor) -> list[Tensor]:
+        result[:] = function(*tensors)
+        return list(result)
+
+    before = _drawn_elsewhere()
+    with pyro.validation_enabled(False), warnings.catch_warnings(), _NoReading():
+        warnings.simplefilter("ignore")
+        graph = make_fx(run)(*inputs)
+    real = [tensor.detach() for tensor in result]
+    if _drawn_elsewhere() != before:
+        raise CannotRecord("the program draws from Python's or NumPy's random numbers", real)
+    for node in graph.graph.nodes:
+        _refuse_shapes_of_values(node, real)
+    versions = _written(graph)
+    reads = _lift(graph)
+    return Recording(graph, reads, [t for t in reads if id(t) in versions], real)
+
+
+def _drawn_elsewhere() -> tuple[Any, ...]:
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - the one that programs share
+    return random.getstate(), kind, np.asarray(keys).tobytes(), *rest
+
+
+def _refuse_shapes_of_values(node: Node, result: list[Tensor]) -> None:
+    target: Any = node.target
+    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
+        return
+    if target is torch.ops.aten.index.Tensor:
+        depends = any(_is_mask(index) for index in node.args[1])  # type: ignore[union-attr]
+    else:
+        depends = torch.Tag.dynamic_output_shape in target.tags
+    if depends:
+        raise CannotRecord(
+            f"the shape of what {target.name()} gives depends on values (as in x[x > 0]); "
+            "use torch.where or pyro.poutine.mask",
+            result,
+        )
+
+
+def _is_mask(index: Any) -> bool:
+    return index is not None and index.meta["tensor_meta"].dtype in (torch.bool, torch.uint8)
+
+
+def _written(graph: GraphModule) -> set[int]:
+    """Identities of the held tensors that some operation of the graph writes to."""
+    written: set[int] = set()
+    for node in graph.graph.nodes:
+        target: Any = node.target
+        if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
+            continue
+        for argument, declared in zip(node.args, target._schema.arguments, strict=False):
+            alias = declared.alias_info
+            if alias is not None and alias.is_write and isinstance(argument, Node):
+                written |= _held(argument, graph)
+    return written
+
+
+def _held(node: Node, graph: GraphModule) -> set[int]:
+    """The held tensor that a node is, or is a view of."""
+    while node.op == "call_function" and node.args and isinstance(node.args[0], Node):
+        if not getattr(node.target, "is_view", False):
+            break
+        node = node.args[0]
+    return {id(getattr(graph, str(node.target)))} if node.op == "get_attr" else set()
+
+
+def _lift(graph: GraphModule) -> list[Tensor]:
+    """Make inputs of the tensors that the graph holds; constants that Python made stay."""
+    first = next(iter(graph.graph.nodes))
+    inputs: dict[int, Node] = {}
+    reads: list[Tensor] = []
+    constant = torch.ops.aten.lift_fresh_copy.default
+    for node in list(graph.graph.nodes):
+        if node.op != "get_attr" or any(user.target is constant for user in node.users):
+            continue
+        tensor = getattr(graph, node.target)
+        if id(tensor) not in inputs:
+            with graph.graph.inserting_before(first):
+                inputs[id(tensor)] = graph.graph.placeholder(f"read_{len(reads)}")
+            reads.append(tensor)
+        node.replace_all_uses_with(inputs[id(tensor)])
+        graph.graph.erase_node(node)
+    graph.graph.lint()
+    graph.recompile()
+    return reads
+
+
+class _NoReading(TorchFunctionMode):
+    """Answers what Pyro asks of values for its diagnostics; refuses what the program asks."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in _READS:
+            frame = _caller()
+            file, where = frame.f_code.co_filename, frame.f_code.co_name
+            if file.endswith("torch/distributions/distribution.py"):
+                return True  # arguments are valid
+            frame = _outside(frame, _TORCH)
+            file, where = frame.f_code.co_filename, frame.f_code.co_name
+            if file.startswith(_PYRO):
+                if name == "item":
+                    return args[0].detach()
+                if where in ("warn_if_nan", "warn_if_inf"):
+                    return False
+                if where == "compute_expectation":
+                    return True  # no term is left out, as Pyro does where torch traces
+            frame = _outside(frame, _TORCH, _PYRO, _OURS)
+            raise CannotRecord(
+                f"{frame.f_code.co_filename}:{frame.f_lineno} (in {frame.f_code.co_name}) reads "
+                f"the value of a tensor, by {name}"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+def _caller() -> FrameType:
+    """The frame that called the tensor's method."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename.endswith("torch/overrides.py"):
+        frame = frame.f_back
+    assert frame is not None
+    return frame
+
+
+def _outside(frame: FrameType, *packages: str) -> FrameType:
+    """The innermost frame that is not of these packages; the frame itself where there is none."""
+    outer: FrameType | None = frame
+    while outer is not None and outer.f_code.co_filename.startswith(packages):
+        outer = outer.f_back
+    return frame if outer is None else outer

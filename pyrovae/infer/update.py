@@ -1,0 +1,132 @@
+"""Adam's update written as tensor operations, so that it can be compiled with the gradient.
+
+It reads and writes the state of the ``torch.optim`` optimiser itself: who looks at that, saves it
+or steps it finds it as it would be.
+"""
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Adam, AdamW, Optimizer
+
+__all__ = ["AdamUpdate", "clipped"]
+
+
+def clipped(gradients: Sequence[Tensor], clip_norm: float | None) -> list[Tensor]:
+    """The gradients, scaled down to a global norm, as ``torch.nn.utils.clip_grad_norm_`` does."""
+    if clip_norm is None:
+        return list(gradients)
+    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+    factor = (clip_norm / (norm + 1e-6)).clamp(max=1.0)
+    return [gradient * factor.to(gradient.dtype) for gradient in gradients]
+
+
+class AdamUpdate:
+    """The update of Adam (Kingma and Ba 2015, algorithm 1) or AdamW (Loshchilov and Hutter 2019).
+
+        m <- m + (1 - b1) (g - m),  v <- b2 v + (1 - b2) g^2
+        theta <- theta - lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)
+
+    What changes with the step t, and the learning rate, is worked out on the host and is an input
+    of the graph.
+
+    Arguments:
+        optimiser: one for which :meth:`key` is not None.
+        parameters: those that have a gradient.
+
+    Attributes:
+        own: the tensors that the update has beside the parameters.
+    """
+
+    def __init__(self, optimiser: Optimizer, parameters: Sequence[Tensor]) -> None:
+        self._optimiser = optimiser
+        states = [_state(optimiser, p) for p in parameters]
+        self._counts = [state["step"] for state in states]
+        group_of = {
+            id(p): i for i, group in enumerate(optimiser.param_groups) for p in group["params"]
+        }
+        self._groups = [group_of[id(p)] for p in parameters]
+        self._constants = [_constants(optimiser.param_groups[i]) for i in self._groups]
+        self._changing = torch.zeros(len(parameters), 3, dtype=torch.float64)
+        self._host = self._changing.numpy()
+        self._on_device = self._changing.to(parameters[0].device)
+        self._pending = 0
+        self._rows: list[tuple[int, int, Any]] = []
+        self.own = [
+            self._on_device,
+            *(state["exp_avg"] for state in states),
+            *(state["exp_avg_sq"] for state in states),
+        ]
+
+    @staticmethod
+    def key(optimiser: Optimizer) -> Hashable | None:
+        """What a compiled update depends on; None for an optimiser that has none."""
+        if type(optimiser) not in (Adam, AdamW):
+            return None
+        constants = tuple([_constants(group) for group in optimiser.param_groups])
+        if any(group["amsgrad"] or group["maximize"] for group in optimiser.param_groups):
+            return None
+        return id(optimiser.state), constants
+
+    def resume(self) -> None:
+        """Read how many steps each parameter has had."""
+        rows: dict[tuple[int, int], list[int]] = {}
+        for row, (count, group) in enumerate(zip(self._counts, self._groups, strict=True)):
+            rows.setdefault((int(count), group), []).append(row)
+        self._rows = [
+            (count, group, slice(None) if len(rows) == 1 else places)
+            for (count, group), places in rows.items()
+        ]
+
+    def tick(self) -> None:
+        """Before each run: the learning rate, and the corrections of bias, of the coming step."""
+        self._pending += 1
+        for count, number, places in self._rows:
+            group = self._optimiser.param_groups[number]
+            t, lr, (b1, b2) = count + self._pending, float(group["lr"]), group["betas"]
+            self._host[places] = lr / (1 - b1**t), (1 - b2**t) ** -0.5, lr
+        if self._on_device is not self._changing:
+            self._on_device.copy_(self._changing.clone(), non_blocking=True)
+
+    def settle(self) -> None:
+        """Tell the optimiser of the steps taken since."""
+        if self._pending:
+            torch._foreach_add_(self._counts, self._pending)
+            self._pending = 0
+
+    def __call__(
+        self, own: Sequence[Tensor], parameters: Sequence[Tensor], gradients: Sequence[Tensor]
+    ) -> None:
+        """The update of parameters, as a function of tensors alone."""
+        changing, *moments = own
+        means, squares = moments[: len(parameters)], moments[len(parameters) :]
+        for i, (p, g, m, v) in enumerate(zip(parameters, gradients, means, squares, strict=True)):
+            (b1, b2), eps, decay, is_decoupled = self._constants[i]
+            step_size, correction, lr = changing[i].to(p.dtype).unbind()
+            if decay and is_decoupled:
+                p.mul_(1 - lr * decay)
+            elif decay:
+                g = g + decay * p
+            m.lerp_(g, 1 - b1)
+            v.mul_(b2).addcmul_(g, g, value=1 - b2)
+            p.sub_(step_size * m / (v.sqrt() * correction + eps))
+
+
+def _constants(group: dict[str, Any]) -> tuple[tuple[float, float], float, float, bool]:
+    betas, eps, decay = group["betas"], group["eps"], group["weight_decay"]
+    return tuple(betas), eps, decay, bool(group.get("decoupled_weight_decay"))
+
+
+def _state(optimiser: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """The optimiser's moments of a parameter; those that it starts from where it has none yet."""
+    state: dict[str, Tensor] = optimiser.state[parameter]
+    if not state:
+        group = next(g for g in optimiser.param_groups if any(p is parameter for p in g["params"]))
+        on_device = group["fused"] or group["capturable"]
+        device = parameter.device if on_device else torch.device("cpu")
+        state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+        state["exp_avg"] = torch.zeros_like(parameter, requires_grad=False)
+        state["exp_avg_sq"] = torch.zeros_like(parameter, requires_grad=False)
+    return state

@@ -1,0 +1,269 @@
+"""What a Pyro program reads beside its arguments, and whether it has changed since.
+
+A recorded step holds the numbers and flags of Python that were there when it was recorded. What a
+program can reach is therefore listed: attributes of its modules and objects, closed-over
+variables, globals that its functions name, and which tensors stand where. Reading the list again
+takes microseconds.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from itertools import chain
+from operator import is_, itemgetter
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Watch"]
+
+_SCALAR = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+
+_LIBRARIES = frozenset({"torch", "pyro", "numpy", "scipy", "jaxtyping", "beartype"}) | frozenset(
+    sys.stdlib_module_names - {"__main__"}
+)
+"""Packages whose functions and objects are not searched: they hold nothing that changes."""
+
+_OWN = "pyrovae"
+"""Nor do our functions; our objects may hold a user's."""
+
+_MODULE_FIELDS = frozenset(vars(nn.Module())) - {"training"}
+"""What torch keeps in each module; the tensors and modules among it are listed by name."""
+
+_MOST_OBJECTS = 20_000
+"""A program that reaches more is searched no further; audits see to the rest."""
+
+_LONGEST = 100
+"""Longer lists and dicts are data, of which identity alone is watched."""
+
+
+class Watch:
+    """The Python state that functions can reach.
+
+    Arguments:
+        roots: models, guides, losses: functions, methods, modules or other objects.
+    """
+
+    def __init__(self, *roots: Any) -> None:
+        self._roots = roots
+        self._search: _Search | None = None
+
+    def state(self) -> Hashable:
+        """A key of the state as it is now; the very same object for as long as nothing changes."""
+        if self._search is None or not self._search.is_current():
+            self._search = _Search(self._roots)
+        return self._search.state
+
+    def objects(self) -> list[Any]:
+        """What :meth:`state` names by identity; to be kept for as long as the key is."""
+        self.state()
+        assert self._search is not None
+        return self._search.objects
+
+    def buffers(self) -> list[Tensor]:
+        """The buffers of all modules that the functions can reach."""
+        modules = (each for each in self.objects() if isinstance(each, nn.Module))
+        return list({id(b): b for module in modules for b in module.buffers()}.values())
+
+    def difference(self, before: Hashable) -> str | None:
+        """A name for what is not as it was in an earlier state, or None if all is."""
+        after = self.state()
+        if after == before:
+            return None
+        assert isinstance(before, tuple)
+        assert isinstance(after, tuple)
+        new, old = dict(after), dict(before)
+        names = [name for name, value in after if name not in old or old[name] != value]
+        names += [name for name in old if name not in new]
+        return ", ".join(names[:3])
+
+
+class _Search:
+    """One walk over everything that can be reached, and quick ways to read it all again."""
+
+    def __init__(self, roots: tuple[Any, ...]) -> None:
+        self.objects: list[Any] = []
+        self._seen: set[int] = set()
+        self._readers: list[tuple[Callable[[Any], Any], Any]] = []
+        self._values: list[Any] = []
+        self._thing_readers: list[tuple[Callable[[Any], Any], Any]] = []
+        self._things: list[Any] = []
+        self._containers: list[Any] = []
+        found: list[tuple[str, Any]] = []
+        pending: list[tuple[str, Any]] = [(_name_of(root), root) for root in reversed(roots)]
+        while pending and len(self.objects) < _MOST_OBJECTS:
+            path, thing = pending.pop()
+            if id(thing) in self._seen:
+                continue
+            self._seen.add(id(thing))
+            self.objects.append(thing)
+            for place, names in _places(path, thing):
+                children = self._list(path, place, names, found)
+                pending.extend(reversed(children))
+        self._lengths = [len(container) for container in self._containers]
+        self.state: Hashable = tuple(found)
+
+    def is_current(self) -> bool:
+        """Whether everything reads as it did."""
+        try:
+            things = chain.from_iterable([read(place) for read, place in self._thing_readers])
+            return (
+                [read(place) for read, place in self._readers] == self._values
+                and all(map(is_, things, self._things))
+                and list(map(len, self._containers)) == self._lengths
+            )
+        except (KeyError, IndexError, ValueError):  # gone, or emptied
+            return False
+
+    def _list(
+        self, path: str, place: Any, names: list[Any], found: list[tuple[str, Any]]
+    ) -> list[tuple[str, Any]]:
+        """Note all that stands in one place; what is to be searched in turn."""
+        read = _reader(place, names)
+        scalars = [n for n in names if isinstance(read(n), _SCALAR)]
+        others = [n for n in names if not isinstance(read(n), _SCALAR)]
+        if scalars:
+            getter = _getter(place, scalars)
+            self._readers.append((getter, place))
+            self._values.append(getter(place))
+            found.extend((f"{path}.{n}", (type(read(n)), read(n))) for n in scalars)
+        if others:
+            getter = _getter(place, others)
+            self._thing_readers.append((getter, place))
+            self._things.extend(getter(place))
+            # What a container or another object holds is listed in its turn, by value.
+            found.extend((f"{path}.{n}", id(read(n))) for n in others if _has_identity(read(n)))
+        if isinstance(place, dict | list):
+            self._containers.append(place)
+        return [(f"{path}.{n}" if path else str(n), read(n)) for n in others]
+
+
+def _reader(place: Any, names: list[Any]) -> Callable[[Any], Any]:
+    return (lambda name: place.cell_contents) if _is_cell(place) else (lambda name: place[name])
+
+
+def _getter(place: Any, names: list[Any]) -> Callable[[Any], tuple[Any, ...]]:
+    """What reads the names from the place at once, as a tuple."""
+    if _is_cell(place):
+        return lambda cell: (cell.cell_contents,)
+    if len(names) == 1:
+        (name,) = names
+        return lambda mapping: (mapping[name],)
+    return itemgetter(*names)
+
+
+def _has_identity(thing: Any) -> bool:
+    return isinstance(thing, Tensor | nn.Module | FunctionType)
+
+
+def _is_cell(place: Any) -> bool:
+    return hasattr(place, "cell_contents")
+
+
+def _places(path: str, thing: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """Where a thing keeps what it reads: dicts, lists and cells, with the names that count."""
+    if isinstance(thing, nn.Module):
+        own = vars(thing)
+        yield own, [name for name in own if name not in _MODULE_FIELDS]
+        for field in ("_parameters", "_buffers", "_modules"):
+            if own[field]:
+                yield own[field], list(own[field])
+        for hooks in (own["_forward_hooks"], own["_forward_pre_hooks"]):
+            yield hooks, list(hooks)
+        yield from _class_places(type(thing))
+    elif isinstance(thing, FunctionType):
+        yield from _function_places(thing)
+    elif isinstance(thing, MethodType):
+        yield {"self": thing.__self__, "function": thing.__func__}, ["self", "function"]
+    elif isinstance(thing, functools.partial):
+        yield {"function": thing.func}, ["function"]
+        yield list(thing.args), list(range(len(thing.args)))
+        yield thing.keywords, list(thing.keywords)
+    elif isinstance(thing, Tensor | type | ModuleType | BuiltinFunctionType):
+        return
+    elif isinstance(thing, Mapping):
+        if isinstance(thing, dict) and len(thing) <= _LONGEST:
+            yield thing, list(thing)
+    elif isinstance(thing, list | tuple):
+        if len(thing) <= _LONGEST:
+            yield thing, list(range(len(thing)))
+    elif hasattr(thing, "__dict__") and ("." not in path or not _is_foreign(type(thing))):
+        yield vars(thing), list(vars(thing))
+        yield from _class_places(type(thing))
+
+
+def _class_places(kind: type) -> Iterator[tuple[Any, list[Any]]]:
+    """The attributes and methods of the classes that a user has written."""
+    for each in kind.__mro__:
+        if not _is_library(each):
+            names = [
+                name
+                for name, value in vars(each).items()
+                if not name.startswith("__") and isinstance(value, (*_SCALAR, FunctionType, Tensor))
+            ]
+            if names:
+                yield vars(each), names
+
+
+def _function_places(function: FunctionType) -> Iterator[tuple[Any, list[Any]]]:
+    for cell in function.__closure__ or ():
+        try:
+            cell.cell_contents  # noqa: B018 - a variable that is not bound yet has none
+        except ValueError:
+            continue
+        yield cell, ["variable"]
+    defaults = function.__defaults__
+    if defaults:
+        yield defaults, list(range(len(defaults)))
+    if function.__kwdefaults__:
+        yield function.__kwdefaults__, list(function.__kwdefaults__)
+    if vars(function).get("__wrapped__") is not None:
+        yield {"wrapped": vars(function)["__wrapped__"]}, ["wrapped"]
+    if _is_library(function):
+        return
+    named = _names_in(function.__code__)
+    here = function.__globals__
+    names = [n for n in named if n in here and not _is_fixed(here[n])]
+    if names:
+        yield here, names
+    for name in named:
+        module = here.get(name)
+        if isinstance(module, ModuleType) and not _is_library(module):
+            inner = [n for n in named if n in vars(module) and not _is_fixed(vars(module)[n])]
+            if inner:
+                yield vars(module), inner
+
+
+def _names_in(code: CodeType) -> list[str]:
+    """The globals and attributes that a function, and functions within it, may name."""
+    names = dict.fromkeys(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names |= dict.fromkeys(_names_in(constant))
+    return list(names)
+
+
+def _is_fixed(value: Any) -> bool:
+    """Whether it is a library's, or a module or class: what does not change between steps."""
+    return isinstance(value, ModuleType | type) or (callable(value) and _is_library(value))
+
+
+def _is_library(thing: Any) -> bool:
+    if isinstance(thing, nn.Module | MethodType | functools.partial):
+        return False
+    return _package(thing) == _OWN or _is_foreign(thing)
+
+
+def _is_foreign(thing: Any) -> bool:
+    return _package(thing) in _LIBRARIES
+
+
+def _package(thing: Any) -> str:
+    name = thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", None)
+    return (name or "builtins").partition(".")[0]
+
+
+def _name_of(root: Any) -> str:
+    return getattr(root, "__qualname__", None) or type(root).__qualname__
