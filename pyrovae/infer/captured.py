@@ -23,7 +23,7 @@ from .payoff import Pace, Payoff
 from .record import CannotRecord, Recording, record
 from .watch import Watch
 
-__all__ = ["Captured", "Compile", "Results", "compile_results"]
+__all__ = ["HALF_PRECISION", "Captured", "Compile", "Results", "compile_results"]
 
 Compile = Literal["auto"] | bool
 """Whether to run recorded and compiled graphs: where it pays, always, or never."""
@@ -38,7 +38,8 @@ _AUDIT_EVERY = 1000
 """Calls between two comparisons of a graph with the program itself, on the same noise."""
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
-"""Of the audit, relative to the result, or to one where that is smaller; else 0.02."""
+HALF_PRECISION = 0.02
+"""How far a graph may be off in an audit, relative to the result, or to one where it is smaller."""
 
 
 @dataclass
@@ -84,6 +85,8 @@ class Captured:
         compile: ``"auto"`` for what pays, True to compile at once after the first call, False for
             the function as it is.
         num_calls: how many calls there will be, if that is known.
+        tolerance: how far results may be off in an audit, relative to them or to one where they
+            are smaller; what their type allows unless given.
         compiler: makes the compiled function; may let it do more than the recording.
     """
 
@@ -94,15 +97,18 @@ class Captured:
         *,
         compile: Compile,
         num_calls: int | None = None,
+        tolerance: float | None = None,
         compiler: Compiler | None = None,
     ) -> None:
         self._function = function
         self._watch = Watch(*watched)
         self._compile = compile
         self._compiler = compile_results if compiler is None else compiler
+        self._tolerance = tolerance
         self._payoff = Payoff(num_calls)
         self._kinds: dict[Hashable, dict[Hashable, _Kind]] = {}
         self._state: Hashable = None
+        self._state_before: Hashable = None
         self._kinds_of_state: dict[Hashable, _Kind] = {}
         self._loose: dict[Hashable, tuple[Any, ...]] = {}
         self._promoted: set[int] = set()
@@ -149,7 +155,7 @@ class Captured:
         """The kind of a call; None where it has no graph and will have none."""
         state = self._watch.state()
         if state is not self._state:
-            self._state = state
+            self._state_before, self._state = self._state, state
             self._kinds_of_state = self._kinds.setdefault(state, {})
         signature = call.signature()
         kind = self._kinds_of_state.get((signature, key))
@@ -157,10 +163,11 @@ class Captured:
             if self._promote(call):
                 return self._kind_of(call, key)
             if sum(map(len, self._kinds.values())) >= _MOST_KINDS:
+                changing = self._watch.difference(self._state_before) if self._state_before else ""
                 self._warn(
-                    f"there are more than {_MOST_KINDS} kinds of step (shapes and Python values "
-                    f"of arguments, Python values that the program reads); further ones run as "
-                    "plain Python. Make numbers that change tensors, and batches of one size"
+                    f"there are more than {_MOST_KINDS} kinds of step, and further ones run as "
+                    f"plain Python, since {changing or 'the arguments'} changed again; make "
+                    "numbers that change tensors, and batches of one size"
                 )
                 return None
             try:
@@ -176,7 +183,7 @@ class Captured:
         """Make tensors of the floats that changed since a call that was otherwise the same."""
         loose, floats = call.floats()
         try:
-            before = self._loose.setdefault(loose, floats)
+            before = self._loose.setdefault((loose, len(floats)), floats)
         except TypeError:
             return False
         changed = {
@@ -276,7 +283,7 @@ class Captured:
         for want, got in zip(expected, results, strict=False):
             if want is None or got is None:  # a compiled step keeps its gradients to itself
                 continue
-            tolerance = _TOLERANCE.get(got.dtype, 0.02)
+            tolerance = self._tolerance or _TOLERANCE.get(got.dtype, HALF_PRECISION)
             scale = want.abs().max().clamp_min(1.0) if want.numel() else want.new_ones(())
             if not torch.allclose(want, got, rtol=0, atol=float(tolerance * scale), equal_nan=True):
                 self._refuse(

@@ -52,6 +52,7 @@ def compile_recording(
     with torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         graph = make_fx(whole, tracing_mode="fake")(*held, *inputs)
+        _draw_in_own_type(graph)
         multiply_by_onednn(graph)
         artifact: Any = torch._inductor.standalone_compile(
             graph, [*held, *inputs], options={"config_patches": {"fallback_random": True}}
@@ -63,6 +64,22 @@ def compile_recording(
         return [result] if num_results == 1 and isinstance(result, Tensor) else list(result)
 
     return run
+
+
+def _draw_in_own_type(graph: torch.fx.GraphModule) -> None:
+    """Have coins of float64 tossed as torch does it, not with the float32 numbers of inductor."""
+    aten = torch.ops.aten
+    for node in list(graph.graph.nodes):
+        if node.target is aten.bernoulli.default and node.meta["val"].dtype != torch.float32:
+            with graph.graph.inserting_before(node):
+                empty = graph.graph.call_function(aten.empty_like.default, node.args)
+                drawn = graph.graph.call_function(
+                    aten.bernoulli_.Tensor, (empty, *node.args), node.kwargs
+                )
+            drawn.meta = node.meta
+            node.replace_all_uses_with(drawn)
+            graph.graph.erase_node(node)
+    graph.recompile()
 
 
 def _results(graph: torch.fx.GraphModule) -> Sequence[Any]:

@@ -8,12 +8,14 @@ flow on values, shapes that depend on values, numbers that Python or NumPy draws
 import random
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pyro
 import torch
@@ -27,6 +29,20 @@ __all__ = ["CannotRecord", "Recording", "record"]
 _TORCH = str(Path(torch.__file__).parent)
 _PYRO = str(Path(pyro.__file__).parent)
 _OURS = str(Path(__file__).parent)
+_HERE = (
+    __file__,
+    torch.overrides.__file__,
+    str(Path(torch.fx.__file__).parent),
+    str(Path(jaxtyping.__file__).parent),
+    "<@beartype",
+)
+"""Between a tensor's method and us: ourselves, make_fx, and what may check our types."""
+
+_DRAW_FOR_THEMSELVES = (_TORCH, str(Path(_TORCH).with_name("sympy")), "<@beartype")
+"""Names of symbols are drawn as torch traces, and which items of a list a checker looks at."""
+
+_SHARED: Any = random.random.__self__  # type: ignore[attr-defined]
+"""The random numbers that the functions of Python's ``random`` draw."""
 
 _READS = frozenset(
     {"item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__"}
@@ -81,13 +97,16 @@ def record(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> R
         result[:] = function(*tensors)
         return list(result)
 
-    before = _drawn_elsewhere()
+    drawn = _numpy_state()
     with pyro.validation_enabled(False), warnings.catch_warnings(), _NoReading():
         warnings.simplefilter("ignore")
-        graph = make_fx(run)(*inputs)
+        with _noticed_draws() as draws:
+            graph = make_fx(run)(*inputs)
     real = [tensor.detach() for tensor in result]
-    if _drawn_elsewhere() != before:
-        raise CannotRecord("the program draws from Python's or NumPy's random numbers", real)
+    if draws:
+        raise CannotRecord(f"{draws[0]} draws from Python's random numbers", real)
+    if _numpy_state() != drawn:
+        raise CannotRecord("the program draws from NumPy's random numbers", real)
     for node in graph.graph.nodes:
         _refuse_shapes_of_values(node, real)
     versions = _written(graph)
@@ -95,9 +114,33 @@ def record(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> R
     return Recording(graph, reads, [t for t in reads if id(t) in versions], real)
 
 
-def _drawn_elsewhere() -> tuple[Any, ...]:
+@contextmanager
+def _noticed_draws() -> Iterator[list[str]]:
+    """The places where Python's random numbers are drawn meanwhile."""
+    places: list[str] = []
+
+    def see(frame: FrameType, event: str, called: Any) -> None:
+        is_draw = (
+            event == "c_call"
+            and called.__name__ in ("random", "getrandbits")  # to which all others come down
+            and called.__self__ is _SHARED
+        )
+        if is_draw:
+            frame = _outside(frame, random.__file__)
+            if not frame.f_code.co_filename.startswith(_DRAW_FOR_THEMSELVES):
+                places.append(_place(frame))
+
+    before = sys.getprofile()
+    sys.setprofile(see)
+    try:
+        yield places
+    finally:
+        sys.setprofile(before)
+
+
+def _numpy_state() -> tuple[Any, ...]:
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - the one that programs share
-    return random.getstate(), kind, np.asarray(keys).tobytes(), *rest
+    return kind, np.asarray(keys).tobytes(), *rest
 
 
 def _refuse_shapes_of_values(node: Node, result: list[Tensor]) -> None:
@@ -172,9 +215,8 @@ class _NoReading(TorchFunctionMode):
     ) -> Any:
         name = getattr(func, "__name__", "")
         if name in _READS:
-            frame = _caller()
-            file, where = frame.f_code.co_filename, frame.f_code.co_name
-            if file.endswith("torch/distributions/distribution.py"):
+            frame = _outside(sys._getframe(), *_HERE)
+            if frame.f_code.co_filename.endswith("torch/distributions/distribution.py"):
                 return True  # arguments are valid
             frame = _outside(frame, _TORCH)
             file, where = frame.f_code.co_filename, frame.f_code.co_name
@@ -185,21 +227,13 @@ class _NoReading(TorchFunctionMode):
                     return False
                 if where == "compute_expectation":
                     return True  # no term is left out, as Pyro does where torch traces
-            frame = _outside(frame, _TORCH, _PYRO, _OURS)
-            raise CannotRecord(
-                f"{frame.f_code.co_filename}:{frame.f_lineno} (in {frame.f_code.co_name}) reads "
-                f"the value of a tensor, by {name}"
-            )
+            place = _place(_outside(frame, _TORCH, _PYRO, _OURS, *_HERE))
+            raise CannotRecord(f"{place} reads the value of a tensor, by {name}")
         return func(*args, **(kwargs or {}))
 
 
-def _caller() -> FrameType:
-    """The frame that called the tensor's method."""
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None and frame.f_code.co_filename.endswith("torch/overrides.py"):
-        frame = frame.f_back
-    assert frame is not None
-    return frame
+def _place(frame: FrameType) -> str:
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} (in {frame.f_code.co_name})"
 
 
 def _outside(frame: FrameType, *packages: str) -> FrameType:

@@ -22,7 +22,7 @@ from torch.utils._pytree import (
 
 from ..errors import InputError
 from .bound import PyroFunction
-from .captured import Captured, Compile, Results, compile_results
+from .captured import HALF_PRECISION, Captured, Compile, Results, compile_results
 from .compiled import compile_recording
 from .elbo import ELBO
 from .pair import Pair
@@ -124,14 +124,16 @@ class SVI:
         self._update: AdamUpdate | None = None
         self._loss_spec: TreeSpec | None = None
         watched = (model, guide, self.loss, transform)
+        tolerance = None if autocast is None else HALF_PRECISION
         self._gradients = Captured(
             self._gradients_of,
             watched,
             compile=compile,
             num_calls=num_steps,
+            tolerance=tolerance,
             compiler=self._compile,
         )
-        self._losses = Captured(self._loss_of, watched, compile=compile)
+        self._losses = Captured(self._loss_of, watched, compile=compile, tolerance=tolerance)
 
     @property
     def parameters(self) -> list[Tensor]:

@@ -59,7 +59,7 @@ class DeepLatentModel(nn.Module):
             self.likelihood.check(x, given=beside)
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", self.prior())
-            eta = self.decoder(z)
+            eta = self.decoder(z).to(z.dtype)  # densities are not summed in half precision
             x = x.to(eta.dtype)  # log-factorials of bytes would overflow
             present = None
             if self.missing:
@@ -108,7 +108,8 @@ class AmortisedGuide(nn.Module):
             standard = torch.where(present, standard, 0.0)
             dim = -len(self.event_shape)
             standard = torch.cat([standard, present.to(standard.dtype)], dim)
-        q: TorchDistributionMixin = self.posterior(self.encoder(standard))
+        h = self.encoder(standard).to(standard.dtype)
+        q: TorchDistributionMixin = self.posterior(h)
         return q
 
 
