@@ -119,17 +119,17 @@ def _noticed_draws() -> Iterator[list[str]]:
     """The places where Python's random numbers are drawn meanwhile."""
     places: list[str] = []
 
-    def see(frame: FrameType, event: str, called: Any) -> None:
-        is_draw = (
-            event == "c_call"
-            and called.__name__ in ("random", "getrandbits")  # to which all others come down
-            and called.__self__ is _SHARED
-        )
-        if is_draw:
-            frame = _outside(frame, random.__file__)
-            if not frame.f_code.co_filename.startswith(_DRAW_FOR_THEMSELVES):
-                places.append(_place(frame))
+    def note(frame: FrameType, name: str) -> bool:
+        frame = _outside(frame, random.__file__)
+        is_own = frame.f_code.co_filename.startswith(_DRAW_FOR_THEMSELVES)
+        if name in ("random", "getrandbits") and not is_own:  # to which all draws come down
+            places.append(_place(frame))
+        return bool(places)
 
+    # Called for whatever runs; a lambda, since a checker of types would check each call.
+    see: Any = lambda frame, event, called: (  # noqa: E731
+        event == "c_call" and called.__self__ is _SHARED and note(frame, called.__name__)
+    )
     before = sys.getprofile()
     sys.setprofile(see)
     try:
