@@ -1,0 +1,133 @@
+"""``python -m benchmarks``: every comparison whose peer is installed, as medians and ratios."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any, Literal
+
+from cyclopts import App
+
+from .race import Contestant, race
+from .start import measure
+
+Section = Literal["mlp", "conv", "tiny", "epoch", "start"]
+app = App(name="python -m benchmarks", help_format="markdown")
+
+_HERE = "benchmarks.torch_steps"
+_NUMPYRO = "benchmarks.numpyro_steps"
+_EPOCHS = "benchmarks.epochs"
+_MLP_STEPS = {32: 100, 128: 40, 256: 20}
+_CONV_STEPS = {32: 20, 128: 8}
+_SEED = 0
+
+
+def _contestants(network: str, batch_size: int, steps: int) -> list[Contestant]:
+    of = {"network": network, "batch_size": batch_size}
+    contestants = [
+        Contestant("ours", f"{_HERE}:ours", of),
+        Contestant("Pyro SVI", f"{_HERE}:plain_pyro", of),
+        Contestant("PyTorch by hand, fused Adam", f"{_HERE}:by_hand", of),
+        Contestant("PyTorch by hand, compiled", f"{_HERE}:by_hand", {**of, "compiled": True}),
+        Contestant("floor", f"{_HERE}:floor", of),
+    ]
+    if network == "mlp":
+        size = {"batch_size": batch_size}
+        contestants += [
+            Contestant("NumPyro jit", f"{_NUMPYRO}:jitted", size, "numpyro"),
+            Contestant("NumPyro scan", f"{_NUMPYRO}:scanned", {**size, "steps": steps}, "numpyro"),
+        ]
+    return contestants
+
+
+def _tiny() -> list[Contestant]:
+    return [
+        Contestant("ours", f"{_HERE}:schools_in_ours"),
+        Contestant("Pyro SVI", f"{_HERE}:schools_in_pyro"),
+        Contestant("NumPyro jit", f"{_NUMPYRO}:schools", needs="numpyro"),
+    ]
+
+
+def _epoch(batch_size: int) -> list[Contestant]:
+    size = {"batch_size": batch_size}
+    return [
+        Contestant("ours", f"{_EPOCHS}:ours", size),
+        Contestant("Pyro's example", f"{_EPOCHS}:pyros_example", size),
+        Contestant("pythae's trainer", f"{_EPOCHS}:pythaes_trainer", size, "pythae"),
+        Contestant("NumPyro scan", f"{_NUMPYRO}:epoch", size, "numpyro"),
+    ]
+
+
+def _report(title: str, seconds: dict[str, float]) -> dict[str, Any]:
+    """Print and return the medians, and the ratios of ours to each."""
+    print(title, flush=True)
+    for name, each in seconds.items():
+        ratio = seconds["ours"] / each
+        print(f"  {name:30s} {1e3 * each:12.3f} ms   ours / this {ratio:6.3f}", flush=True)
+    return {
+        "seconds": seconds,
+        "ours / other": {name: seconds["ours"] / each for name, each in seconds.items()},
+    }
+
+
+def _machine() -> dict[str, Any]:
+    packages = ("torch", "pyro-ppl", "numpyro", "jax", "pythae", "numpy")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    cpu = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "data": "MNIST" if os.environ.get("PYROVAE_DATA") else "drawn",
+        "seed": _SEED,
+    }
+
+
+@app.default
+def main(*sections: Section, rounds: int = 25, output: Path = Path("benchmarks.json")) -> None:
+    """Measure, print and write as JSON.
+
+    Set `PYROVAE_DATA` to a folder that holds MNIST; images are drawn where it is not set.
+    `pip install -e '.[bench]'` installs the peers.
+
+    Args:
+        sections: which comparisons; all unless given.
+        rounds: turns of each contestant.
+        output: where to write.
+    """
+    record: dict[str, Any] = {"machine": _machine(), "rounds": rounds}
+    chosen = sections or ("mlp", "conv", "tiny", "epoch", "start")
+    for network, sizes in (("mlp", _MLP_STEPS), ("conv", _CONV_STEPS)):
+        for batch_size, steps in sizes.items() if network in chosen else ():
+            title = f"{network}, batch {batch_size}"
+            seconds = race(_contestants(network, batch_size, steps), steps, rounds)
+            record[title] = _report(title, seconds)
+    if "tiny" in chosen:
+        record["eight schools"] = _report("eight schools", race(_tiny(), 100, rounds))
+    if "epoch" in chosen:
+        title = "an epoch of 60,000 images, batch 128"
+        record[title] = _report(title, race(_epoch(128), 1, max(3, rounds // 5)))
+    if "start" in chosen:
+        print("start")
+        record["start"] = measure()
+    output.write_text(json.dumps(record, indent=2) + "\n")
+    print(f"written to {output}")
+
+
+if __name__ == "__main__":
+    app()

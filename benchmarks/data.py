@@ -1,0 +1,27 @@
+"""Images that every contestant gets: MNIST where ``PYROVAE_DATA`` has it, else drawn ones."""
+
+import os
+
+import torch
+from torch import Tensor
+
+__all__ = ["binary_batches", "images"]
+
+
+def images() -> Tensor:
+    """60,000 grey images of 784 pixels, as bytes."""
+    if os.environ.get("PYROVAE_DATA"):
+        from torchvision.datasets import MNIST
+
+        return MNIST(os.environ["PYROVAE_DATA"]).data.flatten(1)
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.rand(784, generator=generator) ** 4 * 255
+    return (mean * torch.rand(60_000, 784, generator=generator)).to(torch.uint8)
+
+
+def binary_batches(batch_size: int, num: int = 100) -> list[Tensor]:
+    """Batches of pixels that are 0 or 1."""
+    generator = torch.Generator().manual_seed(1)
+    order = torch.randperm(60_000, generator=generator)[: num * batch_size] % 60_000
+    grey = images()[order].float() / 255
+    return list(torch.bernoulli(grey, generator=generator).split(batch_size))

@@ -1,0 +1,84 @@
+"""Contestants in processes of their own, timed in turn, so that the machine is the same to all."""
+
+import importlib
+import importlib.util
+import multiprocessing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+__all__ = ["Contestant", "race"]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """What is timed.
+
+    Attributes:
+        name: of the table.
+        path: ``"module:function"``; the function makes, from keywords, a function that does as many
+            steps as it is told and waits for them to end.
+        keywords: of the function.
+        needs: a package without which it does not run.
+    """
+
+    name: str
+    path: str
+    keywords: dict[str, Any] = field(default_factory=dict)
+    needs: str | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether its package is installed."""
+        return self.needs is None or importlib.util.find_spec(self.needs) is not None
+
+
+def race(contestants: list[Contestant], steps: int, rounds: int) -> dict[str, float]:
+    """Median seconds of a step of each contestant; they take turns, of so many steps each."""
+    context = multiprocessing.get_context("spawn")
+    runners = {}
+    for contestant in contestants:
+        if not contestant.is_there:
+            print(f"  {contestant.name}: {contestant.needs} is not installed", flush=True)
+            continue
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(there, contestant), daemon=True)
+        process.start()
+        there.close()
+        try:
+            for _ in range(3):  # compile, and warm up
+                _turn(here, steps)
+        except EOFError:
+            print(f"  {contestant.name} failed", flush=True)
+            continue
+        runners[contestant.name] = (process, here)
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in range(rounds):
+        for name, (_, pipe) in runners.items():
+            seconds[name].append(_turn(pipe, steps) / steps)
+    for process, pipe in runners.values():
+        pipe.close()
+        process.join()
+    return {name: median(each) for name, each in seconds.items()}
+
+
+def _turn(pipe: Any, steps: int) -> float:
+    pipe.send(steps)
+    seconds: float = pipe.recv()
+    return seconds
+
+
+def _serve(pipe: Any, contestant: Contestant) -> None:
+    module, _, function = contestant.path.partition(":")
+    make: Callable[..., Callable[[int], None]] = getattr(importlib.import_module(module), function)
+    run = make(**contestant.keywords)
+    while True:
+        try:
+            steps = pipe.recv()
+        except EOFError:
+            return
+        start = perf_counter()
+        run(steps)
+        pipe.send(perf_counter() - start)

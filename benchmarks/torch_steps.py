@@ -1,0 +1,178 @@
+"""Training steps in torch: ours, Pyro's, by hand, and the least that a step can be."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import cycle
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer import SVI as PyroSVI
+from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+from torch.optim import Adam
+
+from pyrovae import VAE
+from pyrovae.infer import ELBO, SVI
+from pyrovae.nn import MLP, ConvDecoder, ConvEncoder
+
+from .data import binary_batches
+
+__all__ = ["by_hand", "floor", "ours", "plain_pyro", "schools_in_ours", "schools_in_pyro"]
+
+LATENT = 50
+IMAGE = (1, 28, 28)
+fused_adam = partial(Adam, lr=1e-3, fused=True)
+Run = Callable[[int], None]
+
+
+def ours(network: str, batch_size: int, compile: Any = True) -> Run:
+    """This package."""
+    vae = _vae(network)
+    svi = SVI(vae.model, vae.guide, fused_adam, ELBO(60_000), compile=compile)
+    return _over(svi.step, _batches(batch_size))
+
+
+def plain_pyro(network: str, batch_size: int) -> Run:
+    """The same pair under Pyro's SVI, Trace_ELBO and Adam."""
+    vae = _vae(network)
+    svi = PyroSVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
+    return _over(svi.step, _batches(batch_size))
+
+
+def by_hand(network: str, batch_size: int, compiled: bool = False) -> Run:
+    """The same networks as one writes a VAE in torch: KL in closed form, fused Adam."""
+    encoder, decoder = _networks(network)
+    optimiser = fused_adam([*encoder.parameters(), *decoder.parameters()])
+
+    def loss_of(x: Tensor) -> Tensor:
+        loc, raw = encoder(x).unbind(1)
+        scale = softplus(raw)
+        z = loc + scale * torch.randn_like(scale)
+        kl = (0.5 * (loc**2 + scale**2 - 1) - scale.log()).sum()
+        logits = decoder(z).squeeze(1)
+        reconstruction = binary_cross_entropy_with_logits(logits, x, reduction="sum")
+        return (reconstruction + kl) / len(x)
+
+    evaluate = torch.compile(loss_of) if compiled else loss_of
+
+    def step(x: Tensor) -> None:
+        optimiser.zero_grad(set_to_none=True)
+        evaluate(x).backward()
+        optimiser.step()
+
+    return _over(step, _batches(batch_size))
+
+
+def floor(network: str, batch_size: int) -> Run:
+    """Only the products and convolutions of forward and backward pass, and a fused Adam."""
+    layers = _layers(network, batch_size)
+    parameters = [p for layer, _ in layers for p in layer.parameters()]
+    for p in parameters:
+        p.grad = 1e-3 * torch.randn_like(p)
+    optimiser = fused_adam(parameters)
+    work = [_products(layer, x, i not in (0,)) for i, (layer, x) in enumerate(layers)]
+
+    @torch.no_grad()
+    def step(_: Any) -> None:
+        for products in work:
+            products()
+        optimiser.step()
+
+    return _over(step, iter(cycle([None])))
+
+
+def schools_in_ours() -> Run:
+    """A tiny model in this package."""
+    svi = SVI(_schools, AutoNormal(_schools), fused_adam, Trace_ELBO(), compile=True)
+    return _over(svi.step, cycle([torch.tensor(EFFECTS)]))
+
+
+def schools_in_pyro() -> Run:
+    """The same under Pyro's SVI."""
+    svi = PyroSVI(_schools, AutoNormal(_schools), pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
+    return _over(svi.step, cycle([torch.tensor(EFFECTS)]))
+
+
+EFFECTS = [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]
+ERRORS = [15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]
+"""Eight schools (Rubin 1981): estimated effects of coaching, and their standard errors."""
+
+
+def _schools(effects: Tensor) -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
+    spread = pyro.sample("spread", dist.HalfCauchy(5.0))
+    with pyro.plate("data", 8):
+        effect = pyro.sample("effect", dist.Normal(mean, spread))
+        pyro.sample("observed", dist.Normal(effect, torch.tensor(ERRORS)), obs=effects)
+
+
+def _vae(network: str) -> VAE:
+    torch.manual_seed(0)
+    bodies: dict[str, Any] = {"mlp": (MLP, MLP), "conv": (ConvEncoder, ConvDecoder)}
+    encoder, decoder = bodies[network]
+    return VAE(IMAGE, LATENT, "Bernoulli", encoder=encoder, decoder=decoder)
+
+
+def _networks(network: str) -> tuple[nn.Module, nn.Module]:
+    vae = _vae(network)
+    return vae.guide.encoder, vae.model.decoder
+
+
+def _batches(batch_size: int) -> Iterator[Tensor]:
+    return cycle([x.view(-1, *IMAGE) for x in binary_batches(batch_size)])
+
+
+def _over(step: Callable[[Any], Any], batches: Iterator[Any]) -> Run:
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            step(next(batches))
+
+    return run
+
+
+def _layers(network: str, batch_size: int) -> list[tuple[Any, Tensor]]:
+    """Each layer that has weights, with an input of it."""
+    inputs: list[tuple[Any, Tensor]] = []
+    encoder, decoder = _networks(network)
+
+    def note(layer: nn.Module, args: Any) -> None:
+        inputs.append((layer, args[0].detach().clone()))
+
+    for body in (encoder, decoder):
+        for layer in body.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                layer.register_forward_pre_hook(note)
+    with torch.no_grad():
+        encoder(next(_batches(batch_size)))
+        decoder(torch.randn(batch_size, LATENT))
+    return inputs
+
+
+def _products(layer: Any, x: Tensor, needs_input: bool) -> Callable[[], Any]:
+    """The products of one layer: its output, and the gradients in weights and input."""
+    with torch.no_grad():
+        gradient = torch.randn_like(layer(x))
+    weight = layer.weight.detach()
+    if isinstance(layer, nn.Linear):
+
+        def linear() -> None:
+            torch.mm(x, weight.t())
+            torch.mm(gradient.t(), x)
+            if needs_input:
+                torch.mm(gradient, weight)
+
+        return linear
+    is_transposed = isinstance(layer, nn.ConvTranspose2d)
+    shape = (layer.stride, layer.padding, layer.dilation, is_transposed, layer.output_padding, 1)
+
+    def convolution() -> None:
+        torch.ops.aten.convolution(x, weight, None, *shape)
+        torch.ops.aten.convolution_backward(
+            gradient, x, weight, None, *shape, [needs_input, True, False]
+        )
+
+    return convolution
