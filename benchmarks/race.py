@@ -35,7 +35,9 @@ class Contestant:
         return self.needs is None or importlib.util.find_spec(self.needs) is not None
 
 
-def race(contestants: list[Contestant], steps: int, rounds: int) -> dict[str, float]:
+def race(
+    contestants: list[Contestant], steps: int, rounds: int, warm_up: int = 3
+) -> dict[str, float]:
     """Median seconds of a step of each contestant; they take turns, of so many steps each."""
     context = multiprocessing.get_context("spawn")
     runners = {}
@@ -48,7 +50,7 @@ def race(contestants: list[Contestant], steps: int, rounds: int) -> dict[str, fl
         process.start()
         there.close()
         try:
-            for _ in range(3):  # compile, and warm up
+            for _ in range(warm_up):  # which compiles
                 _turn(here, steps)
         except EOFError:
             print(f"  {contestant.name} failed", flush=True)

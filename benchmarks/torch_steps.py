@@ -137,6 +137,7 @@ def _over(step: Callable[[Any], Any], batches: Iterator[Any]) -> Run:
 def _layers(network: str, batch_size: int) -> list[tuple[Any, Tensor]]:
     """Each layer that has weights, with an input of it."""
     inputs: list[tuple[Any, Tensor]] = []
+    hooks = []
     encoder, decoder = _networks(network)
 
     def note(layer: nn.Module, args: Any) -> None:
@@ -145,10 +146,12 @@ def _layers(network: str, batch_size: int) -> list[tuple[Any, Tensor]]:
     for body in (encoder, decoder):
         for layer in body.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-                layer.register_forward_pre_hook(note)
+                hooks.append(layer.register_forward_pre_hook(note))
     with torch.no_grad():
         encoder(next(_batches(batch_size)))
         decoder(torch.randn(batch_size, LATENT))
+    for hook in hooks:
+        hook.remove()
     return inputs
 
 

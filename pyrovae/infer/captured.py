@@ -31,6 +31,8 @@ Compile = Literal["auto"] | bool
 Compiler = Callable[[Recording, "Results", list[Tensor]], Callable[..., Any]]
 """Makes a compiled function of a recording, of the form of its results, and of its inputs."""
 
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+
 _MOST_KINDS = 16
 """Kinds of call that may have a graph of their own."""
 
@@ -110,11 +112,11 @@ class Captured:
         self._state: Hashable = None
         self._state_before: Hashable = None
         self._kinds_of_state: dict[Hashable, _Kind] = {}
-        self._loose: dict[Hashable, tuple[Any, ...]] = {}
-        self._promoted: set[int] = set()
+        self._floats: dict[Hashable, tuple[Any, ...]] = {}
+        self._promoted: dict[TreeSpec | None, set[int]] = {}
         self._num_calls = 0
         self._has_warned = False
-        self._is_refused = False
+        self._refusal = ""
         self._can_compile = True
 
     @property
@@ -132,7 +134,9 @@ class Captured:
         """
         self._num_calls += 1
         self._payoff.count()
-        if self._compile is False or self._is_refused or _PYRO_STACK:
+        if self._refusal and self._compile is True:
+            raise InputError(self._refusal)
+        if self._compile is False or self._refusal or _PYRO_STACK:
             return self._function(*args, **kwargs)
         call = _Call(args, kwargs, self._promoted)
         kind = self._kind_of(call, key)
@@ -156,9 +160,15 @@ class Captured:
         state = self._watch.state()
         if state is not self._state:
             self._state_before, self._state = self._state, state
-            self._kinds_of_state = self._kinds.setdefault(state, {})
-        signature = call.signature()
-        kind = self._kinds_of_state.get((signature, key))
+            self._kinds_of_state = self._kinds.get(state, {})
+        if not call.is_plain:
+            self._refuse(
+                "an argument is neither a tensor without a gradient nor a number, string or None; "
+                "give what may change as tensors"
+            )
+            return None
+        signature = (call.signature(), key, _surroundings())
+        kind = self._kinds_of_state.get(signature)
         if kind is None:
             if self._promote(call):
                 return self._kind_of(call, key)
@@ -170,26 +180,20 @@ class Captured:
                     "numbers that change tensors, and batches of one size"
                 )
                 return None
-            try:
-                kind = self._kinds_of_state[signature, key] = _Kind(self._watch.objects())
-            except TypeError:
-                self._refuse(
-                    "an argument is neither a tensor nor a plain value; give arrays as tensors"
-                )
-                return None
+            self._kinds_of_state = self._kinds.setdefault(state, {})
+            kind = self._kinds_of_state[signature] = _Kind(self._watch.objects())
         return kind
 
     def _promote(self, call: "_Call") -> bool:
         """Make tensors of the floats that changed since a call that was otherwise the same."""
-        loose, floats = call.floats()
-        try:
-            before = self._loose.setdefault((loose, len(floats)), floats)
-        except TypeError:
+        rest, floats = call.floats()
+        if not floats or len(self._floats) >= _MOST_KINDS:
             return False
+        before = self._floats.setdefault((rest, tuple(place for place, _ in floats)), floats)
         changed = {
             place for (place, new), (_, old) in zip(floats, before, strict=True) if new != old
         }
-        self._promoted |= changed
+        self._promoted.setdefault(call.spec, set()).update(changed)
         return bool(changed)
 
     def _record(self, kind: _Kind, call: "_Call") -> Any:
@@ -202,30 +206,29 @@ class Captured:
             return [value for value in values if value is not None]
 
         state = self._watch.state()
-        random = get_rng_state()
-        buffers = [(buffer, buffer.clone()) for buffer in self._watch.buffers()]
-        inputs = call.inputs()
+        undo = _Undo(self._watch.buffers())
+        reason = ""
         try:
-            recording = record(flat, inputs)
+            recording = record(flat, call.inputs())
             changed = self._watch.difference(state)
             if changed is not None:
                 raise CannotRecord(f"{changed} changes as the program runs", recording.result)
         except CannotRecord as error:
-            self._refuse(str(error))
-            if error.result is not None:
+            reason = str(error)
+            if error.result is not None and self._compile is not True:
                 assert kind.results is not None
+                self._refuse(reason)
                 return kind.results.tree(error.result)
-        except Exception as error:  # such as what make_fx cannot follow; a user's own comes again
-            self._refuse(f"{type(error).__name__}: {_first_line(error)}")
+        except Exception as error:  # what make_fx cannot follow; or the user's, which comes again
+            reason = f"{type(error).__name__}: {_first_line(error)}"
         else:
             assert kind.results is not None
             kind.recording = recording
             return kind.results.tree(recording.result)
-        set_rng_state(random)
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        return self._function(*call.args, **call.kwargs)
+        undo()
+        result = self._function(*call.args, **call.kwargs)
+        self._refuse(reason)
+        return result
 
     def _run_graph(self, kind: _Kind, call: "_Call") -> Any:
         assert kind.recording is not None
@@ -268,14 +271,9 @@ class Captured:
     def _expected(self, kind: _Kind, call: "_Call") -> list[Any]:
         """What the program itself makes of a call, leaving no trace."""
         assert kind.recording is not None
-        random = get_rng_state()
-        written = {id(t): t for t in (*kind.recording.writes, *self._watch.buffers())}
-        values = [(tensor, tensor.clone()) for tensor in written.values()]
+        undo = _Undo([*kind.recording.writes, *self._watch.buffers()])
         results, _ = tree_flatten(self._function(*call.args, **call.kwargs))
-        set_rng_state(random)
-        with torch.no_grad():
-            for tensor, value in values:
-                tensor.copy_(value)
+        undo()
         return results
 
     def _compare(self, expected: list[Any], results: list[Any]) -> None:
@@ -294,9 +292,9 @@ class Captured:
                 return
 
     def _refuse(self, reason: str) -> None:
-        self._is_refused = True
+        self._refusal = f"compile=True, but the step cannot be recorded: {reason}"
         if self._compile is True:
-            raise InputError(f"compile=True, but the step cannot be recorded: {reason}")
+            raise InputError(self._refusal)
         self._warn(f"steps run as plain Python, which is slower, since {reason}")
 
     def _warn(self, message: str) -> None:
@@ -305,24 +303,54 @@ class Captured:
             warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
+class _Undo:
+    """Brings random numbers and tensors back to what they were when it was made."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._random = get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        self._values = [(t, t.clone()) for t in {id(t): t for t in tensors}.values()]
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        set_rng_state(self._random)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
+        for tensor, value in self._values:
+            tensor.copy_(value)
+
+
 class _Call:
     """The arguments of one call, taken apart."""
 
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], promoted: set[int]) -> None:
+    def __init__(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        promoted: dict[TreeSpec | None, set[int]],
+    ) -> None:
         self.args = args
         self.kwargs = kwargs
-        self._promoted = promoted
-        self._spec: TreeSpec | None = None
+        self.spec: TreeSpec | None = None
         if not kwargs and all(isinstance(arg, Tensor) for arg in args):
             self._leaves: Sequence[Any] = args
         else:
-            self._leaves, self._spec = tree_flatten((args, kwargs))
+            self._leaves, self.spec = tree_flatten((args, kwargs))
+        self._promoted: set[int] | frozenset[int] = promoted.get(self.spec, frozenset())
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the arguments are all that the call depends on, but for what is watched."""
+        return all(
+            not leaf.requires_grad if isinstance(leaf, Tensor) else isinstance(leaf, _PLAIN)
+            for leaf in self._leaves
+        )
 
     def signature(self) -> Hashable:
         """All that a graph depends on but the values of tensors and of promoted floats."""
-        if self._spec is None:
+        if self.spec is None:
             return tuple([_layout(leaf) for leaf in self._leaves])
-        return self._loose(self._promoted)
+        return self._without(self._promoted)
 
     def floats(self) -> tuple[Hashable, tuple[tuple[int, float], ...]]:
         """The signature without the floats that are not promoted, and these with their places."""
@@ -331,11 +359,11 @@ class _Call:
             for place, leaf in enumerate(self._leaves)
             if isinstance(leaf, float) and place not in self._promoted
         )
-        return self._loose(self._promoted.union(place for place, _ in floats)), floats
+        return self._without(self._promoted.union(place for place, _ in floats)), floats
 
     def inputs(self) -> list[Tensor]:
         """The tensors among the arguments, and promoted floats as such, in order."""
-        if self._spec is None:
+        if self.spec is None:
             return list(self._leaves)
         return [
             leaf if isinstance(leaf, Tensor) else torch.tensor(leaf)
@@ -345,30 +373,35 @@ class _Call:
 
     def with_inputs(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with these tensors in the places of their own."""
-        if self._spec is None:
+        if self.spec is None:
             return tuple(tensors), {}
         given = iter(tensors)
         leaves = [
             next(given) if self._is_input(place, leaf) else leaf
             for place, leaf in enumerate(self._leaves)
         ]
-        args, kwargs = tree_unflatten(leaves, self._spec)
+        args, kwargs = tree_unflatten(leaves, self.spec)
         return args, kwargs
 
     def _is_input(self, place: int, leaf: Any) -> bool:
-        return isinstance(leaf, Tensor) or place in self._promoted
+        return isinstance(leaf, Tensor) or (place in self._promoted and isinstance(leaf, float))
 
-    def _loose(self, left_out: set[int]) -> Hashable:
-        return self._spec, *(
+    def _without(self, left_out: set[int] | frozenset[int]) -> Hashable:
+        return self.spec, *(
             _layout(leaf)
             if isinstance(leaf, Tensor)
-            else (type(leaf), None if place in left_out else leaf)
+            else (type(leaf), None if place in left_out and isinstance(leaf, float) else leaf)
             for place, leaf in enumerate(self._leaves)
         )
 
 
+def _surroundings() -> Hashable:
+    """What in torch changes the meaning of a program."""
+    return torch.get_default_dtype(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled()
+
+
 def _layout(tensor: Tensor) -> Hashable:
-    return (tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad)
+    return (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
 
 
 def compile_results(

@@ -47,6 +47,10 @@ class Pair:
         with pyro.get_param_store().scope(self._store):
             yield
 
+    def stored(self) -> tuple[int, ...]:
+        """Which tensors are in the store, by identity."""
+        return tuple(map(id, self._store["params"].values()))
+
     def params(self) -> dict[str, Tensor]:
         """The values of all parameters in the store, by name, detached."""
         with self.store():

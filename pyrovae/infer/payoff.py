@@ -43,12 +43,10 @@ class Payoff:
 
     Arguments:
         num_runs: how many there will be, of all kinds of arguments; None if that is not known.
-        always: whether to take it that it pays.
     """
 
-    def __init__(self, num_runs: int | None, *, always: bool = False) -> None:
+    def __init__(self, num_runs: int | None) -> None:
         self._num_runs = num_runs
-        self._always = always
         self._runs = 0
 
     def count(self) -> None:
@@ -64,8 +62,6 @@ class Payoff:
         return self._pays(pace, uses, _COMPILE_SECONDS, _COMPILE_SAVES)
 
     def _pays(self, pace: Pace, uses: int, cost: float, saved: float) -> bool:
-        if self._always:
-            return True
         if pace.mean is None:
             return False
         left = self._runs if self._num_runs is None else self._num_runs - self._runs

@@ -101,7 +101,8 @@ def record(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> R
     with pyro.validation_enabled(False), warnings.catch_warnings(), _NoReading():
         warnings.simplefilter("ignore")
         with _noticed_draws() as draws:
-            graph = make_fx(run)(*inputs)
+            # Aliases: one tensor in two places, or held by the program too, stays two things.
+            graph = make_fx(run)(*[tensor.detach() for tensor in inputs])
     real = [tensor.detach() for tensor in result]
     if draws:
         raise CannotRecord(f"{draws[0]} draws from Python's random numbers", real)
@@ -170,10 +171,13 @@ def _written(graph: GraphModule) -> set[int]:
         target: Any = node.target
         if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
             continue
-        for argument, declared in zip(node.args, target._schema.arguments, strict=False):
-            alias = declared.alias_info
-            if alias is not None and alias.is_write and isinstance(argument, Node):
-                written |= _held(argument, graph)
+        given = dict(zip((a.name for a in target._schema.arguments), node.args, strict=False))
+        given |= node.kwargs
+        for declared in target._schema.arguments:
+            alias, argument = declared.alias_info, given.get(declared.name)
+            if alias is not None and alias.is_write:
+                for each in argument if isinstance(argument, list | tuple) else [argument]:
+                    written |= _held(each, graph) if isinstance(each, Node) else set()
     return written
 
 

@@ -68,7 +68,8 @@ class SVI:
             are expected to come as have been.
         clip_norm: largest global norm of the gradient of the loss; None for no limit.
         schedule: makes a learning-rate schedule, stepped once an update, from the optimiser.
-        accumulate: steps whose mean gradient makes one update.
+        accumulate: steps whose mean gradient makes one update; where it is more than one, the
+            update follows the graph.
         autocast: floating-point type of matrix products and convolutions, such as
             ``torch.bfloat16``; None for that of the parameters.
         transform: makes the arguments of model and guide from those of a step, within the step.
@@ -118,7 +119,7 @@ class SVI:
         self._schedule: LRScheduler | None = None
         self._parameters: dict[int, Tensor] = {}
         self._placed: list[tuple[Tensor, torch.dtype, torch.device]] = []
-        self._sums: list[Tensor] = []
+        self._sums: dict[int, Tensor] = {}
         self._num_steps = 0
         self._not_finite: Tensor | None = None
         self._update: AdamUpdate | None = None
@@ -143,9 +144,14 @@ class SVI:
     @property
     def optimiser(self) -> Optimizer | None:
         """The torch optimiser, its state that after the last step; None before the first."""
+        self._settle()
+        return self._optimiser
+
+    def _settle(self, *_: Any) -> None:
+        """Bring what torch's optimiser knows of the number of steps up to date."""
         if self._update is not None:
             self._update.settle()
-        return self._optimiser
+            self._update = None
 
     @property
     def num_graphs(self) -> tuple[int, int]:
@@ -163,7 +169,11 @@ class SVI:
             FloatingPointError: if the loss was not finite in one of the last hundred steps.
         """
         self._num_steps += 1
-        loss, gradients = self._gradients(args, kwargs, self._key())
+        try:
+            loss, gradients = self._gradients(args, kwargs, self._key())
+        except BaseException:
+            self._num_steps -= 1
+            raise
         if gradients is not None:  # else the update was part of the step
             self._follow(loss, gradients)
         if self._is_update_due():
@@ -175,7 +185,10 @@ class SVI:
         return loss
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """The loss for arguments of model and guide, in eval mode and without a step."""
+        """The loss in eval mode and without a step; args are those of model and guide.
+
+        They are not transformed, as those of :meth:`step` are.
+        """
         return self._losses(args, kwargs, tuple([(t, d) for _, t, d in self._placed]))
 
     def check_finite(self) -> None:
@@ -204,9 +217,9 @@ class SVI:
                 "move the model first, or make a new SVI"
             )
         return (
-            self._is_update_due(),
             AdamUpdate.key(self._optimiser),
             tuple([p.requires_grad for p in self._parameters.values()]),
+            self.pair.stored(),
         )
 
     def _is_update_due(self) -> bool:
@@ -267,23 +280,19 @@ class SVI:
             if self._accumulate > 1:
                 for place, gradient in enumerate(gradients):
                     if gradient is not None:
-                        self._sums[place].add_(gradient, alpha=share)
+                        total = self._sums.get(place, 0.0)
+                        self._sums[place] = total + share * gradient
                 if not self._is_update_due():
                     return
-                gradients = [
-                    None if g is None else s for s, g in zip(self._sums, gradients, strict=True)
-                ]
+                gradients = [self._sums.get(place) for place in range(len(parameters))]
+                self._sums.clear()
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
-        if self._update is not None:
-            self._update.settle()
-            self._update = None
+        self._settle()
         if self._clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(parameters, self._clip_norm)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
-        for total in self._sums:
-            total.zero_()
 
     def _compile(
         self, recording: Recording, results: Results, inputs: list[Tensor]
@@ -295,45 +304,30 @@ class SVI:
         has_gradient = results.present[num_losses:]
         live = [p for p, there in zip(self.parameters, has_gradient, strict=True) if there]
         places = {id(tensor): i for i, tensor in enumerate(recording.reads)}
-        sums = [s for s, there in zip(self._sums, has_gradient, strict=False) if there]
-        is_due, share = self._is_update_due(), 1 / self._accumulate
-        is_adam = AdamUpdate.key(self._optimiser) is not None
-        update = AdamUpdate(self._optimiser, live) if is_due and is_adam else None
-        own = [self._not_finite, *sums, *(update.own if update else ())]
+        if self._accumulate > 1 or AdamUpdate.key(self._optimiser) is None:
+            return compile_results(recording, results, inputs)
+        update = AdamUpdate(self._optimiser, live)
+        own = [self._not_finite, *update.own]
 
         def tail(tensors: list[Tensor], given: list[Tensor]) -> list[Tensor]:
-            bad, *rest = tensors[: len(own)]
+            bad, *moments = tensors[: len(own)]
             reads = tensors[len(own) :]
-            totals, moments = rest[: len(sums)], rest[len(sums) :]
             losses, gradients = given[:num_losses], given[num_losses:]
             _count_not_finite(bad, losses)
-            if totals:
-                gradients = [t + share * g for t, g in zip(totals, gradients, strict=True)]
-                if not is_due:
-                    for total, gradient in zip(totals, gradients, strict=True):
-                        total.copy_(gradient)
-                    return losses
-                for total in totals:
-                    total.zero_()
-            assert update is not None
             trained = [reads[places[id(parameter)]] for parameter in live]
             update(moments, trained, clipped(gradients, self._clip_norm))
             return losses
 
-        if is_due and update is None:
-            return compile_results(recording, results, inputs)
         run = compile_recording(recording, inputs, tail, own)
         spec = self._loss_spec
         assert spec is not None
 
         def step(*inputs: Tensor) -> tuple[Any, None]:
-            if update is not None:
-                if self._update is not update:
-                    if self._update is not None:
-                        self._update.settle()
-                    update.resume()
-                    self._update = update
-                update.tick()
+            if self._update is not update:
+                self._settle()
+                update.resume()
+                self._update = update
+            update.tick()
             return tree_unflatten(run(*inputs), spec), None
 
         return step
@@ -349,12 +343,12 @@ class SVI:
                 )
             if self._make_schedule is not None:
                 self._schedule = self._make_schedule(self._optimiser)
+            self._optimiser.register_step_pre_hook(self._settle)
+            self._optimiser.register_state_dict_pre_hook(self._settle)
             self._not_finite = torch.zeros((), dtype=torch.long, device=new[0].device)
         else:
             self._optimiser.param_groups[0]["params"].extend(new)
         self._placed += [(p, p.dtype, p.device) for p in new]
-        if self._accumulate > 1:
-            self._sums += [torch.zeros_like(p, requires_grad=False) for p in new]
 
 
 class _Parameters(Messenger):

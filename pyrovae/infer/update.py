@@ -29,8 +29,8 @@ class AdamUpdate:
         m <- m + (1 - b1) (g - m),  v <- b2 v + (1 - b2) g^2
         theta <- theta - lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)
 
-    What changes with the step t, and the learning rate, is worked out on the host and is an input
-    of the graph.
+    What changes with the step t, the learning rate and the betas are an input of the graph, worked
+    out on the host.
 
     Arguments:
         optimiser: one for which :meth:`key` is not None.
@@ -49,7 +49,7 @@ class AdamUpdate:
         }
         self._groups = [group_of[id(p)] for p in parameters]
         self._constants = [_constants(optimiser.param_groups[i]) for i in self._groups]
-        self._changing = torch.zeros(len(parameters), 3, dtype=torch.float64)
+        self._changing = torch.zeros(len(parameters), 6, dtype=torch.float64)
         self._host = self._changing.numpy()
         self._on_device = self._changing.to(parameters[0].device)
         self._pending = 0
@@ -86,7 +86,7 @@ class AdamUpdate:
         for count, number, places in self._rows:
             group = self._optimiser.param_groups[number]
             t, lr, (b1, b2) = count + self._pending, float(group["lr"]), group["betas"]
-            self._host[places] = lr / (1 - b1**t), (1 - b2**t) ** -0.5, lr
+            self._host[places] = lr / (1 - b1**t), (1 - b2**t) ** -0.5, lr, 1 - b1, b2, 1 - b2
         if self._on_device is not self._changing:
             self._on_device.copy_(self._changing.clone(), non_blocking=True)
 
@@ -103,20 +103,19 @@ class AdamUpdate:
         changing, *moments = own
         means, squares = moments[: len(parameters)], moments[len(parameters) :]
         for i, (p, g, m, v) in enumerate(zip(parameters, gradients, means, squares, strict=True)):
-            (b1, b2), eps, decay, is_decoupled = self._constants[i]
-            step_size, correction, lr = changing[i].to(p.dtype).unbind()
+            eps, decay, is_decoupled = self._constants[i]
+            step_size, correction, lr, new_m, b2, new_v = changing[i].to(p.dtype).unbind()
             if decay and is_decoupled:
                 p.mul_(1 - lr * decay)
             elif decay:
                 g = g + decay * p
-            m.lerp_(g, 1 - b1)
-            v.mul_(b2).addcmul_(g, g, value=1 - b2)
+            m.lerp_(g, new_m)
+            v.mul_(b2).add_(new_v * g * g)
             p.sub_(step_size * m / (v.sqrt() * correction + eps))
 
 
-def _constants(group: dict[str, Any]) -> tuple[tuple[float, float], float, float, bool]:
-    betas, eps, decay = group["betas"], group["eps"], group["weight_decay"]
-    return tuple(betas), eps, decay, bool(group.get("decoupled_weight_decay"))
+def _constants(group: dict[str, Any]) -> tuple[float, float, bool]:
+    return group["eps"], group["weight_decay"], bool(group.get("decoupled_weight_decay"))
 
 
 def _state(optimiser: Optimizer, parameter: Tensor) -> dict[str, Tensor]:

@@ -8,18 +8,29 @@ takes microseconds.
 
 import functools
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from operator import is_, itemgetter
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    MethodType,
+    ModuleType,
+    SimpleNamespace,
+)
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 __all__ = ["Watch"]
 
-_SCALAR = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+_SCALAR = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, np.generic)
 
 _LIBRARIES = frozenset({"torch", "pyro", "numpy", "scipy", "jaxtyping", "beartype"}) | frozenset(
     sys.stdlib_module_names - {"__main__"}
@@ -29,6 +40,14 @@ _LIBRARIES = frozenset({"torch", "pyro", "numpy", "scipy", "jaxtyping", "beartyp
 _OWN = "pyrovae"
 """Nor do our functions; our objects may hold a user's."""
 
+_PLAIN = (Namespace, SimpleNamespace, Distribution)
+"""Objects of libraries that hold what a user puts there."""
+
+_CONTAINERS = (list, tuple, dict)
+
+_OF_A_CLASS = (*_SCALAR, FunctionType, Tensor, staticmethod, classmethod, property)
+"""What of a class is watched."""
+
 _MODULE_FIELDS = frozenset(vars(nn.Module())) - {"training"}
 """What torch keeps in each module; the tensors and modules among it are listed by name."""
 
@@ -36,11 +55,13 @@ _MOST_OBJECTS = 20_000
 """A program that reaches more is searched no further; audits see to the rest."""
 
 _LONGEST = 100
-"""Longer lists and dicts are data, of which identity alone is watched."""
+"""Of longer lists and dicts, which are data, identity and length are watched."""
 
 
 class Watch:
-    """The Python state that functions can reach.
+    """The Python state that functions can reach, as far as it is plain to see.
+
+    Not seen are numbers that change within an array or a set, in a file, a generator or a library.
 
     Arguments:
         roots: models, guides, losses: functions, methods, modules or other objects.
@@ -80,6 +101,13 @@ class Watch:
         return ", ".join(names[:3])
 
 
+@dataclass(frozen=True)
+class _Slots:
+    """An object whose attributes are in slots."""
+
+    owner: Any
+
+
 class _Search:
     """One walk over everything that can be reached, and quick ways to read it all again."""
 
@@ -103,6 +131,9 @@ class _Search:
                 children = self._list(path, place, names, found)
                 pending.extend(reversed(children))
         self._lengths = [len(container) for container in self._containers]
+        self._parameters = [each for each in self.objects if isinstance(each, nn.Parameter)]
+        self._trained = [parameter.requires_grad for parameter in self._parameters]
+        found += [("requires_grad", flag) for flag in self._trained]
         self.state: Hashable = tuple(found)
 
     def is_current(self) -> bool:
@@ -113,8 +144,9 @@ class _Search:
                 [read(place) for read, place in self._readers] == self._values
                 and all(map(is_, things, self._things))
                 and list(map(len, self._containers)) == self._lengths
+                and [parameter.requires_grad for parameter in self._parameters] == self._trained
             )
-        except (KeyError, IndexError, ValueError):  # gone, or emptied
+        except (KeyError, IndexError, ValueError, AttributeError):  # gone, or emptied
             return False
 
     def _list(
@@ -133,29 +165,39 @@ class _Search:
             getter = _getter(place, others)
             self._thing_readers.append((getter, place))
             self._things.extend(getter(place))
-            # What a container or another object holds is listed in its turn, by value.
-            found.extend((f"{path}.{n}", id(read(n))) for n in others if _has_identity(read(n)))
+            # What is in a short container is listed in its turn, so that an equal one is as good.
+            found.extend((f"{path}.{n}", id(read(n))) for n in others if _counts_itself(read(n)))
         if isinstance(place, dict | list):
             self._containers.append(place)
         return [(f"{path}.{n}" if path else str(n), read(n)) for n in others]
 
 
 def _reader(place: Any, names: list[Any]) -> Callable[[Any], Any]:
-    return (lambda name: place.cell_contents) if _is_cell(place) else (lambda name: place[name])
+    if _is_cell(place):
+        return lambda name: place.cell_contents
+    if isinstance(place, _Slots):
+        return lambda name: getattr(place.owner, name)
+    return lambda name: place[name]
 
 
 def _getter(place: Any, names: list[Any]) -> Callable[[Any], tuple[Any, ...]]:
     """What reads the names from the place at once, as a tuple."""
     if _is_cell(place):
         return lambda cell: (cell.cell_contents,)
+    if isinstance(place, _Slots):
+        return lambda place: tuple([getattr(place.owner, name) for name in names])
     if len(names) == 1:
         (name,) = names
         return lambda mapping: (mapping[name],)
     return itemgetter(*names)
 
 
-def _has_identity(thing: Any) -> bool:
-    return isinstance(thing, Tensor | nn.Module | FunctionType)
+def _counts_itself(thing: Any) -> bool:
+    """Whether another object in its place is a change, however alike."""
+    if isinstance(thing, _CONTAINERS):
+        return len(thing) > _LONGEST
+    # Guides make plates anew in each call.
+    return isinstance(thing, Distribution) or _package(type(thing)) != "pyro"
 
 
 def _is_cell(place: Any) -> bool:
@@ -181,7 +223,13 @@ def _places(path: str, thing: Any) -> Iterator[tuple[Any, list[Any]]]:
         yield {"function": thing.func}, ["function"]
         yield list(thing.args), list(range(len(thing.args)))
         yield thing.keywords, list(thing.keywords)
-    elif isinstance(thing, Tensor | type | ModuleType | BuiltinFunctionType):
+    elif isinstance(thing, staticmethod | classmethod):
+        yield {"function": thing.__func__}, ["function"]
+    elif isinstance(thing, property):
+        yield {"get": thing.fget}, ["get"]
+    elif isinstance(thing, type):
+        yield from _class_places(thing)
+    elif isinstance(thing, Tensor | ModuleType | BuiltinFunctionType):
         return
     elif isinstance(thing, Mapping):
         if isinstance(thing, dict) and len(thing) <= _LONGEST:
@@ -189,8 +237,11 @@ def _places(path: str, thing: Any) -> Iterator[tuple[Any, list[Any]]]:
     elif isinstance(thing, list | tuple):
         if len(thing) <= _LONGEST:
             yield thing, list(range(len(thing)))
-    elif hasattr(thing, "__dict__") and ("." not in path or not _is_foreign(type(thing))):
-        yield vars(thing), list(vars(thing))
+    elif "." not in path or isinstance(thing, _PLAIN) or not _is_foreign(type(thing)):
+        if hasattr(thing, "__dict__"):
+            yield vars(thing), list(vars(thing))
+        slots = [name for each in type(thing).__mro__ for name in getattr(each, "__slots__", ())]
+        yield _Slots(thing), [n for n in slots if hasattr(thing, n) and not n.startswith("__")]
         yield from _class_places(type(thing))
 
 
@@ -201,7 +252,8 @@ def _class_places(kind: type) -> Iterator[tuple[Any, list[Any]]]:
             names = [
                 name
                 for name, value in vars(each).items()
-                if not name.startswith("__") and isinstance(value, (*_SCALAR, FunctionType, Tensor))
+                if isinstance(value, _OF_A_CLASS)
+                and (name == "__call__" or not name.startswith("__"))
             ]
             if names:
                 yield vars(each), names
@@ -219,8 +271,7 @@ def _function_places(function: FunctionType) -> Iterator[tuple[Any, list[Any]]]:
         yield defaults, list(range(len(defaults)))
     if function.__kwdefaults__:
         yield function.__kwdefaults__, list(function.__kwdefaults__)
-    if vars(function).get("__wrapped__") is not None:
-        yield {"wrapped": vars(function)["__wrapped__"]}, ["wrapped"]
+    yield vars(function), list(vars(function))
     if _is_library(function):
         return
     named = _names_in(function.__code__)
@@ -246,8 +297,8 @@ def _names_in(code: CodeType) -> list[str]:
 
 
 def _is_fixed(value: Any) -> bool:
-    """Whether it is a library's, or a module or class: what does not change between steps."""
-    return isinstance(value, ModuleType | type) or (callable(value) and _is_library(value))
+    """Whether it is a module, or a library's: what does not change between steps."""
+    return isinstance(value, ModuleType) or (callable(value) and _is_library(value))
 
 
 def _is_library(thing: Any) -> bool:

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from pyrovae import InputError
 from pyrovae.infer import ELBO, SVI
-from tests.infer.programs import NUM, PROGRAMS, Networks, Program, adam, each_batch
+from tests.infer.programs import NUM, PROGRAMS, Networks, Program, adam, data, each_batch
 
 STEPS = 200
 ALIKE = {"rtol": 1e-9, "atol": 1e-9}
@@ -155,7 +155,48 @@ def test_accumulated_gradients_are_those_of_a_larger_batch() -> None:
     for compile in (False, True):
         halves, _, svi = trained(partial(make, 2), steps=60, accumulate=2, compile=compile)
         torch.testing.assert_close(halves, whole, **ALIKE)
-    assert svi.num_graphs[0] == 2
+    assert svi.num_graphs == (1, 1)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_gradient_of_the_first_half_alone_counts(compile: bool) -> None:
+    """Of two parameters each is used in one half of every window."""
+
+    def model(x: Tensor, number: int) -> None:
+        loc = pyro.param(f"loc{number}", torch.zeros(3))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    svi = SVI(model, lambda x, number: None, adam, ELBO(), accumulate=2, compile=compile)
+    for i in range(12):
+        svi.step(torch.ones(4, 3), i % 2)
+    moved = svi.pair.params()
+    torch.testing.assert_close(moved["loc0"], moved["loc1"])
+    assert moved["loc0"].min() > 0.04
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_optimiser_may_be_looked_at_saved_and_kept() -> None:
+    def run(compile: bool, look: bool) -> dict[str, Tensor]:
+        kept: list[Adam] = []
+
+        def make(parameters: list[Tensor]) -> Adam:
+            kept.append(Adam(parameters, lr=1e-2))
+            return kept[0]
+
+        torch.manual_seed(0)
+        networks = Networks()
+        svi = SVI(networks.model, networks.guide, make, ELBO(400), compile=compile)
+        for i in range(12):
+            svi.step(*each_batch(i)[0])
+            if look and i > 5:
+                assert kept[0].state_dict()["state"][0]["step"] == i + 1
+                assert svi.optimiser is kept[0]
+        return {name: p.detach() for name, p in networks.named_parameters()}
+
+    eager = run(compile=False, look=True)
+    torch.testing.assert_close(run(compile=True, look=True), eager, **ALIKE)
+    torch.testing.assert_close(run(compile=True, look=False), eager, **ALIKE)
 
 
 def test_an_optimiser_that_is_loaded_goes_on_from_there() -> None:
@@ -242,6 +283,69 @@ class TestNoticed:
             svi.step(*each_batch(i)[0])
         torch.testing.assert_close(networks.decoder.weight, before, rtol=0, atol=0)
         assert (networks.loc.weight != others).any()
+
+    def test_a_parameter_frozen_at_first(self) -> None:
+        networks = Networks()
+        networks.decoder.requires_grad_(False)
+        svi = SVI(networks.model, networks.guide, adam, ELBO(400), compile=True)
+        for i in range(4):
+            svi.step(*each_batch(i)[0])
+        networks.decoder.requires_grad_(True)
+        before = networks.decoder.weight.clone()
+        for i in range(3):
+            svi.step(*each_batch(i)[0])
+        assert (networks.decoder.weight != before).all()
+
+    def test_one_tensor_in_two_places(self) -> None:
+        def model(x: Tensor, y: Tensor) -> None:
+            loc = pyro.param("loc", torch.zeros(3))
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(loc + y, 1.0).to_event(1), obs=x)
+
+        svi = SVI(model, lambda x, y: None, partial(SGD, lr=0.0), Trace_ELBO(), compile=True)
+        x, y = data()[0], data()[1]
+        same = [svi.step(x, x).item() for _ in range(4)][-1]
+        other = svi.step(x, y).item()
+        assert same == pytest.approx(-dist.Normal(0.0, 1.0).log_prob(x - x).sum().item())
+        assert other == pytest.approx(-dist.Normal(0.0, 1.0).log_prob(x - y).sum().item())
+
+    def test_a_parameter_set_in_the_store(self) -> None:
+        svi = SVI(mean_of_data, lambda x: None, partial(SGD, lr=0.0), Trace_ELBO(), compile=True)
+        x = data()[0]
+        for _ in range(4):
+            svi.step(x)
+        with svi.pair.store():
+            pyro.get_param_store()["loc"] = torch.full((3,), 2.0)
+        for _ in range(3):
+            loss = svi.step(x)
+        want = -dist.Normal(2.0, 1.0).log_prob(x).sum().item()
+        assert loss.item() == pytest.approx(want, rel=1e-5)
+
+    def test_a_float_that_becomes_none(self) -> None:
+        def model(x: Tensor, scale: float | None) -> None:
+            loc = pyro.param("loc", torch.zeros(3))
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(loc, scale or 1.0).to_event(1), obs=x)
+
+        x = data()[0]
+        svi = SVI(model, lambda x, scale: None, partial(SGD, lr=0.0), Trace_ELBO())
+        for scale in (1.0, 2.0, 3.0, None, 1.5, None):
+            want = -dist.Normal(0.0, scale or 1.0).log_prob(x).sum().item()
+            assert svi.step(x, scale).item() == pytest.approx(want, rel=1e-5)
+
+    def test_bad_data_as_the_step_is_recorded(self) -> None:
+        def model(x: Tensor) -> None:
+            if len(x) == 3:
+                raise ValueError("three is a crowd")
+            mean_of_data(x)
+
+        svi = SVI(model, lambda x: None, adam, Trace_ELBO(), compile=True)
+        svi.step(data()[0])
+        with pytest.raises(ValueError, match="three is a crowd"):
+            svi.step(data()[0][:3])
+        svi.step(data()[0])
+        svi.step(data()[0])
+        assert svi.num_graphs[0] == 1
 
     def test_another_type(self) -> None:
         networks, svi = self.pair()
@@ -359,6 +463,18 @@ def test_what_cannot_be_recorded_is_named_once_and_runs_all_the_same(
         torch.testing.assert_close(state, eager, **ALIKE)
     with pytest.raises(InputError, match=f"compile=True, but .*{REFUSED[twist]}"):
         trained(make, steps=8, compile=True)
+
+
+def test_what_cannot_be_recorded_is_an_error_each_time() -> None:
+    def model(x: Tensor) -> None:
+        reads_item(x)
+        mean_of_data(x)
+
+    svi = SVI(model, lambda x: None, adam, ELBO(), compile=True)
+    svi.step(data()[0])
+    for _ in range(2):
+        with pytest.raises(InputError, match="compile=True, but"):
+            svi.step(data()[0])
 
 
 def test_short_runs_stay_as_they_are_and_long_ones_are_recorded() -> None:
