@@ -66,6 +66,11 @@ class RunConfig(BaseModel):
     batch_size: int = Field(128, ge=1, description="Data in a step.")
     lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Learning rate of Adam.")
     schedule: Schedule = Field("constant", description="Learning rate over the steps.")
+    compile: Literal["auto"] | bool = Field(
+        "auto",
+        description="Record the training step and compile it: where it pays (auto), from the "
+        "second step on (true), or never (false).",
+    )
     clip_norm: float | None = Field(
         None,
         gt=0,

@@ -85,6 +85,7 @@ def train(config: RunConfig, console: Console) -> Path:
         lr=config.lr,
         schedule=config.schedule,
         clip_norm=config.clip_norm,
+        compile=config.compile,
         patience=config.patience,
         progress=True,
         on_epoch=keep,

@@ -69,6 +69,11 @@ class TrainingProgress:
             self._rate = f", {seen / (now - self._epoch_start):,.0f}/s"
             self._show(*(total / seen).tolist())
 
+    def compiling(self) -> None:
+        """Say that the compiler is at work, during which no step is taken."""
+        self._progress.update(self._task, figures="compiling the step, once: some 15 s")
+        self._progress.refresh()
+
     def epoch_done(self, epoch: "Epoch", size: int) -> None:
         """Show the means of a finished epoch over size data."""
         self._rate = f", {size / epoch.seconds:,.0f}/s"

@@ -168,6 +168,7 @@ def fit(
     train = make_batches(data, shuffle=True)
     held_out = None if validation is None else make_batches(validation, shuffle=False)
     num_steps = epochs * len(train)
+    bar = TrainingProgress(epochs, len(train), enabled=progress)
     svi = SVI(
         model,
         guide,
@@ -180,6 +181,7 @@ def fit(
         accumulate=accumulate,
         autocast=autocast,
         transform=train.take if isinstance(train, Batches) else None,
+        on_compile=bar.compiling,
     )
     pair = svi.pair
     if is_validation_enabled():
@@ -187,10 +189,7 @@ def fit(
             _check_data(pair, batches, train.size, plate)
     history = History(pair)
     best: list[tuple[Tensor, Tensor]] = []
-    with (
-        TrainingProgress(epochs, len(train), enabled=progress) as bar,
-        pyro.validation_enabled(False),
-    ):
+    with bar, pyro.validation_enabled(False):
         for number in range(1, epochs + 1):
             start = perf_counter()
             with _named_epoch(number):

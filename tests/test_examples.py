@@ -32,6 +32,14 @@ def test_vae(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(out.splitlines()[-8:][0]) == 16
 
 
+def test_compiled_svi(capsys: pytest.CaptureFixture[str]) -> None:
+    example("compiled_svi").main(num_steps=30)
+    eager, compiled = re.findall(
+        r"([\d.]+) ms a step, .* (-?\d+\.\d\d)$", capsys.readouterr().out, re.M
+    )
+    assert eager[1] == compiled[1]
+
+
 def test_own_model_and_guide(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from pyrovae.cli import main
 from pyrovae.likelihoods import families
 
 TEXT = (Path(__file__).parent.parent / "README.md").read_text()
-READY, OWN, DECLARED, MIXED, _, MIXTURE = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+READY, OWN, SPEED, DECLARED, MIXED, _, MIXTURE = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 
 
 def test_the_ready_made_model(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,6 +33,18 @@ def test_ones_own_model() -> None:
 
     x = torch.tensor([0.0, 3.0, 1.0, 2.0])
     exec(OWN, {"pyro": pyro, "dist": dist, "fit": fit, "guide": guide, "x": x})
+
+
+def test_compiled_steps(recwarn: pytest.WarningsRecorder) -> None:
+    def model(x: Tensor) -> None:
+        loc = pyro.param("loc", torch.zeros(()))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    scope = {"model": model, "guide": lambda x: None, "batches": [torch.ones(4)] * 5}
+    exec(SPEED, scope)
+    assert scope["svi"].pair.params()["loc"] > 0
+    assert not [warning for warning in recwarn if warning.category is RuntimeWarning]
 
 
 def test_mixtures() -> None:

@@ -84,12 +84,13 @@ class Captured:
         function: gives a tree of tensors, in which None may stand for what is not there; run again
             on the same random numbers it does the same, but for the buffers of modules.
         watched: what the function may read beside its arguments: models, guides, losses.
-        compile: ``"auto"`` for what pays, True to compile at once after the first call, False for
-            the function as it is.
+        compile: ``"auto"`` for what pays; True to record from the second call on, and compile the
+            first kind of call at once, others where it pays; False for the function as it is.
         num_calls: how many calls there will be, if that is known.
         tolerance: how far results may be off in an audit, relative to them or to one where they
             are smaller; what their type allows unless given.
         compiler: makes the compiled function; may let it do more than the recording.
+        on_compile: called before the compiler is, which takes some seconds.
     """
 
     def __init__(
@@ -101,11 +102,13 @@ class Captured:
         num_calls: int | None = None,
         tolerance: float | None = None,
         compiler: Compiler | None = None,
+        on_compile: Callable[[], None] | None = None,
     ) -> None:
         self._function = function
         self._watch = Watch(*watched)
         self._compile = compile
         self._compiler = compile_results if compiler is None else compiler
+        self._on_compile = on_compile
         self._tolerance = tolerance
         self._payoff = Payoff(num_calls)
         self._kinds: dict[Hashable, dict[Hashable, _Kind]] = {}
@@ -258,6 +261,8 @@ class Captured:
     def _compile_kind(self, kind: _Kind, inputs: list[Tensor]) -> None:
         assert kind.recording is not None
         assert kind.results is not None
+        if self._on_compile is not None:
+            self._on_compile()
         try:
             kind.compiled = self._compiler(kind.recording, kind.results, inputs)
             kind.calls_of_graph = 0

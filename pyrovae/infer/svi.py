@@ -73,6 +73,7 @@ class SVI:
         autocast: floating-point type of matrix products and convolutions, such as
             ``torch.bfloat16``; None for that of the parameters.
         transform: makes the arguments of model and guide from those of a step, within the step.
+        on_compile: called before the compiler is, which takes some seconds.
 
     Attributes:
         pair: the model and the guide with their parameters.
@@ -96,6 +97,7 @@ class SVI:
         accumulate: int = 1,
         autocast: torch.dtype | None = None,
         transform: Callable[..., Any] | None = None,
+        on_compile: Callable[[], None] | None = None,
     ) -> None:
         if compile not in ("auto", True, False):
             raise InputError(f"compile is {compile!r}; it may be 'auto', True or False")
@@ -133,6 +135,7 @@ class SVI:
             num_calls=num_steps,
             tolerance=tolerance,
             compiler=self._compile,
+            on_compile=on_compile,
         )
         self._losses = Captured(self._loss_of, watched, compile=compile, tolerance=tolerance)
 
@@ -166,7 +169,8 @@ class SVI:
         Raises:
             InputError: if the pair has no bound, or nothing to train; or, where compile is True,
                 if the step cannot be recorded.
-            FloatingPointError: if the loss was not finite in one of the last hundred steps.
+            FloatingPointError: at each hundredth step, if the loss was not finite in one of the
+                last hundred.
         """
         self._num_steps += 1
         try:
@@ -202,8 +206,7 @@ class SVI:
             assert self._not_finite is not None
             self._not_finite.zero_()
             raise FloatingPointError(
-                f"the loss was not finite in {count} of the last {_CHECK_EVERY} steps, or since "
-                "the last look"
+                f"the loss was not finite in {count} of the last {_CHECK_EVERY} steps"
             )
 
     def _key(self) -> Hashable:
