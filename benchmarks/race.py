@@ -55,7 +55,7 @@ def race(
         try:
             for _ in range(warm_up):  # which compiles
                 _turn(here, steps)
-        except EOFError:
+        except (EOFError, OSError):
             print(f"  {contestant.name} failed", flush=True)
             continue
         runners[contestant.name] = (process, here)
@@ -82,7 +82,7 @@ def _serve(pipe: Any, contestant: Contestant) -> None:
     while True:
         try:
             steps = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         run(steps)
         start = perf_counter()
