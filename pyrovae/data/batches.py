@@ -64,7 +64,11 @@ class Batches:
         return -(-self.size // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        return (self.take(index) for index in self.indices())
+        if self._shuffle:
+            yield from (self.take(index) for index in self.indices())
+            return
+        parts = zip(*(part.split(self.batch_size) for part in self._tensors), strict=True)
+        yield from (_transformed(batch, self._transform) for batch in parts)  # views, not copies
 
     def indices(self) -> Iterator[Int[Tensor, "batch"]]:
         """One pass as the numbers of the data in each batch."""

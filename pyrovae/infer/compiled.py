@@ -1,7 +1,9 @@
 """A recorded function with what follows it, compiled by inductor as one function."""
 
+import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,8 +51,7 @@ def compile_recording(
         return result if tail is None else tail([*mine, *rest[:num_reads]], result)
 
     held = [*own, *recording.reads]
-    with torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with torch.no_grad(), torch.random.fork_rng(), _quiet():
         graph = make_fx(whole, tracing_mode="fake")(*held, *inputs)
         _draw_in_own_type(graph)
         multiply_by_onednn(graph)
@@ -64,6 +65,20 @@ def compile_recording(
         return [result] if num_results == 1 and isinstance(result, Tensor) else list(result)
 
     return run
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's notes on what it imports, such as that there is a CUDA_HOME but no CUDA."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _draw_in_own_type(graph: torch.fx.GraphModule) -> None:
