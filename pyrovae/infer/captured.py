@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from ..errors import InputError
+from .call import Call
 from .compiled import compile_recording
 from .payoff import Pace, Payoff
 from .record import CannotRecord, Recording, record
@@ -30,8 +31,6 @@ Compile = Literal["auto"] | bool
 
 Compiler = Callable[[Recording, "Results", list[Tensor]], Callable[..., Any]]
 """Makes a compiled function of a recording, of the form of its results, and of its inputs."""
-
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
 _MOST_KINDS = 16
 """Kinds of call that may have a graph of their own."""
@@ -141,7 +140,7 @@ class Captured:
             raise InputError(self._refusal)
         if self._compile is False or self._refusal or _PYRO_STACK:
             return self._function(*args, **kwargs)
-        call = _Call(args, kwargs, self._promoted)
+        call = Call(args, kwargs, self._promoted)
         kind = self._kind_of(call, key)
         if kind is None:
             return self._function(*args, **kwargs)
@@ -158,7 +157,7 @@ class Captured:
             return self._record(kind, call)
         return self._run_graph(kind, call)
 
-    def _kind_of(self, call: "_Call", key: Hashable) -> _Kind | None:
+    def _kind_of(self, call: Call, key: Hashable) -> _Kind | None:
         """The kind of a call; None where it has no graph and will have none."""
         state = self._watch.state()
         if state is not self._state:
@@ -187,7 +186,7 @@ class Captured:
             kind = self._kinds_of_state[signature] = _Kind(self._watch.objects())
         return kind
 
-    def _promote(self, call: "_Call") -> bool:
+    def _promote(self, call: Call) -> bool:
         """Make tensors of the floats that changed since a call that was otherwise the same."""
         rest, floats = call.floats()
         if not floats or len(self._floats) >= _MOST_KINDS:
@@ -199,7 +198,7 @@ class Captured:
         self._promoted.setdefault(call.spec, set()).update(changed)
         return bool(changed)
 
-    def _record(self, kind: _Kind, call: "_Call") -> Any:
+    def _record(self, kind: _Kind, call: Call) -> Any:
         """Run the function once for real, and record it."""
 
         def flat(*tensors: Tensor) -> list[Tensor]:
@@ -233,7 +232,7 @@ class Captured:
         self._refuse(reason)
         return result
 
-    def _run_graph(self, kind: _Kind, call: "_Call") -> Any:
+    def _run_graph(self, kind: _Kind, call: Call) -> Any:
         assert kind.recording is not None
         assert kind.results is not None
         inputs = call.inputs()
@@ -273,7 +272,7 @@ class Captured:
                 f"{type(error).__name__}: {_first_line(error)}"
             )
 
-    def _expected(self, kind: _Kind, call: "_Call") -> list[Any]:
+    def _expected(self, kind: _Kind, call: Call) -> list[Any]:
         """What the program itself makes of a call, leaving no trace."""
         assert kind.recording is not None
         undo = _Undo([*kind.recording.writes, *self._watch.buffers()])
@@ -325,88 +324,9 @@ class _Undo:
             tensor.copy_(value)
 
 
-class _Call:
-    """The arguments of one call, taken apart."""
-
-    def __init__(
-        self,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        promoted: dict[TreeSpec | None, set[int]],
-    ) -> None:
-        self.args = args
-        self.kwargs = kwargs
-        self.spec: TreeSpec | None = None
-        if not kwargs and all(isinstance(arg, Tensor) for arg in args):
-            self._leaves: Sequence[Any] = args
-        else:
-            self._leaves, self.spec = tree_flatten((args, kwargs))
-        self._promoted: set[int] | frozenset[int] = promoted.get(self.spec, frozenset())
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the arguments are all that the call depends on, but for what is watched."""
-        return all(
-            not leaf.requires_grad if isinstance(leaf, Tensor) else isinstance(leaf, _PLAIN)
-            for leaf in self._leaves
-        )
-
-    def signature(self) -> Hashable:
-        """All that a graph depends on but the values of tensors and of promoted floats."""
-        if self.spec is None:
-            return tuple([_layout(leaf) for leaf in self._leaves])
-        return self._without(self._promoted)
-
-    def floats(self) -> tuple[Hashable, tuple[tuple[int, float], ...]]:
-        """The signature without the floats that are not promoted, and these with their places."""
-        floats = tuple(
-            (place, leaf)
-            for place, leaf in enumerate(self._leaves)
-            if isinstance(leaf, float) and place not in self._promoted
-        )
-        return self._without(self._promoted.union(place for place, _ in floats)), floats
-
-    def inputs(self) -> list[Tensor]:
-        """The tensors among the arguments, and promoted floats as such, in order."""
-        if self.spec is None:
-            return list(self._leaves)
-        return [
-            leaf if isinstance(leaf, Tensor) else torch.tensor(leaf)
-            for place, leaf in enumerate(self._leaves)
-            if self._is_input(place, leaf)
-        ]
-
-    def with_inputs(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with these tensors in the places of their own."""
-        if self.spec is None:
-            return tuple(tensors), {}
-        given = iter(tensors)
-        leaves = [
-            next(given) if self._is_input(place, leaf) else leaf
-            for place, leaf in enumerate(self._leaves)
-        ]
-        args, kwargs = tree_unflatten(leaves, self.spec)
-        return args, kwargs
-
-    def _is_input(self, place: int, leaf: Any) -> bool:
-        return isinstance(leaf, Tensor) or (place in self._promoted and isinstance(leaf, float))
-
-    def _without(self, left_out: set[int] | frozenset[int]) -> Hashable:
-        return self.spec, *(
-            _layout(leaf)
-            if isinstance(leaf, Tensor)
-            else (type(leaf), None if place in left_out and isinstance(leaf, float) else leaf)
-            for place, leaf in enumerate(self._leaves)
-        )
-
-
 def _surroundings() -> Hashable:
     """What in torch changes the meaning of a program."""
     return torch.get_default_dtype(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled()
-
-
-def _layout(tensor: Tensor) -> Hashable:
-    return (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
 
 
 def compile_results(
