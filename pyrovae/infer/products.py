@@ -2,7 +2,7 @@
 
 torch multiplies float32 matrices on a CPU by MKL, which on AMD processors does not use the widest
 vectors: oneDNN, which torch ships for convolutions, takes about half its time there (784 x 400
-by 128 columns, two cores of an EPYC with AVX-512: 0.23 ms for 0.45 ms) and as long on others.
+by 128 columns, two cores of an EPYC with AVX-512: 0.23 ms for 0.45 ms).
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 __all__ = ["multiply_by_onednn"]
 
 _LEAST = 2**18
-"""Multiplications below which the call costs more than it saves."""
+"""Multiplications in a product below which it stays torch's own, whose call is cheaper."""
 
 _operators = library.Library("pyrovae", "DEF")
 _operators.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")

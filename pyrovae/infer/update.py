@@ -1,7 +1,7 @@
 """Adam's update written as tensor operations, so that it can be compiled with the gradient.
 
-It reads and writes the state of the ``torch.optim`` optimiser itself: who looks at that, saves it
-or steps it finds it as it would be.
+It reads and writes the moments of the ``torch.optim`` optimiser itself; its count of steps is
+brought up to date by :meth:`AdamUpdate.settle`, before the optimiser is saved or stepped.
 """
 
 from collections.abc import Hashable, Sequence
