@@ -1,7 +1,11 @@
 """A pass through 60,000 images, with all that feeds the steps."""
 
+import os
 import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -12,7 +16,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from pyrovae import VAE, Batches
+from pyrovae import VAE, Batches, binarise
 from pyrovae.infer import ELBO, SVI
 
 from .data import images
@@ -27,7 +31,7 @@ def ours(batch_size: int) -> Run:
     """Data on the device; shuffling, binarisation and step in one graph."""
     torch.manual_seed(0)
     vae = VAE((784,), LATENT, "Bernoulli")
-    batches = Batches(images(), batch_size, transform=lambda x: torch.bernoulli(x / 255))
+    batches = Batches(images(), batch_size, transform=partial(binarise, levels=255))
     svi = SVI(vae.model, vae.guide, fused_adam, ELBO(60_000), compile=True, transform=batches.take)
 
     def run(epochs: int) -> None:
@@ -134,7 +138,12 @@ def pythaes_trainer(batch_size: int) -> Run:
     trainer.prepare_training()
 
     def run(epochs: int) -> None:
-        for epoch in range(epochs):
-            trainer.train_step(epoch)
+        with (
+            Path(os.devnull).open("w") as silence,
+            redirect_stdout(silence),
+            redirect_stderr(silence),
+        ):
+            for epoch in range(epochs):
+                trainer.train_step(epoch)
 
     return run

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -29,16 +30,14 @@ def measure(batch_size: int = 128) -> dict[str, dict[str, float]]:
 
 
 def _measured(compile: bool, batch_size: int) -> dict[str, Any]:
-    import torch
-
-    from pyrovae import VAE, Batches
+    from pyrovae import VAE, Batches, binarise
     from pyrovae.infer import ELBO, SVI
 
     from .data import images
     from .torch_steps import LATENT, fused_adam
 
     vae = VAE((784,), LATENT, "Bernoulli")
-    batches = Batches(images(), batch_size, transform=lambda x: torch.bernoulli(x / 255))
+    batches = Batches(images(), batch_size, transform=partial(binarise, levels=255))
     svi = SVI(
         vae.model, vae.guide, fused_adam, ELBO(60_000), compile=compile, transform=batches.take
     )

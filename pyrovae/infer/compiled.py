@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from .products import multiply_by_onednn
@@ -53,11 +54,12 @@ def compile_recording(
     held = [*own, *recording.reads]
     with torch.no_grad(), torch.random.fork_rng(), _quiet():
         graph = make_fx(whole, tracing_mode="fake")(*held, *inputs)
-        _draw_in_own_type(graph)
+        _draw_as_torch_does(graph)
         multiply_by_onednn(graph)
-        artifact: Any = torch._inductor.standalone_compile(
-            graph, [*held, *inputs], options={"config_patches": {"fallback_random": True}}
-        )
+        try:
+            artifact = _compiled(graph, [*held, *inputs], cpp_wrapper=True)
+        except Exception:  # of an operator that C++ cannot call
+            artifact = _compiled(graph, [*held, *inputs], cpp_wrapper=False)
     num_results = len(_results(graph))
 
     def run(*inputs: Tensor) -> list[Tensor]:
@@ -67,25 +69,40 @@ def compile_recording(
     return run
 
 
+def _compiled(graph: GraphModule, inputs: list[Any], *, cpp_wrapper: bool) -> Any:
+    """The graph for tensors of just these shapes: its kernels, called from C++ or from Python."""
+    options = {"fallback_random": True, "cpp_wrapper": cpp_wrapper}
+    return torch._inductor.standalone_compile(
+        graph,
+        inputs,
+        # Others would have dynamic shapes, whose guards nobody checks.
+        dynamic_shapes="from_example_inputs",
+        options={"config_patches": options},
+    )
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's notes on what it imports, such as that there is a CUDA_HOME but no CUDA."""
-    logger = logging.getLogger("torch.utils.cpp_extension")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without torch's notes on what it imports, and on what has to be called from Python."""
+    loggers = [logging.getLogger(f"torch.{name}") for name in ("utils.cpp_extension", "_inductor")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
-def _draw_in_own_type(graph: torch.fx.GraphModule) -> None:
-    """Have coins of float64 tossed as torch does it, not with the float32 numbers of inductor."""
+def _draw_as_torch_does(graph: GraphModule) -> None:
+    """Name random draws so that inductor has torch make them, with the numbers of their type."""
     aten = torch.ops.aten
     for node in list(graph.graph.nodes):
         if node.target is aten.bernoulli.default and node.meta["val"].dtype != torch.float32:
+            # Coins of float64 would be tossed with float32 numbers.
             with graph.graph.inserting_before(node):
                 empty = graph.graph.call_function(aten.empty_like.default, node.args)
                 drawn = graph.graph.call_function(
@@ -94,10 +111,23 @@ def _draw_in_own_type(graph: torch.fx.GraphModule) -> None:
             drawn.meta = node.meta
             node.replace_all_uses_with(drawn)
             graph.graph.erase_node(node)
+        elif node.target in _NEEDLESS_GENERATOR and node.kwargs.get("generator") is None:
+            node.target = _NEEDLESS_GENERATOR[node.target]
+            node.kwargs = {k: value for k, value in node.kwargs.items() if k != "generator"}
     graph.recompile()
 
 
-def _results(graph: torch.fx.GraphModule) -> Sequence[Any]:
+_NEEDLESS_GENERATOR = {
+    torch.ops.aten.rand.generator: torch.ops.aten.rand.default,
+    torch.ops.aten.randn.generator: torch.ops.aten.randn.default,
+    torch.ops.aten.randint.generator: torch.ops.aten.randint.default,
+    torch.ops.aten.randint.low_generator: torch.ops.aten.randint.low,
+    torch.ops.aten.randperm.generator: torch.ops.aten.randperm.default,
+}
+"""What torch records for ``generator=None``, with what is the same and known to inductor."""
+
+
+def _results(graph: GraphModule) -> Sequence[Any]:
     (output,) = (node for node in graph.graph.nodes if node.op == "output")
     results: Any = output.args[0]
     return results if isinstance(results, list | tuple) else [results]

@@ -270,7 +270,8 @@ class SVI:
         if self._transform is None:
             return args
         parts = self._transform(*args)
-        return tuple(parts) if isinstance(parts, tuple | list) else (parts,)
+        parts = tuple(parts) if isinstance(parts, tuple | list) else (parts,)
+        return tuple(_made_once(each) if isinstance(each, Tensor) else each for each in parts)
 
     def _follow(self, loss: Any, gradients: list[Tensor | None]) -> None:
         """The update of a step that did not hold it: by torch's optimiser."""
@@ -370,6 +371,11 @@ class _Parameters(Messenger):
         if id(parameter) not in self._parameters and parameter.requires_grad:
             parameter.grad = None
             self._parameters[id(parameter)] = parameter
+
+
+def _made_once(x: Tensor) -> Tensor:
+    """The same tensor, in a view that makes inductor store it, not derive it at each reading."""
+    return x.as_strided(x.shape, x.stride())
 
 
 def _maker(optimiser: Any) -> MakeOptimiser:

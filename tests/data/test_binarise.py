@@ -23,6 +23,18 @@ def test_mean_of_draws_is_the_grey_level() -> None:
     assert set(draws.unique().tolist()) == {0.0, 1.0}
 
 
+def test_black_and_white_are_certain_and_draws_independent() -> None:
+    x = torch.tensor([0.0, 1.0, 0.5, 0.5, 0.5]).expand(50_001, 5)
+    draws = binarise(x).t()
+    assert draws[0].max() == 0
+    assert draws[1].min() == 1
+    # Neighbours, in memory and as the halves and quarters of a random word.
+    fair = draws[2:].flatten() - 0.5
+    for lag in (1, 2, 50_001, len(fair) // 2, len(fair) // 4):
+        covariance = (fair[lag:] * fair[:-lag]).mean().item()
+        assert abs(covariance) < 4.5 * 0.25 / (len(fair) - lag) ** 0.5
+
+
 def test_static_binarisation_is_the_same_for_the_same_seed() -> None:
     part = Split(torch.randint(0, 17, (30, 1, 8, 8), dtype=torch.uint8), torch.arange(30))
     torch.manual_seed(1)
