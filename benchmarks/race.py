@@ -1,11 +1,13 @@
 """Contestants in processes of their own, timed in turn, so that the machine is the same to all.
 
-A turn is run twice, and the second time counts: in the first, threads wake up and caches fill.
+A turn is run twice, and the second time counts: in the first, threads wake up and caches fill. The
+order of turns is drawn anew in each round, since what ran before is felt (threads that still spin).
 """
 
 import importlib
 import importlib.util
 import multiprocessing
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
@@ -60,9 +62,11 @@ def race(
             continue
         runners[contestant.name] = (process, here)
     seconds: dict[str, list[float]] = {name: [] for name in runners}
+    order, draw = list(runners), random.Random(0)
     for _ in range(rounds):
-        for name, (_, pipe) in runners.items():
-            seconds[name].append(_turn(pipe, steps) / steps)
+        draw.shuffle(order)
+        for name in order:
+            seconds[name].append(_turn(runners[name][1], steps) / steps)
     for process, pipe in runners.values():
         pipe.close()
         process.join()

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from .cuda_graph import CudaGraph
 from .products import multiply_by_onednn
 from .record import Recording
 
@@ -31,7 +32,8 @@ def compile_recording(
 ) -> Callable[..., list[Tensor]]:
     """Compile a recording, which is not run.
 
-    The random numbers are those that Pyro would draw. torch's caches on disk make the second
+    The random numbers are those that Pyro would draw. Where all tensors are on a GPU, what is
+    compiled runs as a CUDA graph. torch's caches on disk make the second
     compilation of the same graph, in any process, a matter of some two seconds.
 
     Arguments:
@@ -56,17 +58,18 @@ def compile_recording(
         graph = make_fx(whole, tracing_mode="fake")(*held, *inputs)
         _draw_as_torch_does(graph)
         multiply_by_onednn(graph)
+        everything = [*held, *inputs]
         try:
-            artifact = _compiled(graph, [*held, *inputs], cpp_wrapper=True)
-        except Exception:  # of an operator that C++ cannot call
-            artifact = _compiled(graph, [*held, *inputs], cpp_wrapper=False)
+            artifact = _compiled(graph, everything, cpp_wrapper=not _is_on_gpu(everything))
+        except Exception:  # such as of an operator that C++ cannot call
+            artifact = _compiled(graph, everything, cpp_wrapper=False)
     num_results = len(_results(graph))
 
     def run(*inputs: Tensor) -> list[Tensor]:
         result = artifact(*held, *inputs)
         return [result] if num_results == 1 and isinstance(result, Tensor) else list(result)
 
-    return run
+    return CudaGraph(run, held) if _is_on_gpu(everything) else run
 
 
 def _compiled(graph: GraphModule, inputs: list[Any], *, cpp_wrapper: bool) -> Any:
@@ -79,6 +82,10 @@ def _compiled(graph: GraphModule, inputs: list[Any], *, cpp_wrapper: bool) -> An
         dynamic_shapes="from_example_inputs",
         options={"config_patches": options},
     )
+
+
+def _is_on_gpu(tensors: Sequence[Tensor]) -> bool:
+    return all(tensor.is_cuda for tensor in tensors)
 
 
 @contextmanager

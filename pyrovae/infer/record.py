@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from sysconfig import get_path
 from types import FrameType
 from typing import Any
 
@@ -41,8 +42,23 @@ _HERE = (
 _DRAW_FOR_THEMSELVES = (_TORCH, str(Path(_TORCH).with_name("sympy")), "<@beartype")
 """Names of symbols are drawn as torch traces, and which items of a list a checker looks at."""
 
+_LIBRARIES = (
+    _PYRO,
+    _OURS,
+    "<string>",
+    "<frozen",
+    *_HERE,
+    *(get_path(kind) for kind in ("stdlib", "purelib", "platlib")),
+)
+
 _SHARED: Any = random.random.__self__  # type: ignore[attr-defined]
 """The random numbers that the functions of Python's ``random`` draw."""
+
+_SHAPED_BY_VALUES = frozenset(
+    {"__getitem__", "masked_select", "nonzero", "argwhere", "where", "unique", "unique_consecutive"}
+    | {"repeat_interleave", "bincount"}
+)
+"""Functions of tensors that may give a tensor whose shape depends on values."""
 
 _READS = frozenset(
     {"item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__"}
@@ -97,19 +113,22 @@ def record(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> R
         result[:] = function(*tensors)
         return list(result)
 
-    drawn = _numpy_state()
-    with pyro.validation_enabled(False), warnings.catch_warnings(), _NoReading():
+    reading = _NoReading()
+    with pyro.validation_enabled(False), warnings.catch_warnings(), reading:
         warnings.simplefilter("ignore")
         with _noticed_draws() as draws:
             # Aliases: one tensor in two places, or held by the program too, stays two things.
             graph = make_fx(run)(*[tensor.detach() for tensor in inputs])
     real = [tensor.detach() for tensor in result]
     if draws:
-        raise CannotRecord(f"{draws[0]} draws from Python's random numbers", real)
-    if _numpy_state() != drawn:
-        raise CannotRecord("the program draws from NumPy's random numbers", real)
+        raise CannotRecord(draws[0], real)
     for node in graph.graph.nodes:
-        _refuse_shapes_of_values(node, real)
+        if _is_shaped_by_values(node):
+            raise CannotRecord(
+                f"{reading.place or 'the program'} makes a tensor whose shape depends on values "
+                "(as in x[x > 0]); use torch.where or pyro.poutine.mask",
+                real,
+            )
     versions = _written(graph)
     reads = _lift(graph)
     return Recording(graph, reads, [t for t in reads if id(t) in versions], real)
@@ -117,26 +136,35 @@ def record(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> R
 
 @contextmanager
 def _noticed_draws() -> Iterator[list[str]]:
-    """The places where Python's random numbers are drawn meanwhile."""
-    places: list[str] = []
+    """Sentences about the random numbers that Python and NumPy draw meanwhile."""
+    draws: list[str] = []
+    before = _numpy_state()
 
-    def note(frame: FrameType, name: str) -> bool:
-        frame = _outside(frame, random.__file__)
-        is_own = frame.f_code.co_filename.startswith(_DRAW_FOR_THEMSELVES)
+    def of_python(frame: FrameType, name: str) -> bool:
+        caller = _outside(frame, random.__file__)
+        is_own = caller.f_code.co_filename.startswith(_DRAW_FOR_THEMSELVES)
         if name in ("random", "getrandbits") and not is_own:  # to which all draws come down
-            places.append(_place(frame))
-        return bool(places)
+            draws.append(f"{_place(caller)} draws from Python's random numbers")
+        return bool(draws)
+
+    def of_numpy(frame: FrameType) -> bool:
+        if not draws and _numpy_state() != before:
+            draws.append(f"{_place(frame)} draws from NumPy's random numbers")
+        return bool(draws)
 
     # Called for whatever runs; a lambda, since a checker of types would check each call.
     see: Any = lambda frame, event, called: (  # noqa: E731
-        event == "c_call" and called.__self__ is _SHARED and note(frame, called.__name__)
+        (event == "c_call" and called.__self__ is _SHARED and of_python(frame, called.__name__))
+        or (event == "return" and not _is_of_library(frame) and of_numpy(frame))
     )
-    before = sys.getprofile()
+    outer = sys.getprofile()
     sys.setprofile(see)
     try:
-        yield places
+        yield draws
     finally:
-        sys.setprofile(before)
+        sys.setprofile(outer)
+    if not draws and _numpy_state() != before:
+        draws.append("the program draws from NumPy's random numbers")
 
 
 def _numpy_state() -> tuple[Any, ...]:
@@ -144,20 +172,13 @@ def _numpy_state() -> tuple[Any, ...]:
     return kind, np.asarray(keys).tobytes(), *rest
 
 
-def _refuse_shapes_of_values(node: Node, result: list[Tensor]) -> None:
+def _is_shaped_by_values(node: Node) -> bool:
     target: Any = node.target
     if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
-        return
+        return False
     if target is torch.ops.aten.index.Tensor:
-        depends = any(_is_mask(index) for index in node.args[1])  # type: ignore[union-attr]
-    else:
-        depends = torch.Tag.dynamic_output_shape in target.tags
-    if depends:
-        raise CannotRecord(
-            f"the shape of what {target.name()} gives depends on values (as in x[x > 0]); "
-            "use torch.where or pyro.poutine.mask",
-            result,
-        )
+        return any(_is_mask(index) for index in node.args[1])  # type: ignore[union-attr]
+    return torch.Tag.dynamic_output_shape in target.tags
 
 
 def _is_mask(index: Any) -> bool:
@@ -212,7 +233,13 @@ def _lift(graph: GraphModule) -> list[Tensor]:
 
 
 class _NoReading(TorchFunctionMode):
-    """Answers what Pyro asks of values for its diagnostics; refuses what the program asks."""
+    """Answers what Pyro asks of values for its diagnostics; refuses what the program asks.
+
+    Attributes:
+        place: where a shape first was that depends on values, if one was.
+    """
+
+    place: str | None = None
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -233,11 +260,28 @@ class _NoReading(TorchFunctionMode):
                     return True  # no term is left out, as Pyro does where torch traces
             place = _place(_outside(frame, _TORCH, _PYRO, _OURS, *_HERE))
             raise CannotRecord(f"{place} reads the value of a tensor, by {name}")
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if name in _SHAPED_BY_VALUES and self.place is None and _has_mask(name, args):
+            self.place = _place(_outside(sys._getframe(), _TORCH, _PYRO, _OURS, *_HERE))
+        return result
+
+
+def _has_mask(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether the arguments of a function make the shape of its result depend on values."""
+    if name == "where":
+        return len(args) == 1
+    if name != "__getitem__":
+        return True
+    indices = args[1] if isinstance(args[1], tuple) else (args[1],)
+    return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in indices)
 
 
 def _place(frame: FrameType) -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno} (in {frame.f_code.co_name})"
+
+
+def _is_of_library(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(_LIBRARIES)
 
 
 def _outside(frame: FrameType, *packages: str) -> FrameType:

@@ -398,6 +398,10 @@ def masks(z: Tensor) -> Tensor:
     return z + z[z > 0].sum()
 
 
+def selects(z: Tensor) -> Tensor:
+    return z + torch.masked_select(z, z > 0).sum()
+
+
 def draws_from_numpy(z: Tensor) -> Tensor:
     import numpy as np
 
@@ -422,8 +426,9 @@ REFUSED = {
     reads_item: r"test_svi.py:\d+ \(in reads_item\) reads the value of a tensor, by item",
     reads_truth: r"test_svi.py:\d+ \(in reads_truth\) reads the value of a tensor, by __bool__",
     compares: r"test_svi.py:\d+ \(in compares\) reads the value of a tensor, by equal",
-    masks: "shape of what .* gives depends on values",
-    draws_from_numpy: "draws from NumPy's random numbers",
+    masks: r"test_svi.py:\d+ \(in masks\) makes a tensor whose shape depends on values",
+    selects: r"test_svi.py:\d+ \(in selects\) makes a tensor whose shape depends on values",
+    draws_from_numpy: r"test_svi.py:\d+ \(in draws_from_numpy\) draws from NumPy's random",
     draws_from_python: r"test_svi.py:\d+ \(in draws_from_python\) draws from Python's random",
     counts: "COUNTER.calls change",
 }

@@ -1,0 +1,71 @@
+"""A compiled function of CUDA tensors as a CUDA graph: all its kernels with one launch."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["CudaGraph"]
+
+Run = Callable[..., list[Tensor]]
+
+
+class CudaGraph:
+    """Calls a function of CUDA tensors; from the second call on by replaying its kernels.
+
+    The first call is for real, on a stream of its own, so that kernels are built and libraries
+    have their workspaces. What cannot be captured, because it waits for the device, is called as
+    it is. Each replay draws numbers of its own from torch's generator, as calls would.
+
+    Arguments:
+        run: does all its work on the device, where it may write to ``held``.
+        held: tensors that it uses beside its inputs; if their memory is replaced, the function
+            is captured anew.
+    """
+
+    def __init__(self, run: Run, held: Sequence[Tensor]) -> None:
+        self._run = run
+        self._held = held
+        self._addresses: list[int] = []
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: list[Tensor] = []
+        self._results: list[Tensor] = []
+        self._can_capture = True
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """The results of the function, in memory that later calls leave alone."""
+        if not self._can_capture:
+            return self._run(*inputs)
+        addresses = [tensor.data_ptr() for tensor in self._held]
+        if addresses != self._addresses:
+            self._addresses, self._graph = addresses, None
+            return self._warm_up(inputs)
+        if self._graph is None:
+            self._capture(inputs)
+        if self._graph is None:
+            return self._run(*inputs)
+        for own, given in zip(self._inputs, inputs, strict=True):
+            own.copy_(given)
+        self._graph.replay()
+        return [result.clone() for result in self._results]
+
+    def _warm_up(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            results = self._run(*inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        for tensor in results:
+            tensor.record_stream(torch.cuda.current_stream())
+        return results
+
+    def _capture(self, inputs: Sequence[Tensor]) -> None:
+        self._inputs = [tensor.clone() for tensor in inputs]
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._results = self._run(*self._inputs)
+        except RuntimeError:  # it waits for the device, or copies from the host
+            self._can_capture = False
+            return
+        self._graph = graph
