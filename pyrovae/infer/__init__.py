@@ -3,6 +3,7 @@
 from .bound import Bound, evaluate_bound
 from .elbo import ELBO, Loss
 from .evaluate import Estimate, Evaluation, evaluate
+from .importance import ImportanceEstimate, importance_sample
 from .pair import Pair
 from .svi import SVI
 
@@ -12,8 +13,10 @@ __all__ = [
     "Bound",
     "Estimate",
     "Evaluation",
+    "ImportanceEstimate",
     "Loss",
     "Pair",
     "evaluate",
     "evaluate_bound",
+    "importance_sample",
 ]

@@ -1,0 +1,283 @@
+"""log p(x) of each datum by importance sampling, with what is known of its error."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from math import ceil, log
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..data.batches import Transform, batches_of
+from ..errors import InputError
+from ..progress import LateProgress
+from .bound import Bound, PyroFunction, evaluate_bound
+from .captured import Captured, Compile
+from .evaluate import Estimate
+from .pair import Pair
+from .pareto import pareto_k
+
+__all__ = ["ImportanceEstimate", "importance_sample"]
+
+Terms = Float[Tensor, "terms rows"]
+
+
+@dataclass(frozen=True)
+class ImportanceEstimate:
+    """Estimates of log p(x_i) for each datum i, in nats, from K samples of its latents.
+
+    Attributes:
+        num_samples: K.
+        log_likelihood: log (1/K) sum_k w_ik, with w = p(x, z) / q(z | x); too low on average, by
+            about half the square of its standard error (Burda et al. 2016).
+        standard_error: of its Monte Carlo error, by the delta method; not to be trusted where
+            ``pareto_k`` is above 0.7.
+        effective_samples: (sum_k w)^2 / sum_k w^2.
+        pareto_k: shape of the tail of the weights; see :func:`pareto_k`.
+        reconstruction: distortion, -E_q[log p(x | z)].
+        kl: rate, E_q[log q(z | x) - log p(z)].
+        bounds: for each smaller number k of samples that was asked for, E[log (1/k) sum_k w],
+            averaged over the K / k groups of that size: a bound on log p(x).
+    """
+
+    num_samples: int
+    log_likelihood: Float[Tensor, "data"]
+    standard_error: Float[Tensor, "data"]
+    effective_samples: Float[Tensor, "data"]
+    pareto_k: Float[Tensor, "data"]
+    reconstruction: Float[Tensor, "data"]
+    kl: Float[Tensor, "data"]
+    bounds: dict[int, Float[Tensor, "data"]]
+
+    @property
+    def elbo(self) -> Float[Tensor, "data"]:
+        """The mean of log w, which is the bound for one sample."""
+        return -self.reconstruction - self.kl
+
+    @property
+    def mean(self) -> Estimate:
+        """log p(x) averaged over data; its error is that of having these data and samples."""
+        return Estimate.of(self.log_likelihood)
+
+    @property
+    def monte_carlo_error(self) -> float:
+        """Standard error of the average over just these data: that of the samples alone."""
+        error = self.standard_error.double()
+        return error.square().sum().sqrt().item() / len(error)
+
+    @property
+    def bias(self) -> float:
+        """By how much the average is too low, as far as the errors tell: half their mean square."""
+        return self.standard_error.double().square().mean().item() / 2
+
+    def worst(self, count: int = 10) -> Int[Tensor, "count"]:
+        """The numbers of the data whose weights have the fewest effective samples."""
+        return self.effective_samples.argsort()[:count]
+
+
+@torch.no_grad()
+def importance_sample(
+    model: PyroFunction,
+    guide: PyroFunction,
+    data: Any,
+    *,
+    num_samples: int = 5000,
+    bounds: Sequence[int] = (),
+    batch_size: int = 100,
+    memory: int = 2**28,
+    seed: int = 0,
+    transform: Transform | None = None,
+    device: torch.device | str | None = None,
+    plate: str = "data",
+    compile: Compile = "auto",
+    progress: bool = True,
+) -> ImportanceEstimate:
+    """Estimate log p(x) of each datum, for any pair, in eval mode and without gradients.
+
+        log p(x) ~ log (1/K) sum_k p(x, z_k) / q(z_k | x),   z_k ~ q(z | x)
+
+    (Rezende et al. 2014, app. E; Burda et al. 2016, eq. 8.) Each datum is repeated, so that its
+    samples are rows of a larger batch. Random numbers are those of the seed, and torch's own state
+    is left as it was: data that a transform draws are the same in each call, too.
+
+    Arguments:
+        model: p(x, z), each of whose sites is in the plate over data.
+        guide: q(z | x), likewise.
+        data: a tensor, a tuple of tensors, :class:`~pyrovae.Batches` or a ``DataLoader``.
+        num_samples: K, samples of the latents for each datum.
+        bounds: smaller numbers of samples whose bounds are wanted too.
+        batch_size: data in a batch, where data are tensors.
+        memory: bytes that the tensors of one run of the pair may have together; samples are drawn
+            in as many runs as it takes, one of each datum of a batch at the least.
+        seed: of all random numbers.
+        transform: applied to the parts of each batch, as in ``fit``.
+        device: where batches shall be; tensors stay where they are unless given.
+        plate: name of the plate over data.
+        compile: whether runs are recorded and compiled, as :class:`~pyrovae.SVI` explains.
+        progress: show a bar where it takes more than two seconds.
+
+    Raises:
+        InputError: if a latent is shared by the data, or a site is scaled, so that there is no
+            p(x) of one datum; or if an argument cannot be used.
+        FloatingPointError: if weights are not numbers.
+    """
+    _check(num_samples, bounds, memory)
+    batches = batches_of(data, batch_size, shuffle=False, transform=transform, device=device)
+    pair = Pair(model, guide)
+
+    def log_terms(*rows: Any) -> Terms:
+        with torch.no_grad(), pair.store(), pair.eval_mode():
+            bound = evaluate_bound(*pair.functions, *rows, plate=plate)
+            bound.check()
+            _check_data_are_apart(bound, plate)
+            return torch.stack(bound.per_datum())
+
+    parts: list[ImportanceEstimate] = []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        num_rows = memory // _bytes_of_a_row(log_terms, next(iter(batches), None))
+        num_runs = max(1, ceil(num_samples / max(1, num_rows // batch_size))) * len(batches)
+        captured = Captured(log_terms, (model, guide), compile=compile, num_calls=num_runs)
+        torch.manual_seed(seed)
+        with LateProgress("importance sampling", len(batches)) as bar:
+            for batch in batches:
+                terms = _sampled(captured, batch, num_samples, num_rows)
+                parts.append(_summary(terms.double(), bounds))
+                if progress:
+                    bar.advance()
+    estimate = _joined(parts)
+    not_numbers = int(estimate.log_likelihood.isnan().sum())
+    if not_numbers:
+        raise FloatingPointError(
+            f"log p(x) of {not_numbers} data is not a number: a density of the model or the guide "
+            "is NaN there"
+        )
+    return estimate
+
+
+def _check(num_samples: int, bounds: Sequence[int], memory: int) -> None:
+    if num_samples < 2:
+        raise InputError(f"num_samples is {num_samples}; an error needs 2 samples or more")
+    if any(not 1 <= k <= num_samples for k in bounds):
+        raise InputError(f"bounds are {list(bounds)}; each must be from 1 to {num_samples}")
+    if memory < 1:
+        raise InputError(f"memory is {memory}; it must be a positive number of bytes")
+
+
+def _check_data_are_apart(bound: Bound, plate: str) -> None:
+    """Refuse programs in which p(x) of all data is no product over data, or is not asked for."""
+    for trace in (bound.model_trace, bound.guide_trace):
+        for name, site in trace.nodes.items():
+            if site["type"] != "sample":
+                continue
+            frames = [frame for frame in site["cond_indep_stack"] if frame.name == plate]
+            if not frames:
+                raise InputError(
+                    f"site {name!r} is outside of plate {plate!r}, shared by all data: there is no "
+                    "p(x) of one datum; use evaluate(), whose ELBO is that of all data together"
+                )
+            scale = float(site["scale"])
+            declared = (frames[0].full_size or frames[0].size) / frames[0].size
+            if abs(scale - declared) > 1e-6 * declared:
+                raise InputError(
+                    f"site {name!r} is scaled by {scale:g} (as by pyro.poutine.scale), so that "
+                    "the weights are not those of p(x); evaluate the model without the scale"
+                )
+
+
+class _Allocations(TorchDispatchMode):
+    """Adds up the bytes of all tensors that are made, though some be gone by then."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage().data_ptr() for t in _tensors((args, kwargs))}
+        made = [t for t in _tensors(result) if t.untyped_storage().data_ptr() not in given]
+        self.total += sum(t.untyped_storage().nbytes() for t in made)
+        return result
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+
+
+def _bytes_of_a_row(log_terms: Callable[..., Terms], batch: Sequence[Any] | None) -> int:
+    """What a run takes for one sample of one datum; by a run of few, with all that they share."""
+    if batch is None:
+        raise InputError("the data gave no batch")
+    few = _repeated([_first(part, len(batch[0])) for part in batch], 8)
+    with _Allocations() as allocations:
+        log_terms(*few)
+    num_bytes: int = allocations.total
+    return max(1, num_bytes // 8)
+
+
+def _first(part: Any, num: int) -> Any:
+    return part[:1] if _is_of_data(part, num) else part
+
+
+def _repeated(batch: Sequence[Any], times: int) -> list[Any]:
+    """Each datum so many times in a row."""
+    num = len(batch[0])
+    return [part.repeat_interleave(times, 0) if _is_of_data(part, num) else part for part in batch]
+
+
+def _is_of_data(part: Any, num: int) -> bool:
+    return isinstance(part, Tensor) and part.ndim > 0 and len(part) == num
+
+
+def _sampled(
+    captured: Captured, batch: Sequence[Any], num_samples: int, num_rows: int
+) -> Float[Tensor, "terms batch samples"]:
+    """log p(x | z) and log q(z | x) - log p(z), in runs of equal size."""
+    num = len(batch[0])
+    num_runs = ceil(num_samples / max(1, num_rows // num))
+    at_once = ceil(num_samples / num_runs)
+    rows = tuple(_repeated(batch, at_once))
+    runs = [captured(rows, {}).view(2, num, at_once) for _ in range(num_runs)]
+    return torch.cat(runs, -1)[..., :num_samples]
+
+
+def _summary(
+    terms: Float[Tensor, "terms batch samples"], bounds: Sequence[int]
+) -> ImportanceEstimate:
+    log_likelihood, kl = terms
+    log_weights = log_likelihood - kl
+    num = log_weights.shape[1]
+    effective = 1 / log_weights.softmax(1).square().sum(1)
+    return ImportanceEstimate(
+        num_samples=num,
+        log_likelihood=log_weights.logsumexp(1) - log(num),
+        standard_error=((num / effective - 1).clamp_min(0) / (num - 1)).sqrt(),
+        effective_samples=effective,
+        pareto_k=pareto_k(log_weights),
+        reconstruction=-log_likelihood.mean(1),
+        kl=kl.mean(1),
+        bounds={k: _bound(log_weights, k) for k in bounds},
+    )
+
+
+def _joined(parts: list[ImportanceEstimate]) -> ImportanceEstimate:
+    """The estimates of all batches as one."""
+
+    def of_all(values: list[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {k: of_all([value[k] for value in values]) for k in values[0]}
+        return torch.cat(values) if isinstance(values[0], Tensor) else values[0]
+
+    names = [each.name for each in fields(ImportanceEstimate)]
+    return ImportanceEstimate(*(of_all([getattr(part, name) for part in parts]) for name in names))
+
+
+def _bound(log_weights: Float[Tensor, "batch samples"], k: int) -> Float[Tensor, "batch"]:
+    num_groups = log_weights.shape[1] // k
+    groups = log_weights[:, : num_groups * k].reshape(len(log_weights), num_groups, k)
+    return (groups.logsumexp(2) - log(k)).mean(1)
