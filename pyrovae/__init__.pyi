@@ -4,6 +4,7 @@ from .data.dataset import Dataset as Dataset
 from .data.load import load as load
 from .errors import InputError as InputError
 from .infer.evaluate import evaluate as evaluate
+from .infer.importance import importance_sample as importance_sample
 from .infer.svi import SVI as SVI
 from .likelihoods import Likelihood as Likelihood
 from .likelihoods import Mixed as Mixed
