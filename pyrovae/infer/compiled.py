@@ -33,8 +33,8 @@ def compile_recording(
     """Compile a recording, which is not run.
 
     The random numbers are those that Pyro would draw. Where all tensors are on a GPU, what is
-    compiled runs as a CUDA graph. torch's caches on disk make the second
-    compilation of the same graph, in any process, a matter of some two seconds.
+    compiled runs as a CUDA graph. torch's caches on disk make the second compilation of the same
+    graph, in any process, a matter of some two seconds.
 
     Arguments:
         recording: what to compile.

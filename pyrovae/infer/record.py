@@ -270,6 +270,8 @@ def _has_mask(name: str, args: tuple[Any, ...]) -> bool:
     """Whether the arguments of a function make the shape of its result depend on values."""
     if name == "where":
         return len(args) == 1
+    if name == "repeat_interleave":
+        return any(isinstance(each, Tensor) for each in args[1:])
     if name != "__getitem__":
         return True
     indices = args[1] if isinstance(args[1], tuple) else (args[1],)
