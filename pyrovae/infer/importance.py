@@ -99,7 +99,7 @@ def importance_sample(
 
         log p(x) ~ log (1/K) sum_k p(x, z_k) / q(z_k | x),   z_k ~ q(z | x)
 
-    (Rezende et al. 2014, app. E; Burda et al. 2016, eq. 8.) Each datum is repeated, so that its
+    (Rezende et al. 2014; Burda et al. 2016.) Each datum is repeated, so that its
     samples are rows of a larger batch. Random numbers are those of the seed, and torch's own state
     is left as it was: data that a transform draws are the same in each call, too.
 
@@ -139,7 +139,7 @@ def importance_sample(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         num_rows = memory // _bytes_of_a_row(log_terms, next(iter(batches), None))
-        num_runs = max(1, ceil(num_samples / max(1, num_rows // batch_size))) * len(batches)
+        num_runs = ceil(num_samples / max(1, num_rows // batch_size)) * len(batches)
         captured = Captured(log_terms, (model, guide), compile=compile, num_calls=num_runs)
         torch.manual_seed(seed)
         with LateProgress("importance sampling", len(batches)) as bar:

@@ -17,9 +17,9 @@ def pareto_k(log_weights: Float[Tensor, "data samples"]) -> Float[Tensor, "data"
 
     Moments of the weights up to order 1/k exist. Below 0.5 their mean has a standard error that
     can be trusted; above 0.7 neither can be, however many samples there are (Vehtari et al. 2024,
-    Pareto smoothed importance sampling, sec. 3). The tail is the min(S / 5, 3 sqrt(S)) largest of
-    S weights, and the fit that of Zhang and Stephens (2009), with the prior of Vehtari et al.,
-    app. C.
+    Pareto smoothed importance sampling). The tail is the min(S / 5, 3 sqrt(S)) largest of
+    S weights, and the fit that of Zhang and Stephens (2009), drawn towards 1/2 as
+    Vehtari et al. do it.
 
     Arguments:
         log_weights: log w for each datum and sample.
