@@ -1,4 +1,4 @@
-"""Priors p(z): modules whose forward takes nothing and returns a distribution."""
+"""Normal priors."""
 
 import torch
 from pyro.distributions import Normal

@@ -1,4 +1,4 @@
-"""Approximate posteriors q(z | x): modules from what the encoder put out to a distribution."""
+"""Normal posteriors."""
 
 from jaxtyping import Float
 from pyro.distributions import Normal
@@ -6,7 +6,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from .links import link_to
+from ..links import link_to
 
 __all__ = ["DiagonalNormal"]
 

@@ -1,0 +1,66 @@
+"""What every amortised guide does with x, whatever its latents are: check and standardise it."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Num
+from pyro.infer.util import is_validation_enabled
+from torch import Tensor, nn
+
+from ..likelihoods.support import check_values
+from ..nn import Standardise
+from .parameters import declare_parameters
+
+__all__ = ["Recognition", "seen_shape"]
+
+
+def seen_shape(event_shape: Sequence[int], missing: bool) -> tuple[int, ...]:
+    """The shape of what an encoder sees of one datum: with the mask, where entries may be missing.
+
+    >>> seen_shape((1, 8, 8), missing=True)
+    (2, 8, 8)
+    """
+    first, *rest = event_shape
+    return (2 * first if missing else first, *rest)
+
+
+class Recognition(nn.Module):
+    """A guide q(z | x) whose encoder sees x in the units that :class:`Standardise` has learned.
+
+    Where entries may be missing, the encoder sees them as the mean, and beside x the mask of what
+    is present.
+
+    Arguments:
+        encoder: network from what is seen of x.
+        event_shape: shape of one datum.
+        missing: whether entries of x may be missing.
+    """
+
+    def __init__(self, encoder: nn.Module, event_shape: Sequence[int], missing: bool) -> None:
+        super().__init__()
+        self.event_shape = tuple(event_shape)
+        self.missing = missing
+        self.standardise = Standardise(event_shape)
+        self.encoder = encoder
+
+    def begin(self, x: Num[Tensor, "batch *event"]) -> None:
+        """Make the parameters known to Pyro; the head of a forward, outside of all plates.
+
+        Raises:
+            InputError: if x has another shape or is not finite (under Pyro's validation).
+        """
+        declare_parameters(self)
+        if is_validation_enabled():
+            check_values(x, self.event_shape, missing=self.missing)
+
+    def see(self, x: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """What the encoder sees of x, of shape ``(*batch, *seen_shape(event_shape, missing))``."""
+        return self.seen(self.standardise(x))
+
+    def seen(self, standard: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The same of x that is standardised already."""
+        if not self.missing:
+            return standard
+        present = ~standard.isnan()
+        filled = torch.where(present, standard, 0.0)
+        return torch.cat([filled, present.to(filled.dtype)], -len(self.event_shape))
