@@ -59,7 +59,10 @@ def test_settings_and_schedules() -> None:
         ({"name": "beta", "bata": 4}, "unknown setting 'bata' of objective 'beta': did you mean"),
         ({"name": "elbo", "beta": 4}, "unknown setting 'beta' of objective 'elbo': it has none"),
         ({"name": "capacity"}, "needs capacity, as in {name: capacity, capacity: ...}"),
-        ({"name": "beta", "beta": {"step": 3}}, "a schedule is {steps, start, end} or {period"),
+        (
+            {"name": "beta", "beta": {"step": 3}},
+            "settings of it are {steps, start, end} or {period",
+        ),
         ({"name": "iwae", "num_particles": "ten"}, "num_particles of objective 'iwae' cannot be"),
         ({"name": "free_bits", "free": -1}, "free is -1.0; it must be 0 nats or more"),
     ],

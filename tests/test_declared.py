@@ -1,0 +1,60 @@
+"""Parts by name: settings are checked against the signature, before anything is made."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from pyrovae import InputError
+from pyrovae.declared import made, settings_of
+
+
+@dataclass(frozen=True)
+class Ramp:
+    steps: int
+    end: float = 1.0
+
+
+class Normal:
+    def __init__(self, latent_dim: int, scale: float | Ramp = 1.0) -> None:
+        self.latent_dim, self.scale = latent_dim, scale
+
+
+class Mixture:
+    def __init__(self, num_components: int, **options: Any) -> None:
+        self.num_components, self.options = num_components, options
+
+
+PRIORS: dict[str, Any] = {"normal": Normal, "mixture": Mixture}
+
+
+def test_a_name_alone_takes_defaults_and_context() -> None:
+    prior = made("prior", PRIORS, "normal", latent_dim=3, unused=None)
+    assert (prior.latent_dim, prior.scale) == (3, 1.0)
+
+
+def test_settings_are_converted_and_context_goes_where_all_is_taken() -> None:
+    prior = made("prior", PRIORS, {"name": "normal", "scale": "2"}, latent_dim=3)
+    assert prior.scale == 2.0
+    prior = made("prior", PRIORS, {"name": "normal", "scale": {"steps": 5}}, latent_dim=3)
+    assert prior.scale == Ramp(5)
+    prior = made("prior", PRIORS, {"name": "mixture", "num_components": 4}, latent_dim=3)
+    assert (prior.num_components, prior.options) == (4, {"latent_dim": 3})
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ("norml", "prior cannot be 'norml': did you mean 'normal'"),
+        (3, "prior cannot be 3: choose from normal, mixture"),
+        ({"scale": 1.0}, r"prior cannot be {'scale': 1.0}: choose from"),
+        ({"name": "normal", "scal": 1.0}, "unknown setting 'scal' of prior 'normal': did you mean"),
+        ({"name": "normal", "latent_dim": 4}, "unknown setting 'latent_dim' of prior 'normal'"),
+        ({"name": "normal", "scale": "x"}, "scale of prior 'normal' cannot be 'x': "),
+        ({"name": "normal", "scale": {"step": 1}}, r"settings of it are {steps, end}"),
+        ("mixture", r"prior 'mixture' needs num_components, as in {name: mixture, num_compon"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_made(declared: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        settings_of("prior", PRIORS, declared, "latent_dim")
