@@ -4,6 +4,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each; read when torch is loaded
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import pyro
 import pytest
 import torch

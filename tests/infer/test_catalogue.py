@@ -61,7 +61,7 @@ def test_settings_and_schedules() -> None:
         ({"name": "capacity"}, "needs capacity, as in {name: capacity, capacity: ...}"),
         (
             {"name": "beta", "beta": {"step": 3}},
-            "settings of it are {steps, start, end} or {period",
+            "settings of it are {steps, start, end} or",
         ),
         ({"name": "iwae", "num_particles": "ten"}, "num_particles of objective 'iwae' cannot be"),
         ({"name": "free_bits", "free": -1}, "free is -1.0; it must be 0 nats or more"),
