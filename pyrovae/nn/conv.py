@@ -1,59 +1,18 @@
-"""Bodies of encoders and decoders: networks from one shape to another.
+"""Plain convolutional networks: weights are in channels_last order, much faster on CPUs."""
 
-Each body is called as ``Body(in_shape, out_shape)``, leaves any batch shape on the left alone,
-and ends in a linear map, so that its output may be any real numbers. Convolutions keep their
-weights in channels_last order, which makes torch compute in it: it is much faster on CPUs.
-"""
-
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from math import prod
 
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from .errors import InputError
+from ..errors import InputError
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Standardise"]
+__all__ = ["ConvDecoder", "ConvEncoder", "image_shape"]
 
 _CHANNELS = (32, 64)
 """Widths of the two convolutions, each halving the height and the width."""
-
-
-class MLP(nn.Module):
-    """A multilayer perceptron on the flattened input.
-
-    Arguments:
-        in_shape: shape of one input.
-        out_shape: shape of one output.
-        hidden: widths of the hidden layers.
-        activation: makes the module between layers.
-
-    Example:
-        >>> MLP((1, 8, 8), (2, 3))(torch.zeros(7, 5, 1, 8, 8)).shape
-        torch.Size([7, 5, 2, 3])
-    """
-
-    def __init__(
-        self,
-        in_shape: Sequence[int],
-        out_shape: Sequence[int],
-        hidden: Sequence[int] = (400,),
-        activation: Callable[[], nn.Module] = nn.ReLU,
-    ) -> None:
-        super().__init__()
-        self._in_dims = len(in_shape)
-        self._out_shape = tuple(out_shape)
-        layers: list[nn.Module] = []
-        widths = [prod(in_shape), *hidden, prod(out_shape)]
-        for fan_in, fan_out in pairwise(widths):
-            layers += [nn.Linear(fan_in, fan_out), activation()]
-        self.layers = nn.Sequential(*layers[:-1])
-
-    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        y: Tensor = self.layers(x.flatten(-self._in_dims))
-        return y.reshape(y.shape[:-1] + self._out_shape)
 
 
 class ConvEncoder(nn.Module):
@@ -69,7 +28,7 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
         super().__init__()
-        channels, height, width = _image(in_shape)
+        channels, height, width = image_shape(in_shape)
         first, second = _CHANNELS
         self._out_shape = tuple(out_shape)
         self.layers = nn.Sequential(
@@ -100,7 +59,7 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
         super().__init__()
-        channels, height, width = _image(out_shape[1:])
+        channels, height, width = image_shape(out_shape[1:])
         first, second = _CHANNELS
         self._in_dims = len(in_shape)
         self._out_shape = tuple(out_shape)
@@ -121,33 +80,12 @@ class ConvDecoder(nn.Module):
         return y.reshape(flat.shape[:-1] + self._out_shape)
 
 
-class Standardise(nn.Module):
-    """(x - loc) / scale with constants that belong to the data; the identity until they are set.
+def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Channels, height and width of an image that is halved twice.
 
-    x takes the type of the network that it goes to.
-
-    Arguments:
-        event_shape: shape of one datum.
+    Raises:
+        InputError: if it is none.
     """
-
-    loc: Tensor
-    scale: Tensor
-
-    def __init__(self, event_shape: Sequence[int]) -> None:
-        super().__init__()
-        self.register_buffer("loc", torch.zeros(*event_shape))
-        self.register_buffer("scale", torch.ones(*event_shape))
-
-    def set(self, loc: Tensor, scale: Tensor) -> None:
-        """Use these constants, which broadcast to the shape of one datum, from now on."""
-        self.loc.copy_(loc)
-        self.scale.copy_(scale)
-
-    def forward(self, x: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return (x.to(self.loc.dtype) - self.loc) / self.scale
-
-
-def _image(shape: Sequence[int]) -> tuple[int, int, int]:
     if len(shape) != 3 or shape[1] % 4 or shape[2] % 4:
         raise InputError(
             f"the convolutional networks take images of shape (channels, height, width) with "
