@@ -1,6 +1,8 @@
 """Distributions that Pyro lacks, or has only for moderate arguments or equal totals."""
 
+from .flows import NormalisingFlow, zuko_flows
 from .matrices import Wishart
+from .mixtures import DiagonalNormalMixture
 from .scalars import (
     ContinuousBernoulli,
     DiscretisedLogistic,
@@ -13,12 +15,15 @@ from .vectors import Blocks, DirichletMultinomial, LowRankNormal, Multinomial
 __all__ = [
     "Blocks",
     "ContinuousBernoulli",
+    "DiagonalNormalMixture",
     "DirichletMultinomial",
     "DiscretisedLogistic",
     "LowRankNormal",
     "Multinomial",
+    "NormalisingFlow",
     "OrderedLogistic",
     "VonMises",
     "Wishart",
     "ZeroInflatedNegativeBinomial",
+    "zuko_flows",
 ]

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP
 from ..posteriors import DiagonalNormal
-from ..priors import StandardNormal
+from ..priors import StandardNormal, VampPrior
 from .base import Body, LatentVariableModel, network
 from .generative import Generative, Layer
 from .recognition import Recognition, seen_shape
@@ -69,14 +69,21 @@ class AmortisedGuide(Recognition):
 
     def h(self, x: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
         """What the encoder puts out for x: the parameters of q(z | x)."""
-        seen = self.see(x)
-        h: Tensor = self.encoder(seen).to(seen.dtype)
-        return h
+        return self._h_of_standard(self.standardise(x))
 
     def q(self, x: Num[Tensor, "..."]) -> TorchDistributionMixin:
         """The distribution q(z | x) itself."""
-        q: TorchDistributionMixin = self.posterior(self.h(x))
+        return self.q_of_standard(self.standardise(x))
+
+    def q_of_standard(self, standard: Float[Tensor, "..."]) -> TorchDistributionMixin:
+        """q(z | x) of x that is standardised already."""
+        q: TorchDistributionMixin = self.posterior(self._h_of_standard(standard))
         return q
+
+    def _h_of_standard(self, standard: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        seen = self.seen(standard)
+        h: Tensor = self.encoder(seen).to(seen.dtype)
+        return h
 
 
 class VAE(LatentVariableModel):
@@ -89,7 +96,8 @@ class VAE(LatentVariableModel):
         latent_dim: number of latent dimensions.
         likelihood: p(x | z) as a :class:`~pyrovae.Likelihood`, a :class:`~pyrovae.Mixed`, a name
             or a dict.
-        prior: module returning p(z); the standard normal unless given.
+        prior: module returning p(z); the standard normal unless given. A
+            :class:`~pyrovae.priors.VampPrior` is bound to the guide.
         posterior: module from h to q(z | x), with ``in_shape`` the shape of h; a diagonal normal
             unless given.
         encoder: network from x to h, or a callable that makes one from (in_shape, out_shape).
@@ -136,6 +144,18 @@ class VAE(LatentVariableModel):
         )
         seen = seen_shape(self.event_shape, missing)
         self.guide = AmortisedGuide(network(encoder, seen, h_shape), q, self.event_shape, missing)
+        if isinstance(prior, VampPrior):
+            prior.bind(self.guide)
+
+    def standardise(self, x: Num[Tensor, "data *event"], *given: Tensor) -> None:
+        """Learn the units of the data, as :class:`LatentVariableModel` says; the pseudo-inputs of a
+        :class:`~pyrovae.priors.VampPrior` start at data chosen at random.
+        """
+        super().standardise(x, *given)
+        prior = self.model.prior
+        if isinstance(prior, VampPrior):
+            device = self.guide.standardise.loc.device
+            prior.start_at(self.guide.standardise(x.to(device)))
 
     def encode(self, x: Num[Tensor, "..."]) -> TorchDistributionMixin:
         """q(z | x), of event shape ``(latent_dim,)``."""

@@ -4,8 +4,11 @@ import torch
 from pyro.distributions import Normal
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
+from torch.distributions import constraints
 
-__all__ = ["StandardNormal"]
+from ..links import link_to
+
+__all__ = ["LearnedNormal", "StandardNormal"]
 
 
 class StandardNormal(nn.Module):
@@ -29,4 +32,30 @@ class StandardNormal(nn.Module):
 
     def forward(self) -> TorchDistributionMixin:
         p: TorchDistributionMixin = Normal(self.loc, self.scale).to_event(1)
+        return p
+
+
+class LearnedNormal(nn.Module):
+    """p(z) = Normal(z; loc, diag(scale^2)) with learned loc and scale, at first 0 and 1.
+
+    scale is the softplus of its parameter, as that of the posterior is.
+
+    Arguments:
+        latent_dim: number of latent dimensions.
+
+    Example:
+        >>> LearnedNormal(3)().event_shape
+        torch.Size([3])
+    """
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self._positive = link_to(constraints.positive)
+        self.loc = nn.Parameter(torch.zeros(latent_dim))
+        self.unlinked_scale = nn.Parameter(self._positive.inv(torch.ones(latent_dim)))
+
+    def forward(self) -> TorchDistributionMixin:
+        p: TorchDistributionMixin = Normal(self.loc, self._positive(self.unlinked_scale)).to_event(
+            1
+        )
         return p
