@@ -13,7 +13,6 @@ from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP
 from ..posteriors import DiagonalNormal
-from ..priors import StandardNormal
 from .base import Body, LatentVariableModel, network
 from .generative import Generative, Layer
 from .recognition import Recognition, seen_shape
@@ -89,9 +88,10 @@ class VAE(LatentVariableModel):
         latent_dim: number of latent dimensions.
         likelihood: p(x | z) as a :class:`~pyrovae.Likelihood`, a :class:`~pyrovae.Mixed`, a name
             or a dict.
-        prior: module returning p(z); the standard normal unless given.
-        posterior: module from h to q(z | x), with ``in_shape`` the shape of h; a diagonal normal
+        prior: module returning p(z); the posterior's own ``prior()``, such as a standard normal,
             unless given.
+        posterior: module from h to q(z | x), as those in :mod:`pyrovae.posteriors` are; a diagonal
+            normal unless given.
         encoder: network from x to h, or a callable that makes one from (in_shape, out_shape).
         decoder: network from z to eta, or a callable that makes one from (in_shape, out_shape).
         missing: whether entries of x may be missing (NaN); the encoder then takes x and the mask of
@@ -126,19 +126,23 @@ class VAE(LatentVariableModel):
         self.event_shape = tuple(event_shape)
         self.latent_dim = latent_dim
         layer = Likelihood.of(likelihood).build(self.event_shape)
-        q = DiagonalNormal(latent_dim) if posterior is None else posterior
-        h_shape: Any = q.in_shape
+        q: Any = DiagonalNormal(latent_dim) if posterior is None else posterior
+        standard = q.prior()
+        with torch.no_grad():
+            latent_shape = standard().event_shape
         self.model = DeepLatentModel(
-            StandardNormal(latent_dim) if prior is None else prior,
-            network(decoder, (latent_dim,), layer.in_shape),
+            standard if prior is None else prior,
+            network(decoder, latent_shape, layer.in_shape),
             layer,
             missing,
         )
         seen = seen_shape(self.event_shape, missing)
-        self.guide = AmortisedGuide(network(encoder, seen, h_shape), q, self.event_shape, missing)
+        self.guide = AmortisedGuide(
+            network(encoder, seen, q.in_shape), q, self.event_shape, missing
+        )
 
     def encode(self, x: Num[Tensor, "..."]) -> TorchDistributionMixin:
-        """q(z | x), of event shape ``(latent_dim,)``."""
+        """q(z | x), of event shape ``(latent_dim,)``, or that of the posterior's prior."""
         return self.guide.q(x)
 
     def decode(
@@ -156,17 +160,18 @@ class VAE(LatentVariableModel):
 
     @torch.no_grad()
     def reconstruct(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
-        """E[x' | z] at the mean z of q(z | x)."""
-        return self.decode_mean(self.encode(x).mean, self.likelihood.given_with(x, *given))
+        """E[x' | z] at ``z = embed(x)``, without gradients."""
+        return self.decode_mean(self.embed(x), self.likelihood.given_with(x, *given))
 
     def embed(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "*batch latent"]:
-        """The mean z of q(z | x)."""
-        mean: Tensor = self.encode(x).mean
-        return mean
+        """The centre of q(z | x), which is its mean where that is known."""
+        posterior: Any = self.guide.posterior
+        centre: Tensor = posterior.centre(self.guide.h(x))
+        return centre
 
     def draw(
         self, num: int, *given: Tensor
-    ) -> tuple[Float[Tensor, "num latent"], Float[Tensor, "..."]]:
+    ) -> tuple[Float[Tensor, "num *latent"], Float[Tensor, "..."]]:
         """z from the prior, and what the decoder puts out for it."""
         z: Tensor = self.model.prior().sample((num,))
         return z, self.model.decoder(z)
@@ -175,7 +180,8 @@ class VAE(LatentVariableModel):
     def interpolate(
         self, start: Num[Tensor, "*event"], end: Num[Tensor, "*event"], num_steps: int = 10
     ) -> Float[Tensor, "steps *event"]:
-        """E[x | z] for z on the straight line between the posterior means of two data."""
-        z_start, z_end = self.encode(torch.stack([start, end])).mean
+        """E[x | z] for z on the straight line between the embeddings of two data."""
+        z_start, z_end = self.embed(torch.stack([start, end]))
         weight = torch.linspace(0, 1, num_steps, dtype=z_start.dtype, device=z_start.device)
-        return self.decode_mean(torch.lerp(z_start, z_end, weight[:, None]))
+        weight = weight.reshape(-1, *[1] * z_start.ndim)
+        return self.decode_mean(torch.lerp(z_start, z_end, weight))

@@ -1,0 +1,88 @@
+"""Normalising flows as Pyro distributions."""
+
+from importlib import import_module
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+__all__ = ["FlowDistribution", "import_zuko"]
+
+
+def import_zuko() -> Any:
+    """The package ``zuko``, without what importing it does to torch.
+
+    On its first import zuko (to 1.6 at least) switches torch's checks of distributions off for
+    the whole process, and Pyro's with them; here they stay as they were.
+    """
+    is_checked, constraints_of_all = Distribution._validate_args, Distribution.arg_constraints
+    try:
+        return import_module("zuko")
+    finally:
+        Distribution._validate_args = is_checked
+        Distribution.arg_constraints = constraints_of_all  # type: ignore[method-assign]
+
+
+class FlowDistribution(TorchDistribution):
+    """The distribution of z = f(e), where e ~ base.
+
+    log p(z) = log base(e) - log |det df/de|, with e = f^-1(z) (Rezende and Mohamed 2015). Of a
+    sample of its own the density is known from the draw, f alone having run; for all other values
+    f is inverted. Which of the two takes one pass is up to f: of an autoregressive f it is the
+    draw, of the inverse of one (``transform.inv``) it is the density. The density of its own sample
+    is a function of the parameters, not of the sample; for a gradient in z, give ``z.detach()``.
+
+    Arguments:
+        transform: f, a transform of zuko.
+        base: distribution of e, over vectors.
+
+    Example:
+        >>> from torch.distributions import AffineTransform
+        >>> _ = import_zuko()
+        >>> base = torch.distributions.Normal(torch.zeros(3), 1.0)
+        >>> base = torch.distributions.Independent(base, 1)
+        >>> shifted = FlowDistribution(AffineTransform(2.0, 1.0, event_dim=1), base)
+        >>> bool(shifted.log_prob(torch.full((3,), 2.0)) == base.log_prob(torch.zeros(3)))
+        True
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    has_rsample = True
+
+    def __init__(self, transform: Any, base: Any, validate_args: bool | None = None) -> None:
+        self.transform = transform
+        self.base = base
+        self._drawn: tuple[Tensor, Tensor, bool] | None = None
+        event_shape = transform.forward_shape(base.event_shape)
+        super().__init__(base.batch_shape, event_shape, validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=False, event_dim=1)
+    def support(self) -> Any:
+        return self.transform.codomain
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "FlowDistribution":
+        return FlowDistribution(self.transform, self.base.expand(batch_shape), False)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        e = self.base.rsample(sample_shape)
+        z, log_jacobian = self.transform.call_and_ladj(e)
+        self._drawn = z, self.base.log_prob(e) - log_jacobian, torch.is_grad_enabled()
+        drawn: Tensor = z
+        return drawn
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        if self._drawn is not None:
+            drawn, log_prob, has_gradient = self._drawn
+            if value is drawn and (has_gradient or not torch.is_grad_enabled()):
+                return log_prob
+        e, log_jacobian = self.transform.inv.call_and_ladj(value)
+        density: Tensor = self.base.log_prob(e) + log_jacobian
+        return density
