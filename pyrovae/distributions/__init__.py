@@ -1,6 +1,6 @@
 """Distributions that Pyro lacks, or has only for moderate arguments or equal totals."""
 
-from .flows import NormalisingFlow, zuko_flows
+from .flows import FlowDistribution
 from .matrices import Wishart
 from .mixtures import DiagonalNormalMixture
 from .scalars import (
@@ -16,14 +16,13 @@ __all__ = [
     "Blocks",
     "ContinuousBernoulli",
     "DiagonalNormalMixture",
+    "FlowDistribution",
     "DirichletMultinomial",
     "DiscretisedLogistic",
     "LowRankNormal",
     "Multinomial",
-    "NormalisingFlow",
     "OrderedLogistic",
     "VonMises",
     "Wishart",
     "ZeroInflatedNegativeBinomial",
-    "zuko_flows",
 ]

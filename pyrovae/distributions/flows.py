@@ -1,5 +1,6 @@
-"""Normalising flows of zuko as distributions of Pyro."""
+"""Normalising flows as Pyro distributions."""
 
+from importlib import import_module
 from typing import Any, ClassVar
 
 import torch
@@ -7,61 +8,81 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-__all__ = ["NormalisingFlow", "zuko_flows"]
+__all__ = ["FlowDistribution", "import_zuko"]
 
 
-def zuko_flows() -> Any:
-    """``zuko.flows``, imported without the side effect that no distribution is validated any more.
+def import_zuko() -> Any:
+    """The package ``zuko``, without what importing it does to torch.
 
-    >>> zuko_flows().MAF(3)().event_shape
-    torch.Size([3])
+    On its first import zuko (to 1.6 at least) switches torch's checks of distributions off for
+    the whole process, and Pyro's with them; here they stay as they were.
     """
-    validates = Distribution._validate_args
-    import zuko  # type: ignore[import-untyped]
+    is_checked, constraints_of_all = Distribution._validate_args, Distribution.arg_constraints
+    try:
+        return import_module("zuko")
+    finally:
+        Distribution._validate_args = is_checked
+        Distribution.arg_constraints = constraints_of_all  # type: ignore[method-assign]
 
-    Distribution.set_default_validate_args(validates)
-    return zuko.flows
 
+class FlowDistribution(TorchDistribution):
+    """The distribution of z = f(e), where e ~ base.
 
-class NormalisingFlow(TorchDistribution):
-    """p(x) = p0(f(x)) |det df/dx| on R^n, with f and p0 those of a flow of zuko.
-
-    A draw and its density come from one pass, and the density is kept for when that very draw is
-    scored. Any other value is scored by f. Unlike ``pyro.contrib.zuko.ZukoToPyro`` it has
-    ``sample`` and ``support``, without which a prior can neither be drawn from nor be used in HMC;
-    and it keeps the last draw only, which it scores anew where gradients are wanted that were
-    off when it was drawn.
+    log p(z) = log base(e) - log |det df/de|, with e = f^-1(z) (Rezende and Mohamed 2015). Of a
+    sample of its own the density is known from the draw, f alone having run; for all other values
+    f is inverted. Which of the two takes one pass is up to f: of an autoregressive f it is the
+    draw, of the inverse of one (``transform.inv``) it is the density. The density of its own sample
+    is a function of the parameters, not of the sample; for a gradient in z, give ``z.detach()``.
 
     Arguments:
-        flow: what a flow of zuko returns: a ``zuko.distributions.NormalizingFlow``, or any
-            distribution over vectors with ``rsample_and_log_prob``.
+        transform: f, a transform of zuko.
+        base: distribution of e, over vectors.
 
     Example:
-        >>> p = NormalisingFlow(zuko_flows().MAF(3)())
-        >>> p.expand((5,)).sample((2,)).shape
-        torch.Size([2, 5, 3])
+        >>> from torch.distributions import AffineTransform
+        >>> _ = import_zuko()
+        >>> base = torch.distributions.Normal(torch.zeros(3), 1.0)
+        >>> base = torch.distributions.Independent(base, 1)
+        >>> shifted = FlowDistribution(AffineTransform(2.0, 1.0, event_dim=1), base)
+        >>> bool(shifted.log_prob(torch.full((3,), 2.0)) == base.log_prob(torch.zeros(3)))
+        True
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
-    support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, flow: Distribution) -> None:
-        self._flow: Any = flow
+    def __init__(self, transform: Any, base: Any, validate_args: bool | None = None) -> None:
+        self.transform = transform
+        self.base = base
         self._drawn: tuple[Tensor, Tensor, bool] | None = None
-        super().__init__(flow.batch_shape, flow.event_shape, validate_args=False)
+        event_shape = transform.forward_shape(base.event_shape)
+        super().__init__(base.batch_shape, event_shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "NormalisingFlow":
-        return NormalisingFlow(self._flow.expand(torch.Size(batch_shape)))
+    @constraints.dependent_property(is_discrete=False, event_dim=1)
+    def support(self) -> Any:
+        return self.transform.codomain
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "FlowDistribution":
+        return FlowDistribution(self.transform, self.base.expand(batch_shape), False)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        x, log_prob = self._flow.rsample_and_log_prob(torch.Size(sample_shape))
-        self._drawn = x, log_prob, torch.is_grad_enabled()
-        return torch.as_tensor(x)
+        e = self.base.rsample(sample_shape)
+        z, log_jacobian = self.transform.call_and_ladj(e)
+        self._drawn = z, self.base.log_prob(e) - log_jacobian, torch.is_grad_enabled()
+        drawn: Tensor = z
+        return drawn
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            return self.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
         if self._drawn is not None:
-            x, log_prob, had_grad = self._drawn
-            if value is x and (had_grad or not torch.is_grad_enabled()):
+            drawn, log_prob, has_gradient = self._drawn
+            if value is drawn and (has_gradient or not torch.is_grad_enabled()):
                 return log_prob
-        return torch.as_tensor(self._flow.log_prob(value))
+        e, log_jacobian = self.transform.inv.call_and_ladj(value)
+        density: Tensor = self.base.log_prob(e) + log_jacobian
+        return density

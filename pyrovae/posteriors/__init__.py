@@ -1,5 +1,15 @@
 """Approximate posteriors q(z | x): modules from what the encoder put out to a distribution."""
 
-from .normal import DiagonalNormal
+from .discrete import Concrete, StraightThrough
+from .flow import InverseAutoregressive, SplineFlow
+from .normal import DiagonalNormal, FullRankNormal, LowRankNormal
 
-__all__ = ["DiagonalNormal"]
+__all__ = [
+    "Concrete",
+    "DiagonalNormal",
+    "FullRankNormal",
+    "InverseAutoregressive",
+    "LowRankNormal",
+    "SplineFlow",
+    "StraightThrough",
+]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..distributions import NormalisingFlow, zuko_flows
+from ..distributions.flows import FlowDistribution, import_zuko
 from ..errors import InputError
 
 __all__ = ["FlowPrior"]
@@ -42,11 +42,12 @@ class FlowPrior(nn.Module):
             raise InputError(f"num_transforms is {num_transforms}; it must be 1 or more")
         # One dimension has nothing before it, and so no networks to make.
         networks = {"hidden_features": tuple(hidden)} if latent_dim > 1 else {}
-        self.flow = zuko_flows().NSF(latent_dim, transforms=num_transforms, **networks)
+        self.flow = import_zuko().flows.NSF(latent_dim, transforms=num_transforms, **networks)
         for transform in self.flow.transform.transforms:
             last = transform.hyper[-1] if latent_dim > 1 else transform
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
 
-    def forward(self) -> NormalisingFlow:
-        return NormalisingFlow(self.flow())
+    def forward(self) -> FlowDistribution:
+        flow = self.flow()  # whose transform is f, from z to the base
+        return FlowDistribution(flow.transform.inv, flow.base)

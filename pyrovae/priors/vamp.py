@@ -10,7 +10,8 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
-from ..distributions import DiagonalNormalMixture, NormalisingFlow
+from ..distributions import DiagonalNormalMixture
+from ..distributions.flows import FlowDistribution
 from ..errors import InputError
 
 __all__ = ["VampPrior"]
@@ -144,7 +145,7 @@ def _check_mixes(guide: Any, u: Float[Tensor, "1 *event"]) -> None:
         "values that it did not draw is unknown or costs many passes; use another prior, or a "
         "normal posterior"
     )
-    if isinstance(q, NormalisingFlow):
+    if isinstance(q, FlowDistribution):
         raise InputError(refusal)
     try:
         p = _mixture(u.new_zeros(1), q)

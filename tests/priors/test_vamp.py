@@ -11,7 +11,7 @@ from pyro.distributions import transforms
 from torch import Tensor, nn
 
 from pyrovae import VAE, InputError
-from pyrovae.distributions import NormalisingFlow, zuko_flows
+from pyrovae.distributions.flows import FlowDistribution, import_zuko
 from pyrovae.nn import MLP
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import VampPrior
@@ -56,10 +56,11 @@ class Autoregressive(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.flow = zuko_flows().MAF(2, 4)
+        self.flow = import_zuko().flows.MAF(2, 4)
 
-    def forward(self, h: Tensor) -> NormalisingFlow:
-        return NormalisingFlow(self.flow(h))
+    def forward(self, h: Tensor) -> FlowDistribution:
+        flow = self.flow(h)
+        return FlowDistribution(flow.transform.inv, flow.base)
 
 
 def vamp_vae(posterior: nn.Module | None = None, components: int = 6) -> VAE:

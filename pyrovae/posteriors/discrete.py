@@ -1,0 +1,110 @@
+"""Posteriors of discrete latents, with gradients through samples by relaxation."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
+
+from ..distributions.relaxed import RelaxedOneHot, StraightThroughOneHot
+from ..errors import InputError
+from ..priors.discrete import UniformConcrete, UniformOneHot
+
+__all__ = ["Concrete", "StraightThrough"]
+
+
+class _Classes(nn.Module):
+    """What both have: h, the logits of each variable's classes."""
+
+    temperature: Tensor
+
+    def __init__(self, latent_dim: int, num_classes: int, temperature: float) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise InputError(f"num_classes is {num_classes}; it must be 2 or more")
+        if not temperature > 0:
+            raise InputError(f"temperature is {temperature:g}; it must be positive")
+        self.in_shape = (latent_dim, num_classes)
+        self.register_buffer("temperature", torch.tensor(temperature), persistent=False)
+
+    def centre(
+        self, h: Float[Tensor, "*batch latent classes"]
+    ) -> Float[Tensor, "*batch latent classes"]:
+        """The probabilities of the classes."""
+        return h.softmax(-1)
+
+
+class Concrete(_Classes):
+    """q(z | x) = prod_d Concrete(z_d; logits h_d), of points of the simplex (Maddison et al. 2017;
+    Jang et al. 2017).
+
+    A relaxation of ``latent_dim`` categorical variables: z_d = softmax((h_d + g_d) / temperature)
+    with Gumbel noise g_d. For the density see
+    :class:`~pyrovae.distributions.relaxed.RelaxedOneHot`. With the relaxed prior, ``prior()``, the
+    ELBO is a bound on log p(x) of the relaxed model, not of one with categorical latents.
+
+    Arguments:
+        latent_dim: number of latent variables.
+        num_classes: number of classes of each.
+        temperature: of the relaxation; samples are near one-hot where it is small.
+
+    Attributes:
+        in_shape: shape of h for one datum, ``(latent_dim, num_classes)``, as is that of z.
+
+    Raises:
+        InputError: if there are fewer than two classes, or the temperature is not positive.
+
+    Example:
+        >>> Concrete(3, num_classes=4)(torch.zeros(5, 3, 4)).rsample().sum(-1).shape
+        torch.Size([5, 3])
+    """
+
+    def __init__(self, latent_dim: int, num_classes: int = 10, temperature: float = 2 / 3) -> None:
+        super().__init__(latent_dim, num_classes, temperature)
+
+    def forward(self, h: Float[Tensor, "*batch latent classes"]) -> TorchDistributionMixin:
+        q: TorchDistributionMixin = RelaxedOneHot(self.temperature, logits=h).to_event(1)
+        return q
+
+    def prior(self) -> UniformConcrete:
+        """The Concrete distribution of equal probabilities, at the same temperature."""
+        return UniformConcrete(*self.in_shape, float(self.temperature))
+
+
+class StraightThrough(_Classes):
+    """q(z | x) = prod_d Categorical(z_d; logits h_d), of one-hot vectors z_d, with gradients
+    through samples by the straight-through Gumbel-softmax estimator (Jang et al. 2017).
+
+    log q(z | x) = sum_d sum_k z_dk log softmax(h_d)_k. The ELBO, and log p(x) by importance
+    sampling, are those of the discrete model, exactly; but gradients, being those of the relaxed
+    sample, are biased.
+
+    Arguments:
+        latent_dim: number of latent variables.
+        num_classes: number of classes of each.
+        temperature: of the relaxed sample; small ones lessen the bias, and add variance.
+
+    Attributes:
+        in_shape: shape of h for one datum, ``(latent_dim, num_classes)``, as is that of z.
+
+    Raises:
+        InputError: if there are fewer than two classes, or the temperature is not positive.
+
+    Example:
+        >>> z = StraightThrough(3, num_classes=4)(torch.zeros(5, 3, 4)).rsample()
+        >>> z.unique().tolist()
+        [0.0, 1.0]
+    """
+
+    def __init__(self, latent_dim: int, num_classes: int = 10, temperature: float = 2 / 3) -> None:
+        super().__init__(latent_dim, num_classes, temperature)
+
+    def forward(self, h: Float[Tensor, "*batch latent classes"]) -> TorchDistributionMixin:
+        q: Any = StraightThroughOneHot(self.temperature, h)
+        of_all: TorchDistributionMixin = q.to_event(1)
+        return of_all
+
+    def prior(self) -> UniformOneHot:
+        """Equal probabilities."""
+        return UniformOneHot(*self.in_shape)
