@@ -25,6 +25,21 @@ app = App(
     default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
 )
 
+_DECLARED = {
+    "model": "name",
+    "prior": "name",
+    "posterior": "name",
+    "inference": "name",
+    "likelihood": "family",
+    "objective": "name",
+}
+"""Options that take settings, and the setting that a word alone is."""
+
+
+def _described(name: str) -> Parameter:
+    return Parameter(help=RunConfig.model_fields[name].description)
+
+
 Run = Annotated[Path, Parameter(help="Run directory that train has made.")]
 
 
@@ -39,12 +54,12 @@ def train(
     ] = None,
     /,
     *,
-    likelihood: Annotated[
-        str | None, Parameter(help=RunConfig.model_fields["likelihood"].description)
-    ] = None,
-    objective: Annotated[
-        str | None, Parameter(help=RunConfig.model_fields["objective"].description)
-    ] = None,
+    model: Annotated[str | None, _described("model")] = None,
+    prior: Annotated[str | None, _described("prior")] = None,
+    posterior: Annotated[str | None, _described("posterior")] = None,
+    inference: Annotated[str | None, _described("inference")] = None,
+    likelihood: Annotated[str | None, _described("likelihood")] = None,
+    objective: Annotated[str | None, _described("objective")] = None,
     config: Annotated[
         Path | None, Parameter(help="YAML file of options; those given here override it.")
     ] = None,
@@ -53,14 +68,14 @@ def train(
     ] = False,
     options: Annotated[RunConfig, Parameter(name="*")] = RunConfig(),  # noqa: B008
 ) -> None:
-    """Train a VAE by SVI, evaluate it on test data, and leave numbers and pictures."""
+    """Train a model by SVI, evaluate it on test data, and leave numbers and pictures."""
     given: dict[str, Any] = {name: getattr(options, name) for name in options.model_fields_set}
     if data is not None:
         given["data"] = data
-    if likelihood is not None:
-        given["likelihood"] = from_yaml(likelihood, "likelihood")
-    if objective is not None:
-        given["objective"] = from_yaml(objective, "objective")
+    declared = (model, prior, posterior, inference, likelihood, objective)
+    for name, text in zip(_DECLARED, declared, strict=True):
+        if text is not None:
+            given[name] = from_yaml(text, name)
     resolved = read_config(config, given)
     if print_config:
         print(to_yaml(resolved), end="")
@@ -225,10 +240,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted; a run in training keeps its last whole epoch", 130)
-
-
-_DECLARED = {"likelihood": "family", "objective": "name"}
-"""Options that take settings, and the setting that a word alone is."""
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

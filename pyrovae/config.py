@@ -15,9 +15,14 @@ from .errors import InputError, did_you_mean
 
 __all__ = ["RunConfig", "explain", "from_yaml", "read_config", "to_yaml", "validated"]
 
-Network = Literal["mlp", "conv"]
+Network = Literal["mlp", "conv", "residual"]
 Binarise = Literal["none", "static", "dynamic"]
 Schedule = Literal["constant", "cosine"]
+_Own = Parameter(show=False, parse=False)
+Declared = Annotated[str | dict[str, Any], _Own]
+"""A name, or settings with a name, for which the command line has parameters of its own."""
+Maybe = Annotated[str | dict[str, Any] | None, _Own]
+"""Likewise, or what follows from the rest."""
 
 
 class RunConfig(BaseModel):
@@ -52,19 +57,45 @@ class RunConfig(BaseModel):
     missing: bool | None = Field(
         None, description="Whether values may be missing; whether they are, unless given."
     )
-    likelihood: Annotated[str | dict[str, Any] | None, Parameter(show=False, parse=False)] = Field(
+    model: Declared = Field(
+        "vae",
+        description="Family: vae, autoencoder, ppca, hierarchical, mixture, conditional or "
+        'semi_supervised; with settings: "{name: hierarchical, latent_dims: [20, 10]}".',
+    )
+    prior: Maybe = Field(
+        None,
+        description="p(z): standard, learned, mixture, vamp or flow; with settings: "
+        '"{name: vamp, num_components: 500}". That of the posterior unless given.',
+    )
+    posterior: Maybe = Field(
+        None,
+        description="q(z|x): diagonal, full_rank, low_rank, iaf, spline, concrete or "
+        "straight_through; diagonal unless given.",
+    )
+    inference: Declared = Field(
+        "amortised",
+        description="How q(z|x) is found: amortised, semi_amortised (refined by gradient steps) or "
+        "free (of each datum by itself).",
+    )
+    likelihood: Maybe = Field(
         None,
         description="p(x|z): Bernoulli, Binomial, Categorical, Normal, Poisson or another Pyro "
         'distribution; with settings: "{family: Normal, scale: 0.1}".',
     )
-    objective: Annotated[str | dict[str, Any], Parameter(show=False, parse=False)] = Field(
-        "elbo",
+    objective: Maybe = Field(
+        None,
         description="What is maximised: elbo, beta, capacity, free_bits, beta_tc, info, iwae, stl, "
         "dreg, renyi, miwae, piwae, ciwae, rws or wake_sleep; with settings: "
-        '"{name: beta, beta: 4}".',
+        '"{name: beta, beta: 4}"; what the model asks for unless given.',
+    )
+    num_labels: int | None = Field(
+        None,
+        ge=1,
+        description="Labels of training data that a semi-supervised model is told, as many of "
+        "each class; all of them unless given.",
     )
     latent_dim: int = Field(20, ge=1, description="Number of latent dimensions.")
-    network: Network = Field("mlp", description="Body of encoder and decoder.")
+    network: Network = Field("mlp", description="Bodies of encoder and decoder.")
     hidden: tuple[PositiveInt, ...] = Field(
         (400,), description="Widths of the hidden layers of the MLP."
     )

@@ -45,20 +45,20 @@ def evaluate_elbo(trained: Trained, console: Console) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(_SEED)
         evaluation = evaluate_pair(
-            trained.vae.model,
-            trained.vae.guide,
+            trained.family.model,
+            trained.family.guide,
             in_order(trained.data.test, trained.device),
             size=len(trained.data.train),
             num_particles=trained.config.num_particles,
         )
     kind = _kind(trained)
     whole = kind in (_MASS_BOUND, "log probability mass")
-    size = None if trained.config.missing or not whole else prod(trained.vae.event_shape)
-    likelihood = str(trained.vae.likelihood.likelihood)
+    size = None if trained.config.missing or not whole else prod(trained.family.event_shape)
+    likelihood = str(trained.family.likelihood.likelihood)
     record = evaluation_record(evaluation, likelihood, _protocol(trained), kind, size)
     (latents,) = latent_report(
-        trained.vae.model,
-        trained.vae.guide,
+        trained.family.model,
+        trained.family.guide,
         in_order(trained.data.test, trained.device),
         max_data=_REPORTED,
         seed=_SEED,
@@ -84,8 +84,8 @@ def evaluate_log_likelihood(
     figures and their protocol, and ``log_likelihood.csv`` with a line for each datum.
     """
     estimate = importance_sample(
-        trained.vae.model,
-        trained.vae.guide,
+        trained.family.model,
+        trained.family.guide,
         in_order(trained.data.test, trained.device),
         num_samples=num_samples,
         bounds=[k for k in _BOUNDS if k < num_samples],
@@ -99,7 +99,7 @@ def evaluate_log_likelihood(
         "num_samples": num_samples,
         "seed": _SEED,
         "num_data": len(estimate.log_likelihood),
-        "likelihood": str(trained.vae.likelihood.likelihood),
+        "likelihood": str(trained.family.likelihood.likelihood),
         "data": _protocol(trained),
     }
     trained.run.write_record("log_likelihood", record)
@@ -120,7 +120,7 @@ def evaluate_annealed(
         beside: an estimate of all test data, of which the same ones are shown beside it.
         console: to print to.
     """
-    model, parts = trained.vae.model, trained.data.test.parts
+    model, parts = trained.family.model, trained.data.test.parts
     data = tuple(part[:_ANNEALED].to(trained.device) for part in parts)
     estimate = annealed_importance_sample(model, data, seed=_SEED)
     check = bidirectional_check(model, tuple(part[:_SIMULATED] for part in data), seed=_SEED)
@@ -139,7 +139,7 @@ def evaluate_annealed(
         f"{estimate.num_chains} chains of {estimate.num_temperatures} temperatures a datum, HMC",
         "seed": _SEED,
         "num_data": len(estimate.log_likelihood),
-        "likelihood": str(trained.vae.likelihood.likelihood),
+        "likelihood": str(trained.family.likelihood.likelihood),
         "data": f"the first of {_protocol(trained)}",
     }
     trained.run.write_record("annealed", record)
@@ -189,7 +189,7 @@ def _rows(estimate: ImportanceEstimate) -> Iterator[dict[str, float]]:
 
 def _kind(trained: Trained) -> str:
     """What log p(x | z) is the log of."""
-    kind: str = trained.vae.likelihood.kind
+    kind: str = trained.family.likelihood.kind
     return _MASS_BOUND if trained.config.dequantise else kind
 
 

@@ -1,26 +1,25 @@
 """What the command line can be asked to do, from a configuration or a run directory."""
 
-from collections.abc import Callable
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
-from torch.distributions import kl_divergence
 
 from . import plots
 from .checkpoint import RunDirectory
 from .config import RunConfig
-from .data import Dataset
+from .data import Batches, Dataset
 from .device import find_device
 from .errors import InputError
 from .evaluation import evaluate_annealed, evaluate_elbo, evaluate_log_likelihood
 from .infer import objective_of
 from .likelihoods import Likelihood, Mixed
-from .models import VAE
+from .models.base import LatentVariableModel
+from .models.catalogue import check_declared
+from .models.pca import ProbabilisticPCA
+from .pictures import in_chunks, picture, picture_reconstructions, picture_samples
 from .prepare import (
     INFER,
     arrange,
@@ -33,16 +32,13 @@ from .prepare import (
 )
 from .report import print_comparison
 from .train import History, fit
-from .trained import EVALUATION_BATCH, Trained, in_order, open_run
+from .trained import Trained, in_order, open_run
 
 __all__ = ["compare", "evaluate", "reconstruct", "sample", "train"]
 
-_PICTURED = 64
-_TRAVERSED = 10
-
 
 def train(config: RunConfig, console: Console) -> Path:
-    """Train a VAE, evaluate it on test data, and leave numbers and pictures in a run directory.
+    """Train a model, evaluate it on test data, and leave numbers and pictures in a run directory.
 
     Returns:
         The run directory.
@@ -53,7 +49,11 @@ def train(config: RunConfig, console: Console) -> Path:
     """
     if config.likelihood not in (None, INFER):
         Likelihood.of(config.likelihood)
-    objective = objective_of(config.objective)
+    if config.objective is not None:
+        objective_of(config.objective)
+    check_declared(
+        config.model, prior=config.prior, posterior=config.posterior, inference=config.inference
+    )
     device = find_device(config.device)
     path = config.output or Path("runs") / _run_name(config)
     RunDirectory.refuse_used(path)
@@ -62,26 +62,43 @@ def train(config: RunConfig, console: Console) -> Path:
     dataset = arrange(config, dataset)
     torch.manual_seed(config.seed)
     prepared = prepare(config, dataset)
-    vae = build(config, dataset.event_shape).to(device)
-    check(vae, prepared)
-    vae.standardise(*(part.to(device) for part in prepared.train.parts))
+    family = build(config, dataset.event_shape).to(device)
+    check(family, prepared)
+    family.standardise(*(part.to(device) for part in prepared.train.parts))
     run = RunDirectory.create(path)
-    _announce(config, dataset, vae, console)
+    _announce(config, dataset, family, console)
+    trained = Trained(run, config, prepared, family, device)
+    if isinstance(family, ProbabilisticPCA):
+        family.fit(prepared.train.x.to(device))
+        _keep(trained)
+        console.print("fitted in closed form")
+    else:
+        _train(trained, training_batches(config, dataset, prepared, device), console)
+    family.eval()
+    evaluate_elbo(trained, console)
+    picture(trained)
+    pictures = ", ".join(sorted(picture.name for picture in path.glob("*.png")))
+    console.print(f"pictures in {path}: {pictures}", soft_wrap=True)
+    return path
+
+
+def _train(trained: Trained, batches: Batches, console: Console) -> None:
+    """Train by SVI, keeping each epoch."""
+    config, family = trained.config, trained.family
 
     def keep(history: History) -> None:
-        run.write_config(config)
-        run.write_metrics(history.rows())
-        run.write_weights(vae, {"event_shape": dataset.event_shape, "features": dataset.features})
+        _keep(trained)
+        trained.run.write_metrics(history.rows())
 
     history = fit(
-        vae.model,
-        vae.guide,
-        training_batches(config, dataset, prepared, device),
-        validation=in_order(prepared.validation, device),
+        family.model,
+        family.guide,
+        batches,
+        validation=in_order(trained.data.validation, trained.device),
         epochs=config.epochs,
         lr=config.lr,
         schedule=config.schedule,
-        objective=objective,
+        objective=config.objective or "elbo",
         clip_norm=config.clip_norm,
         compile=config.compile,
         patience=config.patience,
@@ -94,25 +111,25 @@ def train(config: RunConfig, console: Console) -> Path:
         f"trained {len(history.epochs)} epochs in {seconds:.1f} s"
         + (f"; stopped early, kept epoch {history.best.epoch}" if history.stopped_early else "")
     )
-    loaded = Trained(run, config, prepared, vae.eval(), device)
-    evaluate_elbo(loaded, console)
-    run.write_figure("training", plots.training_curves(history.rows()))
-    _picture(loaded)
-    pictures = ", ".join(sorted(picture.name for picture in path.glob("*.png")))
-    console.print(f"pictures in {path}: {pictures}", soft_wrap=True)
-    return path
+    trained.run.write_figure("training", plots.training_curves(history.rows()))
+
+
+def _keep(trained: Trained) -> None:
+    """Write what is needed to open the run again."""
+    data = trained.data
+    trained.run.write_config(trained.config)
+    trained.run.write_weights(
+        trained.family, {"event_shape": data.event_shape, "features": data.features}
+    )
 
 
 def sample(path: Path, num: int, seed: int, console: Console) -> None:
     """Draw from a trained model: ``samples.npz`` (draws x, means) and ``samples.png``."""
-    loaded = open_run(path)
+    trained = open_run(path)
     torch.manual_seed(seed)
-    vae = loaded.vae
-    with torch.no_grad():
-        z = vae.model.prior().sample((num,))
-        drawn, means = vae.decode(z).sample().cpu(), vae.decode_mean(z).cpu()
-    loaded.run.write_arrays("samples", x=drawn.numpy(), mean=means.numpy(), z=z.cpu().numpy())
-    _picture_samples(loaded, drawn, means)
+    z, drawn, means = trained.draw(num)
+    trained.run.write_arrays("samples", x=drawn.numpy(), mean=means.numpy(), z=z.numpy())
+    picture_samples(trained, drawn, means)
     console.print(
         f"{num:,} samples in {path / 'samples.npz'}, {path / 'samples.png'}", soft_wrap=True
     )
@@ -120,13 +137,13 @@ def sample(path: Path, num: int, seed: int, console: Console) -> None:
 
 def reconstruct(path: Path, num: int, console: Console) -> None:
     """Reconstruct test data: ``reconstructions.npz`` (x, mean, z) and ``reconstructions.png``."""
-    loaded = open_run(path)
-    parts = tuple(part[:num] for part in loaded.data.test.parts)
+    trained = open_run(path)
+    family, parts = trained.family, tuple(part[:num] for part in trained.data.test.parts)
     x = parts[0].float()
-    z = _in_chunks(lambda part: loaded.vae.encode(part).mean, x, device=loaded.device)
-    mean = _in_chunks(loaded.vae.reconstruct, *parts, device=loaded.device)
-    loaded.run.write_arrays("reconstructions", x=x.numpy(), mean=mean.numpy(), z=z.numpy())
-    _picture_reconstructions(loaded)
+    z = in_chunks(family.embed, *parts, device=trained.device)
+    mean = in_chunks(family.reconstruct, *parts, device=trained.device)
+    trained.run.write_arrays("reconstructions", x=x.numpy(), mean=mean.numpy(), z=z.numpy())
+    picture_reconstructions(trained)
     console.print(
         f"{len(x):,} reconstructions in {path / 'reconstructions.npz'}, "
         f"{path / 'reconstructions.png'}",
@@ -138,15 +155,15 @@ def evaluate(
     path: Path, num_particles: int | None, num_samples: int | None, ais: bool, console: Console
 ) -> None:
     """The test ELBO of a trained model; and log p(x), by num_samples samples and by annealing."""
-    loaded = open_run(path)
+    trained = open_run(path)
     if num_particles is not None:
-        loaded.config = loaded.config.model_copy(update={"num_particles": num_particles})
-    evaluate_elbo(loaded, console)
+        trained.config = trained.config.model_copy(update={"num_particles": num_particles})
+    evaluate_elbo(trained, console)
     estimate = None
     if num_samples is not None:
-        estimate = evaluate_log_likelihood(loaded, num_samples, console)
+        estimate = evaluate_log_likelihood(trained, num_samples, console)
     if ais:
-        evaluate_annealed(loaded, estimate, console)
+        evaluate_annealed(trained, estimate, console)
 
 
 def compare(config: RunConfig, likelihoods: list[Any], console: Console) -> Path:
@@ -206,87 +223,21 @@ def _directory_name(likelihood: Likelihood | Mixed, number: int) -> str:
     return f"{number + 1}-{family}"
 
 
-def _announce(config: RunConfig, dataset: Dataset, vae: VAE, console: Console) -> None:
+def _announce(
+    config: RunConfig, dataset: Dataset, family: LatentVariableModel, console: Console
+) -> None:
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in dataset.splits.items())
     console.print(f"{dataset.name}: {sizes} data of shape {dataset.event_shape}", highlight=False)
     binarised = "" if config.binarise == "none" else f", {config.binarise} binarisation"
-    parameters = sum(p.numel() for p in vae.parameters())
+    parameters = sum(p.numel() for p in family.parameters())
+    parts = {part: getattr(config, part) for part in ("prior", "posterior", "inference")}
+    other = [f"{part} {declared}" for part, declared in parts.items() if declared is not None]
     console.print(
-        f"{vae.likelihood.likelihood}{binarised}; latent_dim {config.latent_dim}, "
-        f"{config.network}, {parameters:,} parameters",
+        f"{config.model}, {', '.join(other)}; {family.likelihood.likelihood}{binarised}; "
+        f"latent_dim {config.latent_dim}, {config.network}, {parameters:,} parameters",
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _picture(loaded: Trained) -> None:
-    vae, test = loaded.vae, loaded.data.test
-    _picture_reconstructions(loaded)
-    torch.manual_seed(loaded.config.seed)
-    is_image = plots.is_image(vae.event_shape)
-    z = vae.model.prior().sample((_PICTURED if is_image else max(len(test), 500),))
-    with torch.no_grad():
-        _picture_samples(loaded, vae.decode(z).sample().cpu(), vae.decode_mean(z).cpu())
-    means = _in_chunks(lambda part: vae.encode(part).mean, test.x.float(), device=loaded.device)
-    figure = plots.latent_space(means, test.y, loaded.data.classes)
-    loaded.run.write_figure("latent_space", figure)
-    if not is_image:
-        return
-    if vae.latent_dim == 2:
-        figure = plots.manifold(_decoder(loaded), _limits(loaded))
-        loaded.run.write_figure("manifold", figure)
-    elif vae.latent_dim > 2:
-        kl = _in_chunks(partial(_kl_by_dimension, vae), test.x.float(), device=loaded.device).mean(
-            0
-        )
-        order = kl.argsort(descending=True)[:_TRAVERSED].tolist()
-        figure = plots.traversals(
-            _decoder(loaded), means[0], order, kl[order].tolist(), _limits(loaded)
-        )
-        loaded.run.write_figure("traversals", figure)
-
-
-def _picture_reconstructions(loaded: Trained) -> None:
-    is_image = plots.is_image(loaded.vae.event_shape)
-    shown = _PICTURED if is_image else EVALUATION_BATCH
-    parts = tuple(part[:shown] for part in loaded.data.test.parts)
-    x, mean = parts[0].float(), _in_chunks(loaded.vae.reconstruct, *parts, device=loaded.device)
-    figure = plots.reconstructions(x, mean, _limits(loaded), loaded.data.features)
-    loaded.run.write_figure("reconstructions", figure)
-
-
-def _picture_samples(loaded: Trained, drawn: Tensor, means: Tensor) -> None:
-    shown = means[:_PICTURED] if plots.is_image(loaded.vae.event_shape) else drawn
-    x = loaded.data.test.x.float()
-    figure = plots.samples(x, shown, _limits(loaded), loaded.data.features)
-    loaded.run.write_figure("samples", figure)
-
-
-def _kl_by_dimension(vae: VAE, x: Tensor) -> Tensor:
-    return kl_divergence(vae.encode(x).base_dist, vae.model.prior().base_dist)
-
-
-def _decoder(loaded: Trained) -> Callable[[Tensor], Tensor]:
-    return partial(_in_chunks, loaded.vae.decode_mean, device=loaded.device)
-
-
-@torch.no_grad()
-def _in_chunks(function: Callable[..., Tensor], *tensors: Tensor, device: torch.device) -> Tensor:
-    """The function of all of the tensors, a bounded part at a time, on the CPU."""
-    parts = zip(*(t.split(EVALUATION_BATCH) for t in tensors), strict=True)
-    return torch.cat([function(*(t.to(device) for t in part)).cpu() for part in parts])
-
-
-def _limits(loaded: Trained) -> tuple[float, float]:
-    """The values of a black and of a white pixel in the data as the likelihood sees them."""
-    if loaded.config.binarise != "none":
-        return 0.0, 1.0
-    if loaded.data.levels is not None:
-        return 0.0, loaded.data.levels
-    x = loaded.data.train.x
-    if x.is_floating_point():
-        x = x[~x.isnan()]
-    return min(0.0, x.min().item()), max(1.0, x.max().item())
 
 
 def _run_name(config: RunConfig) -> str:

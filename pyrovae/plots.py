@@ -13,7 +13,6 @@ from matplotlib.image import imread
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Normal
 
 __all__ = [
     "gallery",
@@ -211,10 +210,22 @@ def latent_space(
     return figure
 
 
-def manifold(decode_mean: Callable[[Tensor], Tensor], limits: Limits, steps: int = 20) -> Figure:
-    """E[x|z] over the plane of two latents, at equal steps of probability under the prior."""
-    quantiles = Normal(0.0, 1.0).icdf(torch.linspace(0.02, 0.98, steps))
-    z = torch.stack(torch.meshgrid(-quantiles, quantiles, indexing="ij"), dim=-1).flip(-1)
+def manifold(
+    decode_mean: Callable[[Tensor], Tensor],
+    draws: Float[Tensor, "num 2"],
+    limits: Limits,
+    steps: int = 20,
+) -> Figure:
+    """E[x|z] over the plane of two latents, at equal steps of probability under the prior.
+
+    Arguments:
+        decode_mean: from z to E[x|z].
+        draws: of z from the prior, by whose quantiles the steps are taken.
+        limits: the values of a black and of a white pixel.
+        steps: images in a row, and in a column.
+    """
+    across, upwards = draws.quantile(torch.linspace(0.02, 0.98, steps).to(draws), dim=0).T
+    z = torch.stack(torch.meshgrid(upwards.flip(0), across, indexing="ij"), dim=-1).flip(-1)
     images = decode_mean(z.reshape(-1, 2))
     title = "decoded plane: $z_1$ rightwards, $z_2$ upwards, 2% to 98% of the prior"
     return _show(images, steps, limits, title)
@@ -224,39 +235,41 @@ def traversals(
     decode_mean: Callable[[Tensor], Tensor],
     z: Float[Tensor, "latent"],
     dimensions: Sequence[int],
-    kl: Sequence[float],
+    labels: Sequence[str],
+    spread: tuple[Float[Tensor, "latent"], Float[Tensor, "latent"]],
     limits: Limits,
     steps: int = 11,
 ) -> Figure:
-    """E[x|z] as one latent at a time goes from -3 to 3, the rest staying at z.
+    """E[x|z] as one latent at a time goes through the prior, the rest staying at z.
 
     Arguments:
         decode_mean: from z to E[x|z].
         z: the point to start from.
         dimensions: the latents to move, one a row.
-        kl: the KL of each of them, in nats, for the labels.
+        labels: one for each of these rows.
+        spread: mean and standard deviation of each latent under the prior.
         limits: the values of a black and of a white pixel.
         steps: images in a row.
     """
-    line = torch.linspace(-3, 3, steps, device=z.device)
+    line = torch.linspace(-3, 3, steps).to(z)
+    mean, deviation = spread
     points = z.repeat(len(dimensions), steps, 1)
     for row, dimension in enumerate(dimensions):
-        points[row, :, dimension] = line
+        points[row, :, dimension] = mean[dimension] + deviation[dimension] * line
     images = decode_mean(points.flatten(0, 1))
     figure = _show(
         images,
         steps,
         limits,
-        "one latent at a time, from −3 to 3, and its mean KL; the rest: first test datum",
+        "one latent at a time, from −3 to 3 standard deviations of the prior; the rest: first "
+        "test datum",
     )
     axes = figure.axes[0]
     height = images.shape[-2] + 1
     axes.set_axis_on()
     axes.set_xticks([])
     axes.set_yticks([height * (row + 0.5) for row in range(len(dimensions))])
-    axes.set_yticklabels(
-        [f"$z_{{{d + 1}}}$  {nats:.2f} nats" for d, nats in zip(dimensions, kl, strict=True)]
-    )
+    axes.set_yticklabels(list(labels))
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)

@@ -1,15 +1,17 @@
 """From a configuration to what is trained: the data, the likelihood, the model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
 from .config import RunConfig
-from .data import Batches, Dataset, binarise, load
+from .data import Batches, Dataset, Split, binarise, load
 from .data.binarise import (
     check_binarisable,
     check_whole,
@@ -21,8 +23,9 @@ from .errors import InputError
 from .likelihoods import Likelihood, Mixed
 from .likelihoods.infer import propose
 from .likelihoods.support import check_values
-from .models import VAE
-from .nn import MLP, ConvDecoder, ConvEncoder
+from .models.base import LatentVariableModel
+from .models.catalogue import MODELS, check_declared, model_of
+from .nn import MLP, ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
 
 __all__ = [
     "INFER",
@@ -43,6 +46,11 @@ INFER = "infer"
 """In place of a likelihood: one for each column, as the data propose."""
 
 _DIGITS_LEVELS = 16
+_LABEL_SEED = 0
+"""Which labels are kept back is the same in every run."""
+
+_LABELLED = ("conditional", "semi_supervised")
+"""Families that are told labels."""
 
 
 def load_data(config: RunConfig) -> Dataset:
@@ -67,6 +75,7 @@ def _declares_columns(config: RunConfig) -> bool:
 def resolve(config: RunConfig, dataset: Dataset, path: Path, console: Console) -> RunConfig:
     """The configuration with nothing left to be derived."""
     likelihood = _likelihood(config, dataset, console)
+    model = _model(config, dataset)
     is_bernoulli = likelihood == Likelihood("Bernoulli")
     if config.dequantise and (
         isinstance(likelihood, Mixed) or likelihood.build(dataset.event_shape).is_discrete
@@ -80,6 +89,9 @@ def resolve(config: RunConfig, dataset: Dataset, path: Path, console: Console) -
         update={
             "data": str(data.resolve()) if data.suffix and data.is_file() else config.data,
             "data_root": None if config.data_root is None else config.data_root.resolve(),
+            "model": model,
+            "inference": _inference(config, dataset),
+            "objective": config.objective or MODELS[model["name"]].objective,
             "likelihood": likelihood.to_dict(),
             "binarise": config.binarise
             or ("dynamic" if dataset.levels is not None and is_bernoulli else "none"),
@@ -87,6 +99,39 @@ def resolve(config: RunConfig, dataset: Dataset, path: Path, console: Console) -
             "output": path,
         }
     )
+
+
+def _named(declared: str | Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": declared} if isinstance(declared, str) else dict(declared)
+
+
+def _model(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    """The family with the settings that follow from the data."""
+    model = _named(config.model)
+    name = check_declared(
+        model, prior=config.prior, posterior=config.posterior, inference=config.inference
+    )
+    if config.num_labels is not None and name != "semi_supervised":
+        raise InputError(f"num_labels is of semi-supervised models; {name!r} is none")
+    if name == "hierarchical":
+        model.setdefault("latent_dims", [config.latent_dim, max(1, config.latent_dim // 2)])
+    if name in _LABELLED:
+        labels = [part.y for part in dataset.splits.values() if part.y is not None]
+        if not labels:
+            raise InputError(
+                f"model {name!r} is told labels, and {dataset.name} has none; of a CSV, name their "
+                "column with label"
+            )
+        model.setdefault("num_classes", max(int(y.max()) for y in labels) + 1)
+    return model
+
+
+def _inference(config: RunConfig, dataset: Dataset) -> str | dict[str, Any]:
+    """How q(z | x) is found, with the number of data where each has its own."""
+    inference = _named(config.inference)
+    if inference["name"] == "free":
+        inference["num_data"] = len(dataset.train)
+    return inference if len(inference) > 1 else config.inference
 
 
 def _likelihood(config: RunConfig, dataset: Dataset, console: Console) -> Likelihood | Mixed:
@@ -128,9 +173,46 @@ def _inferred(dataset: Dataset, console: Console) -> Mixed:
 
 
 def arrange(config: RunConfig, dataset: Dataset) -> Dataset:
-    """The data with their columns in the order of the likelihood, where this names them."""
+    """The data as the model is told them: columns in the order of the likelihood, where this names
+    them, and labels, where the model knows of any.
+
+    A semi-supervised model is told some labels of the training data, and no others.
+    """
     likelihood = Likelihood.of(config.likelihood)
-    return dataset.select(likelihood.columns) if isinstance(likelihood, Mixed) else dataset
+    if isinstance(likelihood, Mixed):
+        dataset = dataset.select(likelihood.columns)
+    name = _named(config.model)["name"]
+    if name not in _LABELLED:
+        return dataset
+    parts = [replace(part, label=part.y) for part in dataset.splits.values()]
+    if name == "semi_supervised":
+        train, *held_out = parts
+        known = _kept(train, config.num_labels) if config.num_labels else train.label
+        parts = [replace(train, label=known)]
+        parts += [replace(part, label=torch.full((len(part),), -1)) for part in held_out]
+    return dataset.with_splits(*parts)
+
+
+def _kept(part: Split, num: int) -> Tensor:
+    """Labels of which so many are kept, as many of each class, and the others are -1."""
+    assert part.y is not None
+    classes = part.y.unique().tolist()
+    if num % len(classes) or num > len(part):
+        raise InputError(
+            f"num_labels is {num}; it must be as many of each of {len(classes)} classes, "
+            f"and no more than the {len(part):,} training data"
+        )
+    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(_LABEL_SEED))
+    label = torch.full_like(part.y, -1)
+    for each in classes:
+        rows = order[part.y[order] == each][: num // len(classes)]
+        if len(rows) < num // len(classes):
+            raise InputError(
+                f"num_labels is {num}, {num // len(classes)} of each class; class {each} has "
+                f"{len(rows)} training data"
+            )
+        label[rows] = each
+    return label
 
 
 def prepare(config: RunConfig, dataset: Dataset) -> Dataset:
@@ -159,37 +241,52 @@ def training_batches(
         draw = partial(binarise, levels=dataset.levels or 1.0)
     elif config.dequantise:
         draw = dequantise
+    index = (torch.arange(len(dataset.train)),) if _is_free(config) else ()
     if draw is None:
-        return Batches(prepared.train.parts, config.batch_size, device=device)
+        return Batches((*prepared.train.parts, *index), config.batch_size, device=device)
 
     def with_noise(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         return draw(x), *given
 
-    return Batches(dataset.train.parts, config.batch_size, transform=with_noise, device=device)
+    parts = (*dataset.train.parts, *index)
+    return Batches(parts, config.batch_size, transform=with_noise, device=device)
 
 
-def build(config: RunConfig, event_shape: tuple[int, ...]) -> VAE:
+def _is_free(config: RunConfig) -> bool:
+    """Whether training data come with their numbers, each having a q of its own."""
+    return _named(config.inference)["name"] == "free"
+
+
+def build(config: RunConfig, event_shape: tuple[int, ...]) -> LatentVariableModel:
     """The model, with new parameters."""
     if config.likelihood is None:
         raise InputError("the run's config.yaml names no likelihood")
     mlp = partial(MLP, hidden=config.hidden)
-    encoder, decoder = (ConvEncoder, ConvDecoder) if config.network == "conv" else (mlp, mlp)
-    return VAE(
-        event_shape,
-        config.latent_dim,
-        config.likelihood,
+    encoder, decoder = {
+        "mlp": (mlp, mlp),
+        "conv": (ConvEncoder, ConvDecoder),
+        "residual": (ResidualEncoder, ResidualDecoder),
+    }[config.network]
+    return model_of(
+        config.model,
+        event_shape=event_shape,
+        latent_dim=config.latent_dim,
+        prior=config.prior,
+        posterior=config.posterior,
+        inference=config.inference,
+        likelihood=config.likelihood,
         encoder=encoder,
         decoder=decoder,
         missing=bool(config.missing),
     )
 
 
-def check(vae: VAE, dataset: Dataset) -> None:
+def check(family: LatentVariableModel, dataset: Dataset) -> None:
     """Refuse data that the model cannot have produced, or whose density has no bound."""
     for name, part in dataset.splits.items():
         what = f"the {name} data of {dataset.name}"
-        if not vae.model.missing:
+        if not family.model.missing:
             check_values(part.x, dataset.event_shape, dataset.features, what)
-        vae.likelihood.check(part.x, dataset.features, what)
+        family.likelihood.check(part.x, dataset.features, what)
     what = f"the training data of {dataset.name}"
-    vae.likelihood.check_varied(dataset.train.x, dataset.features, what)
+    family.likelihood.check_varied(dataset.train.x, dataset.features, what)

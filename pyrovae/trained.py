@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from .checkpoint import RunDirectory
 from .config import RunConfig
 from .data import Batches, Dataset, Split
 from .device import find_device
 from .errors import InputError
-from .models import VAE
+from .models.base import LatentVariableModel
 from .prepare import arrange, build, load_data, prepare
 
 __all__ = ["EVALUATION_BATCH", "Trained", "in_order", "open_run"]
@@ -26,8 +27,21 @@ class Trained:
     run: RunDirectory
     config: RunConfig
     data: Dataset
-    vae: VAE
+    family: LatentVariableModel
     device: torch.device
+
+    @torch.no_grad()
+    def draw(self, num: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents from the prior, draws from p(x | z), and its means; class by class, where the
+        model knows of classes.
+        """
+        given: tuple[Tensor, ...] = ()
+        if self.data.test.label is not None and self.data.test.y is not None:
+            num_classes = int(self.data.test.y.max()) + 1
+            given = (torch.arange(num, device=self.device) * num_classes // num,)
+        z, eta = self.family.draw(num, *given)
+        likelihood = self.family.likelihood
+        return z.cpu(), likelihood(eta).sample().cpu(), likelihood.mean(eta).cpu()
 
 
 def open_run(path: Path) -> Trained:
@@ -40,20 +54,20 @@ def open_run(path: Path) -> Trained:
     config = run.read_config()
     device = find_device(config.device)
     event_shape, features = run.read_metadata("event_shape", "features")
-    vae = build(config, tuple(event_shape))
-    run.read_weights(vae)
+    family = build(config, tuple(event_shape))
+    run.read_weights(family)
     dataset = arrange(config, load_data(config))
-    if dataset.event_shape != vae.event_shape:
+    if dataset.event_shape != family.event_shape:
         raise InputError(
             f"{config.data} now has data of shape {dataset.event_shape}; the run was trained on "
-            f"{vae.event_shape}"
+            f"{family.event_shape}"
         )
     if list(dataset.features or ()) != list(features or ()):
         raise InputError(
             f"{config.data} now has columns {', '.join(dataset.features or ())}; the run was "
             f"trained on {', '.join(features or ())}"
         )
-    return Trained(run, config, prepare(config, dataset), vae.to(device).eval(), device)
+    return Trained(run, config, prepare(config, dataset), family.to(device).eval(), device)
 
 
 def in_order(part: Split, device: torch.device) -> Batches:

@@ -94,11 +94,14 @@ def test_the_manifold_has_z1_rightwards_and_z2_upwards() -> None:
     def decode_second(z: Tensor) -> Tensor:
         return z[:, 1].sigmoid().reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2)
 
-    first = plots.manifold(decode, (0.0, 1.0), steps=5).axes[0].images[0].get_array()[1::3, 1::3]
-    second = (
-        plots.manifold(decode_second, (0.0, 1.0), steps=5).axes[0].images[0].get_array()[1::3, 1::3]
-    )
+    def shown(decoder: Callable[[Tensor], Tensor]) -> Any:
+        draws = torch.stack([torch.linspace(-1, 1, 101), torch.linspace(0, 9, 101)], dim=1)
+        figure = plots.manifold(decoder, draws, (0.0, 1.0), steps=5)
+        return figure.axes[0].images[0].get_array()[1::3, 1::3]
+
+    first, second = shown(decode), shown(decode_second)
     assert (np.diff(first, axis=1) > 0).all()
+    np.testing.assert_allclose(first[0], torch.linspace(-0.96, 0.96, 5).sigmoid(), rtol=1e-5)
     assert np.allclose(np.diff(first, axis=0), 0)
     assert (np.diff(second, axis=0) < 0).all()
 
@@ -108,13 +111,14 @@ def test_traversals_move_one_latent_a_row() -> None:
         return z.reshape(-1, 1, 1, 4) / 10 + 0.5
 
     z = torch.tensor([0.1, 0.2, 0.3, 0.4])
-    figure = plots.traversals(decode, z, [2, 0], [1.5, 0.25], (0.0, 1.0), steps=7)
+    spread = torch.tensor([0.0, 0.0, 0.5, 0.0]), torch.tensor([1.0, 1.0, 0.5, 1.0])
+    figure = plots.traversals(decode, z, [2, 0], ["two", "none"], spread, (0.0, 1.0), steps=7)
     shown = figure.axes[0].images[0].get_array()
     assert shown.shape == (2 * 2 + 1, 7 * 5 + 1)
-    np.testing.assert_allclose(shown[1, 3::5], torch.linspace(-3, 3, 7) / 10 + 0.5, rtol=1e-5)
+    np.testing.assert_allclose(shown[1, 3::5], torch.linspace(-1, 2, 7) / 10 + 0.5, rtol=1e-5)
     np.testing.assert_allclose(shown[3, 3::5], 0.53, rtol=1e-5)
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert labels == ["$z_{3}$  1.50 nats", "$z_{1}$  0.25 nats"]
+    assert labels == ["two", "none"]
 
 
 def test_pixels_are_shown_between_their_limits() -> None:

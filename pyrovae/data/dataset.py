@@ -14,27 +14,36 @@ __all__ = ["Dataset", "Read", "Split", "split"]
 
 @dataclass(frozen=True)
 class Split:
-    """Data x of shape ``(num, *event_shape)``; class labels y and exposures where there are any."""
+    """Data x of shape ``(num, *event_shape)``, and what there is beside them.
+
+    Attributes:
+        x: data.
+        y: class labels, where there are any.
+        exposure: of each datum, where there is one.
+        label: what a model is told of the labels: nothing (None), or y, -1 where it is kept back.
+    """
 
     x: Num[Tensor, "num *event"]
     y: Int[Tensor, "num"] | None = None
     exposure: Float[Tensor, "num"] | None = None
+    label: Int[Tensor, "num"] | None = None
 
     @property
     def parts(self) -> tuple[Tensor, ...]:
-        """What a model of these data takes: x, and the exposure where there is one."""
-        return (self.x,) if self.exposure is None else (self.x, self.exposure)
+        """What a model of these data takes: x, then label and exposure where there are any."""
+        return (self.x, *(part for part in (self.label, self.exposure) if part is not None))
 
     def to(self, dtype: torch.dtype) -> "Split":
         """The same data, real numbers in this precision."""
         x = self.x.to(dtype) if self.x.is_floating_point() else self.x
-        return Split(x, self.y, None if self.exposure is None else self.exposure.to(dtype))
+        exposure = None if self.exposure is None else self.exposure.to(dtype)
+        return replace(self, x=x, exposure=exposure)
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, index: Tensor) -> "Split":
-        beside = (None if t is None else t[index] for t in (self.y, self.exposure))
+        beside = (None if t is None else t[index] for t in (self.y, self.exposure, self.label))
         return Split(self.x[index], *beside)
 
 

@@ -1,6 +1,7 @@
 """What every family of models can be asked, whatever its latents are."""
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Num
@@ -33,6 +34,11 @@ class LatentVariableModel(nn.Module):
         model: p(x, z).
         guide: q(z | x).
     """
+
+    has_prior: ClassVar[bool] = True
+    """Whether latents can be drawn."""
+    objective: ClassVar[str] = "elbo"
+    """The objective that it is trained on, where there is no other."""
 
     event_shape: tuple[int, ...]
     model: Generative

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 import pyro
 import torch
 from jaxtyping import Float, Num
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from ..likelihoods import LikelihoodLayer, MixedLayer
 from .parameters import declare_parameters
 
-__all__ = ["Generative", "Layer"]
+__all__ = ["DeepLatentModel", "Generative", "Layer"]
 
 Layer = LikelihoodLayer | MixedLayer
 
@@ -67,11 +68,59 @@ class Generative(nn.Module):
             eta: numbers of the likelihood, in the precision in which densities shall be summed.
             beside: as ``begin`` returned it.
         """
+        p, x = self.observed(x, eta, beside)
+        observed: Tensor = pyro.sample("x", p, obs=x)
+        return observed
+
+    def observed(
+        self,
+        x: Num[Tensor, "batch *event"],
+        eta: Float[Tensor, "..."],
+        beside: Mapping[str, Tensor],
+    ) -> tuple[TorchDistributionMixin, Float[Tensor, "batch *event"]]:
+        """p(x | z), of what is present of x, and x as it takes it."""
         x = x.to(eta.dtype)  # log-factorials of bytes would overflow
         present = None
         if self.missing:
             # Filled, then masked: a mask alone would leave NaN in the gradient.
             present = ~x.isnan()
             x = torch.where(present, x, self.likelihood.fill)
-        observed: Tensor = pyro.sample("x", self.likelihood(eta, beside, present), obs=x)
-        return observed
+        return self.likelihood(eta, beside, present), x
+
+
+class DeepLatentModel(Generative):
+    """The Pyro model p(z) p(x | z): z ~ prior, x ~ likelihood(decoder(z)), for each datum."""
+
+    def __init__(
+        self, prior: nn.Module, decoder: nn.Module, likelihood: Layer, missing: bool
+    ) -> None:
+        super().__init__(decoder, likelihood, missing)
+        self.prior = prior
+
+    def forward(self, x: Num[Tensor, "batch *event"], *given: Tensor) -> Tensor:
+        """Sample site ``z``, and site ``x`` observed, in the plate ``data``.
+
+        Arguments:
+            x: data.
+            given: what comes with each datum, as ``likelihood.given`` lists it.
+
+        Raises:
+            InputError: if x lies outside the support of the likelihood (under Pyro's validation).
+        """
+        beside = self.begin(x, *given)
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", self.prior())
+            return self.observe(x, self._eta(z), beside)
+
+    def log_joint(
+        self, z: Float[Tensor, "..."], x: Num[Tensor, "batch *event"], *given: Tensor
+    ) -> Float[Tensor, "..."]:
+        """log p(x, z) of each datum, in nats, for z of any batch shape on its left."""
+        p, x = self.observed(x, self._eta(z), self.likelihood.given_with(x, *given))
+        log_prior: Tensor = self.prior().log_prob(z)
+        log_likelihood: Tensor = p.log_prob(x)
+        return log_prior + log_likelihood
+
+    def _eta(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        eta: Tensor = self.decoder(z).to(z.dtype)  # densities are not summed in half precision
+        return eta

@@ -1,9 +1,12 @@
 """What every amortised guide does with x, whatever its latents are: check and standardise it."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import pyro
 import torch
 from jaxtyping import Float, Num
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
@@ -11,7 +14,7 @@ from ..likelihoods.support import check_values
 from ..nn import Standardise
 from .parameters import declare_parameters
 
-__all__ = ["Recognition", "seen_shape"]
+__all__ = ["AmortisedGuide", "Recognition", "seen_shape"]
 
 
 def seen_shape(event_shape: Sequence[int], missing: bool) -> tuple[int, ...]:
@@ -64,3 +67,49 @@ class Recognition(nn.Module):
         present = ~standard.isnan()
         filled = torch.where(present, standard, 0.0)
         return torch.cat([filled, present.to(filled.dtype)], -len(self.event_shape))
+
+
+class AmortisedGuide(Recognition):
+    """The Pyro guide q(z | x) = posterior(encoder(x)), one network for all data."""
+
+    def __init__(
+        self, encoder: nn.Module, posterior: nn.Module, event_shape: Sequence[int], missing: bool
+    ) -> None:
+        super().__init__(encoder, event_shape, missing)
+        self.posterior = posterior
+
+    def forward(self, x: Num[Tensor, "batch *event"], *given: Tensor) -> Tensor:
+        """Sample site ``z`` in the plate ``data``.
+
+        Raises:
+            InputError: if x has another shape or is not finite (under Pyro's validation).
+        """
+        self.begin(x)
+        with pyro.plate("data", x.shape[0]):
+            z: Tensor = pyro.sample("z", self.q(x, *given))
+            return z
+
+    def h(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
+        """What the encoder puts out for x: the parameters of q(z | x)."""
+        return self._h_of_standard(self.standardise(x))
+
+    def q(self, x: Num[Tensor, "..."], *given: Tensor) -> TorchDistributionMixin:
+        """The distribution q(z | x) itself."""
+        q: TorchDistributionMixin = self.posterior(self.h(x, *given))
+        return q
+
+    def q_of_standard(self, standard: Float[Tensor, "..."]) -> TorchDistributionMixin:
+        """q(z | x) as the encoder has it, of x that is standardised already."""
+        q: TorchDistributionMixin = self.posterior(self._h_of_standard(standard))
+        return q
+
+    def centre(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
+        """A point that stands for q(z | x), its mean where that is known."""
+        posterior: Any = self.posterior
+        centre: Tensor = posterior.centre(self.h(x, *given))
+        return centre
+
+    def _h_of_standard(self, standard: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        seen = self.seen(standard)
+        h: Tensor = self.encoder(seen).to(seen.dtype)
+        return h

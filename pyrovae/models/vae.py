@@ -3,87 +3,26 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyro
 import torch
 from jaxtyping import Float, Num
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from ..declared import made, settings_of
 from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP
 from ..posteriors import DiagonalNormal
-from ..priors import StandardNormal, VampPrior
+from ..priors import VampPrior
 from .base import Body, LatentVariableModel, network
-from .generative import Generative, Layer
-from .recognition import Recognition, seen_shape
+from .generative import DeepLatentModel
+from .recognition import AmortisedGuide, seen_shape
+from .refined import INFERENCES, Inference, NumberedModel
 
-__all__ = ["VAE", "AmortisedGuide", "DeepLatentModel"]
+__all__ = ["VAE"]
 
-
-class DeepLatentModel(Generative):
-    """The Pyro model p(z) p(x | z): z ~ prior, x ~ likelihood(decoder(z)), for each datum."""
-
-    def __init__(
-        self, prior: nn.Module, decoder: nn.Module, likelihood: Layer, missing: bool
-    ) -> None:
-        super().__init__(decoder, likelihood, missing)
-        self.prior = prior
-
-    def forward(self, x: Num[Tensor, "batch *event"], *given: Tensor) -> Tensor:
-        """Sample site ``z``, and site ``x`` observed, in the plate ``data``.
-
-        Arguments:
-            x: data.
-            given: what comes with each datum, as ``likelihood.given`` lists it.
-
-        Raises:
-            InputError: if x lies outside the support of the likelihood (under Pyro's validation).
-        """
-        beside = self.begin(x, *given)
-        with pyro.plate("data", x.shape[0]):
-            z = pyro.sample("z", self.prior())
-            eta = self.decoder(z).to(z.dtype)  # densities are not summed in half precision
-            return self.observe(x, eta, beside)
-
-
-class AmortisedGuide(Recognition):
-    """The Pyro guide q(z | x) = posterior(encoder(x)), one network for all data."""
-
-    def __init__(
-        self, encoder: nn.Module, posterior: nn.Module, event_shape: Sequence[int], missing: bool
-    ) -> None:
-        super().__init__(encoder, event_shape, missing)
-        self.posterior = posterior
-
-    def forward(self, x: Num[Tensor, "batch *event"], *given: Tensor) -> Tensor:
-        """Sample site ``z`` in the plate ``data``.
-
-        Raises:
-            InputError: if x has another shape or is not finite (under Pyro's validation).
-        """
-        self.begin(x)
-        with pyro.plate("data", x.shape[0]):
-            z: Tensor = pyro.sample("z", self.q(x))
-            return z
-
-    def h(self, x: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """What the encoder puts out for x: the parameters of q(z | x)."""
-        return self._h_of_standard(self.standardise(x))
-
-    def q(self, x: Num[Tensor, "..."]) -> TorchDistributionMixin:
-        """The distribution q(z | x) itself."""
-        return self.q_of_standard(self.standardise(x))
-
-    def q_of_standard(self, standard: Float[Tensor, "..."]) -> TorchDistributionMixin:
-        """q(z | x) of x that is standardised already."""
-        q: TorchDistributionMixin = self.posterior(self._h_of_standard(standard))
-        return q
-
-    def _h_of_standard(self, standard: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        seen = self.seen(standard)
-        h: Tensor = self.encoder(seen).to(seen.dtype)
-        return h
+_OF_GUIDES = ("model", "encoder", "posterior", "event_shape", "missing")
+"""Arguments of guides that are no settings of theirs."""
 
 
 class VAE(LatentVariableModel):
@@ -96,10 +35,13 @@ class VAE(LatentVariableModel):
         latent_dim: number of latent dimensions.
         likelihood: p(x | z) as a :class:`~pyrovae.Likelihood`, a :class:`~pyrovae.Mixed`, a name
             or a dict.
-        prior: module returning p(z); the standard normal unless given. A
-            :class:`~pyrovae.priors.VampPrior` is bound to the guide.
-        posterior: module from h to q(z | x), with ``in_shape`` the shape of h; a diagonal normal
-            unless given.
+        prior: module returning p(z), such as those in :mod:`pyrovae.priors`; the posterior's own,
+            such as a standard normal, unless given.
+        posterior: module from h to q(z | x), such as those in :mod:`pyrovae.posteriors`; a diagonal
+            normal unless given.
+        inference: how q(z | x) of a datum is found: ``"amortised"``, by the encoder;
+            ``"semi_amortised"``, refined by gradient steps from there; ``"free"``, with parameters
+            of its own; or settings, as in ``{"name": "semi_amortised", "num_steps": 10}``.
         encoder: network from x to h, or a callable that makes one from (in_shape, out_shape).
         decoder: network from z to eta, or a callable that makes one from (in_shape, out_shape).
         missing: whether entries of x may be missing (NaN); the encoder then takes x and the mask of
@@ -124,6 +66,7 @@ class VAE(LatentVariableModel):
         likelihood: Likelihood | Mixed | str | Mapping[str, Any] = "Bernoulli",
         prior: nn.Module | None = None,
         posterior: nn.Module | None = None,
+        inference: Inference = "amortised",
         encoder: Body = MLP,
         decoder: Body = MLP,
         missing: bool = False,
@@ -133,19 +76,34 @@ class VAE(LatentVariableModel):
             raise InputError(f"latent_dim is {latent_dim}; it must be 1 or more")
         self.event_shape = tuple(event_shape)
         self.latent_dim = latent_dim
+        inference_name, _ = settings_of("inference", INFERENCES, inference, *_OF_GUIDES)
         layer = Likelihood.of(likelihood).build(self.event_shape)
-        q = DiagonalNormal(latent_dim) if posterior is None else posterior
-        h_shape: Any = q.in_shape
-        self.model = DeepLatentModel(
-            StandardNormal(latent_dim) if prior is None else prior,
-            network(decoder, (latent_dim,), layer.in_shape),
-            layer,
-            missing,
-        )
+        q: Any = DiagonalNormal(latent_dim) if posterior is None else posterior
+        p: Any = q.prior() if prior is None else prior
+        with torch.no_grad():
+            latent_shape = q.prior()().event_shape
+        kind = NumberedModel if inference_name == "free" else DeepLatentModel
+        self.model = kind(p, network(decoder, latent_shape, layer.in_shape), layer, missing)
         seen = seen_shape(self.event_shape, missing)
-        self.guide = AmortisedGuide(network(encoder, seen, h_shape), q, self.event_shape, missing)
-        if isinstance(prior, VampPrior):
-            prior.bind(self.guide)
+        self.guide = made(
+            "inference",
+            INFERENCES,
+            inference,
+            model=self.model,
+            encoder=network(encoder, seen, q.in_shape),
+            posterior=q,
+            event_shape=self.event_shape,
+            missing=missing,
+        )
+        if isinstance(p, VampPrior):
+            p.bind(self.guide)
+        with torch.no_grad():
+            shape = p().event_shape
+        if shape != latent_shape:
+            raise InputError(
+                f"the prior is of latents of shape {tuple(shape)}, the posterior of "
+                f"{tuple(latent_shape)}; give both the same latent_dim"
+            )
 
     def standardise(self, x: Num[Tensor, "data *event"], *given: Tensor) -> None:
         """Learn the units of the data, as :class:`LatentVariableModel` says; the pseudo-inputs of a
@@ -157,9 +115,9 @@ class VAE(LatentVariableModel):
             device = self.guide.standardise.loc.device
             prior.start_at(self.guide.standardise(x.to(device)))
 
-    def encode(self, x: Num[Tensor, "..."]) -> TorchDistributionMixin:
-        """q(z | x), of event shape ``(latent_dim,)``."""
-        return self.guide.q(x)
+    def encode(self, x: Num[Tensor, "..."], *given: Tensor) -> TorchDistributionMixin:
+        """q(z | x), of event shape ``(latent_dim,)``, or that of the posterior's own prior."""
+        return self.guide.q(x, *given)
 
     def decode(
         self, z: Float[Tensor, "*batch latent"], given: Mapping[str, Tensor] | None = None
@@ -176,17 +134,14 @@ class VAE(LatentVariableModel):
 
     @torch.no_grad()
     def reconstruct(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
-        """E[x' | z] at the mean z of q(z | x)."""
-        return self.decode_mean(self.encode(x).mean, self.likelihood.given_with(x, *given))
+        """E[x' | z] at ``z = embed(x)``, without gradients."""
+        return self.decode_mean(self.embed(x, *given), self.likelihood.given_with(x, *given))
 
-    def embed(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "*batch latent"]:
-        """The mean z of q(z | x)."""
-        mean: Tensor = self.encode(x).mean
-        return mean
+    def embed(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
+        """The centre of q(z | x), which is its mean where that is known."""
+        return self.guide.centre(x, *given)
 
-    def draw(
-        self, num: int, *given: Tensor
-    ) -> tuple[Float[Tensor, "num latent"], Float[Tensor, "..."]]:
+    def draw(self, num: int, *given: Tensor) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
         """z from the prior, and what the decoder puts out for it."""
         z: Tensor = self.model.prior().sample((num,))
         return z, self.model.decoder(z)
@@ -195,7 +150,8 @@ class VAE(LatentVariableModel):
     def interpolate(
         self, start: Num[Tensor, "*event"], end: Num[Tensor, "*event"], num_steps: int = 10
     ) -> Float[Tensor, "steps *event"]:
-        """E[x | z] for z on the straight line between the posterior means of two data."""
-        z_start, z_end = self.encode(torch.stack([start, end])).mean
+        """E[x | z] for z on the straight line between the embeddings of two data."""
+        z_start, z_end = self.embed(torch.stack([start, end]))
         weight = torch.linspace(0, 1, num_steps, dtype=z_start.dtype, device=z_start.device)
-        return self.decode_mean(torch.lerp(z_start, z_end, weight[:, None]))
+        weight = weight.reshape(-1, *[1] * z_start.ndim)
+        return self.decode_mean(torch.lerp(z_start, z_end, weight))

@@ -1,0 +1,106 @@
+"""Families, and how q(z | x) is found, by name, as they stand in YAML and on the command line."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from ..declared import made, settings_of
+from ..errors import InputError
+from ..posteriors import POSTERIORS
+from ..priors import PRIORS
+from .autoencoder import Autoencoder
+from .base import LatentVariableModel
+from .conditional import ConditionalVAE
+from .hierarchical import HierarchicalVAE
+from .mixture import MixtureVAE
+from .pca import ProbabilisticPCA
+from .semi_supervised import SemiSupervisedVAE
+from .vae import VAE
+
+__all__ = ["MODELS", "check_declared", "model_of"]
+
+MODELS: dict[str, Callable[..., LatentVariableModel]] = {
+    "vae": VAE,
+    "autoencoder": Autoencoder,
+    "ppca": ProbabilisticPCA,
+    "hierarchical": HierarchicalVAE,
+    "mixture": MixtureVAE,
+    "conditional": ConditionalVAE,
+    "semi_supervised": SemiSupervisedVAE,
+}
+"""Families by name."""
+
+_CONTEXT = (
+    "event_shape",
+    "latent_dim",
+    "likelihood",
+    "encoder",
+    "decoder",
+    "missing",
+    "prior",
+    "posterior",
+    "inference",
+)
+"""Arguments of families that are no settings of theirs, but options of a run."""
+
+
+def check_declared(
+    model: Any, *, prior: Any = None, posterior: Any = None, inference: Any = "amortised"
+) -> str:
+    """Make sure that there are such parts and that they go together, without making any.
+
+    Returns:
+        The name of the family.
+
+    Raises:
+        InputError: if there is no such part, a setting is wrong, or the family takes no such part.
+    """
+    name, _ = settings_of("model", MODELS, model, *_CONTEXT)
+    taken = inspect.signature(MODELS[name]).parameters
+    given = {"prior": prior, "posterior": posterior, "inference": inference}
+    for part, declared in given.items():
+        if part not in taken and declared not in (None, "amortised"):
+            raise InputError(f"model {name!r} has a {part} of its own; leave {part} out")
+    if prior is not None:
+        settings_of("prior", PRIORS, prior, "latent_dim", "event_shape")
+    if posterior is not None:
+        settings_of("posterior", POSTERIORS, posterior, "latent_dim")
+    return name
+
+
+def model_of(
+    declared: str | Mapping[str, Any],
+    *,
+    event_shape: tuple[int, ...],
+    latent_dim: int,
+    prior: str | Mapping[str, Any] | None = None,
+    posterior: str | Mapping[str, Any] | None = None,
+    inference: str | Mapping[str, Any] = "amortised",
+    **parts: Any,
+) -> LatentVariableModel:
+    """The model that words, or settings from YAML, mean, with new parameters.
+
+    Arguments:
+        declared: name of the family, or its settings with the name.
+        event_shape: shape of one datum.
+        latent_dim: number of latent dimensions.
+        prior: p(z) likewise; that of the family, or of the posterior, unless given.
+        posterior: q(z | x) likewise; that of the family unless given.
+        inference: how q(z | x) is found.
+        parts: ``likelihood``, ``encoder``, ``decoder`` and ``missing``, as families take them.
+
+    Raises:
+        InputError: as :func:`check_declared`, or if the parts do not fit together.
+
+    >>> model_of("vae", event_shape=(3,), latent_dim=2, prior="mixture").sample(5).shape
+    torch.Size([5, 3])
+    """
+    check_declared(declared, prior=prior, posterior=posterior, inference=inference)
+    shape = {"latent_dim": latent_dim, "event_shape": event_shape}
+    q: nn.Module | None = posterior and made("posterior", POSTERIORS, posterior, **shape)
+    p: nn.Module | None = prior and made("prior", PRIORS, prior, **shape)
+    return made(
+        "model", MODELS, declared, prior=p, posterior=q, inference=inference, **shape, **parts
+    )

@@ -1,0 +1,188 @@
+"""Posteriors refined for each datum: towards the exact one, and as functions of x alone."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pyrovae import VAE, InputError, Likelihood, fit, importance_sample
+from pyrovae.infer import evaluate
+from pyrovae.posteriors import DiagonalNormal, FullRankNormal, InverseAutoregressive
+from pyrovae.priors import VampPrior
+
+NUM, FEATURES, LATENTS, SCALE = 40, 5, 2, 0.5
+
+
+class Linear(nn.Module):
+    """A decoder x = W z, of which everything is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        w = torch.randn(FEATURES, LATENTS, generator=torch.Generator().manual_seed(3))
+        self.w = nn.Parameter(w)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return (z @ self.w.T)[..., None, :]
+
+
+def pair(inference: Any, posterior: Any = None) -> VAE:
+    torch.manual_seed(0)
+    likelihood = Likelihood("Normal", scale=SCALE)
+    return VAE(
+        (FEATURES,), LATENTS, likelihood, posterior=posterior, inference=inference, decoder=Linear()
+    )
+
+
+def data(vae: VAE) -> torch.Tensor:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return vae.sample(NUM)
+
+
+def exact(vae: VAE, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """log p(x), and mean and covariance of p(z | x)."""
+    w = vae.model.decoder.w.detach()
+    marginal = torch.distributions.MultivariateNormal(
+        torch.zeros(FEATURES), w @ w.T + SCALE**2 * torch.eye(FEATURES)
+    )
+    precision = torch.eye(LATENTS) + w.T @ w / SCALE**2
+    covariance = precision.inverse()
+    return marginal.log_prob(x), x @ w @ covariance / SCALE**2, covariance
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("start", ["semi_amortised", "free"])
+def test_refined_full_rank_posteriors_come_to_the_exact_one(start: str) -> None:
+    settings = {"name": start, "num_steps": 300, "lr": 0.1}
+    if start == "free":
+        settings["num_data"] = NUM
+    vae = pair(settings, FullRankNormal(LATENTS))
+    x = data(vae)
+    log_p, mean, covariance = exact(vae, x)
+    with torch.no_grad():
+        q = vae.encode(x)
+        assert (q.mean - mean).abs().max() < 0.05 * covariance.diagonal().sqrt().max()
+    gap = (log_p - importance_sample(vae.model, vae.guide, x, num_samples=200).elbo).mean()
+    assert gap < 5e-3  # where the amortised start is off by whole nats
+    plain = pair("amortised", FullRankNormal(LATENTS))
+    start_gap = log_p - importance_sample(plain.model, plain.guide, x, num_samples=200).elbo
+    assert start_gap.mean() > 1
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_few_steps_from_the_encoder_raise_the_elbo_of_each_datum() -> None:
+    refined, plain = pair("semi_amortised"), pair("amortised")
+    refined.guide.encoder.load_state_dict(plain.guide.encoder.state_dict())
+    x = data(plain)
+    elbos = [
+        importance_sample(vae.model, vae.guide, x, num_samples=400).elbo for vae in (refined, plain)
+    ]
+    assert (elbos[0] > elbos[1]).double().mean() > 0.9
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_encoder_gets_the_gradient_at_the_refined_parameters() -> None:
+    vae = pair("semi_amortised")
+    x = data(vae)
+    h = vae.guide.h(x)
+    weight = torch.randn_like(h)
+    gradients = torch.autograd.grad((h * weight).sum(), list(vae.guide.encoder.parameters()))
+    plain = (vae.guide.encoder(x) * weight).sum()
+    for ours, theirs in zip(
+        gradients, torch.autograd.grad(plain, list(vae.guide.encoder.parameters())), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("inference", ["semi_amortised", {"name": "free", "num_data": NUM}])
+def test_q_is_a_function_of_each_datum_alone(inference: Any) -> None:
+    vae = pair(inference)
+    x = data(vae)
+    together = vae.encode(x).mean
+    torch.manual_seed(5)
+    torch.testing.assert_close(vae.encode(x).mean, together)
+    alone = torch.stack([vae.encode(each[None]).mean[0] for each in x[:3]])
+    torch.testing.assert_close(alone, together[:3], rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(vae.encode(x).mean, together)
+
+
+@pytest.mark.usefixtures("float64")
+def test_free_parameters_of_each_datum_are_trained_to_its_own_posterior() -> None:
+    """With the model held, classical VI: the mean of a factorised q is that of the posterior, its
+    precision the diagonal of that of the posterior.
+    """
+    vae = pair({"name": "free", "num_data": NUM})
+    x = data(vae)
+    vae.model.requires_grad_(False)
+    fit(
+        vae.model,
+        vae.guide,
+        (x, torch.arange(NUM)),
+        epochs=1500,
+        batch_size=NUM,
+        lr=0.03,
+        schedule="cosine",
+        progress=False,
+    )
+    _, mean, covariance = exact(vae, x)
+    q = vae.guide.q(x, torch.arange(NUM))
+    scale = covariance.inverse().diagonal() ** -0.5
+    assert (q.mean - mean).abs().max() < 0.25 * scale.min()
+    torch.testing.assert_close(q.stddev.mean(0), scale, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("inference", ["semi_amortised", {"name": "free", "num_data": NUM}])
+def test_compiled_and_eager_steps_agree(inference: Any, float64: None) -> None:
+    after = []
+    for compiled in (True, False):
+        vae = pair(inference)
+        x = data(vae)
+        torch.manual_seed(2)
+        parts = (x, torch.arange(NUM)) if inference != "semi_amortised" else (x,)
+        fit(
+            vae.model,
+            vae.guide,
+            parts,
+            epochs=3,
+            batch_size=20,
+            compile=compiled,
+            progress=False,
+        )
+        after.append([p.detach().clone() for p in vae.parameters()])
+    for one, other in zip(*after, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_copies_and_saved_states_are_whole() -> None:
+    vae = pair({"name": "free", "num_data": NUM})
+    x = data(vae)
+    twin = copy.deepcopy(vae)
+    with torch.no_grad():
+        twin.model.decoder.w.mul_(2)  # which moves what the copy refines alone
+        assert not torch.allclose(twin.encode(x).mean, vae.encode(x).mean)
+    other = pair({"name": "free", "num_data": NUM})
+    other.load_state_dict(twin.state_dict())
+    torch.testing.assert_close(other.encode(x).mean, twin.encode(x).mean)
+    assert evaluate(vae.model, vae.guide, x).elbo.mean > -1e3
+
+
+def test_what_cannot_be_refined_is_refused() -> None:
+    with pytest.raises(InputError, match="refined where it is normal"):
+        pair("semi_amortised", InverseAutoregressive(LATENTS))
+    with pytest.raises(InputError, match="no encoder"):
+        VAE(
+            (FEATURES,),
+            LATENTS,
+            "Normal",
+            prior=VampPrior((FEATURES,), 3),
+            inference={"name": "free", "num_data": 3},
+        )
+    with pytest.raises(InputError, match="num_steps and lr above 0"):
+        pair({"name": "semi_amortised", "num_steps": 0})
+    with pytest.raises(InputError, match="needs num_data"):
+        pair("free")
+    with pytest.raises(InputError, match="inference cannot be 'amortized': did you mean"):
+        VAE((3,), 2, posterior=DiagonalNormal(2), inference="amortized")
