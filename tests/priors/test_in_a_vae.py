@@ -22,7 +22,7 @@ PRIORS: dict[str, Callable[[int], nn.Module]] = {
     "normal": LearnedNormal,
     "mixture": partial(NormalMixture, num_components=3),
     "vamp": lambda _: VampPrior((3,), 4),
-    "flow": partial(FlowPrior, num_transforms=2, hidden=(4,)),
+    "flow": partial(FlowPrior, num_transforms=1, hidden=(4,)),
 }
 
 each_prior = pytest.mark.parametrize("name", PRIORS)
