@@ -43,7 +43,7 @@ class LabelGuide(Recognition):
         self.posterior = posterior
 
     def forward(
-        self, x: Num[Tensor, "batch *event"], y: Int[Tensor, "batch"], *given: Tensor
+        self, x: Num[Tensor, "batch *event"], y: Num[Tensor, "..."], *given: Tensor
     ) -> Tensor:
         """Sample sites ``y_unobserved`` and ``z`` in the plate ``data``.
 
@@ -109,7 +109,7 @@ class LabelModel(Generative):
         self.register_buffer("logits", torch.zeros(condition.dim), persistent=False)
 
     def forward(
-        self, x: Num[Tensor, "batch *event"], y: Int[Tensor, "batch"], *given: Tensor
+        self, x: Num[Tensor, "batch *event"], y: Num[Tensor, "..."], *given: Tensor
     ) -> Tensor:
         """Sample sites ``y_unobserved`` and ``z``; ``y_observed`` and ``x`` are observed.
 
@@ -262,7 +262,7 @@ class SemiSupervisedVAE(LatentVariableModel):
         """q(y | x), the probability of each class."""
         return self.guide.logits(self.guide.see(x)).softmax(-1)
 
-    def label_accuracy(self, x: Num[Tensor, "batch *event"], y: Int[Tensor, "batch"]) -> float:
+    def label_accuracy(self, x: Num[Tensor, "batch *event"], y: Num[Tensor, "..."]) -> float:
         """Of the data whose label is known, the share whose most probable class is that.
 
         Raises:
