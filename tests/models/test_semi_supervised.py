@@ -43,11 +43,16 @@ def small(latent_dim: int = 2, **options: Any) -> SemiSupervisedVAE:
     )
 
 
+def scale_of(h: Tensor) -> Tensor:
+    """The scale of the posterior: a softplus that is kept off zero."""
+    return nn.functional.softplus(h[..., 1, :]) + 1e-7
+
+
 def labelled_bound(vae: SemiSupervisedVAE, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
     """L(x, y) = log p(x | z, y) + log p(z) + log p(y) - log q(z | x, y), written by hand."""
     c = nn.functional.one_hot(y, NUM_CLASSES).to(x.dtype)
     h = vae.guide.encoder(x, c)
-    q = Normal(h[..., 0, :], nn.functional.softplus(h[..., 1, :]))
+    q = Normal(h[..., 0, :], scale_of(h))
     z = q.loc + q.scale * noise
     c = c.expand(*z.shape[:-1], NUM_CLASSES)
     eta = vae.model.decoder(torch.cat([z, c], -1)).squeeze(-2)
@@ -175,7 +180,7 @@ def test_classes_may_be_summed_in_a_plate_or_as_rows(arranged: Callable[..., Any
     z = z.reshape(-1, NUM_CLASSES, 2).transpose(0, 1) if arranged is repeated else z
     labels = torch.where(Y < 0, torch.arange(NUM_CLASSES)[:, None], Y)
     h = vae.guide.encoder(x, nn.functional.one_hot(labels, NUM_CLASSES).double())
-    noise = (z - h[..., 0, :]) / nn.functional.softplus(h[..., 1, :])
+    noise = (z - h[..., 0, :]) / scale_of(h)
     torch.testing.assert_close((weight * total).sum(0), by_hand(vae, x, Y, noise))
 
 
@@ -185,7 +190,7 @@ def test_importance_sampling_agrees_with_a_grid_and_all_classes() -> None:
     vae = small(latent_dim=1)
     x = X.double()
     found = importance_sample(
-        vae.model, vae.guide, (x, Y), num_samples=20000, compile=False, progress=False
+        vae.model, vae.guide, (x, Y), num_samples=10000, compile=False, progress=False
     )
     z = torch.linspace(-12, 12, 4001)[:, None, None]
     with torch.no_grad():
@@ -199,7 +204,7 @@ def test_importance_sampling_agrees_with_a_grid_and_all_classes() -> None:
     exact = torch.where(Y < 0, log_joint.logsumexp(0), known)
     off = (found.log_likelihood - exact).abs()
     assert (off <= 4.5 * found.standard_error).all(), off / found.standard_error
-    assert (found.standard_error < 0.2).all()
+    assert (found.standard_error < 0.3).all()
     assert (found.elbo < exact).all()
 
 
@@ -293,6 +298,7 @@ def test_copies_and_saved_states_are_the_same_pair() -> None:
     torch.testing.assert_close(doubled, expected.double(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:y_unobserved:UserWarning")  # which Trace_ELBO samples
 @pytest.mark.parametrize("objective", [summed, Trace_ELBO])
 @pytest.mark.parametrize("missing", [False, True])
 def test_pyros_own_svi_trains_it(objective: Any, missing: bool) -> None:
@@ -308,18 +314,18 @@ def test_pyros_own_svi_trains_it(objective: Any, missing: bool) -> None:
 
 def test_it_learns_classes_of_which_few_are_told() -> None:
     """Three clusters, one label each: the rest is found from the clusters."""
-    y = torch.arange(300) % NUM_CLASSES
-    x = 4 * torch.eye(NUM_CLASSES)[y] + 0.7 * torch.randn(300, NUM_CLASSES)
-    told = torch.where(torch.arange(300) < 6, y, -1)
+    y = torch.arange(150) % NUM_CLASSES
+    x = 4 * torch.eye(NUM_CLASSES)[y] + 0.7 * torch.randn(150, NUM_CLASSES)
+    told = torch.where(torch.arange(150) < 6, y, -1)
     body = partial(MLP, hidden=(16,))
     vae = SemiSupervisedVAE(
         (3,), 1, NUM_CLASSES, "Normal", classifier=body, encoder=body, decoder=body, weight=50
     )
     vae.standardise(x)
-    optimiser = torch.optim.Adam(vae.parameters(), lr=2e-2)
-    for _ in range(80):
+    optimiser = torch.optim.Adam(vae.parameters(), lr=3e-2)
+    for _ in range(50):
         optimiser.zero_grad()
-        (summed().differentiable_loss(vae.model, vae.guide, x, told) / 300).backward()
+        (summed().differentiable_loss(vae.model, vae.guide, x, told) / 150).backward()
         optimiser.step()
     assert vae.label_accuracy(x, y) > 0.95
 
