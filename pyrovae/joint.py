@@ -1,0 +1,86 @@
+"""Bodies with a context: networks of x and of a vector that comes with it."""
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["Joint", "concatenate", "joint_network"]
+
+_Body = nn.Module | Callable[[Sequence[int], Sequence[int]], nn.Module]
+
+
+class Joint(nn.Module):
+    """A network of x and a vector c: W ReLU(U ReLU(body(x)) + V c + a) + b.
+
+    That is a perceptron with one hidden layer on (ReLU(features), c), where features = body(x).
+    The batch shapes of x and c broadcast against one another behind the body, so that each x goes
+    through the body once, however many vectors it comes with.
+
+    Arguments:
+        body: network from x to ``(num_features,)``, or a callable that makes one from (in_shape,
+            out_shape).
+        in_shape: shape of one x.
+        context_dim: length of c.
+        out_shape: shape of one output.
+        num_features: what the body puts out for one x.
+        hidden: width of the hidden layer.
+
+    Example:
+        >>> from pyrovae.nn import ConvEncoder
+        >>> joint = Joint(ConvEncoder, (1, 8, 8), 10, (2, 3))
+        >>> joint(torch.zeros(7, 1, 8, 8), torch.eye(10)[:, None]).shape
+        torch.Size([10, 7, 2, 3])
+    """
+
+    def __init__(
+        self,
+        body: _Body,
+        in_shape: Sequence[int],
+        context_dim: int,
+        out_shape: Sequence[int],
+        num_features: int = 400,
+        hidden: int = 400,
+    ) -> None:
+        super().__init__()
+        self._out_shape = tuple(out_shape)
+        self.body = body if isinstance(body, nn.Module) else body(in_shape, (num_features,))
+        self.of_features = nn.Linear(num_features, hidden)
+        self.of_context = nn.Linear(context_dim, hidden, bias=False)
+        self.out = nn.Linear(hidden, prod(out_shape))
+
+    def forward(self, x: Float[Tensor, "..."], c: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        features: Tensor = self.body(x).relu()
+        y: Tensor = self.out((self.of_features(features) + self.of_context(c)).relu())
+        return y.reshape(y.shape[:-1] + self._out_shape)
+
+
+def joint_network(
+    encoder: _Body, in_shape: Sequence[int], context_dim: int, out_shape: Sequence[int]
+) -> nn.Module:
+    """A network called as ``network(x, c)``.
+
+    Arguments:
+        encoder: the network itself, or a callable that makes the body of a :class:`Joint` from
+            (in_shape, out_shape).
+        in_shape: shape of one x.
+        context_dim: length of c.
+        out_shape: shape of one output.
+    """
+    if isinstance(encoder, nn.Module):
+        return encoder
+    return Joint(encoder, in_shape, context_dim, out_shape)
+
+
+def concatenate(
+    z: Float[Tensor, "*_ latent"], c: Float[Tensor, "*_ context"]
+) -> Float[Tensor, "*batch both"]:
+    """The vectors (z, c), of batch shapes that broadcast against one another.
+
+    >>> concatenate(torch.zeros(7, 2), torch.eye(10)[:, None]).shape
+    torch.Size([10, 7, 12])
+    """
+    batch = torch.broadcast_shapes(z.shape[:-1], c.shape[:-1])
+    return torch.cat([z.expand(*batch, -1), c.expand(*batch, -1)], -1)

@@ -1,0 +1,288 @@
+"""The conditional variational autoencoder (Sohn et al. 2015)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyro
+import torch
+from jaxtyping import Float, Num
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.infer.util import is_validation_enabled
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..joint import concatenate, joint_network
+from ..likelihoods import Likelihood, Mixed
+from ..nn import MLP
+from ..posteriors import DiagonalNormal
+from ..priors import StandardNormal
+from .base import Body, LatentVariableModel, network
+from .condition import Condition, ConditionalNormal, MakeBody, check_paired
+from .generative import Generative, Layer
+from .recognition import Recognition, seen_shape
+
+__all__ = ["ConditionalGuide", "ConditionalModel", "ConditionalVAE"]
+
+
+class ConditionalModel(Generative):
+    """The Pyro model p(z | y) p(x | z, y): x ~ likelihood(decoder(z, c(y))), for each datum."""
+
+    def __init__(
+        self,
+        condition: Condition,
+        prior: nn.Module,
+        decoder: nn.Module,
+        likelihood: Layer,
+        missing: bool,
+    ) -> None:
+        super().__init__(decoder, likelihood, missing)
+        self.condition = condition
+        self.prior = prior
+
+    def forward(
+        self, x: Num[Tensor, "batch *event"], y: Num[Tensor, "..."], *given: Tensor
+    ) -> Tensor:
+        """Sample site ``z``, and site ``x`` observed, in the plate ``data``.
+
+        Arguments:
+            x: data.
+            y: what each datum is conditioned on.
+            given: what comes with each datum, as ``likelihood.given`` lists it.
+
+        Raises:
+            InputError: if x lies outside the support of the likelihood, or y are no such conditions
+                (under Pyro's validation).
+        """
+        beside = self.begin(x, *given)
+        if is_validation_enabled():
+            check_paired(x, y, self.condition.condition_shape)
+        c = self.condition(y)
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", self.p(c))
+            return self.observe(x, self.eta(z, c), beside)
+
+    def p(self, c: Float[Tensor, "*batch context"]) -> TorchDistributionMixin:
+        """p(z | y), given c(y)."""
+        is_conditional = isinstance(self.prior, ConditionalNormal)
+        p: TorchDistributionMixin = self.prior(c) if is_conditional else self.prior()
+        return p
+
+    def eta(
+        self, z: Float[Tensor, "*_ latent"], c: Float[Tensor, "*_ context"]
+    ) -> Float[Tensor, "..."]:
+        """What the decoder puts out for z and c(y), of batch shapes that broadcast."""
+        eta: Tensor = self.decoder(concatenate(z, c)).to(z.dtype)
+        return eta
+
+
+class ConditionalGuide(Recognition):
+    """The Pyro guide q(z | x, y) = posterior(encoder(x, c(y))), one network for all data."""
+
+    def __init__(
+        self,
+        condition: Condition,
+        encoder: nn.Module,
+        posterior: nn.Module,
+        event_shape: Sequence[int],
+        missing: bool,
+    ) -> None:
+        super().__init__(encoder, event_shape, missing)
+        self.condition = condition
+        self.posterior = posterior
+
+    def forward(
+        self, x: Num[Tensor, "batch *event"], y: Num[Tensor, "..."], *given: Tensor
+    ) -> Tensor:
+        """Sample site ``z`` in the plate ``data``.
+
+        Raises:
+            InputError: if x has another shape or is not finite, or y are no such conditions (under
+                Pyro's validation).
+        """
+        self.begin(x)
+        if is_validation_enabled():
+            check_paired(x, y, self.condition.condition_shape)
+        with pyro.plate("data", x.shape[0]):
+            z: Tensor = pyro.sample("z", self.q(x, y))
+            return z
+
+    def q(self, x: Num[Tensor, "..."], y: Num[Tensor, "..."]) -> TorchDistributionMixin:
+        """The distribution q(z | x, y) itself."""
+        seen = self.see(x)
+        q: TorchDistributionMixin = self.posterior(
+            self.encoder(seen, self.condition(y)).to(seen.dtype)
+        )
+        return q
+
+
+class ConditionalVAE(LatentVariableModel):
+    """p(x, z | y) = p(z | y) p(x | z, y) and q(z | x, y), with deep networks on both sides.
+
+    The bound on log p(x | y) is E_q[log p(x | z, y)] - KL(q(z | x, y) || p(z | y)) (Sohn et al.
+    2015). p(z | y) is the standard normal unless asked otherwise, z then holding what y does not
+    tell about x; with ``prior="conditional"`` it is a normal whose location and scale a network
+    makes from y, as in the paper. Model and guide are called as ``model(x, y, *given)``, and train
+    as :class:`LatentVariableModel` says, on data ``(x, y)``.
+
+    Arguments:
+        event_shape: shape of one datum.
+        latent_dim: number of latent dimensions.
+        likelihood: p(x | z, y) as a :class:`~pyrovae.Likelihood`, a :class:`~pyrovae.Mixed`, a name
+            or a dict.
+        num_classes: number of classes, where y is a class: int64 of shape ``(batch,)``.
+        condition_shape: shape of one y, where it is a vector ``(5,)`` or an image ``(1, 28, 28)``.
+        prior: ``"standard"``, ``"conditional"``, or a module: of p(z), called as ``prior()``, or a
+            ``ConditionalNormal``.
+        posterior: module from h to q(z | x, y), with ``in_shape`` the shape of h; a diagonal normal
+            unless given.
+        encoder: callable that makes the body of a :class:`~pyrovae.joint.Joint` from (in_shape,
+            out_shape), or the whole network, called as ``encoder(x, c)`` with c the vector of y.
+        decoder: network from the vector (z, c) to eta, or a callable that makes one from (in_shape,
+            out_shape).
+        condition: callable that makes the network from an image y to a vector, from (in_shape,
+            out_shape); model and guide have one each.
+        missing: whether entries of x may be missing (NaN), as in :class:`~pyrovae.VAE`.
+
+    Raises:
+        InputError: if the parts do not fit together.
+
+    Example:
+        >>> cvae = ConditionalVAE((1, 8, 8), latent_dim=2, num_classes=10)
+        >>> cvae.sample(5, torch.tensor(3)).shape
+        torch.Size([5, 1, 8, 8])
+    """
+
+    model: ConditionalModel
+    guide: ConditionalGuide
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int,
+        likelihood: Likelihood | Mixed | str | Mapping[str, Any] = "Bernoulli",
+        *,
+        num_classes: int | None = None,
+        condition_shape: Sequence[int] | None = None,
+        prior: nn.Module | str = "standard",
+        posterior: nn.Module | None = None,
+        encoder: Body = MLP,
+        decoder: Body = MLP,
+        condition: MakeBody = MLP,
+        missing: bool = False,
+    ) -> None:
+        super().__init__()
+        if latent_dim < 1:
+            raise InputError(f"latent_dim is {latent_dim}; it must be 1 or more")
+        self.event_shape = tuple(event_shape)
+        self.latent_dim = latent_dim
+        layer = Likelihood.of(likelihood).build(self.event_shape)
+        q = DiagonalNormal(latent_dim) if posterior is None else posterior
+        h_shape: Any = q.in_shape
+        seen = seen_shape(self.event_shape, missing)
+        of_model = Condition(num_classes, condition_shape, condition)
+        self.model = ConditionalModel(
+            of_model,
+            _prior(prior, of_model.dim, latent_dim),
+            network(decoder, (latent_dim + of_model.dim,), layer.in_shape),
+            layer,
+            missing,
+        )
+        self.guide = ConditionalGuide(
+            Condition(num_classes, condition_shape, condition),
+            joint_network(encoder, seen, of_model.dim, h_shape),
+            q,
+            self.event_shape,
+            missing,
+        )
+
+    def standardise(  # type: ignore[override]  # y comes with each datum
+        self, x: Num[Tensor, "data *event"], y: Num[Tensor, "..."], *given: Tensor
+    ) -> None:
+        """Learn the units of x, as :class:`LatentVariableModel` says, and those of y likewise."""
+        super().standardise(x, *given)
+        for part in (self.model, self.guide):
+            part.condition.set_units(y)
+
+    def encode(self, x: Num[Tensor, "..."], y: Num[Tensor, "..."]) -> TorchDistributionMixin:
+        """q(z | x, y), of event shape ``(latent_dim,)``."""
+        return self.guide.q(x, y)
+
+    def decode(
+        self,
+        z: Float[Tensor, "*batch latent"],
+        y: Num[Tensor, "..."],
+        given: Mapping[str, Tensor] | None = None,
+    ) -> TorchDistributionMixin:
+        """p(x | z, y), of event shape ``event_shape``; batch shapes of z and y broadcast."""
+        eta = self.model.eta(z, self.model.condition(y))
+        p: TorchDistributionMixin = self.likelihood(eta, given)
+        return p
+
+    def decode_mean(
+        self,
+        z: Float[Tensor, "*batch latent"],
+        y: Num[Tensor, "..."],
+        given: Mapping[str, Tensor] | None = None,
+    ) -> Float[Tensor, "..."]:
+        """E[x | z, y], of shape ``(*batch, *event_shape)``."""
+        return self.likelihood.mean(self.model.eta(z, self.model.condition(y)), given)
+
+    def embed(  # type: ignore[override]
+        self, x: Num[Tensor, "..."], y: Num[Tensor, "..."], *given: Tensor
+    ) -> Float[Tensor, "*batch latent"]:
+        """The mean z of q(z | x, y)."""
+        mean: Tensor = self.encode(x, y).mean
+        return mean
+
+    def reconstruct(  # type: ignore[override]
+        self, x: Num[Tensor, "..."], y: Num[Tensor, "..."], *given: Tensor
+    ) -> Float[Tensor, "..."]:
+        """E[x' | z, y] at the mean z of q(z | x, y)."""
+        return self.transfer(x, y, y, *given)
+
+    @torch.no_grad()
+    def transfer(
+        self,
+        x: Num[Tensor, "..."],
+        y: Num[Tensor, "..."],
+        new_y: Num[Tensor, "..."],
+        *given: Tensor,
+    ) -> Float[Tensor, "..."]:
+        """E[x' | z, y'] at the mean z of q(z | x, y): the analogue of x under another y'.
+
+        Arguments:
+            x: data.
+            y: what they are conditioned on.
+            new_y: y', as many, or any that broadcast against them, such as one for all.
+            given: what comes with each datum, as ``likelihood.given`` lists it.
+        """
+        beside = self.likelihood.given_with(x, *given)
+        return self.decode_mean(self.embed(x, y), new_y, beside)
+
+    def draw(  # type: ignore[override]
+        self, num: int, y: Num[Tensor, "..."], *given: Tensor
+    ) -> tuple[Float[Tensor, "num latent"], Float[Tensor, "..."]]:
+        """z from p(z | y), and what the decoder puts out for it.
+
+        Arguments:
+            num: number of draws.
+            y: one for each draw, or one for all.
+            given: left aside; typical values of the training data are taken.
+
+        Raises:
+            InputError: if there are as many y as neither.
+        """
+        c = self.model.condition(self.model.condition.expand(y, num))
+        p: Any = self.model.p(c)
+        z: Tensor = p.sample(() if p.batch_shape else (num,))
+        return z, self.model.eta(z, c)
+
+
+def _prior(prior: nn.Module | str, context_dim: int, latent_dim: int) -> nn.Module:
+    if isinstance(prior, nn.Module):
+        return prior
+    if prior == "standard":
+        return StandardNormal(latent_dim)
+    if prior == "conditional":
+        return ConditionalNormal(context_dim, latent_dim)
+    raise InputError(f"prior is {prior!r}; it may be 'standard', 'conditional' or a module")

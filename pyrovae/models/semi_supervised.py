@@ -1,0 +1,348 @@
+"""The variational autoencoder that classes are told to for some data (Kingma et al. 2014)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyro
+import torch
+from jaxtyping import Float, Int, Num
+from pyro.distributions import Categorical
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.infer.util import is_validation_enabled
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..joint import concatenate, joint_network
+from ..likelihoods import Likelihood, Mixed
+from ..nn import MLP
+from ..posteriors import DiagonalNormal
+from ..priors import StandardNormal
+from .base import Body, LatentVariableModel, network
+from .condition import Condition, check_labels, check_paired
+from .generative import Generative, Layer
+from .recognition import Recognition, seen_shape
+
+__all__ = ["LabelGuide", "LabelModel", "SemiSupervisedVAE"]
+
+
+class LabelGuide(Recognition):
+    """The Pyro guide q(y | x) q(z | x, y): a classifier, and posterior(encoder(x, y))."""
+
+    def __init__(
+        self,
+        condition: Condition,
+        classifier: nn.Module,
+        encoder: nn.Module,
+        posterior: nn.Module,
+        event_shape: Sequence[int],
+        missing: bool,
+    ) -> None:
+        super().__init__(encoder, event_shape, missing)
+        self.condition = condition
+        self.classifier = classifier
+        self.posterior = posterior
+
+    def forward(
+        self, x: Num[Tensor, "batch *event"], y: Num[Tensor, "..."], *given: Tensor
+    ) -> Tensor:
+        """Sample sites ``y_unobserved`` and ``z`` in the plate ``data``.
+
+        Where y is known, nothing depends on ``y_unobserved``, which is drawn from its prior.
+
+        Raises:
+            InputError: if x has another shape or is not finite, or y are no labels (under Pyro's
+                validation).
+        """
+        self.begin(x)
+        _check(x, y, self.condition)
+        is_missing = (y < 0).unsqueeze(-1)
+        seen = self.see(x)
+        with pyro.plate("data", x.shape[0]):
+            logits = torch.where(is_missing, self.logits(seen), 0.0)
+            q_y = Categorical(logits=logits)
+            drawn = pyro.sample("y_unobserved", q_y, infer={"enumerate": "parallel"})
+            z: Tensor = pyro.sample("z", self.q(seen, torch.where(y < 0, drawn, y)))
+            return z
+
+    def logits(self, seen: Float[Tensor, "..."]) -> Float[Tensor, "*batch classes"]:
+        """log q(y | x) but for a constant, for what is seen of x."""
+        logits: Tensor = self.classifier(seen).to(seen.dtype)
+        return logits
+
+    def q(self, seen: Float[Tensor, "..."], y: Int[Tensor, "..."]) -> TorchDistributionMixin:
+        """q(z | x, y) for what is seen of x; batch shapes broadcast."""
+        h: Tensor = self.encoder(seen, self.condition(y)).to(seen.dtype)
+        q: TorchDistributionMixin = self.posterior(h)
+        return q
+
+
+class LabelModel(Generative):
+    """The Pyro model p(y) p(z) p(x | z, y), y being observed where it is known.
+
+    Arguments:
+        condition: from y to one-hot.
+        prior: module returning p(z).
+        decoder: network from (z, one-hot y) to eta.
+        likelihood: from eta to p(x | z, y).
+        missing: whether entries of x may be missing.
+        guide: whose log q(y | x) is part of what is maximised in training; not owned.
+        weight: of log q(y | x), for each datum whose label is known.
+    """
+
+    logits: Tensor
+
+    def __init__(
+        self,
+        condition: Condition,
+        prior: nn.Module,
+        decoder: nn.Module,
+        likelihood: Layer,
+        missing: bool,
+        guide: LabelGuide,
+        weight: float,
+    ) -> None:
+        super().__init__(decoder, likelihood, missing)
+        self.condition = condition
+        self.prior = prior
+        self.weight = weight
+        self._guide = (guide,)
+        self.register_buffer("logits", torch.zeros(condition.dim), persistent=False)
+
+    def forward(
+        self, x: Num[Tensor, "batch *event"], y: Num[Tensor, "..."], *given: Tensor
+    ) -> Tensor:
+        """Sample sites ``y_unobserved`` and ``z``; ``y_observed`` and ``x`` are observed.
+
+        In training there is the factor ``classification`` besides. All are in the plate ``data``.
+
+        Arguments:
+            x: data.
+            y: labels, -1 where they are missing.
+            given: what comes with each datum, as ``likelihood.given`` lists it.
+
+        Raises:
+            InputError: if x lies outside the support of the likelihood, or y are no labels (under
+                Pyro's validation).
+        """
+        beside = self.begin(x, *given)
+        _check(x, y, self.condition)
+        is_known = y >= 0
+        known = torch.where(is_known, y, 0)
+        with pyro.plate("data", x.shape[0]):
+            p_y = Categorical(logits=self.logits)
+            pyro.sample("y_observed", p_y.mask(is_known), obs=known)
+            # Without a mask: where y is known, model and guide draw this from the same p(y), which
+            # cancels however it is summed or sampled. Pyro's masks leave score functions as is.
+            drawn = pyro.sample("y_unobserved", p_y)
+            z = pyro.sample("z", self.prior())
+            eta = self.eta(z, torch.where(is_known, y, drawn))
+            if self.training:
+                (guide,) = self._guide
+                log_q = Categorical(logits=guide.logits(guide.see(x))).log_prob(known)
+                pyro.factor("classification", torch.where(is_known, self.weight * log_q, 0.0))
+            return self.observe(x, eta, beside)
+
+    def eta(self, z: Float[Tensor, "*_ latent"], y: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """What the decoder puts out for z and y, of batch shapes that broadcast."""
+        eta: Tensor = self.decoder(concatenate(z, self.condition(y))).to(z.dtype)
+        return eta
+
+
+class SemiSupervisedVAE(LatentVariableModel):
+    """p(y) p(z) p(x | z, y) and q(y | x) q(z | x, y), where only some data have labels y.
+
+    The model M2 of Kingma et al. (2014), with p(y) uniform over C classes. In nats for each datum,
+
+        L(x, y) = E_q(z|x,y)[log p(x | z, y) + log p(z) - log q(z | x, y)] + log p(y) <= log p(x, y)
+        U(x) = sum_y q(y | x) (L(x, y) - log q(y | x)) <= log p(x),
+
+    (both with the sign opposite to the paper's). What the ELBO is, in eval mode, is the sum of L
+    over the data with labels and of U over those without. In train mode weight * log q(y | x) is
+    added for each datum with a label, so that these, too, train the classifier. The paper adds
+    alpha times the mean of log q(y | x) over the N_l labelled data to the same sum over all N data,
+    with alpha = 0.1 N, which is a weight of alpha / N_l = 0.1 N / N_l here: 0.1 where all data
+    have labels, 50 where 100 of 50,000 have.
+
+    Model and guide are called as ``model(x, y, *given)``, with y int64 of shape ``(batch,)``, -1
+    where the label is missing. Train with an objective that sums over the site ``y_unobserved``,
+    which is marked for it, as ``pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)`` does: under the
+    plain ELBO y is sampled and gradients are noisy. The networks of the encoder and the classifier
+    then run once for each x, those of the decoder once for each class.
+
+    Minibatches mix both kinds of data. Where labels are few, most batches would have next to none:
+    repeat the labelled data, so that they make up a tenth to a half of what is trained on, as in
+    ``x = torch.cat([x_labelled.repeat(20, 1, 1, 1), x_unlabelled])`` and y likewise. Twenty
+    repetitions multiply both L and the classification term of these data by twenty; then divide the
+    weight by twenty to keep the classification term as it was.
+
+    Arguments:
+        event_shape: shape of one datum.
+        latent_dim: number of latent dimensions of z.
+        num_classes: number of classes C.
+        likelihood: p(x | z, y) as a :class:`~pyrovae.Likelihood`, a :class:`~pyrovae.Mixed`, a name
+            or a dict.
+        prior: module returning p(z); the standard normal unless given.
+        posterior: module from h to q(z | x, y), with ``in_shape`` the shape of h; a diagonal normal
+            unless given.
+        classifier: network from x to C logits, or a callable that makes one from (in_shape,
+            out_shape).
+        encoder: callable that makes the body of a :class:`~pyrovae.joint.Joint` from (in_shape,
+            out_shape), or the whole network, called as ``encoder(x, c)`` with c one-hot; their
+            batch shapes broadcast against one another.
+        decoder: network from the vector (z, c) to eta, or a callable that makes one from (in_shape,
+            out_shape).
+        missing: whether entries of x may be missing (NaN), as in :class:`~pyrovae.VAE`.
+        weight: of log q(y | x) in train mode.
+
+    Raises:
+        InputError: if the parts do not fit together.
+
+    Example:
+        >>> vae = SemiSupervisedVAE((1, 8, 8), latent_dim=2, num_classes=10)
+        >>> vae.classify(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 10])
+    """
+
+    model: LabelModel
+    guide: LabelGuide
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int,
+        num_classes: int,
+        likelihood: Likelihood | Mixed | str | Mapping[str, Any] = "Bernoulli",
+        *,
+        prior: nn.Module | None = None,
+        posterior: nn.Module | None = None,
+        classifier: Body = MLP,
+        encoder: Body = MLP,
+        decoder: Body = MLP,
+        missing: bool = False,
+        weight: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if latent_dim < 1:
+            raise InputError(f"latent_dim is {latent_dim}; it must be 1 or more")
+        if not 0 <= weight < float("inf"):
+            raise InputError(f"weight is {weight}; it must be 0 or more, and finite")
+        self.event_shape = tuple(event_shape)
+        self.latent_dim = latent_dim
+        self.num_classes = num_classes
+        layer = Likelihood.of(likelihood).build(self.event_shape)
+        q = DiagonalNormal(latent_dim) if posterior is None else posterior
+        h_shape: Any = q.in_shape
+        seen = seen_shape(self.event_shape, missing)
+        self.guide = LabelGuide(
+            Condition(num_classes),
+            network(classifier, seen, (num_classes,)),
+            joint_network(encoder, seen, num_classes, h_shape),
+            q,
+            self.event_shape,
+            missing,
+        )
+        self.model = LabelModel(
+            Condition(num_classes),
+            StandardNormal(latent_dim) if prior is None else prior,
+            network(decoder, (latent_dim + num_classes,), layer.in_shape),
+            layer,
+            missing,
+            self.guide,
+            weight,
+        )
+
+    def standardise(
+        self, x: Num[Tensor, "data *event"], y: Tensor | None = None, *given: Tensor
+    ) -> None:
+        """Learn the units of x, as :class:`LatentVariableModel` says; those of y are none."""
+        super().standardise(x, *given)
+
+    @torch.no_grad()
+    def classify(self, x: Num[Tensor, "..."]) -> Float[Tensor, "*batch classes"]:
+        """q(y | x), the probability of each class."""
+        return self.guide.logits(self.guide.see(x)).softmax(-1)
+
+    def label_accuracy(self, x: Num[Tensor, "batch *event"], y: Num[Tensor, "..."]) -> float:
+        """Of the data whose label is known, the share whose most probable class is that.
+
+        Raises:
+            InputError: if no label is known, or y are no labels.
+        """
+        check_paired(x, y)
+        check_labels(y, self.num_classes, missing=True)
+        is_known = y >= 0
+        if not bool(is_known.any()):
+            raise InputError("all labels are missing (-1); the accuracy needs some that are known")
+        return (self.classify(x).argmax(-1) == y)[is_known].double().mean().item()
+
+    def encode(
+        self, x: Num[Tensor, "..."], y: Int[Tensor, "..."] | None = None
+    ) -> TorchDistributionMixin:
+        """q(z | x, y), at the most probable y where it is missing or not given."""
+        return self.guide.q(self.guide.see(x), self._label(x, y))
+
+    def decode(
+        self,
+        z: Float[Tensor, "*batch latent"],
+        y: Int[Tensor, "..."],
+        given: Mapping[str, Tensor] | None = None,
+    ) -> TorchDistributionMixin:
+        """p(x | z, y), of event shape ``event_shape``; batch shapes of z and y broadcast."""
+        p: TorchDistributionMixin = self.likelihood(self.model.eta(z, y), given)
+        return p
+
+    def decode_mean(
+        self,
+        z: Float[Tensor, "*batch latent"],
+        y: Int[Tensor, "..."],
+        given: Mapping[str, Tensor] | None = None,
+    ) -> Float[Tensor, "..."]:
+        """E[x | z, y], of shape ``(*batch, *event_shape)``."""
+        return self.likelihood.mean(self.model.eta(z, y), given)
+
+    def embed(
+        self, x: Num[Tensor, "..."], y: Int[Tensor, "..."] | None = None, *given: Tensor
+    ) -> Float[Tensor, "*batch latent"]:
+        """The mean z of q(z | x, y), at the most probable y where it is missing or not given."""
+        mean: Tensor = self.encode(x, y).mean
+        return mean
+
+    @torch.no_grad()
+    def reconstruct(
+        self, x: Num[Tensor, "..."], y: Int[Tensor, "..."] | None = None, *given: Tensor
+    ) -> Float[Tensor, "..."]:
+        """E[x' | z, y] at ``z = embed(x, y)`` and the same y."""
+        beside = self.likelihood.given_with(x, *given)
+        y = self._label(x, y)
+        return self.decode_mean(self.embed(x, y), y, beside)
+
+    def draw(
+        self, num: int, y: Int[Tensor, "..."] | None = None, *given: Tensor
+    ) -> tuple[Float[Tensor, "num latent"], Float[Tensor, "..."]]:
+        """z from the prior, and what the decoder puts out for it and y.
+
+        Arguments:
+            num: number of draws.
+            y: labels, one for each draw or one for all; drawn from p(y) unless given.
+            given: left aside; typical values of the training data are taken.
+
+        Raises:
+            InputError: if there are as many y as neither.
+        """
+        if y is None:
+            y = torch.randint(self.num_classes, (num,), device=self.model.logits.device)
+        z: Tensor = self.model.prior().sample((num,))
+        return z, self.model.eta(z, self.model.condition.expand(y, num))
+
+    def _label(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """y, and the most probable one where it is not known."""
+        if y is not None and bool((y >= 0).all()):
+            return y
+        likely = self.classify(x).argmax(-1)
+        return likely if y is None else torch.where(y < 0, likely, y)
+
+
+def _check(x: Tensor, y: Tensor, condition: Condition) -> None:
+    if is_validation_enabled():
+        check_paired(x, y)
+        check_labels(y, condition.dim, missing=True)

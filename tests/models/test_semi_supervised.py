@@ -1,0 +1,390 @@
+"""The semi-supervised VAE: its bounds and gradients against the formulas of the paper, and log p
+against integration over a grid and all classes."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
+from torch import Tensor, nn
+from torch.distributions import Categorical, Normal
+
+from pyrovae import InputError, evaluate, fit, importance_sample
+from pyrovae.models.semi_supervised import SemiSupervisedVAE
+from pyrovae.nn import MLP, ConvDecoder, ConvEncoder
+from tests.pairs import gradients
+
+NUM_CLASSES = 3
+GENERATOR = torch.Generator().manual_seed(0)
+X = (torch.rand(8, 4, generator=GENERATOR) > 0.5).float()
+Y = torch.tensor([0, -1, 2, -1, -1, 1, 0, -1])
+IMAGES = (torch.rand(8, 1, 8, 8, generator=GENERATOR) > 0.5).float()
+
+summed = partial(TraceEnum_ELBO, max_plate_nesting=1)
+
+
+def wide(in_shape: Any, out_shape: Any) -> nn.Module:
+    """A small network with large weights, so that everything matters."""
+    body = MLP(in_shape, out_shape, hidden=(6,), activation=nn.Tanh)
+    with torch.no_grad():
+        for parameter in body.parameters():
+            parameter.normal_()
+    return body
+
+
+def small(latent_dim: int = 2, **options: Any) -> SemiSupervisedVAE:
+    return SemiSupervisedVAE(
+        (4,), latent_dim, NUM_CLASSES, classifier=wide, decoder=wide, **options
+    )
+
+
+def scale_of(h: Tensor) -> Tensor:
+    """The scale of the posterior: a softplus that is kept off zero."""
+    return nn.functional.softplus(h[..., 1, :]) + 1e-7
+
+
+def labelled_bound(vae: SemiSupervisedVAE, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+    """L(x, y) = log p(x | z, y) + log p(z) + log p(y) - log q(z | x, y), written by hand."""
+    c = nn.functional.one_hot(y, NUM_CLASSES).to(x.dtype)
+    h = vae.guide.encoder(x, c)
+    q = Normal(h[..., 0, :], scale_of(h))
+    z = q.loc + q.scale * noise
+    c = c.expand(*z.shape[:-1], NUM_CLASSES)
+    eta = vae.model.decoder(torch.cat([z, c], -1)).squeeze(-2)
+    log_p_x = -nn.functional.binary_cross_entropy_with_logits(
+        eta, x.expand(eta.shape), reduction="none"
+    ).sum(-1)
+    log_p_z = Normal(torch.zeros(()), torch.ones(())).log_prob(z).sum(-1)
+    return log_p_x + log_p_z - torch.tensor(float(NUM_CLASSES)).log() - q.log_prob(z).sum(-1)
+
+
+def unlabelled_bound(vae: SemiSupervisedVAE, x: Tensor, noise: Tensor) -> Tensor:
+    """U(x) = sum_y q(y | x) (L(x, y) - log q(y | x))."""
+    log_q = vae.guide.classifier(x).log_softmax(-1)
+    bounds = [
+        labelled_bound(vae, x, torch.full(x.shape[:1], y), noise[y]) for y in range(NUM_CLASSES)
+    ]
+    return (log_q.exp() * (torch.stack(bounds, -1) - log_q)).sum(-1)
+
+
+def noise_of(seed: int, latent_dim: int = 2) -> Tensor:
+    """What z is made from, for each class and datum, in a run of the guide with this seed."""
+    torch.manual_seed(seed)
+    return torch.normal(
+        torch.zeros(NUM_CLASSES, len(X), latent_dim), torch.ones(NUM_CLASSES, len(X), latent_dim)
+    )
+
+
+def by_hand(vae: SemiSupervisedVAE, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+    """The bound of each datum: of the labelled, L averaged over as many samples as classes."""
+    labelled = torch.stack([labelled_bound(vae, x, y.clamp(0), each) for each in noise]).mean(0)
+    return torch.where(y < 0, unlabelled_bound(vae, x, noise), labelled)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("labels", [Y, torch.full_like(Y, -1), Y.clamp(0)], ids=str)
+def test_the_summed_bound_and_its_gradient_are_the_papers(labels: Tensor) -> None:
+    vae = small().eval()
+    x = X.double()
+    parameters = dict(vae.named_parameters())
+    bound = by_hand(vae, x, labels, noise_of(5)).sum()
+    (-bound + sum(p.sum() for p in parameters.values()) * 0).backward()
+    exact = gradients(parameters)
+    torch.manual_seed(5)
+    loss = summed().loss_and_grads(vae.model, vae.guide, x, labels)
+    assert loss == pytest.approx(-bound.item(), rel=1e-12)
+    for parameter in parameters.values():  # the classifier has none where all labels are known
+        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    torch.testing.assert_close(gradients(parameters), exact, rtol=1e-9, atol=1e-9)
+    if bool((labels < 0).any()):
+        assert exact["guide.classifier.layers.0.weight"].abs().max() > 1e-3
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("weight", [0.0, 0.1, 7.0])
+def test_training_adds_the_classification_of_the_labelled(weight: float) -> None:
+    vae = small(weight=weight)
+    x = X.double()
+    losses = []
+    for mode in (True, False):
+        vae.train(mode)
+        torch.manual_seed(5)
+        losses.append(summed().differentiable_loss(vae.model, vae.guide, x, Y))
+    is_known = Y >= 0
+    log_q = Categorical(logits=vae.guide.classifier(x[is_known])).log_prob(Y[is_known]).sum()
+    torch.testing.assert_close(losses[0] - losses[1], -weight * log_q)
+    (gradient,) = torch.autograd.grad(losses[0] - losses[1], vae.guide.classifier.layers[0].weight)
+    (exact,) = torch.autograd.grad(-weight * log_q, vae.guide.classifier.layers[0].weight)
+    torch.testing.assert_close(gradient, exact, rtol=1e-9, atol=1e-9)
+
+
+def in_a_plate(vae: SemiSupervisedVAE, x: Tensor, y: Tensor) -> list[poutine.Trace]:
+    """Guide and model with all classes along an outer plate."""
+    values = torch.arange(NUM_CLASSES)[:, None].expand(-1, len(x))
+
+    def within(program: Callable[..., Any]) -> Callable[..., Any]:
+        def of_classes() -> Any:
+            with pyro.plate("classes", NUM_CLASSES, dim=-2):
+                return program(x, y)
+
+        return of_classes
+
+    guide = poutine.condition(within(vae.guide), data={"y_unobserved": values})
+    guide_trace = poutine.trace(guide).get_trace()
+    latents = {name: guide_trace.nodes[name]["value"] for name in ("y_unobserved", "z")}
+    model = poutine.condition(within(vae.model), data=latents)
+    return [guide_trace, poutine.trace(model).get_trace()]
+
+
+def repeated(vae: SemiSupervisedVAE, x: Tensor, y: Tensor) -> list[poutine.Trace]:
+    """The same with each datum repeated, for each class in turn."""
+    values = torch.arange(NUM_CLASSES).repeat(len(x))
+    x, y = x.repeat_interleave(NUM_CLASSES, 0), y.repeat_interleave(NUM_CLASSES, 0)
+    guide = poutine.condition(vae.guide, data={"y_unobserved": values})
+    guide_trace = poutine.trace(guide).get_trace(x, y)
+    latents = {name: guide_trace.nodes[name]["value"] for name in ("y_unobserved", "z")}
+    model = poutine.condition(vae.model, data=latents)
+    return [guide_trace, poutine.trace(model).get_trace(x, y)]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("arranged", [in_a_plate, repeated])
+def test_classes_may_be_summed_in_a_plate_or_as_rows(arranged: Callable[..., Any]) -> None:
+    """sum_y q(y) (log p - log q) of the sites is the bound by hand, at the z that were drawn."""
+    vae = small().eval()
+    x = X.double()
+    guide_trace, model_trace = arranged(vae, x, Y)
+    weights = []
+    total = 0.0
+    for trace, sign in ((guide_trace, -1), (model_trace, 1)):
+        trace.compute_log_prob()
+        for name, site in trace.nodes.items():
+            if site["type"] != "sample" or name in ("data", "classes"):
+                continue
+            assert site["mask"] is None
+            log_prob = site["log_prob"]
+            if arranged is repeated:
+                log_prob = log_prob.reshape(-1, NUM_CLASSES).T
+            assert log_prob.shape == (NUM_CLASSES, len(x)), name
+            total = total + sign * log_prob
+            if name == "y_unobserved" and sign == -1:
+                weights.append(log_prob.exp())
+    (weight,) = weights
+    torch.testing.assert_close(weight.sum(0), torch.ones(len(x)))
+    z = guide_trace.nodes["z"]["value"]
+    z = z.reshape(-1, NUM_CLASSES, 2).transpose(0, 1) if arranged is repeated else z
+    labels = torch.where(Y < 0, torch.arange(NUM_CLASSES)[:, None], Y)
+    h = vae.guide.encoder(x, nn.functional.one_hot(labels, NUM_CLASSES).double())
+    noise = (z - h[..., 0, :]) / scale_of(h)
+    torch.testing.assert_close((weight * total).sum(0), by_hand(vae, x, Y, noise))
+
+
+@pytest.mark.usefixtures("float64")
+def test_importance_sampling_agrees_with_a_grid_and_all_classes() -> None:
+    """log p(x) where the label is missing, log p(x, y) where it is known."""
+    vae = small(latent_dim=1)
+    x = X.double()
+    found = importance_sample(
+        vae.model, vae.guide, (x, Y), num_samples=10000, compile=False, progress=False
+    )
+    z = torch.linspace(-12, 12, 4001)[:, None, None]
+    with torch.no_grad():
+        log_p_z = Normal(torch.zeros(()), torch.ones(())).log_prob(z).squeeze(-1)
+        of_classes = [
+            vae.decode(z, torch.full_like(Y, y)).log_prob(x) + log_p_z for y in range(NUM_CLASSES)
+        ]
+    step = (z[1] - z[0]).log().squeeze()
+    log_joint = torch.stack(of_classes).logsumexp(1) + step - torch.tensor(3.0).log()
+    known = log_joint.gather(0, Y.clamp(0)[None]).squeeze(0)
+    exact = torch.where(Y < 0, log_joint.logsumexp(0), known)
+    off = (found.log_likelihood - exact).abs()
+    assert (off <= 4.5 * found.standard_error).all(), off / found.standard_error
+    assert (found.standard_error < 0.3).all()
+    assert (found.elbo < exact).all()
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_sampled_label_gives_the_summed_bound_on_average() -> None:
+    vae = small().eval()
+    x = X.double()
+    num = 4000
+    with torch.no_grad():
+        runs = by_hand(vae, x, Y, torch.randn(NUM_CLASSES, num, len(x), 2))
+    with pyro.plate("many", num, dim=-2), poutine.trace() as of_guide:
+        vae.guide(x, Y)
+    replayed = poutine.replay(vae.model, trace=of_guide.trace)
+    with pyro.plate("many", num, dim=-2), poutine.trace() as of_model:
+        replayed(x, Y)
+    log_weight = torch.zeros(())
+    for trace, sign in ((of_guide.trace, -1), (of_model.trace, 1)):
+        trace.compute_log_prob()
+        for site in trace.nodes.values():
+            if site["type"] == "sample":
+                log_weight = log_weight + sign * site["log_prob"].detach()
+    assert log_weight.shape == runs.shape
+    error = (log_weight.var(0) / num + runs.var(0) / num).sqrt()
+    assert ((log_weight.mean(0) - runs.mean(0)).abs() < 4.5 * error).all()
+
+
+def test_networks_of_x_run_once_and_the_decoder_once_a_class() -> None:
+    vae = small().eval()
+    rows: dict[str, int] = {}
+    parts = {
+        "body": vae.guide.encoder.body,
+        "classifier": vae.guide.classifier,
+        "decoder": vae.model.decoder,
+    }
+    for name, part in parts.items():
+        part.register_forward_hook(
+            lambda _, args, out, name=name: rows.update(
+                {name: rows.get(name, 0) + args[0].shape[:-1].numel()}
+            )
+        )
+    summed().loss(vae.model, vae.guide, X, Y)
+    num = len(X)
+    assert rows == {"body": num, "classifier": num, "decoder": NUM_CLASSES * num}
+
+
+def test_methods() -> None:
+    vae = SemiSupervisedVAE((1, 8, 8), 3, NUM_CLASSES)
+    probabilities = vae.classify(IMAGES)
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(8))
+    likely = probabilities.argmax(-1)
+    assert vae.label_accuracy(IMAGES, likely) == 1
+    y = torch.where(torch.arange(8) < 4, (likely + 1) % NUM_CLASSES, likely)
+    y[6:] = -1
+    assert vae.label_accuracy(IMAGES, y) == pytest.approx(2 / 6)
+    z = vae.embed(IMAGES)
+    assert z.shape == (8, 3)
+    assert torch.equal(vae.embed(IMAGES, likely), z)
+    filled = torch.where(y < 0, likely, y)
+    assert torch.equal(vae.embed(IMAGES, y), vae.embed(IMAGES, filled))
+    assert not torch.equal(vae.embed(IMAGES, y)[0], z[0])
+    torch.testing.assert_close(vae.reconstruct(IMAGES), vae.decode_mean(z, likely).detach())
+    assert vae.embed(IMAGES[0]).shape == (3,)
+    assert vae.decode(torch.zeros(7, 1, 3), likely).batch_shape == (7, 8)
+    assert vae.sample(5).shape == (5, 1, 8, 8)
+    assert vae.sample(5, torch.tensor(2), mean=True).shape == (5, 1, 8, 8)
+    z, eta = vae.draw(8, likely)
+    assert torch.equal(eta, vae.model.eta(z, likely))
+
+
+def test_copies_and_saved_states_are_the_same_pair() -> None:
+    vae = SemiSupervisedVAE((4,), 2, NUM_CLASSES, "Normal", weight=0.5)
+    x = 5 + 3 * X + torch.randn(X.shape)
+    vae.standardise(x, Y)
+    fresh = SemiSupervisedVAE((4,), 2, NUM_CLASSES, "Normal", weight=0.5)
+    fresh.load_state_dict(vae.state_dict())
+    expected = vae.reconstruct(x)
+    losses = []
+    for pair in (vae, copy.deepcopy(vae), fresh):
+        torch.testing.assert_close(pair.reconstruct(x), expected)
+        assert pair.model._guide[0] is pair.guide
+        torch.manual_seed(0)
+        losses.append(summed().loss(pair.model, pair.guide, x, Y))
+    assert losses[0] == losses[1] == losses[2]
+    stored = [t.data_ptr() for t in vae.state_dict().values()]
+    assert len(stored) == len(set(stored))
+    names = [name for name in vae.state_dict() if "classifier" in name]
+    assert names
+    assert all(name.startswith("guide.") for name in names)
+    doubled = fresh.double().reconstruct(x.double())
+    assert doubled.dtype == torch.float64
+    torch.testing.assert_close(doubled, expected.double(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:y_unobserved:UserWarning")  # which Trace_ELBO samples
+@pytest.mark.parametrize("objective", [summed, Trace_ELBO])
+@pytest.mark.parametrize("missing", [False, True])
+def test_pyros_own_svi_trains_it(objective: Any, missing: bool) -> None:
+    x = X.clone()
+    if missing:
+        x[::2, 1] = float("nan")
+    vae = SemiSupervisedVAE((4,), 2, NUM_CLASSES, missing=missing)
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), objective())
+    losses = [svi.step(x, Y) for _ in range(30)]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    assert all(p.grad is None or p.grad.isfinite().all() for p in vae.parameters())
+
+
+def test_it_learns_classes_of_which_few_are_told() -> None:
+    """Three clusters, one label each: the rest is found from the clusters."""
+    y = torch.arange(150) % NUM_CLASSES
+    x = 4 * torch.eye(NUM_CLASSES)[y] + 0.7 * torch.randn(150, NUM_CLASSES)
+    told = torch.where(torch.arange(150) < 6, y, -1)
+    body = partial(MLP, hidden=(16,))
+    vae = SemiSupervisedVAE(
+        (3,), 1, NUM_CLASSES, "Normal", classifier=body, encoder=body, decoder=body, weight=50
+    )
+    vae.standardise(x)
+    optimiser = torch.optim.Adam(vae.parameters(), lr=3e-2)
+    for _ in range(50):
+        optimiser.zero_grad()
+        (summed().differentiable_loss(vae.model, vae.guide, x, told) / 150).backward()
+        optimiser.step()
+    assert vae.label_accuracy(x, y) > 0.95
+
+
+def test_recorded_and_compiled_steps_are_those_without() -> None:
+    x = X.clone()
+    x[::2, 1] = float("nan")
+    trained = []
+    for compile in (False, True):
+        torch.manual_seed(3)
+        vae = small(missing=True)
+        options: dict[str, Any] = {"batch_size": 4, "compile": compile, "progress": False}
+        history = fit(vae.model, vae.guide, (x, Y), epochs=3, **options)
+        trained.append((history["loss"], dict(vae.named_parameters())))
+    torch.testing.assert_close(trained[1], trained[0], rtol=1e-4, atol=1e-5)
+
+
+def test_convolutions_train_and_are_evaluated() -> None:
+    vae = SemiSupervisedVAE(
+        (1, 8, 8),
+        3,
+        NUM_CLASSES,
+        classifier=ConvEncoder,
+        encoder=ConvEncoder,
+        decoder=ConvDecoder,
+    )
+    summed().loss_and_grads(vae.model, vae.guide, IMAGES, Y)
+    assert vae.training
+    assert all(p.grad is not None for p in vae.parameters())
+    found = evaluate(vae.model, vae.guide, (IMAGES, Y), compile=False)
+    assert found.elbo.mean < 0
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (Y + 1, r"hold 3; those of 3 classes are from 0 to 2, or -1 where they are missing"),
+        (Y - 1, r"hold -2"),
+        (Y.float(), r"torch.float32; give whole numbers"),
+    ],
+)
+def test_labels_that_are_none_are_refused(y: Tensor, message: str) -> None:
+    vae = small()
+    with pytest.raises(InputError, match=message):
+        fit(vae.model, vae.guide, (X, y), epochs=1, progress=False)
+    with pytest.raises(InputError, match=message):
+        summed().loss(vae.model, vae.guide, X, y)
+
+
+def test_mistakes() -> None:
+    with pytest.raises(InputError, match="latent_dim is 0"):
+        SemiSupervisedVAE((3,), 0, 2)
+    with pytest.raises(InputError, match="num_classes is 1"):
+        SemiSupervisedVAE((3,), 2, 1)
+    for weight in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="weight is"):
+            SemiSupervisedVAE((3,), 2, 2, weight=weight)
+    vae = small()
+    with pytest.raises(InputError, match="all labels are missing"):
+        vae.label_accuracy(X, torch.full_like(Y, -1))
+    with pytest.raises(InputError, match=r"shape \(3,\) beside 8 data"):
+        vae.label_accuracy(X, Y[:3])
