@@ -35,6 +35,9 @@ class HierarchicalVAE(LatentVariableModel):
       the precision-weighted product of a normal that x gives and of p(z_l | z_{l+1}) (the ladder
       of Sønderby et al. 2016), see :class:`~pyrovae.models.ladder.TopDownGuide`.
 
+    The ladder is to be trained with a warm-up of beta, as its authors do, lest q follow the model's
+    p(z_l | z_{l+1}) before x has a say: ``objective={"name": "beta", "beta": Linear(steps=...)}``.
+
     Latents depend on one another under either guide, so objectives and reports that need
     independent ones (``stl``, ``dreg``, :func:`~pyrovae.infer.latent_report`,
     :func:`~pyrovae.infer.inference_gap`) refuse them; :meth:`layer_kl` shows which layers are used.
