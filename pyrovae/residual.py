@@ -1,0 +1,211 @@
+"""Residual bodies of encoders and decoders: the input of each block is added to its output.
+
+    y = shortcut(x) + branch(x),    branch = activation, linear, activation, linear
+
+Activations stand before linear maps, so that nothing but additions lies between the first linear
+map and the last activation (He et al. 2016, Identity Mappings in Deep Residual Networks). The last
+map of each branch starts at zero: every block starts as its shortcut, and gradients reach all
+depths unchanged. There is no batch normalisation: with it the density of a datum would depend on
+the other data of its batch, and those of samples z_1, ..., z_K, of which an importance-weighted
+bound is made, on one another.
+
+Each body is called as ``Body(in_shape, out_shape)``, leaves any batch shape on the left alone, and
+ends in a linear map.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from math import prod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .errors import InputError
+
+__all__ = ["ResidualDecoder", "ResidualEncoder", "ResidualMLP"]
+
+_CHANNELS = (32, 64)
+"""Widths at half and at a quarter of the height and the width of an image."""
+
+
+class ResidualMLP(nn.Module):
+    """A linear map, a residual block for each hidden width, then a linear map.
+
+    Blocks have two linear maps; the shortcut is the identity where a block does not change the
+    width, and a linear map where it does.
+
+    Arguments:
+        in_shape: shape of one input.
+        out_shape: shape of one output.
+        hidden: widths of the blocks, one or more.
+        activation: makes the module before each linear map but the first.
+
+    Raises:
+        InputError: if there is no block.
+
+    Example:
+        >>> ResidualMLP((1, 8, 8), (2, 3))(torch.zeros(7, 5, 1, 8, 8)).shape
+        torch.Size([7, 5, 2, 3])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        hidden: Sequence[int] = (256, 256),
+        activation: Callable[[], nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        if not hidden or min(hidden) < 1:
+            raise InputError(
+                f"hidden is {tuple(hidden)}; a residual network needs the width of one block or "
+                "more, such as (256, 256): without any use mlp"
+            )
+        self._in_dims = len(in_shape)
+        self._out_shape = tuple(out_shape)
+        blocks = [
+            _Residual(
+                activation(),
+                nn.Linear(fan_in, fan_out),
+                activation(),
+                nn.Linear(fan_out, fan_out),
+                shortcut=nn.Identity() if fan_in == fan_out else nn.Linear(fan_in, fan_out),
+            )
+            for fan_in, fan_out in pairwise([hidden[0], *hidden])
+        ]
+        self.layers = nn.Sequential(
+            nn.Linear(prod(in_shape), hidden[0]),
+            *blocks,
+            activation(),
+            nn.Linear(hidden[-1], prod(out_shape)),
+        )
+
+    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        y: Tensor = self.layers(x.flatten(-self._in_dims))
+        return y.reshape(y.shape[:-1] + self._out_shape)
+
+
+class ResidualEncoder(nn.Module):
+    """A convolution to half the size, a block to a quarter, a block there, then a linear map.
+
+    Widths and sizes are those of :class:`~pyrovae.nn.ConvEncoder` (32 and 64 channels, kernel 3,
+    stride 2). The shortcut of the block that halves is a mean over 2 by 2 pixels and a map of
+    channels; the block at a quarter of the size has half as many channels within.
+
+    Arguments:
+        in_shape: (channels, height, width); height and width are multiples of 4.
+        out_shape: shape of one output.
+
+    Raises:
+        InputError: if the input is no such image.
+
+    Example:
+        >>> ResidualEncoder((1, 8, 8), (2, 3))(torch.zeros(7, 5, 1, 8, 8)).shape
+        torch.Size([7, 5, 2, 3])
+    """
+
+    def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
+        super().__init__()
+        channels, height, width = _image(in_shape)
+        first, second = _CHANNELS
+        self._out_shape = tuple(out_shape)
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, first, 3, stride=2, padding=1),
+            _Residual(
+                nn.ReLU(),
+                nn.Conv2d(first, second, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(second, second, 3, padding=1),
+                shortcut=nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(first, second, 1)),
+            ),
+            _same_size(second),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(second * height // 4 * width // 4, prod(out_shape)),
+        ).to(memory_format=torch.channels_last)
+
+    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        y: Tensor = self.layers(x.reshape(-1, *x.shape[-3:]))
+        return y.reshape(x.shape[:-3] + self._out_shape)
+
+
+class ResidualDecoder(nn.Module):
+    """The mirror of :class:`ResidualEncoder`: a linear map, two blocks, a transposed convolution.
+
+    The shortcut of the block that doubles is a map of channels, each pixel being repeated.
+
+    Arguments:
+        in_shape: shape of one input.
+        out_shape: (numbers a feature, channels, height, width), as a likelihood asks for.
+
+    Raises:
+        InputError: if the output is no such image.
+
+    Example:
+        >>> ResidualDecoder((3,), (1, 1, 8, 8))(torch.zeros(7, 5, 3)).shape
+        torch.Size([7, 5, 1, 1, 8, 8])
+    """
+
+    def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
+        super().__init__()
+        channels, height, width = _image(out_shape[1:])
+        first, second = _CHANNELS
+        self._in_dims = len(in_shape)
+        self._out_shape = tuple(out_shape)
+        self.layers = nn.Sequential(
+            nn.Linear(prod(in_shape), second * height // 4 * width // 4),
+            nn.Unflatten(-1, (second, height // 4, width // 4)),
+            _same_size(second),
+            _Residual(
+                nn.ReLU(),
+                nn.Conv2d(second, second, 3, padding=1),
+                nn.ReLU(),
+                nn.ConvTranspose2d(second, first, 3, stride=2, padding=1, output_padding=1),
+                shortcut=nn.Sequential(nn.Conv2d(second, first, 1), nn.Upsample(scale_factor=2)),
+            ),
+            nn.ReLU(),
+            nn.ConvTranspose2d(
+                first, out_shape[0] * channels, 3, stride=2, padding=1, output_padding=1
+            ),
+        ).to(memory_format=torch.channels_last)
+
+    def forward(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        flat = z.flatten(-self._in_dims)
+        y: Tensor = self.layers(flat.reshape(-1, flat.shape[-1]))
+        return y.reshape(flat.shape[:-1] + self._out_shape)
+
+
+class _Residual(nn.Module):
+    """shortcut(x) + branch(x), whose last layer, a linear map, starts at zero."""
+
+    def __init__(self, *branch: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*branch)
+        self.shortcut = shortcut
+        for parameter in branch[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        y: Tensor = self.shortcut(x) + self.branch(x)
+        return y
+
+
+def _same_size(channels: int) -> _Residual:
+    return _Residual(
+        nn.ReLU(),
+        nn.Conv2d(channels, channels // 2, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(channels // 2, channels, 3, padding=1),
+        shortcut=nn.Identity(),
+    )
+
+
+def _image(shape: Sequence[int]) -> tuple[int, int, int]:
+    if len(shape) != 3 or shape[1] % 4 or shape[2] % 4 or min(shape) < 1:
+        raise InputError(
+            f"the residual convolutional networks take images of shape (channels, height, width) "
+            f"with height and width multiples of 4, such as (1, 28, 28); got {tuple(shape)}: use "
+            "a residual mlp"
+        )
+    return shape[0], shape[1], shape[2]
