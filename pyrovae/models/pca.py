@@ -130,7 +130,7 @@ class ProbabilisticPCA(VAE):
     @property
     def loadings(self) -> Float[Tensor, "*event latent"]:
         """W, in units of x; :meth:`fit` leaves its columns orthogonal, the longest first."""
-        weight = _linear(self.model).weight.unflatten(0, self.event_shape)
+        weight = _linear(self.model).weight.view(*self.event_shape, self.latent_dim)
         return self.guide.standardise.scale.unsqueeze(-1) * weight
 
     @property

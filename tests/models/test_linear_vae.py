@@ -4,7 +4,6 @@ At the maximum the columns of W may be orthogonal, for which p(z | x) is a diago
 linear encoder can give: the ELBO loses nothing, and has no other local maxima (Lucas et al. 2019).
 """
 
-import math
 from functools import partial
 from typing import Any
 
@@ -33,7 +32,7 @@ def test_it_reaches_the_maximum_of_ppca_and_is_tight_there(load: Any) -> None:
     vae = VAE(
         (num_features,), 2, Likelihood("Normal", scale="shared"), encoder=linear, decoder=linear
     )
-    settings: Any = {"batch_size": len(x), "epochs": 500, "lr": 3e-2, "schedule": "cosine"}
+    settings: Any = {"batch_size": len(x), "epochs": 200, "lr": 0.1, "schedule": "cosine"}
     fit(vae.model, vae.guide, x, compile=False, progress=False, **settings)
 
     layer: Any = vae.model.decoder.layers[0]
@@ -53,4 +52,4 @@ def test_it_reaches_the_maximum_of_ppca_and_is_tight_there(load: Any) -> None:
     assert gap < 0.05
     first, second = weight.T
     cosine = first @ second / (first.norm() * second.norm())
-    assert abs(cosine) < math.cos(math.radians(80))
+    assert abs(cosine) < 0.1

@@ -90,14 +90,15 @@ def test_closed_form_is_a_stationary_point_that_nothing_near_exceeds() -> None:
         assert near.log_prob(x).mean() < best
 
 
-@pytest.mark.parametrize("x", [table(), table(20, 50, rank=2)], ids=["N > D", "D > N"])
-def test_em_climbs_to_the_closed_form(x: Tensor) -> None:
+@pytest.mark.parametrize("shape", [(300, 6), (20, 50)], ids=["N > D", "D > N"])
+def test_em_climbs_to_the_closed_form(shape: tuple[int, int]) -> None:
+    x = table(*shape)
     ppca = ProbabilisticPCA(x.shape[1:], 2)
     (best,) = ppca.fit(x)
     assert best == pytest.approx(ppca.log_prob(x).mean().item())
     exact = marginal(ppca).covariance_matrix
-    history = ppca.fit(x, method="em", tol=1e-12, max_iter=5000)
-    assert len(history) > 5
+    history = ppca.fit(x, method="em", tol=1e-12)
+    assert len(history) > 4
     rises = torch.tensor(history).diff()
     assert rises[0] > 0.1
     assert rises.min() > -1e-11
@@ -110,7 +111,7 @@ def test_em_takes_missing_entries_for_what_they_are() -> None:
     """log p of what is observed is that of the marginals, never falls, and ends stationary."""
     x = with_gaps(table(200))
     ppca = fitted(x, method="em", max_iter=1)
-    history = ppca.fit(x, method="em", tol=1e-14, max_iter=5000)
+    history = ppca.fit(x, method="em", tol=1e-13)
     assert torch.tensor(history).diff().min() > -1e-11
     log_prob = ppca.log_prob(x)
     assert history[-1] == pytest.approx(log_prob.mean().item())
@@ -222,7 +223,7 @@ def test_loadings_are_orthogonal_and_signs_settled() -> None:
     gram = exact.T @ exact
     torch.testing.assert_close(gram, gram.diagonal().diag())
     assert gram[0, 0] > gram[1, 1]
-    by_em = fitted(x, method="em", tol=1e-14, max_iter=5000).loadings
+    by_em = fitted(x, method="em", tol=1e-13).loadings
     torch.testing.assert_close(by_em, exact, rtol=1e-4, atol=1e-3)
 
 
