@@ -61,7 +61,7 @@ def test_a_linear_autoencoder_finds_the_subspace_of_pca() -> None:
     linear = partial(MLP, hidden=())
     autoencoder = Autoencoder((5,), 2, LEAST_SQUARES, encoder=linear, decoder=linear)
     autoencoder.standardise(x)
-    settings: Any = {"batch_size": len(x), "epochs": 150, "lr": 0.1, "schedule": "cosine"}
+    settings: Any = {"batch_size": len(x), "epochs": 250, "lr": 0.1, "schedule": "cosine"}
     quiet(autoencoder.model, autoencoder.guide, x, **settings)
     pca = decomposition.PCA(2).fit(x)
     least = (x - torch.as_tensor(pca.inverse_transform(pca.transform(x)))).square().sum()
