@@ -1,0 +1,45 @@
+"""A posterior that is one point."""
+
+from jaxtyping import Float
+from pyro.distributions import Delta
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
+
+from ..priors.flat import Flat
+
+__all__ = ["Point"]
+
+
+class Point(nn.Module):
+    """q(z | x) = Delta(z - h): the code itself, with log q(z | x) = 0 by convention.
+
+    A point has no density, so that no KL and no bound on log p(x) can be made with it; what is
+    left of the ELBO is log p(x | z) + log p(z) at z = h.
+
+    Arguments:
+        latent_dim: number of latent dimensions.
+
+    Attributes:
+        in_shape: shape of h for one datum, ``(latent_dim,)``.
+
+    Example:
+        >>> import torch
+        >>> Point(3)(torch.ones(5, 3)).sample().shape
+        torch.Size([5, 3])
+    """
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.in_shape = (latent_dim,)
+
+    def forward(self, h: Float[Tensor, "*batch latent"]) -> TorchDistributionMixin:
+        q: TorchDistributionMixin = Delta(h, event_dim=1)
+        return q
+
+    def centre(self, h: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent"]:
+        """The point."""
+        return h
+
+    def prior(self) -> Flat:
+        """A flat prior, under which a point is charged nothing."""
+        return Flat(self.in_shape[0])
