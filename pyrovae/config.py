@@ -60,7 +60,7 @@ class RunConfig(BaseModel):
     objective: Annotated[str | dict[str, Any], Parameter(show=False, parse=False)] = Field(
         "elbo",
         description="What is maximised: elbo, beta, capacity, free_bits, beta_tc, info, iwae, stl, "
-        "dreg, renyi, miwae, piwae, ciwae, rws or wake_sleep; with settings: "
+        "dreg, renyi, miwae, piwae, ciwae, rws, wake_sleep or enumerated; with settings: "
         '"{name: beta, beta: 4}".',
     )
     latent_dim: int = Field(20, ge=1, description="Number of latent dimensions.")

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import InputError, did_you_mean
 from .elbo import ELBO
+from .enumerated import EnumeratedELBO
 from .multisample import CIWAE, IWAE, MIWAE, PIWAE, RWS, DReG, Renyi, StickingTheLanding, WakeSleep
 from .objective import Objective
 from .objectives import BetaELBO, BetaTCVAE, Capacity, FreeBits, InfoVAE
@@ -36,6 +37,7 @@ OBJECTIVES: dict[str, type[Objective] | type[ELBO]] = {
             CIWAE,
             RWS,
             WakeSleep,
+            EnumeratedELBO,
         )
     },
 }
