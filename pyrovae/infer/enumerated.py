@@ -90,7 +90,8 @@ class EnumeratedELBO(Objective):
         log_q = terms.score.unflatten(0, (-1, combinations.num_values))
         weights = log_q.softmax(1).flatten(0, 1) / combinations.num_draws
         # The limit of q log q is 0, but not in floating point.
-        return (weights * torch.where(weights > 0, values, 0.0)).sum(0)
+        mean: Tensor = (weights * torch.where(weights > 0, values, 0.0)).sum(0)
+        return mean
 
     def _terms(
         self, model: PyroFunction, guide: PyroFunction, args: Any, kwargs: dict[str, Any]
@@ -263,8 +264,8 @@ def _check_marked(site: Site, plate: str) -> None:
     if len(frames) > 1:
         (other, *_) = (frame for frame in frames if frame != plate)
         raise InputError(
-            f"site {name!r} of the guide is marked to be enumerated, but is in plate {other!r} too, "
-            "so that each datum has several; give each a site of its own, or use Pyro's "
+            f"site {name!r} of the guide is marked to be enumerated, but is in plate {other!r} "
+            "too, so that each datum has several; give each a site of its own, or use Pyro's "
             "TraceEnum_ELBO"
         )
     if not site["fn"].has_enumerate_support:
