@@ -143,10 +143,10 @@ class MixtureVAE(LatentVariableModel):
     prior is the mixture. Train it with ``objective="enumerated"``, which sums over y: where y is
     drawn, its score function adds noise of mean zero to the gradient.
 
-    Clusters are found where the components start at those of embeddings that are worth something
-    already: train with small weight of the KL, then :meth:`initialise`, then train.
+    Clusters are found sooner where the components start at those of embeddings that are worth
+    something already: train with a small weight of the KL, then :meth:`initialise`, then train.
 
-        fit(m.model, m.guide, x, objective={"name": "beta", "beta": 0.1})
+        fit(m.model, m.guide, x, objective={"name": "beta", "beta": 0.01})
         m.initialise(x)
         fit(m.model, m.guide, x, objective="enumerated")
 

@@ -428,7 +428,7 @@ class TestTraining:
             progress=False,
         )
         with torch.no_grad():
-            trained = history.params()["loc"]
+            trained = history.params["loc"]
             joint = dist.Normal(trained, 1.0).log_prob(x[:, None]) - torch.tensor(2.0).log()
             gap = history["validation_loss"][-1] + joint.logsumexp(1).mean().item()
         assert 0 <= gap < 0.01
