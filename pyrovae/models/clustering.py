@@ -29,6 +29,7 @@ def clustering_accuracy(assigned: Int[Tensor, "data"], labels: Int[Tensor, "labe
         InputError: if there are not as many of both, or none.
 
     Example:
+        >>> import torch
         >>> clustering_accuracy(torch.tensor([1, 1, 0, 0]), torch.tensor([7, 7, 9, 7]))
         0.75
     """
