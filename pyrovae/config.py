@@ -85,7 +85,7 @@ class RunConfig(BaseModel):
     objective: Maybe = Field(
         None,
         description="What is maximised: elbo, beta, capacity, free_bits, beta_tc, info, iwae, stl, "
-        "dreg, renyi, miwae, piwae, ciwae, rws or wake_sleep; with settings: "
+        "dreg, renyi, miwae, piwae, ciwae, rws, wake_sleep or enumerated; with settings: "
         '"{name: beta, beta: 4}"; what the model asks for unless given.',
     )
     num_labels: int | None = Field(

@@ -10,6 +10,7 @@ from .bound import Bound, evaluate_bound
 from .catalogue import OBJECTIVES, objective_of
 from .collapse import LatentReport, latent_report
 from .elbo import ELBO, Loss
+from .enumerated import EnumeratedELBO
 from .evaluate import Estimate, Evaluation, evaluate
 from .gap import InferenceGap, inference_gap
 from .importance import ImportanceEstimate, importance_sample
@@ -37,6 +38,7 @@ __all__ = [
     "Capacity",
     "Cyclical",
     "DReG",
+    "EnumeratedELBO",
     "Estimate",
     "Evaluation",
     "FreeBits",

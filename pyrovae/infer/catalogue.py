@@ -5,6 +5,7 @@ from typing import Any
 
 from ..declared import made
 from .elbo import ELBO
+from .enumerated import EnumeratedELBO
 from .multisample import CIWAE, IWAE, MIWAE, PIWAE, RWS, DReG, Renyi, StickingTheLanding, WakeSleep
 from .objective import Objective
 from .objectives import BetaELBO, BetaTCVAE, Capacity, FreeBits, InfoVAE
@@ -33,6 +34,7 @@ OBJECTIVES: dict[str, Callable[..., Objective | ELBO]] = {
             CIWAE,
             RWS,
             WakeSleep,
+            EnumeratedELBO,
         )
     },
 }

@@ -10,6 +10,7 @@ from pyrovae import VAE, InputError, fit
 from pyrovae.config import RunConfig
 from pyrovae.infer import DReG, Linear, objective_of
 from pyrovae.infer.catalogue import OBJECTIVES
+from pyrovae.models.mixture import MixtureVAE
 
 NEEDED: dict[str, dict[str, Any]] = {
     "capacity": {"capacity": {"steps": 10, "end": 0.5}, "gamma": 2.0},
@@ -22,7 +23,7 @@ NEEDED: dict[str, dict[str, Any]] = {
 def test_each_trains_by_name(name: str) -> None:
     torch.manual_seed(0)
     x = torch.randint(2, (64, 1)).float().expand(64, 6).contiguous()
-    vae = VAE((6,), 2, "Bernoulli")
+    vae = MixtureVAE((6,), 2, 3) if name == "enumerated" else VAE((6,), 2)
     history = fit(
         vae.model,
         vae.guide,

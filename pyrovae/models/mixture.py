@@ -1,0 +1,263 @@
+"""The VAE whose prior is a mixture with a latent of its own: clusters (Jiang et al. 2017, VaDE)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyro
+import torch
+from jaxtyping import Float, Int, Num
+from pyro.distributions import Categorical, Normal
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from sklearn.mixture import GaussianMixture
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from ..errors import InputError
+from ..likelihoods import Likelihood, Mixed
+from ..links import link_to
+from ..nn import MLP
+from ..posteriors import DiagonalNormal
+from .base import Body, LatentVariableModel, network
+from .generative import Generative, Layer
+from .recognition import seen_shape
+from .vae import AmortisedGuide
+
+__all__ = ["MixtureGuide", "MixtureModel", "MixtureVAE", "NormalComponents"]
+
+
+class NormalComponents(nn.Module):
+    """p(y) p(z | y) = Categorical(y; pi) Normal(z; mu_y, diag(s_y)^2), all of them learned.
+
+    At the start pi is uniform, s_y = 1 and mu_y ~ Normal(0, I).
+
+    Arguments:
+        num_components: number of values of y.
+        latent_dim: number of dimensions of z.
+    """
+
+    def __init__(self, num_components: int, latent_dim: int) -> None:
+        super().__init__()
+        self._positive = link_to(constraints.positive)
+        self.logits = nn.Parameter(torch.zeros(num_components))
+        self.loc = nn.Parameter(torch.randn(num_components, latent_dim))
+        unlinked = self._positive.inv(torch.ones(num_components, latent_dim))
+        self.unlinked_scale = nn.Parameter(unlinked)
+
+    @property
+    def scale(self) -> Float[Tensor, "components latent"]:
+        """s_y of each component."""
+        scale: Tensor = self._positive(self.unlinked_scale)
+        return scale
+
+    @torch.no_grad()
+    def set(
+        self,
+        weights: Float[Tensor, "components"],
+        loc: Float[Tensor, "components latent"],
+        scale: Float[Tensor, "components latent"],
+    ) -> None:
+        """Use these pi, mu and s from now on."""
+        self.logits.copy_(weights.log())
+        self.loc.copy_(loc)
+        self.unlinked_scale.copy_(self._positive.inv(scale))
+
+    def weights(self) -> TorchDistributionMixin:
+        """p(y)."""
+        p: TorchDistributionMixin = Categorical(logits=self.logits)
+        return p
+
+    def given(self, y: Int[Tensor, "*batch"]) -> TorchDistributionMixin:
+        """p(z | y)."""
+        p: TorchDistributionMixin = Normal(self.loc[y], self.scale[y]).to_event(1)
+        return p
+
+    def posterior(self, z: Float[Tensor, "*batch latent"]) -> TorchDistributionMixin:
+        """p(y | z), by Bayes' rule."""
+        log_prob = Normal(self.loc, self.scale).log_prob(z[..., None, :]).sum(-1)
+        p: TorchDistributionMixin = Categorical(logits=self.logits + log_prob)
+        return p
+
+
+class MixtureModel(Generative):
+    """The Pyro model p(y) p(z | y) p(x | z), with x ~ likelihood(decoder(z)), for each datum."""
+
+    def __init__(
+        self, prior: NormalComponents, decoder: nn.Module, likelihood: Layer, missing: bool
+    ) -> None:
+        super().__init__(decoder, likelihood, missing)
+        self.prior = prior
+
+    def forward(self, x: Num[Tensor, "batch *event"], *given: Tensor) -> Tensor:
+        """Sample sites ``y`` and ``z``, and site ``x`` observed, in the plate ``data``.
+
+        Arguments:
+            x: data.
+            given: what comes with each datum, as ``likelihood.given`` lists it.
+
+        Raises:
+            InputError: if x lies outside the support of the likelihood (under Pyro's validation).
+        """
+        beside = self.begin(x, *given)
+        with pyro.plate("data", x.shape[0]):
+            y = pyro.sample("y", self.prior.weights())
+            z = pyro.sample("z", self.prior.given(y))
+            eta = self.decoder(z).to(z.dtype)  # densities are not summed in half precision
+            return self.observe(x, eta, beside)
+
+
+class MixtureGuide(AmortisedGuide):
+    """The Pyro guide q(z | x) p(y | z), whose second factor is that of the model itself."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        posterior: nn.Module,
+        prior: NormalComponents,
+        event_shape: Sequence[int],
+        missing: bool,
+    ) -> None:
+        super().__init__(encoder, posterior, event_shape, missing)
+        self._prior = (prior,)  # the model's, not to be registered here too
+
+    def forward(self, x: Num[Tensor, "batch *event"], *given: Tensor) -> Tensor:
+        """Sample sites ``z`` and ``y``, which is marked to be enumerated, in the plate ``data``.
+
+        Raises:
+            InputError: if x has another shape or is not finite (under Pyro's validation).
+        """
+        self.begin(x)
+        (prior,) = self._prior
+        with pyro.plate("data", x.shape[0]):
+            z: Tensor = pyro.sample("z", self.q(x))
+            pyro.sample("y", prior.posterior(z), infer={"enumerate": "parallel"})
+            return z
+
+
+class MixtureVAE(LatentVariableModel):
+    """A discrete latent over a continuous one: y is the cluster of a datum (Jiang et al. 2017).
+
+        y ~ Categorical(pi),  z ~ Normal(mu_y, diag(s_y)^2),  x ~ likelihood(decoder(z))
+
+    The guide is q(z | x) p(y | z) with the model's own p(y | z), so that log p(y, z) - log p(y | z)
+    = log p(z) whatever y is: every bound and every estimate of log p(x) is that of the VAE whose
+    prior is the mixture. Train it with ``objective="enumerated"``, which sums over y: where y is
+    drawn, its score function adds noise of mean zero to the gradient.
+
+    Clusters are found sooner where the components start at those of embeddings that are worth
+    something already: train with a small weight of the KL, then :meth:`initialise`, then train.
+
+        fit(m.model, m.guide, x, objective={"name": "beta", "beta": 0.01})
+        m.initialise(x)
+        fit(m.model, m.guide, x, objective="enumerated")
+
+    Arguments:
+        event_shape: shape of one datum, such as ``(1, 28, 28)`` or ``(13,)``.
+        latent_dim: number of dimensions of z.
+        num_components: number of values of y.
+        likelihood: p(x | z) as a :class:`~pyrovae.Likelihood`, a :class:`~pyrovae.Mixed`, a name
+            or a dict.
+        encoder: network from x to h, or a callable that makes one from (in_shape, out_shape).
+        decoder: network from z to eta, or a callable that makes one from (in_shape, out_shape).
+        missing: whether entries of x may be missing (NaN).
+
+    Raises:
+        InputError: if the parts do not fit together.
+
+    Example:
+        >>> m = MixtureVAE((1, 8, 8), latent_dim=2, num_components=3)
+        >>> m.component_probabilities(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 3])
+    """
+
+    model: MixtureModel
+    guide: MixtureGuide
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latent_dim: int,
+        num_components: int = 10,
+        likelihood: Likelihood | Mixed | str | Mapping[str, Any] = "Bernoulli",
+        encoder: Body = MLP,
+        decoder: Body = MLP,
+        missing: bool = False,
+    ) -> None:
+        super().__init__()
+        if latent_dim < 1:
+            raise InputError(f"latent_dim is {latent_dim}; it must be 1 or more")
+        if num_components < 1:
+            raise InputError(f"num_components is {num_components}; it must be 1 or more")
+        self.event_shape = tuple(event_shape)
+        self.latent_dim = latent_dim
+        self.num_components = num_components
+        layer = Likelihood.of(likelihood).build(self.event_shape)
+        q = DiagonalNormal(latent_dim)
+        prior = NormalComponents(num_components, latent_dim)
+        self.model = MixtureModel(
+            prior, network(decoder, (latent_dim,), layer.in_shape), layer, missing
+        )
+        seen = seen_shape(self.event_shape, missing)
+        self.guide = MixtureGuide(
+            network(encoder, seen, q.in_shape), q, prior, self.event_shape, missing
+        )
+
+    def embed(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "*batch latent"]:
+        """The mean z of q(z | x)."""
+        mean: Tensor = self.guide.q(x).mean
+        return mean
+
+    @torch.no_grad()
+    def reconstruct(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
+        """E[x' | z] at the mean z of q(z | x)."""
+        eta = self.model.decoder(self.embed(x))
+        return self.likelihood.mean(eta, self.likelihood.given_with(x, *given))
+
+    def draw(
+        self, num: int, *given: Tensor
+    ) -> tuple[Float[Tensor, "num latent"], Float[Tensor, "..."]]:
+        """z from p(y) p(z | y), and what the decoder puts out for it."""
+        prior = self.model.prior
+        z: Tensor = prior.given(prior.weights().sample((num,))).sample()
+        return z, self.model.decoder(z)
+
+    def component_probabilities(
+        self, x: Num[Tensor, "..."], *given: Tensor
+    ) -> Float[Tensor, "*batch components"]:
+        """p(y | z) at the mean z of q(z | x), which has no noise; it stands for E_q[p(y | z)]."""
+        probabilities: Tensor = self.model.prior.posterior(self.embed(x)).probs
+        return probabilities
+
+    @torch.no_grad()
+    def cluster(self, x: Num[Tensor, "..."], *given: Tensor) -> Int[Tensor, "*batch"]:
+        """The most probable component of each datum, from 0."""
+        return self.component_probabilities(x, *given).argmax(-1)
+
+    @torch.no_grad()
+    def initialise(self, x: Num[Tensor, "data *event"], *given: Tensor, seed: int = 0) -> None:
+        """Put the components where a mixture of Normals, fitted to the embeddings of x, has them.
+
+        By scikit-learn's EM, from the best of ten starts by k-means (as Jiang et al. 2017 do after
+        training an autoencoder). The embeddings are to be worth something: train before.
+
+        Arguments:
+            x: training data, or enough of them.
+            given: what comes with each datum, which the embedding does not need.
+            seed: of the starts.
+
+        Raises:
+            InputError: if there are fewer data than components.
+        """
+        if len(x) < self.num_components:
+            raise InputError(
+                f"there are {len(x)} data for {self.num_components} components; give as many at "
+                "the least"
+            )
+        z = self.embed(x)
+        mixture = GaussianMixture(
+            self.num_components, covariance_type="diag", n_init=10, random_state=seed
+        ).fit(z.double().cpu().numpy())
+        weights, loc, variance = (
+            torch.as_tensor(each).to(z)
+            for each in (mixture.weights_, mixture.means_, mixture.covariances_)
+        )
+        self.model.prior.set(weights, loc, variance.sqrt())
