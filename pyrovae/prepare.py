@@ -254,7 +254,8 @@ def training_batches(
 
 def _is_free(config: RunConfig) -> bool:
     """Whether training data come with their numbers, each having a q of its own."""
-    return _named(config.inference)["name"] == "free"
+    name: str = _named(config.inference)["name"]
+    return name == "free"
 
 
 def build(config: RunConfig, event_shape: tuple[int, ...]) -> LatentVariableModel:

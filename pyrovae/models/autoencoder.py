@@ -45,6 +45,8 @@ class Autoencoder(VAE):
         torch.Size([5, 2])
     """
 
+    has_prior = False
+
     def __init__(
         self,
         event_shape: Sequence[int],

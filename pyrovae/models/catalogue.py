@@ -1,10 +1,8 @@
 """Families, and how q(z | x) is found, by name, as they stand in YAML and on the command line."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-from torch import nn
 
 from ..declared import made, settings_of
 from ..errors import InputError
@@ -21,7 +19,7 @@ from .vae import VAE
 
 __all__ = ["MODELS", "check_declared", "model_of"]
 
-MODELS: dict[str, Callable[..., LatentVariableModel]] = {
+MODELS: dict[str, type[LatentVariableModel]] = {
     "vae": VAE,
     "autoencoder": Autoencoder,
     "ppca": ProbabilisticPCA,
@@ -99,8 +97,8 @@ def model_of(
     """
     check_declared(declared, prior=prior, posterior=posterior, inference=inference)
     shape = {"latent_dim": latent_dim, "event_shape": event_shape}
-    q: nn.Module | None = posterior and made("posterior", POSTERIORS, posterior, **shape)
-    p: nn.Module | None = prior and made("prior", PRIORS, prior, **shape)
+    q = None if posterior is None else made("posterior", POSTERIORS, posterior, **shape)
+    p = None if prior is None else made("prior", PRIORS, prior, **shape)
     return made(
         "model", MODELS, declared, prior=p, posterior=q, inference=inference, **shape, **parts
     )

@@ -4,15 +4,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Num
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..nn import MLP, Standardise
-from ..posteriors import DiagonalNormal
 
-__all__ = ["Condition", "ConditionalNormal", "MakeBody", "check_labels", "check_paired"]
+__all__ = ["Condition", "MakeBody", "check_labels", "check_paired"]
 
 MakeBody = Callable[[Sequence[int], Sequence[int]], nn.Module]
 """What makes a network from the shapes of its input and its output."""
@@ -151,29 +149,6 @@ class Condition(nn.Module):
         features = 0 if len(self.condition_shape) == 1 else tuple(range(y.ndim))
         scale = y.std(features, correction=0)
         self.standardise.set(y.mean(features), torch.where(scale > 0, scale, 1.0))
-
-
-class ConditionalNormal(nn.Module):
-    """p(z | y) = Normal(z; loc(c), diag(scale(c)^2)), with a network of one hidden layer.
-
-    Arguments:
-        context_dim: length of c.
-        latent_dim: number of latent dimensions.
-
-    Example:
-        >>> ConditionalNormal(10, 3)(torch.zeros(5, 10)).batch_shape
-        torch.Size([5])
-    """
-
-    def __init__(self, context_dim: int, latent_dim: int) -> None:
-        super().__init__()
-        self.normal = DiagonalNormal(latent_dim)
-        self.network = MLP((context_dim,), self.normal.in_shape)
-
-    def forward(self, c: Float[Tensor, "*batch context"]) -> TorchDistributionMixin:
-        h: Tensor = self.network(c).to(c.dtype)
-        p: TorchDistributionMixin = self.normal(h)
-        return p
 
 
 def check_labels(y: Num[Tensor, "..."], num_classes: int, *, missing: bool) -> None:

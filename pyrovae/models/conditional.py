@@ -11,13 +11,12 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..joint import concatenate, joint_network
 from ..likelihoods import Likelihood, Mixed
-from ..nn import MLP
+from ..nn import MLP, concatenate, joint_network
 from ..posteriors import DiagonalNormal
-from ..priors import StandardNormal
+from ..priors.conditional import ConditionalNormal
 from .base import Body, LatentVariableModel, network
-from .condition import Condition, ConditionalNormal, MakeBody, check_paired
+from .condition import Condition, MakeBody, check_paired
 from .generative import Generative, Layer
 from .recognition import Recognition, seen_shape
 
@@ -108,11 +107,20 @@ class ConditionalGuide(Recognition):
 
     def q(self, x: Num[Tensor, "..."], y: Num[Tensor, "..."]) -> TorchDistributionMixin:
         """The distribution q(z | x, y) itself."""
-        seen = self.see(x)
-        q: TorchDistributionMixin = self.posterior(
-            self.encoder(seen, self.condition(y)).to(seen.dtype)
-        )
+        q: TorchDistributionMixin = self.posterior(self.h(x, y))
         return q
+
+    def centre(self, x: Num[Tensor, "..."], y: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """A point that stands for q(z | x, y), its mean where that is known."""
+        posterior: Any = self.posterior
+        centre: Tensor = posterior.centre(self.h(x, y))
+        return centre
+
+    def h(self, x: Num[Tensor, "..."], y: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """What the encoder puts out for x and y: the parameters of q(z | x, y)."""
+        seen = self.see(x)
+        h: Tensor = self.encoder(seen, self.condition(y)).to(seen.dtype)
+        return h
 
 
 class ConditionalVAE(LatentVariableModel):
@@ -120,7 +128,7 @@ class ConditionalVAE(LatentVariableModel):
 
     The bound on log p(x | y) is E_q[log p(x | z, y)] - KL(q(z | x, y) || p(z | y)) (Sohn et al.
     2015). p(z | y) is the standard normal unless asked otherwise, z then holding what y does not
-    tell about x; with ``prior="conditional"`` it is a normal whose location and scale a network
+    tell about x; with ``conditional_prior`` it is a normal whose location and scale a network
     makes from y, as in the paper. Model and guide are called as ``model(x, y, *given)``, and train
     as :class:`LatentVariableModel` says, on data ``(x, y)``.
 
@@ -131,11 +139,13 @@ class ConditionalVAE(LatentVariableModel):
             or a dict.
         num_classes: number of classes, where y is a class: int64 of shape ``(batch,)``.
         condition_shape: shape of one y, where it is a vector ``(5,)`` or an image ``(1, 28, 28)``.
-        prior: ``"standard"``, ``"conditional"``, or a module: of p(z), called as ``prior()``, or a
-            ``ConditionalNormal``.
+        prior: module returning p(z), whatever y is; the posterior's own, such as a standard normal,
+            unless given.
+        conditional_prior: whether p(z | y) is a normal whose location and scale a network makes
+            from y.
         posterior: module from h to q(z | x, y), with ``in_shape`` the shape of h; a diagonal normal
             unless given.
-        encoder: callable that makes the body of a :class:`~pyrovae.joint.Joint` from (in_shape,
+        encoder: callable that makes the body of a :class:`~pyrovae.nn.Joint` from (in_shape,
             out_shape), or the whole network, called as ``encoder(x, c)`` with c the vector of y.
         decoder: network from the vector (z, c) to eta, or a callable that makes one from (in_shape,
             out_shape).
@@ -163,7 +173,8 @@ class ConditionalVAE(LatentVariableModel):
         *,
         num_classes: int | None = None,
         condition_shape: Sequence[int] | None = None,
-        prior: nn.Module | str = "standard",
+        prior: nn.Module | None = None,
+        conditional_prior: bool = False,
         posterior: nn.Module | None = None,
         encoder: Body = MLP,
         decoder: Body = MLP,
@@ -176,20 +187,26 @@ class ConditionalVAE(LatentVariableModel):
         self.event_shape = tuple(event_shape)
         self.latent_dim = latent_dim
         layer = Likelihood.of(likelihood).build(self.event_shape)
-        q = DiagonalNormal(latent_dim) if posterior is None else posterior
-        h_shape: Any = q.in_shape
+        q: Any = DiagonalNormal(latent_dim) if posterior is None else posterior
         seen = seen_shape(self.event_shape, missing)
         of_model = Condition(num_classes, condition_shape, condition)
+        p: Any = q.prior() if prior is None else prior
+        if conditional_prior:
+            if prior is not None:
+                raise InputError(
+                    "p(z | y) is given by prior, or by conditional_prior: not both"
+                )
+            p = ConditionalNormal(MLP((of_model.dim,), (2, latent_dim)), latent_dim)
         self.model = ConditionalModel(
             of_model,
-            _prior(prior, of_model.dim, latent_dim),
+            p,
             network(decoder, (latent_dim + of_model.dim,), layer.in_shape),
             layer,
             missing,
         )
         self.guide = ConditionalGuide(
             Condition(num_classes, condition_shape, condition),
-            joint_network(encoder, seen, of_model.dim, h_shape),
+            joint_network(encoder, seen, of_model.dim, q.in_shape),
             q,
             self.event_shape,
             missing,
@@ -230,14 +247,13 @@ class ConditionalVAE(LatentVariableModel):
     def embed(  # type: ignore[override]
         self, x: Num[Tensor, "..."], y: Num[Tensor, "..."], *given: Tensor
     ) -> Float[Tensor, "*batch latent"]:
-        """The mean z of q(z | x, y)."""
-        mean: Tensor = self.encode(x, y).mean
-        return mean
+        """The centre of q(z | x, y), which is its mean where that is known."""
+        return self.guide.centre(x, y)
 
     def reconstruct(  # type: ignore[override]
         self, x: Num[Tensor, "..."], y: Num[Tensor, "..."], *given: Tensor
     ) -> Float[Tensor, "..."]:
-        """E[x' | z, y] at the mean z of q(z | x, y)."""
+        """E[x' | z, y] at ``z = embed(x, y)``."""
         return self.transfer(x, y, y, *given)
 
     @torch.no_grad()
@@ -248,7 +264,7 @@ class ConditionalVAE(LatentVariableModel):
         new_y: Num[Tensor, "..."],
         *given: Tensor,
     ) -> Float[Tensor, "..."]:
-        """E[x' | z, y'] at the mean z of q(z | x, y): the analogue of x under another y'.
+        """E[x' | z, y'] at ``z = embed(x, y)``: the analogue of x under another y'.
 
         Arguments:
             x: data.
@@ -276,13 +292,3 @@ class ConditionalVAE(LatentVariableModel):
         p: Any = self.model.p(c)
         z: Tensor = p.sample(() if p.batch_shape else (num,))
         return z, self.model.eta(z, c)
-
-
-def _prior(prior: nn.Module | str, context_dim: int, latent_dim: int) -> nn.Module:
-    if isinstance(prior, nn.Module):
-        return prior
-    if prior == "standard":
-        return StandardNormal(latent_dim)
-    if prior == "conditional":
-        return ConditionalNormal(context_dim, latent_dim)
-    raise InputError(f"prior is {prior!r}; it may be 'standard', 'conditional' or a module")

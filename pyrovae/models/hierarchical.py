@@ -13,8 +13,9 @@ from torch.distributions import kl_divergence
 from ..errors import InputError, did_you_mean
 from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP
+from ..priors.conditional import ConditionalNormal
 from .base import Body, LatentVariableModel, network
-from .ladder import BottomUpGuide, ConditionalNormal, HierarchicalModel, TopDownGuide
+from .ladder import BottomUpGuide, HierarchicalModel, TopDownGuide
 from .recognition import seen_shape
 
 __all__ = ["HierarchicalVAE"]

@@ -19,7 +19,6 @@ from .recognition import Recognition
 
 __all__ = [
     "BottomUpGuide",
-    "ConditionalNormal",
     "HierarchicalModel",
     "Take",
     "TopDownGuide",
@@ -28,26 +27,6 @@ __all__ = [
 
 Take = Callable[[int, TorchDistributionMixin], Tensor]
 """Which point of the distribution of layer l is passed on: a sample, or its mean."""
-
-
-class ConditionalNormal(nn.Module):
-    """Normal(b; loc(a), diag(scale(a)^2)), with (loc, unlinked scale) = network(a).
-
-    Scales are a softplus, which starts near 0.7 and needs no floor but that of the link.
-
-    Arguments:
-        network: from a to numbers of shape ``(2, latent_dim)``.
-        latent_dim: number of dimensions of b.
-    """
-
-    def __init__(self, network: nn.Module, latent_dim: int) -> None:
-        super().__init__()
-        self.network = network
-        self._normal = DiagonalNormal(latent_dim)
-
-    def forward(self, a: Float[Tensor, "..."]) -> TorchDistributionMixin:
-        q: TorchDistributionMixin = self._normal(self.network(a).to(a.dtype))
-        return q
 
 
 class HierarchicalModel(Generative):

@@ -6,83 +6,26 @@ from typing import Any
 import pyro
 import torch
 from jaxtyping import Float, Int, Num
-from pyro.distributions import Categorical, Normal
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
-from ..links import link_to
 from ..nn import MLP
 from ..posteriors import DiagonalNormal
+from ..priors import NormalMixture
 from .base import Body, LatentVariableModel, network
 from .generative import Generative, Layer
-from .recognition import seen_shape
-from .vae import AmortisedGuide
+from .recognition import AmortisedGuide, seen_shape
 
-__all__ = ["MixtureGuide", "MixtureModel", "MixtureVAE", "NormalComponents"]
-
-
-class NormalComponents(nn.Module):
-    """p(y) p(z | y) = Categorical(y; pi) Normal(z; mu_y, diag(s_y)^2), all of them learned.
-
-    At the start pi is uniform, s_y = 1 and mu_y ~ Normal(0, I).
-
-    Arguments:
-        num_components: number of values of y.
-        latent_dim: number of dimensions of z.
-    """
-
-    def __init__(self, num_components: int, latent_dim: int) -> None:
-        super().__init__()
-        self._positive = link_to(constraints.positive)
-        self.logits = nn.Parameter(torch.zeros(num_components))
-        self.loc = nn.Parameter(torch.randn(num_components, latent_dim))
-        unlinked = self._positive.inv(torch.ones(num_components, latent_dim))
-        self.unlinked_scale = nn.Parameter(unlinked)
-
-    @property
-    def scale(self) -> Float[Tensor, "components latent"]:
-        """s_y of each component."""
-        scale: Tensor = self._positive(self.unlinked_scale)
-        return scale
-
-    @torch.no_grad()
-    def set(
-        self,
-        weights: Float[Tensor, "components"],
-        loc: Float[Tensor, "components latent"],
-        scale: Float[Tensor, "components latent"],
-    ) -> None:
-        """Use these pi, mu and s from now on."""
-        self.logits.copy_(weights.log())
-        self.loc.copy_(loc)
-        self.unlinked_scale.copy_(self._positive.inv(scale))
-
-    def weights(self) -> TorchDistributionMixin:
-        """p(y)."""
-        p: TorchDistributionMixin = Categorical(logits=self.logits)
-        return p
-
-    def given(self, y: Int[Tensor, "*batch"]) -> TorchDistributionMixin:
-        """p(z | y)."""
-        p: TorchDistributionMixin = Normal(self.loc[y], self.scale[y]).to_event(1)
-        return p
-
-    def posterior(self, z: Float[Tensor, "*batch latent"]) -> TorchDistributionMixin:
-        """p(y | z), by Bayes' rule."""
-        log_prob = Normal(self.loc, self.scale).log_prob(z[..., None, :]).sum(-1)
-        p: TorchDistributionMixin = Categorical(logits=self.logits + log_prob)
-        return p
+__all__ = ["MixtureGuide", "MixtureModel", "MixtureVAE"]
 
 
 class MixtureModel(Generative):
     """The Pyro model p(y) p(z | y) p(x | z), with x ~ likelihood(decoder(z)), for each datum."""
 
     def __init__(
-        self, prior: NormalComponents, decoder: nn.Module, likelihood: Layer, missing: bool
+        self, prior: NormalMixture, decoder: nn.Module, likelihood: Layer, missing: bool
     ) -> None:
         super().__init__(decoder, likelihood, missing)
         self.prior = prior
@@ -100,7 +43,7 @@ class MixtureModel(Generative):
         beside = self.begin(x, *given)
         with pyro.plate("data", x.shape[0]):
             y = pyro.sample("y", self.prior.weights())
-            z = pyro.sample("z", self.prior.given(y))
+            z = pyro.sample("z", self.prior.component(y))
             eta = self.decoder(z).to(z.dtype)  # densities are not summed in half precision
             return self.observe(x, eta, beside)
 
@@ -112,7 +55,7 @@ class MixtureGuide(AmortisedGuide):
         self,
         encoder: nn.Module,
         posterior: nn.Module,
-        prior: NormalComponents,
+        prior: NormalMixture,
         event_shape: Sequence[int],
         missing: bool,
     ) -> None:
@@ -169,6 +112,8 @@ class MixtureVAE(LatentVariableModel):
         torch.Size([5, 3])
     """
 
+    objective = "enumerated"
+
     model: MixtureModel
     guide: MixtureGuide
 
@@ -192,7 +137,7 @@ class MixtureVAE(LatentVariableModel):
         self.num_components = num_components
         layer = Likelihood.of(likelihood).build(self.event_shape)
         q = DiagonalNormal(latent_dim)
-        prior = NormalComponents(num_components, latent_dim)
+        prior = NormalMixture(latent_dim, num_components)
         self.model = MixtureModel(
             prior, network(decoder, (latent_dim,), layer.in_shape), layer, missing
         )
@@ -217,7 +162,7 @@ class MixtureVAE(LatentVariableModel):
     ) -> tuple[Float[Tensor, "num latent"], Float[Tensor, "..."]]:
         """z from p(y) p(z | y), and what the decoder puts out for it."""
         prior = self.model.prior
-        z: Tensor = prior.given(prior.weights().sample((num,))).sample()
+        z: Tensor = prior.component(prior.weights().sample((num,))).sample()
         return z, self.model.decoder(z)
 
     def component_probabilities(

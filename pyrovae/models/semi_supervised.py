@@ -12,11 +12,9 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..joint import concatenate, joint_network
 from ..likelihoods import Likelihood, Mixed
-from ..nn import MLP
+from ..nn import MLP, concatenate, joint_network
 from ..posteriors import DiagonalNormal
-from ..priors import StandardNormal
 from .base import Body, LatentVariableModel, network
 from .condition import Condition, check_labels, check_paired
 from .generative import Generative, Layer
@@ -71,9 +69,19 @@ class LabelGuide(Recognition):
 
     def q(self, seen: Float[Tensor, "..."], y: Int[Tensor, "..."]) -> TorchDistributionMixin:
         """q(z | x, y) for what is seen of x; batch shapes broadcast."""
-        h: Tensor = self.encoder(seen, self.condition(y)).to(seen.dtype)
-        q: TorchDistributionMixin = self.posterior(h)
+        q: TorchDistributionMixin = self.posterior(self.h(seen, y))
         return q
+
+    def centre(self, seen: Float[Tensor, "..."], y: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """A point that stands for q(z | x, y), its mean where that is known."""
+        posterior: Any = self.posterior
+        centre: Tensor = posterior.centre(self.h(seen, y))
+        return centre
+
+    def h(self, seen: Float[Tensor, "..."], y: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """What the encoder puts out for x and y: the parameters of q(z | x, y)."""
+        h: Tensor = self.encoder(seen, self.condition(y)).to(seen.dtype)
+        return h
 
 
 class LabelModel(Generative):
@@ -164,10 +172,10 @@ class SemiSupervisedVAE(LatentVariableModel):
     have labels, 50 where 100 of 50,000 have.
 
     Model and guide are called as ``model(x, y, *given)``, with y int64 of shape ``(batch,)``, -1
-    where the label is missing. Train with an objective that sums over the site ``y_unobserved``,
-    which is marked for it, as ``pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)`` does: under the
-    plain ELBO y is sampled and gradients are noisy. The networks of the encoder and the classifier
-    then run once for each x, those of the decoder once for each class.
+    where the label is missing. Train with ``objective="enumerated"``, which sums over the site
+    ``y_unobserved``, marked for it, as ``pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)`` does:
+    under the plain ELBO y is sampled and gradients are noisy. The networks of the encoder and the
+    classifier then run once for each x, those of the decoder once for each class.
 
     Minibatches mix both kinds of data. Where labels are few, most batches would have next to none:
     repeat the labelled data, so that they make up a tenth to a half of what is trained on, as in
@@ -186,7 +194,7 @@ class SemiSupervisedVAE(LatentVariableModel):
             unless given.
         classifier: network from x to C logits, or a callable that makes one from (in_shape,
             out_shape).
-        encoder: callable that makes the body of a :class:`~pyrovae.joint.Joint` from (in_shape,
+        encoder: callable that makes the body of a :class:`~pyrovae.nn.Joint` from (in_shape,
             out_shape), or the whole network, called as ``encoder(x, c)`` with c one-hot; their
             batch shapes broadcast against one another.
         decoder: network from the vector (z, c) to eta, or a callable that makes one from (in_shape,
@@ -202,6 +210,8 @@ class SemiSupervisedVAE(LatentVariableModel):
         >>> vae.classify(torch.zeros(5, 1, 8, 8)).shape
         torch.Size([5, 10])
     """
+
+    objective = "enumerated"
 
     model: LabelModel
     guide: LabelGuide
@@ -230,20 +240,19 @@ class SemiSupervisedVAE(LatentVariableModel):
         self.latent_dim = latent_dim
         self.num_classes = num_classes
         layer = Likelihood.of(likelihood).build(self.event_shape)
-        q = DiagonalNormal(latent_dim) if posterior is None else posterior
-        h_shape: Any = q.in_shape
+        q: Any = DiagonalNormal(latent_dim) if posterior is None else posterior
         seen = seen_shape(self.event_shape, missing)
         self.guide = LabelGuide(
             Condition(num_classes),
             network(classifier, seen, (num_classes,)),
-            joint_network(encoder, seen, num_classes, h_shape),
+            joint_network(encoder, seen, num_classes, q.in_shape),
             q,
             self.event_shape,
             missing,
         )
         self.model = LabelModel(
             Condition(num_classes),
-            StandardNormal(latent_dim) if prior is None else prior,
+            q.prior() if prior is None else prior,
             network(decoder, (latent_dim + num_classes,), layer.in_shape),
             layer,
             missing,
@@ -303,9 +312,8 @@ class SemiSupervisedVAE(LatentVariableModel):
     def embed(
         self, x: Num[Tensor, "..."], y: Int[Tensor, "..."] | None = None, *given: Tensor
     ) -> Float[Tensor, "*batch latent"]:
-        """The mean z of q(z | x, y), at the most probable y where it is missing or not given."""
-        mean: Tensor = self.encode(x, y).mean
-        return mean
+        """The centre of q(z | x, y), at the most probable y where it is missing or not given."""
+        return self.guide.centre(self.guide.see(x), self._label(x, y))
 
     @torch.no_grad()
     def reconstruct(

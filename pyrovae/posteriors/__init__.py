@@ -1,10 +1,15 @@
 """Approximate posteriors q(z | x): modules from what the encoder put out to a distribution."""
 
+from collections.abc import Callable
+
+from torch import nn
+
 from .discrete import Concrete, StraightThrough
 from .flow import InverseAutoregressive, SplineFlow
 from .normal import DiagonalNormal, FullRankNormal, LowRankNormal
 
 __all__ = [
+    "POSTERIORS",
     "Concrete",
     "DiagonalNormal",
     "FullRankNormal",
@@ -13,3 +18,14 @@ __all__ = [
     "SplineFlow",
     "StraightThrough",
 ]
+
+POSTERIORS: dict[str, Callable[..., nn.Module]] = {
+    "diagonal": DiagonalNormal,
+    "full_rank": FullRankNormal,
+    "low_rank": LowRankNormal,
+    "iaf": InverseAutoregressive,
+    "spline": SplineFlow,
+    "concrete": Concrete,
+    "straight_through": StraightThrough,
+}
+"""Posteriors by name."""

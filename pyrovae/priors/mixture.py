@@ -3,7 +3,10 @@
 import math
 
 import torch
-from torch import nn
+from jaxtyping import Float, Int
+from pyro.distributions import Categorical, Normal
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ..distributions import DiagonalNormalMixture
@@ -43,4 +46,38 @@ class NormalMixture(nn.Module):
         self.unlinked_scale = nn.Parameter(self._positive.inv(scale))
 
     def forward(self) -> DiagonalNormalMixture:
-        return DiagonalNormalMixture(self.logits, self.loc, self._positive(self.unlinked_scale))
+        return DiagonalNormalMixture(self.logits, self.loc, self.scale)
+
+    @property
+    def scale(self) -> Float[Tensor, "components latent"]:
+        """scale_k."""
+        scale: Tensor = self._positive(self.unlinked_scale)
+        return scale
+
+    @torch.no_grad()
+    def set(
+        self,
+        weights: Float[Tensor, "components"],
+        loc: Float[Tensor, "components latent"],
+        scale: Float[Tensor, "components latent"],
+    ) -> None:
+        """Use these from now on."""
+        self.logits.copy_(weights.log())
+        self.loc.copy_(loc)
+        self.unlinked_scale.copy_(self._positive.inv(scale))
+
+    def weights(self) -> TorchDistributionMixin:
+        """p(y), y being the number of a component."""
+        p: TorchDistributionMixin = Categorical(logits=self.logits)
+        return p
+
+    def component(self, y: Int[Tensor, "*batch"]) -> TorchDistributionMixin:
+        """p(z | y)."""
+        p: TorchDistributionMixin = Normal(self.loc[y], self.scale[y]).to_event(1)
+        return p
+
+    def posterior(self, z: Float[Tensor, "*batch latent"]) -> TorchDistributionMixin:
+        """p(y | z), by Bayes' rule."""
+        log_prob = Normal(self.loc, self.scale).log_prob(z[..., None, :]).sum(-1)
+        p: TorchDistributionMixin = Categorical(logits=self.logits + log_prob)
+        return p

@@ -8,11 +8,11 @@ import pyro
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
+from pyrovae.joint import Joint
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from pyrovae import InputError, evaluate, fit, importance_sample
-from pyrovae.joint import Joint
 from pyrovae.models.condition import Condition, ConditionalNormal
 from pyrovae.models.conditional import ConditionalVAE
 from pyrovae.nn import MLP, ConvDecoder, ConvEncoder
@@ -62,11 +62,16 @@ def test_importance_sampling_finds_the_exact_conditional() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("prior", ["standard", "conditional"])
-def test_importance_sampling_agrees_with_a_grid(prior: str) -> None:
+@pytest.mark.parametrize("conditional_prior", [False, True])
+def test_importance_sampling_agrees_with_a_grid(conditional_prior: bool) -> None:
     """log p(x | y) = log of the integral over a latent of one dimension."""
     cvae = ConditionalVAE(
-        (4,), 1, num_classes=3, prior=prior, encoder=partial(MLP, hidden=(8,)), decoder=_wide
+        (4,),
+        1,
+        num_classes=3,
+        conditional_prior=conditional_prior,
+        encoder=partial(MLP, hidden=(8,)),
+        decoder=_wide,
     )
     x = (torch.rand(6, 4) > 0.5).double()
     y = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -135,7 +140,7 @@ def test_what_y_is_decoded_under() -> None:
 
 
 def test_draws_of_a_conditional_prior_are_of_its_y() -> None:
-    cvae = ConditionalVAE((4,), 1, num_classes=2, prior="conditional")
+    cvae = ConditionalVAE((4,), 1, num_classes=2, conditional_prior=True)
     with torch.no_grad():
         network = cvae.model.prior.network.layers[-1]
         network.weight.zero_()
@@ -176,9 +181,9 @@ def test_vectors_and_images_are_standardised_and_classes_are_not() -> None:
 
 @EACH
 def test_copies_and_saved_states_are_the_same_pair(options: dict[str, Any], y: Tensor) -> None:
-    cvae = ConditionalVAE((1, 8, 8), 3, prior="conditional", **options)
+    cvae = ConditionalVAE((1, 8, 8), 3, conditional_prior=True, **options)
     cvae.standardise(X, y)
-    fresh = ConditionalVAE((1, 8, 8), 3, prior="conditional", **options)
+    fresh = ConditionalVAE((1, 8, 8), 3, conditional_prior=True, **options)
     fresh.load_state_dict(cvae.state_dict())
     expected = cvae.reconstruct(X, y)
     for other in (copy.deepcopy(cvae), fresh):
@@ -194,7 +199,7 @@ def test_copies_and_saved_states_are_the_same_pair(options: dict[str, Any], y: T
 
 @EACH
 def test_pyros_own_svi_trains_it(options: dict[str, Any], y: Tensor) -> None:
-    cvae = ConditionalVAE((1, 8, 8), 3, prior="conditional", **options)
+    cvae = ConditionalVAE((1, 8, 8), 3, conditional_prior=True, **options)
     svi = SVI(cvae.model, cvae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
     losses = [svi.step(X, y) for _ in range(30)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
@@ -261,7 +266,7 @@ def test_parts_may_be_given() -> None:
     cvae = ConditionalVAE((1, 8, 8), 3, num_classes=3, prior=prior, encoder=Tanh())
     assert cvae.model.prior is prior
     assert cvae.embed(X, CLASSES).abs().max() <= 1
-    of_classes = ConditionalNormal(3, 3)
+    of_classes = ConditionalNormal(MLP((3,), (2, 3)), 3)
     cvae = ConditionalVAE(
         (1, 8, 8), 3, num_classes=3, prior=of_classes, encoder=ConvEncoder, decoder=ConvDecoder
     )

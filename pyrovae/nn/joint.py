@@ -29,7 +29,7 @@ class Joint(nn.Module):
         hidden: width of the hidden layer.
 
     Example:
-        >>> from pyrovae.nn import ConvEncoder
+        >>> from pyrovae.nn import ConvEncoder, Joint
         >>> joint = Joint(ConvEncoder, (1, 8, 8), 10, (2, 3))
         >>> joint(torch.zeros(7, 1, 8, 8), torch.eye(10)[:, None]).shape
         torch.Size([10, 7, 2, 3])

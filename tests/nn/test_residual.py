@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pyrovae import VAE, InputError, fit
-from pyrovae.residual import ResidualDecoder, ResidualEncoder, ResidualMLP
+from pyrovae.nn import ResidualDecoder, ResidualEncoder, ResidualMLP
 
 BODIES: dict[str, Callable[[], tuple[nn.Module, tuple[int, ...], tuple[int, ...]]]] = {
     "mlp": lambda: (ResidualMLP((1, 4, 4), (2, 3), hidden=(6, 6, 5)), (1, 4, 4), (2, 3)),

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyrovae.joint import Joint, concatenate, joint_network
-from pyrovae.nn import MLP, ConvEncoder
+from pyrovae.nn import MLP, ConvEncoder, Joint, concatenate, joint_network
 
 
 @pytest.mark.usefixtures("float64")

@@ -21,7 +21,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .errors import InputError
+from ..errors import InputError
+from .conv import image_shape
 
 __all__ = ["ResidualDecoder", "ResidualEncoder", "ResidualMLP"]
 
@@ -107,7 +108,7 @@ class ResidualEncoder(nn.Module):
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
         super().__init__()
-        channels, height, width = _image(in_shape)
+        channels, height, width = image_shape(in_shape)
         first, second = _CHANNELS
         self._out_shape = tuple(out_shape)
         self.layers = nn.Sequential(
@@ -149,7 +150,7 @@ class ResidualDecoder(nn.Module):
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
         super().__init__()
-        channels, height, width = _image(out_shape[1:])
+        channels, height, width = image_shape(out_shape[1:])
         first, second = _CHANNELS
         self._in_dims = len(in_shape)
         self._out_shape = tuple(out_shape)
@@ -199,13 +200,3 @@ def _same_size(channels: int) -> _Residual:
         nn.Conv2d(channels // 2, channels, 3, padding=1),
         shortcut=nn.Identity(),
     )
-
-
-def _image(shape: Sequence[int]) -> tuple[int, int, int]:
-    if len(shape) != 3 or shape[1] % 4 or shape[2] % 4 or min(shape) < 1:
-        raise InputError(
-            f"the residual convolutional networks take images of shape (channels, height, width) "
-            f"with height and width multiples of 4, such as (1, 28, 28); got {tuple(shape)}: use "
-            "a residual mlp"
-        )
-    return shape[0], shape[1], shape[2]
