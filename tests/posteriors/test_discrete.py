@@ -114,7 +114,7 @@ def test_what_is_rounded_to_a_corner_has_its_probability() -> None:
     z = q.sample((20_000,))
     at_corner = (z == corners[:, None]).all(-1).double()
     log_floor = torch.tensor(FLOOR, dtype=torch.double).log()
-    exact = (t * log_floor + torch.tensor([1.0, -1.0])).sigmoid()
+    exact = (t * log_floor + torch.tensor([1.0, -1.0]).double()).sigmoid()
     torch.testing.assert_close(q.log_prob(corners).exp().double(), exact, rtol=1e-4, atol=1e-6)
     assert_unbiased(at_corner.T, exact)
     # And the rest is inside, by quadrature over log-odds between the floors.
@@ -152,9 +152,9 @@ def test_one_variable_of_three_classes_is_exact() -> None:
     found = importance_sample(vae.model, vae.guide, x, num_samples=4000, compile=False)
     assert ((found.log_likelihood - exact).abs() < 4.5 * found.standard_error).all()
     elbo = (log_q.exp() * (log_joint - log_q)).sum(0)
-    evaluation = evaluate(vae.model, vae.guide, x, num_particles=2000, compile=False)
-    spread = (log_q.exp() * (log_joint - log_q - elbo).square()).sum(0).mean() / (2000 * 6)
-    assert evaluation.elbo.mean == pytest.approx(elbo.mean().item(), abs=4.5 * spread.sqrt())
+    evaluation = evaluate(vae.model, vae.guide, x, num_particles=200, compile=False)
+    spread = (log_q.exp() * (log_joint - log_q - elbo).square()).sum(0).mean() / (200 * 6)
+    assert evaluation.elbo.mean == pytest.approx(elbo.mean().item(), abs=4.5 * spread.item() ** 0.5)
 
 
 @pytest.mark.usefixtures("float64")
@@ -164,7 +164,7 @@ def test_the_kl_has_a_useful_gradient() -> None:
     posterior = StraightThrough(1, 3)
     q, p = posterior(h), posterior.prior()()
     z = q.rsample()
-    (estimates,) = torch.autograd.grad((q.log_prob(z) - p.log_prob(z)).sum(), h)
+    (estimates,) = torch.autograd.grad((q.log_prob(z) - p.log_prob(z)).sum(), h, retain_graph=True)
     exact = kl_divergence(q, p)
     want = (h.softmax(-1) * h.log_softmax(-1)).sum((-2, -1)) + torch.tensor(3.0).log()
     torch.testing.assert_close(exact, want)

@@ -140,12 +140,12 @@ def test_importance_sampling_finds_the_evidence(kind: str) -> None:
 @pytest.mark.usefixtures("float64")
 def test_reports_agree_on_the_kl(kind: str) -> None:
     vae = small_vae(kind)
-    evaluation = evaluate(vae.model, vae.guide, X, num_particles=400, compile=False)
+    evaluation = evaluate(vae.model, vae.guide, X, num_particles=50, compile=False)
     sampled = importance_sample(vae.model, vae.guide, X, num_samples=400, compile=False)
     (report,) = latent_report(vae.model, vae.guide, X, num_samples=400, progress=False)
     terms: Any = vae.encode(X).log_prob
     z = vae.encode(X).sample((400,))
     log_ratio = terms(z) - vae.model.prior().log_prob(z)
     for kl in (evaluation.kl.mean, sampled.kl.mean().item(), report.kl.sum().item()):
-        # Twice the variance, since both are estimates.
-        assert_unbiased(log_ratio.mean(1), torch.tensor(kl), sigmas=4.5 * 2**0.5)
+        # Of a difference of estimates, that of 50 samples being the less certain.
+        assert_unbiased(log_ratio.mean(1), torch.tensor(kl), sigmas=4.5 * (1 + 400 / 50) ** 0.5)
