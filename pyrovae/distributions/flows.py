@@ -35,7 +35,7 @@ class FlowDistribution(TorchDistribution):
     is a function of the parameters, not of the sample; for a gradient in z, give ``z.detach()``.
 
     Arguments:
-        transform: f, a transform of zuko.
+        transform: f, a transform of zuko, between vectors of one length.
         base: distribution of e, over vectors.
 
     Example:
@@ -55,8 +55,7 @@ class FlowDistribution(TorchDistribution):
         self.transform = transform
         self.base = base
         self._drawn: tuple[Tensor, Tensor, bool] | None = None
-        event_shape = transform.forward_shape(base.event_shape)
-        super().__init__(base.batch_shape, event_shape, validate_args=validate_args)
+        super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self) -> Any:

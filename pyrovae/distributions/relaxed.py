@@ -34,7 +34,8 @@ class RelaxedOneHot(dist.RelaxedOneHotCategorical):  # type: ignore[misc]
     """
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        z: Tensor = super().rsample(sample_shape)
+        # torch's own sums to one only as far as the largest score is not rounded.
+        z: Tensor = self.base_dist.rsample(sample_shape).softmax(-1)
         return torch.where(z < _floor(z), 0.0, z)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:

@@ -88,8 +88,9 @@ class FullRankNormal(nn.Module):
     def forward(self, h: Float[Tensor, "*batch h"]) -> TorchDistributionMixin:
         num = self.latent_dim
         loc, unlinked, below = h.split([num, num, h.shape[-1] - 2 * num], -1)
-        scale_tril = pad(below, (0, 1))[..., self._places]
-        scale_tril = scale_tril + torch.diag_embed(self._positive(unlinked))
+        padded = pad(below, (0, 1))
+        lower = padded.index_select(-1, self._places.flatten()).unflatten(-1, (num, num))
+        scale_tril = lower + torch.diag_embed(self._positive(unlinked))
         q: TorchDistributionMixin = MultivariateNormal(loc, scale_tril=scale_tril)
         return q
 

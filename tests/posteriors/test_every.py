@@ -1,0 +1,155 @@
+"""What every posterior can do, alone and in a VAE."""
+
+import copy
+import warnings
+from functools import partial
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from pyro.infer import SVI as PyroSVI
+from pyro.infer import Trace_ELBO
+from torch import Tensor
+
+from pyrovae import SVI, VAE, evaluate, fit, importance_sample
+from pyrovae.infer import latent_report
+from pyrovae.nn import MLP
+from tests.pairs import assert_unbiased, exact_log_evidence
+from tests.posteriors.kinds import CONTINUOUS, KINDS, inputs, perturbed, small_vae
+
+X = torch.randn(16, 3, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+
+every = pytest.mark.parametrize("kind", KINDS)
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("latent_dim", [1, 3])
+def test_any_batch_shape(kind: str, dtype: torch.dtype, latent_dim: int) -> None:
+    posterior = perturbed(KINDS[kind](latent_dim), 0.1).to(dtype)
+    event_shape = posterior.prior()().event_shape
+    assert event_shape[0] == latent_dim
+    whole = inputs(posterior, 4, 5).to(dtype)
+    for h in (whole[0, 0], whole[0], whole):
+        q, batch = posterior(h), h.shape[: h.ndim - len(posterior.in_shape)]
+        assert (q.batch_shape, q.event_shape) == (batch, event_shape)
+        assert posterior.centre(h).shape == batch + event_shape
+        for drawn_from in (q, q.expand((2, *batch))):
+            z = drawn_from.rsample()
+            assert z.dtype == dtype
+            assert z.shape == drawn_from.batch_shape + event_shape
+            density = drawn_from.log_prob(z)
+            assert density.isfinite().all()
+            torch.testing.assert_close(q.log_prob(z.detach()), density, rtol=1e-4, atol=1e-4)
+    z = posterior(whole).sample((2,))
+    alone = torch.stack([posterior(whole[1, i]).log_prob(z[:, 1, i]) for i in range(5)], 1)
+    torch.testing.assert_close(posterior(whole).log_prob(z)[:, 1], alone, rtol=1e-4, atol=1e-4)
+
+
+@every
+def test_copies_and_loaded_ones_are_the_same(kind: str) -> None:
+    vae = small_vae(kind)
+    x = X.float()
+    state = vae.state_dict()
+    assert len({value.data_ptr() for value in state.values()}) == len(state)
+    loaded = small_vae(kind)
+    perturbed(loaded)
+    loaded.load_state_dict(state)
+    z = vae.encode(x).sample()
+    want = vae.encode(x).log_prob(z)
+    for other in (copy.deepcopy(vae), loaded):
+        torch.testing.assert_close(other.encode(x).log_prob(z), want, rtol=0, atol=0)
+        torch.testing.assert_close(other.embed(x), vae.embed(x), rtol=0, atol=0)
+    double = copy.deepcopy(vae).double()
+    want = double.encode(X).log_prob(z.double())
+    torch.testing.assert_close(vae.encode(x).log_prob(z).double(), want, rtol=1e-3, atol=1e-3)
+
+
+@every
+def test_the_vae_at_the_centre(kind: str) -> None:
+    vae = small_vae(kind)
+    x = X.float()
+    z = vae.guide.posterior.centre(vae.guide.h(x))
+    torch.testing.assert_close(vae.embed(x), z, rtol=0, atol=0)
+    torch.testing.assert_close(vae.reconstruct(x), vae.decode_mean(z))
+    path = vae.interpolate(x[0], x[1], 3)
+    ends = vae.decode_mean(torch.stack([z[0], (z[0] + z[1]) / 2, z[1]]))
+    torch.testing.assert_close(path, ends)
+    drawn, eta = vae.draw(4)
+    assert drawn.shape == (4, *z.shape[1:])
+    assert eta.shape[0] == 4
+    assert vae.sample(4).shape == (4, 3)
+
+
+@every
+def test_training(kind: str) -> None:
+    """Two far groups of data, which a pair that uses z tells apart: Pyro's SVI, then fit."""
+    x = 3 * X.float().sign()[:, :1] + 0.1 * X.float()
+    for by_pyro in (True, False):
+        vae = small_vae(kind)
+        before = evaluate(vae.model, vae.guide, x, num_particles=20, compile=False).elbo.mean
+        if by_pyro:
+            svi = PyroSVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.02}), Trace_ELBO())
+            for _ in range(120):
+                svi.step(x)
+        else:
+            fit(vae.model, vae.guide, x, epochs=120, lr=0.02, progress=False, compile=False)
+        after = evaluate(vae.model, vae.guide, x, num_particles=20, compile=False).elbo.mean
+        alone = -0.5 * (x / 0.6).square().sum(1).mean().item()  # the best that ignores z
+        assert after > before + 10
+        assert after > 0.8 * alone
+
+
+@every
+@pytest.mark.usefixtures("float64")
+def test_recorded_steps_end_where_eager_ones_do(kind: str) -> None:
+    def run(compile: bool) -> tuple[list[Tensor], SVI]:
+        vae = small_vae(kind)
+        make = partial(torch.optim.Adam, lr=1e-2)
+        svi = SVI(vae.model, vae.guide, make, compile=compile)
+        svi._gradients._can_compile = False  # to save time; each graph is recorded
+        torch.manual_seed(5)
+        for _ in range(6):
+            svi.step(X)
+        return [p.detach() for p in vae.parameters()], svi
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        recorded, svi = run(compile=True)
+    assert svi.num_graphs[0] == 1
+    torch.testing.assert_close(recorded, run(compile=False)[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", CONTINUOUS)
+@pytest.mark.usefixtures("float64")
+def test_importance_sampling_finds_the_evidence(kind: str) -> None:
+    """p(x) of a linear decoder is a normal, whichever q the samples come from."""
+    torch.manual_seed(1)
+    posterior = perturbed(CONTINUOUS[kind](2), 0.1)
+    body = partial(MLP, hidden=())
+    likelihood = {"family": "Normal", "scale": 0.6}
+    vae = VAE((3,), 2, likelihood, posterior=posterior, encoder=body, decoder=body)
+    encoder = vae.guide.encoder.layers[0]
+    with torch.no_grad():  # q wider than p(z | x), so that weights are bounded
+        encoder.weight.mul_(0.2)
+        encoder.bias[2:4] = 1.5
+    found = importance_sample(vae.model, vae.guide, X, num_samples=2000, compile=False)
+    assert found.pareto_k.max() < 0.5  # so that the weights have a variance, and errors hold
+    off = found.log_likelihood - exact_log_evidence(vae, X)
+    assert (off.abs() < 4.5 * found.standard_error).all()
+
+
+@every
+@pytest.mark.usefixtures("float64")
+def test_reports_agree_on_the_kl(kind: str) -> None:
+    vae = small_vae(kind)
+    evaluation = evaluate(vae.model, vae.guide, X, num_particles=50, compile=False)
+    sampled = importance_sample(vae.model, vae.guide, X, num_samples=400, compile=False)
+    (report,) = latent_report(vae.model, vae.guide, X, num_samples=400, progress=False)
+    terms: Any = vae.encode(X).log_prob
+    z = vae.encode(X).sample((400,))
+    log_ratio = terms(z) - vae.model.prior().log_prob(z)
+    for kl in (evaluation.kl.mean, sampled.kl.mean().item(), report.kl.sum().item()):
+        # Of a difference of estimates, that of 50 samples being the less certain.
+        assert_unbiased(log_ratio.mean(1), torch.tensor(kl), sigmas=4.5 * (1 + 400 / 50) ** 0.5)
