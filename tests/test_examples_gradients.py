@@ -1,6 +1,7 @@
 """The examples about gradients of the ELBO run, and what they say is so."""
 
 import re
+from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 from matplotlib.image import imread
 from numpy.typing import NDArray
+from pyro.infer import Trace_ELBO
 from scipy.stats import norm
 from torch.distributions import Normal, kl_divergence
 
+from pyrovae import load
 from tests.test_examples import example
 
 
@@ -66,3 +69,42 @@ def test_reparameterisation(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert len(factors[module.SCORE]) == len(factors[module.LEAVE_ONE_OUT]) == 2
     assert min(factors[module.SCORE]) > 100
     assert min(factors[module.LEAVE_ONE_OUT]) > 2
+
+
+def test_aevb_algorithm(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    module = example("aevb_algorithm")
+    digits = load("digits")
+    x, test = digits.train.x.float().flatten(1), digits.test.x.float().flatten(1)[:5]
+
+    # The algorithm's first gradient is Pyro's, on the same minibatch and noise.
+    torch.manual_seed(0)
+    networks = module.Networks(64)
+    untrained = deepcopy(networks)
+    torch.manual_seed(1)
+    next(module.aevb(networks, x))
+    torch.manual_seed(1)
+    batch = x[next(module.minibatches(len(x)))]
+    loss = Trace_ELBO().differentiable_loss(untrained.model, untrained.guide, batch) / len(batch)
+    gradients = torch.autograd.grad(loss, list(untrained.parameters()))
+    for parameter, gradient in zip(networks.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-4)
+
+    # The judge agrees with the sum over a grid of z, beyond which the prior has next to nothing.
+    estimate = module.log_likelihood(untrained, test)
+    axis = torch.linspace(-5, 5, 41)
+    z = torch.cartesian_prod(axis, axis, axis)
+    with torch.no_grad():
+        levels = torch.distributions.Binomial(module.LEVELS, logits=untrained.decoder(z))
+        log_p = torch.stack([levels.log_prob(datum).sum(1) for datum in test])
+    log_p = log_p + Normal(0.0, 1.0).log_prob(z).sum(1)
+    exact = (log_p.logsumexp(1) + 3 * np.log(0.25)).double()
+    error = (estimate.log_likelihood - exact).abs()
+    assert (error <= 4.5 * estimate.standard_error + 1e-3).all()
+
+    output = tmp_path / "picture.png"
+    module.main(num_seen=4_000, num_test=5, output=output)
+    found = re.findall(r"│ (\S+) +│ ([\d.]+) +│$", capsys.readouterr().out, re.M)
+    assert len(found) == len(module.METHODS)
+    for log_likelihood, _ in found:
+        assert float(log_likelihood) > exact.mean() + 50
+    assert imread(output).shape[0] > 500
