@@ -193,9 +193,7 @@ class ConditionalVAE(LatentVariableModel):
         p: Any = q.prior() if prior is None else prior
         if conditional_prior:
             if prior is not None:
-                raise InputError(
-                    "p(z | y) is given by prior, or by conditional_prior: not both"
-                )
+                raise InputError("p(z | y) is given by prior, or by conditional_prior: not both")
             p = ConditionalNormal(MLP((of_model.dim,), (2, latent_dim)), latent_dim)
         self.model = ConditionalModel(
             of_model,
