@@ -48,7 +48,10 @@ def log_joint(vae: VAE, z: Tensor, x: Tensor) -> Tensor:
 
 
 def refine(vae: VAE, x: Tensor, steps: int) -> dist.Distribution:
-    """A normal for this datum alone, up the ELBO from where the encoder put it, to a summit."""
+    """A normal for this datum alone, up the ELBO from where the encoder put it, to a summit.
+
+    Where the posterior has several, it ends on one of them, not always the highest.
+    """
     start = vae.encode(x)
 
     def guide(x: Tensor) -> None:
@@ -188,10 +191,10 @@ def main(
 def verdict(r_hat: float, errors: float) -> str:
     """What to make of the chains, R-hat being above 1 where they disagree with each other."""
     if r_hat > 1.05:
-        return f"not mixed, as R-hat says; the mean is off by {errors:.1f} errors"
+        return f"not mixed, as R-hat says; off by {errors:.1f} standard errors"
     if errors > 4:
-        return f"off by {errors:.1f} errors, of which R-hat says nothing"
-    return f"right, within {errors:.1f} errors"
+        return f"off by {errors:.1f} standard errors, of which R-hat says nothing"
+    return f"agrees, to {errors:.1f} standard errors"
 
 
 def show(
