@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from .errors import InputError
+from .families import figures_of_family, sentences_of
 from .infer import (
     Estimate,
     ImportanceEstimate,
@@ -56,14 +58,30 @@ def evaluate_elbo(trained: Trained, console: Console) -> None:
     size = None if trained.config.missing or not whole else prod(trained.family.event_shape)
     likelihood = str(trained.family.likelihood.likelihood)
     record = evaluation_record(evaluation, likelihood, _protocol(trained), kind, size)
-    (latents,) = latent_report(
-        trained.family.model,
-        trained.family.guide,
-        in_order(trained.data.test, trained.device),
-        max_data=_REPORTED,
-        seed=_SEED,
-    )
-    record["latents"] = {
+    record["latents"], used = _latents(trained)
+    own = figures_of_family(trained)
+    record |= own
+    trained.run.write_evaluation(record)
+    print_evaluation(record, console)
+    for sentence in sentences_of(own) if own else (used,):
+        console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def _latents(trained: Trained) -> tuple[dict[str, Any] | None, str]:
+    """How far the latents are used, as figures and in words; or why that cannot be told."""
+    if not trained.family.has_prior:
+        return None, "an autoencoder has no p(z), from which its codes could differ"
+    try:
+        (latents,) = latent_report(
+            trained.family.model,
+            trained.family.guide,
+            in_order(trained.data.test, trained.device),
+            max_data=_REPORTED,
+            seed=_SEED,
+        )
+    except InputError as error:
+        return None, f"how far the latents are used is not told: {error}"
+    figures = {
         "num_dimensions": len(latents.active),
         "num_active": latents.num_active,
         "has_collapsed": latents.is_collapsed,
@@ -72,9 +90,7 @@ def evaluate_elbo(trained: Trained, console: Console) -> None:
         "kl_of_dimensions": latents.kl.tolist(),
         "num_data": latents.num_data,
     }
-    trained.run.write_evaluation(record)
-    print_evaluation(record, console)
-    console.print(latents.sentence, highlight=False, soft_wrap=True)
+    return figures, latents.sentence
 
 
 def evaluate_log_likelihood(
@@ -188,7 +204,9 @@ def _rows(estimate: ImportanceEstimate) -> Iterator[dict[str, float]]:
 
 
 def _kind(trained: Trained) -> str:
-    """What log p(x | z) is the log of."""
+    """What log p(x | z) is the log of; and that an autoencoder has no more than that."""
+    if not trained.family.has_prior:
+        return f"no bound on log p(x), of which there is none: {trained.family.likelihood.kind}"
     kind: str = trained.family.likelihood.kind
     return _MASS_BOUND if trained.config.dequantise else kind
 

@@ -19,7 +19,7 @@ from .likelihoods import Likelihood, Mixed
 from .models.base import LatentVariableModel
 from .models.catalogue import check_declared
 from .models.pca import ProbabilisticPCA
-from .pictures import in_chunks, picture, picture_reconstructions, picture_samples
+from .pictures import picture, picture_reconstructions, picture_samples
 from .prepare import (
     INFER,
     arrange,
@@ -32,7 +32,7 @@ from .prepare import (
 )
 from .report import print_comparison
 from .train import History, fit
-from .trained import Trained, in_order, open_run
+from .trained import Trained, in_chunks, in_order, open_run
 
 __all__ = ["compare", "evaluate", "reconstruct", "sample", "train"]
 
@@ -230,14 +230,22 @@ def _announce(
     console.print(f"{dataset.name}: {sizes} data of shape {dataset.event_shape}", highlight=False)
     binarised = "" if config.binarise == "none" else f", {config.binarise} binarisation"
     parameters = sum(p.numel() for p in family.parameters())
-    parts = {part: getattr(config, part) for part in ("prior", "posterior", "inference")}
-    other = [f"{part} {declared}" for part, declared in parts.items() if declared is not None]
+    declared = {part: getattr(config, part) for part in ("prior", "posterior", "inference")}
+    said = [f"{part} {_said(of)}" for part, of in declared.items() if of not in (None, "amortised")]
     console.print(
-        f"{config.model}, {', '.join(other)}; {family.likelihood.likelihood}{binarised}; "
+        f"{', '.join([_said(config.model), *said])}; {family.likelihood.likelihood}{binarised}; "
         f"latent_dim {config.latent_dim}, {config.network}, {parameters:,} parameters",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _said(declared: str | dict[str, Any]) -> str:
+    """A declaration in words: the name, and the settings in brackets."""
+    if isinstance(declared, str):
+        return declared
+    settings = [f"{key} {value}" for key, value in declared.items() if key != "name"]
+    return f"{declared['name']} ({', '.join(settings)})" if settings else str(declared["name"])
 
 
 def _run_name(config: RunConfig) -> str:

@@ -1,6 +1,5 @@
 """The pictures of a run: what is drawn of a trained model and its data."""
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -10,9 +9,9 @@ from torch.distributions import Normal, kl_divergence
 
 from . import plots
 from .models import VAE
-from .trained import EVALUATION_BATCH, Trained
+from .trained import EVALUATION_BATCH, Trained, in_chunks
 
-__all__ = ["in_chunks", "picture", "picture_reconstructions", "picture_samples"]
+__all__ = ["picture", "picture_reconstructions", "picture_samples"]
 
 _PICTURED = 64
 _TRAVERSED = 10
@@ -58,13 +57,6 @@ def picture_samples(trained: Trained, drawn: Tensor, means: Tensor) -> None:
     x = trained.data.test.x.float()
     figure = plots.samples(x, shown, _limits(trained), trained.data.features)
     trained.run.write_figure("samples", figure)
-
-
-@torch.no_grad()
-def in_chunks(function: Callable[..., Tensor], *tensors: Tensor, device: torch.device) -> Tensor:
-    """The function of all of the tensors, a bounded part at a time, on the CPU."""
-    parts = zip(*(t.split(EVALUATION_BATCH) for t in tensors), strict=True)
-    return torch.cat([function(*(t.to(device) for t in part)).cpu() for part in parts])
 
 
 @torch.no_grad()

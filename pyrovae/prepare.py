@@ -49,6 +49,9 @@ _DIGITS_LEVELS = 16
 _LABEL_SEED = 0
 """Which labels are kept back is the same in every run."""
 
+_ALPHA = 0.1
+"""Weight of the classification of N data, for each of them, in Kingma et al. (2014)."""
+
 _LABELLED = ("conditional", "semi_supervised")
 """Families that are told labels."""
 
@@ -123,6 +126,9 @@ def _model(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
                 "column with label"
             )
         model.setdefault("num_classes", max(int(y.max()) for y in labels) + 1)
+    if name == "semi_supervised":
+        known = config.num_labels or len(dataset.train)
+        model.setdefault("weight", _ALPHA * len(dataset.train) / known)
     return model
 
 

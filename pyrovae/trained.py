@@ -1,5 +1,6 @@
 """A trained model and its data, as a run directory keeps them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from .errors import InputError
 from .models.base import LatentVariableModel
 from .prepare import arrange, build, load_data, prepare
 
-__all__ = ["EVALUATION_BATCH", "Trained", "in_order", "open_run"]
+__all__ = ["EVALUATION_BATCH", "Trained", "in_chunks", "in_order", "open_run"]
 
 EVALUATION_BATCH = 1000
 """Data in a batch where nothing is trained."""
@@ -73,3 +74,10 @@ def open_run(path: Path) -> Trained:
 def in_order(part: Split, device: torch.device) -> Batches:
     """The data of a split, in batches, on the device."""
     return Batches(part.parts, EVALUATION_BATCH, shuffle=False, device=device)
+
+
+@torch.no_grad()
+def in_chunks(function: Callable[..., Tensor], *tensors: Tensor, device: torch.device) -> Tensor:
+    """The function of all of the tensors, a bounded part at a time, on the CPU."""
+    parts = zip(*(t.split(EVALUATION_BATCH) for t in tensors), strict=True)
+    return torch.cat([function(*(t.to(device) for t in part)).cpu() for part in parts])

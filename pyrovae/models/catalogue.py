@@ -55,7 +55,9 @@ def check_declared(
     Raises:
         InputError: if there is no such part, a setting is wrong, or the family takes no such part.
     """
-    name, _ = settings_of("model", MODELS, model, *_CONTEXT)
+    is_settled = isinstance(model, Mapping) and "num_classes" in model
+    of_data = () if is_settled else ("num_classes",)  # which follows from them, if left out
+    name, _ = settings_of("model", MODELS, model, *_CONTEXT, *of_data)
     taken = inspect.signature(MODELS[name]).parameters
     given = {"prior": prior, "posterior": posterior, "inference": inference}
     for part, declared in given.items():

@@ -309,8 +309,8 @@ def test_mistakes() -> None:
         ConditionalVAE((3,), 2, num_classes=1)
     with pytest.raises(InputError, match="positive size"):
         ConditionalVAE((3,), 2, condition_shape=())
-    with pytest.raises(InputError, match="'standard', 'conditional' or a module"):
-        ConditionalVAE((3,), 2, num_classes=2, prior="normal")
+    with pytest.raises(InputError, match="by prior, or by conditional_prior: not both"):
+        ConditionalVAE((3,), 2, num_classes=2, prior=StandardNormal(2), conditional_prior=True)
     with pytest.raises(InputError, match="once for the model and once for the guide"):
         ConditionalVAE((3,), 2, condition_shape=(1, 8, 8), condition=nn.Flatten())
     cvae = ConditionalVAE((3,), 2, num_classes=2)
