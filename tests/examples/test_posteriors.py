@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from .test_examples import example
+from . import example
 
 NUMBER = r"(-?\d+\.\d+)"
 

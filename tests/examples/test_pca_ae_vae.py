@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_examples import example
+from . import example
 
 
 def test_pca_ae_vae(

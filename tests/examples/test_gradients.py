@@ -15,7 +15,8 @@ from scipy.stats import norm
 from torch.distributions import Normal, kl_divergence
 
 from pyrovae import load
-from tests.test_examples import example
+
+from . import example
 
 
 def exact_variance(module: ModuleType, name: str, phi: NDArray, num: int) -> NDArray:
