@@ -13,7 +13,7 @@ from pyrovae.infer import ELBO, BetaELBO
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 ROWS = [
-    [cell.strip() for cell in line.split("|")[1:-1]]
+    [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
     for line in TEXT.partition("## Equations")[2].partition("\n## ")[0].splitlines()
     if line.startswith("|") and "`" in line
 ]

@@ -17,7 +17,7 @@ from pyrovae.cli import main
 from pyrovae.likelihoods import families
 
 TEXT = (Path(__file__).parent.parent / "README.md").read_text()
-READY, OWN, SPEED, DECLARED, MIXED, SCORES, _, MIXTURE = re.findall(
+READY, OWN, SPEED, DECLARED, MIXED, SCORES, PARTS, _, MIXTURE = re.findall(
     r"```python\n(.*?)```", TEXT, re.S
 )
 
@@ -48,6 +48,12 @@ def test_compiled_steps(recwarn: pytest.WarningsRecorder) -> None:
     exec(SPEED, scope)
     assert scope["svi"].pair.params()["loc"] > 0
     assert not [warning for warning in recwarn if warning.category is RuntimeWarning]
+
+
+def test_parts() -> None:
+    scope: dict[str, Any] = {}
+    exec(PARTS, scope)
+    assert scope["vae"].sample(3).shape == (3, 1, 8, 8)
 
 
 def test_mixtures() -> None:
@@ -95,6 +101,6 @@ def test_options_are_those_of_the_command_line(
     (tmp_path / "run.yaml").write_text("epochs: 3\n")
     block = TEXT[TEXT.index("## From the command line") :].split("```")[1]
     lines = [shlex.split(line) for line in block.splitlines() if line.startswith("pyrovae train")]
-    assert len(lines) == 7
+    assert len(lines) == 10
     for _, *arguments in lines:
         main([*arguments, *({"--print-config"} - set(arguments))])

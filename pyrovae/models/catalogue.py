@@ -62,7 +62,7 @@ def check_declared(
     given = {"prior": prior, "posterior": posterior, "inference": inference}
     for part, declared in given.items():
         if part not in taken and declared not in (None, "amortised"):
-            raise InputError(f"model {name!r} has a {part} of its own; leave {part} out")
+            raise InputError(f"model {name!r} has its own {part}; leave {part} out")
     if prior is not None:
         settings_of("prior", PRIORS, prior, "latent_dim", "event_shape")
     if posterior is not None:
