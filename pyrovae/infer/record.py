@@ -67,6 +67,10 @@ _READS = frozenset(
 """Functions of tensors that bring a value from the device to Python."""
 
 
+_MOST_CALLS = 3000
+"""Functions of tensors in a program: one of more would take minutes to compile."""
+
+
 class CannotRecord(Exception):
     """Why a function cannot be recorded, in words that name the place.
 
@@ -237,9 +241,11 @@ class _NoReading(TorchFunctionMode):
 
     Attributes:
         place: where a shape first was that depends on values, if one was.
+        calls: functions of tensors so far.
     """
 
     place: str | None = None
+    calls = 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -260,6 +266,13 @@ class _NoReading(TorchFunctionMode):
                     return True  # no term is left out, as Pyro does where torch traces
             place = _place(_outside(frame, _TORCH, _PYRO, _OURS, *_HERE))
             raise CannotRecord(f"{place} reads the value of a tensor, by {name}")
+        self.calls += 1
+        if self.calls > _MOST_CALLS:
+            place = _place(_outside(sys._getframe(), _TORCH, _PYRO, *_HERE))
+            raise CannotRecord(
+                f"the program calls more than {_MOST_CALLS:,} functions of tensors, and would "
+                f"take minutes to compile; a loop is unrolled, perhaps at {place}"
+            )
         result = func(*args, **(kwargs or {}))
         if name in _SHAPED_BY_VALUES and self.place is None and _has_mask(name, args):
             self.place = _place(_outside(sys._getframe(), _TORCH, _PYRO, _OURS, *_HERE))

@@ -163,8 +163,8 @@ class FreeGuide(AmortisedGuide):
         posterior: nn.Module,
         event_shape: Sequence[int],
         missing: bool,
-        num_steps: int = 100,
-        lr: float = 0.1,
+        num_steps: int = 50,
+        lr: float = 0.2,
     ) -> None:
         in_shape: Any = posterior.in_shape
         start = torch.zeros(num_data, prod(in_shape))

@@ -1,6 +1,7 @@
 """Normalising flows as priors."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -49,5 +50,5 @@ class FlowPrior(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self) -> FlowDistribution:
-        flow = self.flow()  # whose transform is f, from z to the base
-        return FlowDistribution(flow.transform.inv, flow.base)
+        transform: Any = self.flow.transform()  # f, from z to the base
+        return FlowDistribution(transform.inv, self.flow.base())

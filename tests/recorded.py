@@ -1,0 +1,39 @@
+"""Steps that are recorded end where eager ones do."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae import SVI
+from pyrovae.infer import ELBO
+from pyrovae.models.base import LatentVariableModel
+
+__all__ = ["assert_recorded_as_eager"]
+
+
+def assert_recorded_as_eager(
+    make: Callable[[], LatentVariableModel],
+    batches: Sequence[tuple[Tensor, ...]],
+    loss: Callable[[], Any] = ELBO,
+) -> None:
+    """Parameters after these batches are the same to 1e-9, in double precision.
+
+    A recorded graph is all that a compiler is given, so that it is spared its half a minute here.
+    """
+    ends = []
+    for compile in (False, True):
+        torch.manual_seed(3)
+        family = make()
+        adam = partial(torch.optim.Adam, lr=1e-2)
+        svi = SVI(family.model, family.guide, adam, loss(), compile=compile)
+        svi._gradients._can_compile = False
+        start = [p.detach().clone() for p in family.parameters()]
+        for batch in batches:
+            svi.step(*batch)
+        assert svi.num_graphs == (int(compile), 0)
+        assert not all(map(torch.equal, start, family.parameters()))
+        ends.append([p.detach() for p in family.parameters()])
+    torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-9)
