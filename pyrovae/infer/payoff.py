@@ -12,15 +12,15 @@ VAE, and of eight schools under an autoguide):
     eight schools 2.4       0.87      0.041
     ============  ========  ========  ========
 
-Recording takes 2 s in a new process, of which torch's own imports are most, and 0.2 s after that;
-compiling 10 to 20 s where inductor's cache is empty, and 2 to 3 s where it has the graph.
+Recording takes 2 s in a new process, of which torch's own imports are most, and after that the time
+of some 50 runs of the program, as each operation costs more; compiling 10 to 20 s where inductor's cache is empty, and 2 to 3 s where it has the graph.
 """
 
 from dataclasses import dataclass
 
 __all__ = ["Pace", "Payoff"]
 
-_RECORD_SECONDS, _RECORD_SAVES = 2.0, 0.45
+_RECORD_SECONDS, _RECORD_RUNS, _RECORD_SAVES = 2.0, 50, 0.45
 _COMPILE_SECONDS, _COMPILE_SAVES = 20.0, 0.4
 
 
@@ -68,7 +68,8 @@ class Payoff:
 
     def of_recording(self, pace: Pace, uses: int) -> bool:
         """Whether to record what ran at this pace, for arguments met so many times."""
-        return self._pays(pace, uses, _RECORD_SECONDS, _RECORD_SAVES)
+        cost = _RECORD_SECONDS + _RECORD_RUNS * (pace.mean or 0.0)
+        return self._pays(pace, uses, cost, _RECORD_SAVES)
 
     def of_compiling(self, pace: Pace, uses: int) -> bool:
         """Whether to compile what was recorded, likewise."""

@@ -45,3 +45,9 @@ def test_nothing_is_known_before_the_second_run() -> None:
     assert not payoff.of_recording(measured, uses=1)
     measured.add(1.0)
     assert not payoff.of_recording(measured, uses=1)
+
+
+def test_a_program_that_runs_long_takes_long_to_record() -> None:
+    """Such as one with a long loop: each of its operations costs more as it is recorded."""
+    assert not after(10, 100).of_recording(pace(1.0), uses=10)
+    assert after(10, 1_000).of_recording(pace(1.0), uses=10)
