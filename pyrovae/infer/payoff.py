@@ -13,7 +13,8 @@ VAE, and of eight schools under an autoguide):
     ============  ========  ========  ========
 
 Recording takes 2 s in a new process, of which torch's own imports are most, and after that the time
-of some 50 runs of the program, as each operation costs more; compiling 10 to 20 s where inductor's cache is empty, and 2 to 3 s where it has the graph.
+of some 50 runs of the program, as each operation costs more; compiling 10 to 20 s where inductor's
+cache is empty, and 2 to 3 s where it has the graph.
 """
 
 from dataclasses import dataclass
