@@ -104,9 +104,10 @@ class AmortisedGuide(Recognition):
         return q
 
     def centre(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
-        """A point that stands for q(z | x), its mean where that is known."""
+        """A point that stands for q(z | x): the posterior's centre, or its mean if it has none."""
+        h: Tensor = self.h(x, *given)
         posterior: Any = self.posterior
-        centre: Tensor = posterior.centre(self.h(x, *given))
+        centre: Tensor = posterior.centre(h) if hasattr(posterior, "centre") else posterior(h).mean
         return centre
 
     def _h_of_standard(self, standard: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

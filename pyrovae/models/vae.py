@@ -37,8 +37,9 @@ class VAE(LatentVariableModel):
             or a dict.
         prior: module returning p(z), such as those in :mod:`pyrovae.priors`; the posterior's own,
             such as a standard normal, unless given.
-        posterior: module from h to q(z | x), such as those in :mod:`pyrovae.posteriors`; a diagonal
-            normal unless given.
+        posterior: module from h to q(z | x), such as those in :mod:`pyrovae.posteriors`, with
+            ``in_shape`` the shape of h, and ``prior()`` unless a prior is given; a diagonal normal
+            unless given.
         inference: how q(z | x) of a datum is found: ``"amortised"``, by the encoder;
             ``"semi_amortised"``, refined by gradient steps from there; ``"free"``, with parameters
             of its own; or settings, as in ``{"name": "semi_amortised", "num_steps": 10}``.
@@ -81,7 +82,7 @@ class VAE(LatentVariableModel):
         q: Any = DiagonalNormal(latent_dim) if posterior is None else posterior
         p: Any = q.prior() if prior is None else prior
         with torch.no_grad():
-            latent_shape = q.prior()().event_shape
+            latent_shape = q(torch.zeros(q.in_shape)).event_shape
         kind = NumberedModel if inference_name == "free" else DeepLatentModel
         self.model = kind(p, network(decoder, latent_shape, layer.in_shape), layer, missing)
         seen = seen_shape(self.event_shape, missing)
@@ -96,7 +97,8 @@ class VAE(LatentVariableModel):
             missing=missing,
         )
         if isinstance(p, VampPrior):
-            p.bind(self.guide)
+            p.bind(self.guide)  # whose latents are its own, too
+            return
         with torch.no_grad():
             shape = p().event_shape
         if shape != latent_shape:

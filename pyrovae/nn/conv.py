@@ -86,7 +86,7 @@ def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     Raises:
         InputError: if it is none.
     """
-    if len(shape) != 3 or shape[1] % 4 or shape[2] % 4:
+    if len(shape) != 3 or min(shape) < 1 or shape[1] % 4 or shape[2] % 4:
         raise InputError(
             f"the convolutional networks take images of shape (channels, height, width) with "
             f"height and width multiples of 4, such as (1, 28, 28); got {tuple(shape)}: use mlp"

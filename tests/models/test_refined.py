@@ -66,10 +66,14 @@ def test_refined_full_rank_posteriors_come_to_the_exact_one(start: str) -> None:
     with torch.no_grad():
         q = vae.encode(x)
         assert (q.mean - mean).abs().max() < 0.05 * covariance.diagonal().sqrt().max()
-    gap = (log_p - importance_sample(vae.model, vae.guide, x, num_samples=200).elbo).mean()
+    gap = (
+        log_p - importance_sample(vae.model, vae.guide, x, num_samples=200, compile=False).elbo
+    ).mean()
     assert gap < 5e-3  # where the amortised start is off by whole nats
     plain = pair("amortised", FullRankNormal(LATENTS))
-    start_gap = log_p - importance_sample(plain.model, plain.guide, x, num_samples=200).elbo
+    start_gap = (
+        log_p - importance_sample(plain.model, plain.guide, x, num_samples=200, compile=False).elbo
+    )
     assert start_gap.mean() > 1
 
 
@@ -79,7 +83,8 @@ def test_a_few_steps_from_the_encoder_raise_the_elbo_of_each_datum() -> None:
     refined.guide.encoder.load_state_dict(plain.guide.encoder.state_dict())
     x = data(plain)
     elbos = [
-        importance_sample(vae.model, vae.guide, x, num_samples=400).elbo for vae in (refined, plain)
+        importance_sample(vae.model, vae.guide, x, num_samples=400, compile=False).elbo
+        for vae in (refined, plain)
     ]
     assert (elbos[0] > elbos[1]).double().mean() > 0.9
 
