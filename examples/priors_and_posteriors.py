@@ -32,6 +32,7 @@ from pyrovae.posteriors import FullRankNormal, InverseAutoregressive
 from pyrovae.priors import FlowPrior, LearnedNormal, NormalMixture, VampPrior
 
 SHAPE = (1, 8, 8)
+COUNTS = {"family": "Binomial", "total_count": 16}
 PLAIN = "standard"
 SHARES = (0.99, 0.9, 0.5)
 GREYS = ("0.87", "0.72", "0.5")
@@ -81,7 +82,7 @@ def judge(
     vaes, estimates, aggregate = [], [], []
     for seed in range(fits):
         torch.manual_seed(seed)
-        vae = VAE(SHAPE, 2, {"family": "Binomial", "total_count": 16}, **parts())
+        vae = VAE(SHAPE, 2, COUNTS, **parts())
         vae.standardise(x)
         fit(vae.model, vae.guide, x, epochs=epochs, lr=2e-3, schedule="cosine", progress=False)
         vaes.append(vae.eval())
@@ -245,7 +246,7 @@ def main(
     """
     digits = load("digits")
     x, test = digits.train.x.float(), digits.test.x.float()
-    table = Table(title="test figures in nats, ± standard error", box=SIMPLE)
+    table = Table(title="test figures in nats, ± standard error", box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for head in ("log p(x)", "less plain", "gap", "KL", "aggregate"):
         table.add_column(head, justify="right", no_wrap=True)
@@ -267,7 +268,7 @@ def main(
     picture(kinds, test, digits.test.y).savefig(output, dpi=100)
     Console().print(table)
     print(
-        "above, priors under a diagonal normal q(z | x); below, q(z | x) under the standard prior,\n"
+        "above, priors under a diagonal normal q(z | x); below, q(z | x) under a standard p(z),\n"
         "IAF being an inverse autoregressive flow; plain is the first row\n"
         "gap: log p(x) - ELBO; KL: of q(z | x) from p(z); aggregate: what part of it is q(z)'s\n"
         f"errors are over {len(test)} test digits and {fits} fits; of aggregate, over fits\n"

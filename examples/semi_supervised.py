@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from cyclopts import run
 from matplotlib.figure import Figure
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
@@ -157,8 +158,8 @@ def picture(
 
 def main(
     labels: tuple[int, ...] = (30, 100, 300),
-    draws: int = 3,
-    epochs: int = 60,
+    draws: int = 5,
+    epochs: int = 10,
     balance: int = 1000,
     output: Path = Path("semi_supervised.png"),
 ) -> None:
@@ -167,13 +168,13 @@ def main(
     Arguments:
         labels: how many training digits keep their labels, a tenth of them of each class.
         draws: how many times these are drawn, and all models trained.
-        epochs: passes of M2 through its data.
+        epochs: passes of M2 through its data; on validation data more are no better.
         balance: labelled digits after repetition, for about as many unlabelled ones.
         output: path of the picture.
     """
     digits = load("digits")
     accuracies: dict[str, dict[int, tuple[float, float]]] = {}
-    table = Table(title="test accuracy in percent, ± standard error")
+    table = Table(title="test accuracy in percent, ± standard error", box=SIMPLE)
     for head in ("labelled", M2, LOGISTIC, NETWORK, "M2 - logistic", "M2 - network"):
         table.add_column(head, justify="right")
     for num in labels:
