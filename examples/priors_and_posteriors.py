@@ -7,6 +7,9 @@ KL(q(z) || p(z)), q(z) = (1/N) sum_n q(z | x_n) being the aggregate posterior (H
 2016). A prior that learns can bring the second down, which buys nothing but distance from codes
 to draws. And log p(x) - ELBO = KL(q(z | x) || p(z | x)) is what a q(z | x) misses that is too
 simple; a richer one can bring that down. Here is one VAE of the digits under each.
+
+A VampPrior and a flow take away two thirds of KL(q(z) || p(z)), and log p(x) is no higher for it;
+the gap shrinks under the autoregressive q, not under the full-rank one.
 """
 
 from collections.abc import Callable

@@ -5,7 +5,10 @@
 M2 (Kingma et al. 2014) says how a digit comes about, from its class y and from z, which is all
 that y does not tell: p(y) p(z) p(x | z, y). So a digit without a label has something to teach it,
 too; a classifier q(y | x), which is part of its guide, learns from both kinds. Beside it stand two
-classifiers that see the labelled digits alone, one of them a network of the same size.
+classifiers that see the labelled digits alone: logistic regression, and a network of the same size.
+
+At 100 labels M2 is right about 3 digits in 100 more often than either, some three standard errors;
+at 30 and at 300 these draws of labels are too few to tell.
 """
 
 from functools import partial
@@ -29,8 +32,8 @@ from pyrovae.models.semi_supervised import SemiSupervisedVAE
 from pyrovae.nn import MLP
 from pyrovae.plots import image_grid
 
-M2 = "M2, all digits"
-LOGISTIC = "logistic regression"
+M2 = "M2"
+LOGISTIC = "logistic"
 NETWORK = "network"
 WIDTH = 200
 
