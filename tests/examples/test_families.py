@@ -41,7 +41,7 @@ def test_semi_supervised(
     assert sorted(torch.cat([kept, others]).tolist()) == list(range(len(y)))
 
     output = tmp_path / "picture.png"
-    module.main(labels=(100,), draws=2, epochs=6, output=output)
+    module.main(labels=(100,), draws=2, epochs=6, picture_epochs=1, output=output)
     ((m2, logistic, network, over_logistic, over_network),) = rows(
         capsys.readouterr().out, ["100"]
     ).values()
