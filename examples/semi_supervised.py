@@ -8,7 +8,9 @@ too; a classifier q(y | x), which is part of its guide, learns from both kinds. 
 classifiers that see the labelled digits alone: logistic regression, and a network of the same size.
 
 At 100 labels M2 is right about 3 digits in 100 more often than either, some three standard errors;
-at 30 and at 300 these draws of labels are too few to tell.
+at 30 and at 300 these draws of labels are too few to tell. Not all of it is owed to the unlabelled
+digits: M2 on the 100 labelled ones alone, for as many steps, is right in 90.0 percent, between the
+88.2 of logistic regression and its own 91.1.
 """
 
 from functools import partial
