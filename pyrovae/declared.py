@@ -59,7 +59,7 @@ def settings_of(
     is_named = isinstance(declared, str | Mapping)
     settings = dict(declared) if isinstance(declared, Mapping) else {"name": declared}
     name = settings.pop("name", None)
-    if not is_named or name not in catalogue:
+    if not (is_named and isinstance(name, str) and name in catalogue):
         raise InputError(f"{kind} cannot be {declared!r}: {did_you_mean(str(name), catalogue)}")
     maker: Any = catalogue[name]
     hints = get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
@@ -73,6 +73,8 @@ def settings_of(
             advice = did_you_mean(key, known) if known else "it has none"
             raise InputError(f"unknown setting {key!r} of {kind} {name!r}: {advice}")
         try:
+            if isinstance(value, bool) and hints[key] in (int, float):
+                raise InputError(f"{key} of {kind} {name!r} cannot be {value}: it must be a number")
             settings[key] = TypeAdapter(hints[key]).validate_python(value)
         except ValidationError as error:
             reason = _mappings(hints[key]) if isinstance(value, Mapping) else ""

@@ -54,7 +54,7 @@ class FlowDistribution(TorchDistribution):
     def __init__(self, transform: Any, base: Any, validate_args: bool | None = None) -> None:
         self.transform = transform
         self.base = base
-        self._drawn: tuple[Tensor, Tensor, bool] | None = None
+        self._drawn: tuple[Tensor, int, Tensor, bool] | None = None
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)
@@ -66,8 +66,10 @@ class FlowDistribution(TorchDistribution):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         e = self.base.rsample(sample_shape)
-        z, log_jacobian = self.transform.call_and_ladj(e)
-        self._drawn = z, self.base.log_prob(e) - log_jacobian, torch.is_grad_enabled()
+        with torch.autocast(e.device.type, enabled=False):  # a sample must be the one it is said of
+            z, log_jacobian = self.transform.call_and_ladj(e)
+        log_prob = self.base.log_prob(e) - log_jacobian
+        self._drawn = z, z._version, log_prob, torch.is_grad_enabled()
         drawn: Tensor = z
         return drawn
 
@@ -79,9 +81,12 @@ class FlowDistribution(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         if self._drawn is not None:
-            drawn, log_prob, has_gradient = self._drawn
-            if value is drawn and (has_gradient or not torch.is_grad_enabled()):
+            drawn, version, log_prob, has_gradient = self._drawn
+            is_own = value is drawn and value._version == version
+            wants_other = value.is_leaf and value.requires_grad  # that in the sample itself
+            if is_own and not wants_other and (has_gradient or not torch.is_grad_enabled()):
                 return log_prob
-        e, log_jacobian = self.transform.inv.call_and_ladj(value)
+        with torch.autocast(value.device.type, enabled=False):
+            e, log_jacobian = self.transform.inv.call_and_ladj(value)
         density: Tensor = self.base.log_prob(e) + log_jacobian
         return density

@@ -60,14 +60,15 @@ class DiagonalNormalMixture(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
-        x, loc, scale = value.double(), self.loc.double(), self.scale.double()
+        centre = self.loc.detach().double().mean(-2)
+        x, loc, scale = value.double() - centre, self.loc.double() - centre, self.scale.double()
         precision = scale.square().reciprocal()
         slope = precision * loc
         log_norm = scale.log().sum(-1) + 0.5 * loc.shape[-1] * math.log(2 * math.pi)
         constant = self.logits.double().log_softmax(-1) - 0.5 * (slope * loc).sum(-1) - log_norm
         powers = torch.cat([x.square(), x], -1)
         of_components = powers @ torch.cat([-0.5 * precision, slope], -1).mT + constant
-        return of_components.to(value.dtype).logsumexp(-1).expand(shape)
+        return of_components.logsumexp(-1).to(value.dtype).expand(shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():

@@ -162,7 +162,9 @@ class LowRankNormal(dist.LowRankMultivariateNormal):
         validate_args: bool | None = None,
     ) -> None:
         cov_diag = cov_diag + self._jitter * cov_factor.square().sum(-1)
-        super().__init__(loc, cov_factor, cov_diag, validate_args=validate_args)
+        # Products in half precision would have no Cholesky factor.
+        with torch.autocast(loc.device.type, enabled=False):
+            super().__init__(loc, cov_factor, cov_diag, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "LowRankNormal":
         instance: Any = LowRankNormal.__new__(LowRankNormal)
@@ -173,7 +175,8 @@ class LowRankNormal(dist.LowRankMultivariateNormal):
         return expanded
 
     def log_prob(self, value: Tensor) -> Tensor:
-        log_prob: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
+        with torch.autocast(value.device.type, enabled=False):
+            log_prob: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
         if self._num_missing is None:
             return log_prob
         # A missing entry, at its mean 0 with variance 1, has added log Normal(0; 0, 1).

@@ -238,7 +238,8 @@ def _num_values(trace: Trace, plate: str) -> int:
     for site in marked:
         _check_marked(site, plate)
     for site in sites:
-        if not (_is_marked(site) or getattr(site["fn"], "has_rsample", False)):
+        has_gradient = getattr(site["fn"], "has_rsample", False)
+        if not (_is_marked(site) or site["is_observed"] or has_gradient):
             raise InputError(
                 f"site {site['name']!r} of the guide cannot be reparameterised and is not marked: "
                 "add infer={'enumerate': 'parallel'}, or use 'elbo'"

@@ -174,6 +174,12 @@ class InfoVAE(Objective):
         latent = _only_latent(terms, self.name)
         prior: Any = latent.p
         drawn = prior.rsample() if prior.has_rsample else prior.sample()
+        if not prior.has_rsample and prior.log_prob(drawn).requires_grad:
+            raise InputError(
+                f"info compares the codes with draws of the prior, and those of "
+                f"{type(prior).__name__} give its parameters no gradient; use a prior that is not "
+                "learned, one with reparameterised draws, such as 'learned' or 'flow', or 'elbo'"
+            )
         codes, others = (latent.rows(z).flatten(0, 1) for z in (latent.value, drawn))
         discrepancy = squared_mmd(codes, others)
         elbo = terms.log_likelihood.mean() - (1 - self.alpha) * terms.kl.mean()

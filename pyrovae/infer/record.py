@@ -67,6 +67,9 @@ _READS = frozenset(
 """Functions of tensors that bring a value from the device to Python."""
 
 
+_PROPERTIES = frozenset({"__get__", "size", "dim", "stride", "__len__", "numel"})
+"""Functions of tensors that compute nothing."""
+
 _MOST_CALLS = 3000
 """Functions of tensors in a program: one of more would take minutes to compile."""
 
@@ -266,7 +269,7 @@ class _NoReading(TorchFunctionMode):
                     return True  # no term is left out, as Pyro does where torch traces
             place = _place(_outside(frame, _TORCH, _PYRO, _OURS, *_HERE))
             raise CannotRecord(f"{place} reads the value of a tensor, by {name}")
-        self.calls += 1
+        self.calls += name not in _PROPERTIES
         if self.calls > _MOST_CALLS:
             place = _place(_outside(sys._getframe(), _TORCH, _PYRO, *_HERE))
             raise CannotRecord(

@@ -14,9 +14,9 @@ from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP, concatenate, joint_network
 from ..posteriors import DiagonalNormal
-from ..priors.conditional import ConditionalNormal
 from .base import Body, LatentVariableModel, network
 from .condition import Condition, MakeBody, check_paired
+from .conditional_normal import ConditionalNormal
 from .generative import Generative, Layer
 from .recognition import Recognition, seen_shape
 

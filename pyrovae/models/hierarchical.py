@@ -13,8 +13,8 @@ from torch.distributions import kl_divergence
 from ..errors import InputError, did_you_mean
 from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP
-from ..priors.conditional import ConditionalNormal
 from .base import Body, LatentVariableModel, network
+from .conditional_normal import ConditionalNormal
 from .ladder import BottomUpGuide, HierarchicalModel, TopDownGuide
 from .recognition import seen_shape
 

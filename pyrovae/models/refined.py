@@ -6,7 +6,8 @@ What is refined is h, the parameters of q(z | x), by ascent on the ELBO of each 
 
 with a learning rate that falls linearly to zero. The noise eps_ts is another for each step t, but
 drawn once, when the guide is made, so that q(z | x) is a function of x, and the ELBO with fresh
-samples from it is a bound as ever.
+samples from it is a bound as ever; unless the decoder has dropout or batch normalisation, which see
+the steps, too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Num
 from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
@@ -144,7 +146,8 @@ class FreeGuide(AmortisedGuide):
     """q(z | x_i) with parameters of its own for each of N training data: VI that is not amortised.
 
     Training data come with their numbers, ``guide(x, *given, index)``, whose parameters are
-    learned in a table. Data without numbers are new: their q is refined from q(z; h = 0).
+    learned in a table. Data without numbers, such as those that validate, are new: their q is
+    refined from q(z; h = 0).
 
     Arguments:
         model: p(x, z), which the steps for new data climb.
@@ -178,12 +181,23 @@ class FreeGuide(AmortisedGuide):
     def h(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
         """The parameters of q(z | x): those in the table, or refined ones of new data."""
         if len(given) > self._num_given:
+            if is_validation_enabled():
+                self._check(given[-1])
             found: Tensor = self.encoder(given[-1])
             return found
         in_shape: Any = self.posterior.in_shape
-        start = torch.zeros(len(x), *in_shape, dtype=self.standardise.loc.dtype, device=x.device)
+        batch = x.shape[: x.ndim - len(self.event_shape)]
+        start = torch.zeros(*batch, *in_shape, dtype=self.standardise.loc.dtype, device=x.device)
         refined: Tensor = self.refinement(start, x, *given)
         return refined
+
+    def _check(self, numbers: Tensor) -> None:
+        num_data = len(self.get_parameter("encoder.0.weight"))
+        if numbers.is_floating_point() or bool(((numbers < 0) | (numbers >= num_data)).any()):
+            raise InputError(
+                f"the numbers of data go from 0 to {num_data - 1}, as in torch.arange({num_data}); "
+                "leave them out for data that are new"
+            )
 
     def q_of_standard(self, standard: Float[Tensor, "..."]) -> TorchDistributionMixin:
         """Refused: there is no encoder."""

@@ -82,7 +82,8 @@ class VAE(LatentVariableModel):
         q: Any = DiagonalNormal(latent_dim) if posterior is None else posterior
         p: Any = q.prior() if prior is None else prior
         with torch.no_grad():
-            latent_shape = q(torch.zeros(q.in_shape)).event_shape
+            trial = q(torch.zeros(q.in_shape))
+            latent_shape = trial.event_shape
         kind = NumberedModel if inference_name == "free" else DeepLatentModel
         self.model = kind(p, network(decoder, latent_shape, layer.in_shape), layer, missing)
         seen = seen_shape(self.event_shape, missing)
@@ -100,7 +101,13 @@ class VAE(LatentVariableModel):
             p.bind(self.guide)  # whose latents are its own, too
             return
         with torch.no_grad():
-            shape = p().event_shape
+            prior_trial: Any = p()
+            shape = prior_trial.event_shape
+        if prior_trial.support.is_discrete != trial.support.is_discrete:
+            raise InputError(
+                "one of prior and posterior is of discrete latents, the other of continuous ones; "
+                "leave the prior out for that of the posterior"
+            )
         if shape != latent_shape:
             raise InputError(
                 f"the prior is of latents of shape {tuple(shape)}, the posterior of "
@@ -137,7 +144,9 @@ class VAE(LatentVariableModel):
     @torch.no_grad()
     def reconstruct(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
         """E[x' | z] at ``z = embed(x)``, without gradients."""
-        return self.decode_mean(self.embed(x, *given), self.likelihood.given_with(x, *given))
+        # Data of a free posterior may come with their numbers, after what the likelihood takes.
+        beside = given[: len(self.likelihood.likelihood.given)]
+        return self.decode_mean(self.embed(x, *given), self.likelihood.given_with(x, *beside))
 
     def embed(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
         """The centre of q(z | x), which is its mean where that is known."""

@@ -6,6 +6,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from ..distributions.relaxed import RelaxedOneHot
+from ..errors import InputError
 
 __all__ = ["UniformConcrete", "UniformOneHot"]
 
@@ -30,6 +31,8 @@ class UniformConcrete(nn.Module):
 
     def __init__(self, latent_dim: int, num_classes: int = 10, temperature: float = 2 / 3) -> None:
         super().__init__()
+        if not temperature > 0:
+            raise InputError(f"temperature is {temperature:g}; it must be positive")
         self.register_buffer("logits", torch.zeros(latent_dim, num_classes), persistent=False)
         self.register_buffer("temperature", torch.tensor(temperature), persistent=False)
 

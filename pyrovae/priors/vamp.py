@@ -149,7 +149,7 @@ def _check_mixes(guide: Any, u: Float[Tensor, "1 *event"]) -> None:
         raise InputError(refusal)
     try:
         p = _mixture(u.new_zeros(1), q)
-        value = torch.zeros(3, *p.event_shape, dtype=u.dtype, device=u.device)
+        value = q.sample((3,))[:, 0]
         is_dense = p.expand((3,)).log_prob(value).shape == (3,)
     except Exception as error:  # whatever a family without such a density raises
         raise InputError(f"{refusal} ({type(error).__name__}: {error})") from error

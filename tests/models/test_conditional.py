@@ -14,9 +14,9 @@ from torch.distributions import MultivariateNormal
 from pyrovae import InputError, evaluate, fit, importance_sample
 from pyrovae.models.condition import Condition
 from pyrovae.models.conditional import ConditionalVAE
+from pyrovae.models.conditional_normal import ConditionalNormal
 from pyrovae.nn import MLP, ConvDecoder, ConvEncoder, Joint
 from pyrovae.priors import StandardNormal
-from pyrovae.priors.conditional import ConditionalNormal
 from tests.recorded import assert_recorded_as_eager
 
 GENERATOR = torch.Generator().manual_seed(0)

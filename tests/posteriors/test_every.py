@@ -153,3 +153,13 @@ def test_reports_agree_on_the_kl(kind: str) -> None:
     for kl in (evaluation.kl.mean, sampled.kl.mean().item(), report.kl.sum().item()):
         # Of a difference of estimates, that of 50 samples being the less certain.
         assert_unbiased(log_ratio.mean(1), torch.tensor(kl), sigmas=4.5 * (1 + 400 / 50) ** 0.5)
+
+
+@pytest.mark.parametrize("kind", ["low rank", "spline"])
+def test_half_precision_is_for_networks_alone(kind: str) -> None:
+    vae = small_vae(kind)
+    with torch.autocast("cpu", torch.bfloat16):
+        q: Any = vae.encode(X.float() if X.dtype != torch.float32 else X)
+        z = q.rsample()
+        own, anew = q.log_prob(z), q.log_prob(z.clone())
+    torch.testing.assert_close(own, anew, rtol=1e-3, atol=1e-3)

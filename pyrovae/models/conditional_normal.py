@@ -1,10 +1,10 @@
-"""Priors of one thing given another."""
+"""A normal whose location and scale a network makes."""
 
 from jaxtyping import Float
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from ..posteriors.normal import DiagonalNormal
+from ..posteriors import DiagonalNormal
 
 __all__ = ["ConditionalNormal"]
 
