@@ -235,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CycloptsError as error:
         _fail(_one_line(error), 2)
     except InputError as error:
-        _fail(str(error), 2)
+        _fail(str(error).splitlines()[0], 2)  # to which Pyro may have added the shapes of sites
     except FloatingPointError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:

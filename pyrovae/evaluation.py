@@ -18,6 +18,9 @@ from .infer import (
     latent_report,
 )
 from .infer import evaluate as evaluate_pair
+from .models.hierarchical import HierarchicalVAE
+from .models.mixture import MixtureVAE
+from .models.semi_supervised import SemiSupervisedVAE
 from .prepare import NOISE_SEED
 from .report import evaluation_record, print_annealed, print_evaluation, print_log_likelihood
 from .trained import Trained, in_order
@@ -37,6 +40,9 @@ _ANNEALED = 100
 
 _SIMULATED = 20
 """Simulated data on which annealing is checked from both sides."""
+
+_SEVERAL_LATENTS = (HierarchicalVAE, MixtureVAE, SemiSupervisedVAE)
+"""Families whose latents are drawn given one another; they have figures of their own."""
 
 _HEAVY_TAIL = 0.7
 """Pareto k above which a standard error is not to be trusted (Vehtari et al. 2024)."""
@@ -63,7 +69,7 @@ def evaluate_elbo(trained: Trained, console: Console) -> None:
     record |= own
     trained.run.write_evaluation(record)
     print_evaluation(record, console)
-    for sentence in sentences_of(own) if own else (used,):
+    for sentence in filter(None, (used, *sentences_of(own))):
         console.print(sentence, highlight=False, soft_wrap=True)
 
 
@@ -71,6 +77,8 @@ def _latents(trained: Trained) -> tuple[dict[str, Any] | None, str]:
     """How far the latents are used, as figures and in words; or why that cannot be told."""
     if not trained.family.has_prior:
         return None, "an autoencoder has no p(z), from which its codes could differ"
+    if isinstance(trained.family, _SEVERAL_LATENTS):
+        return None, ""
     try:
         (latents,) = latent_report(
             trained.family.model,
@@ -99,6 +107,7 @@ def evaluate_log_likelihood(
     """log p(x) of the test data by importance sampling: a table, ``log_likelihood.json`` with the
     figures and their protocol, and ``log_likelihood.csv`` with a line for each datum.
     """
+    _refuse_autoencoders(trained)
     estimate = importance_sample(
         trained.family.model,
         trained.family.guide,
@@ -136,6 +145,7 @@ def evaluate_annealed(
         beside: an estimate of all test data, of which the same ones are shown beside it.
         console: to print to.
     """
+    _refuse_autoencoders(trained)
     model, parts = trained.family.model, trained.data.test.parts
     data = tuple(part[:_ANNEALED].to(trained.device) for part in parts)
     estimate = annealed_importance_sample(model, data, seed=_SEED)
@@ -160,6 +170,14 @@ def evaluate_annealed(
     }
     trained.run.write_record("annealed", record)
     print_annealed(record, console)
+
+
+def _refuse_autoencoders(trained: Trained) -> None:
+    if not trained.family.has_prior:
+        raise InputError(
+            "an autoencoder has no p(z), and so no p(x) whose log could be estimated; train a vae, "
+            "which has one"
+        )
 
 
 def _figures(estimate: ImportanceEstimate) -> dict[str, Any]:
@@ -206,7 +224,7 @@ def _rows(estimate: ImportanceEstimate) -> Iterator[dict[str, float]]:
 def _kind(trained: Trained) -> str:
     """What log p(x | z) is the log of; and that an autoencoder has no more than that."""
     if not trained.family.has_prior:
-        return f"no bound on log p(x), of which there is none: {trained.family.likelihood.kind}"
+        return f"{trained.family.likelihood.kind} given codes, and none of x"
     kind: str = trained.family.likelihood.kind
     return _MASS_BOUND if trained.config.dequantise else kind
 

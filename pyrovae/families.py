@@ -21,21 +21,25 @@ def figures_of_family(trained: Trained) -> dict[str, Any]:
     """What this family is judged by beside the bound, on test data."""
     family, test = trained.family, trained.data.test
     x, device = test.x, trained.device
-    if isinstance(family, SemiSupervisedVAE) and test.y is not None:
-        likely = in_chunks(family.classify, x, device=device).argmax(-1)
-        known = trained.data.train.label
-        return {
-            "label_accuracy": (likely == test.y).double().mean().item(),
-            "num_labels": 0 if known is None else int((known >= 0).sum()),
-            "num_classes": family.num_classes,
-        }
-    if isinstance(family, MixtureVAE) and test.y is not None:
-        clusters = in_chunks(family.cluster, x, device=device)
-        return {
-            "clustering_accuracy": clustering_accuracy(clusters, test.y),
-            "num_clusters": len(clusters.unique()),
-            "num_components": family.num_components,
-        }
+    y = test.y
+    if y is not None and bool((is_known := y >= 0).any()):
+        if isinstance(family, SemiSupervisedVAE):
+            likely = in_chunks(family.classify, x, device=device).argmax(-1)
+            told = trained.data.train.label
+            return {
+                "label_accuracy": (likely == y)[is_known].double().mean().item(),
+                "num_labels": 0 if told is None else int((told >= 0).sum()),
+                "num_classes": family.num_classes,
+            }
+        if isinstance(family, MixtureVAE):
+            clusters = in_chunks(family.cluster, x, device=device)[is_known]
+            num_clusters, num_classes = len(clusters.unique()), len(y[is_known].unique())
+            figure = "clustering_accuracy" if num_clusters <= num_classes else "purity"
+            return {
+                figure: clustering_accuracy(clusters, y[is_known]),
+                "num_clusters": num_clusters,
+                "num_components": family.num_components,
+            }
     if isinstance(family, HierarchicalVAE):
         with torch.random.fork_rng():
             torch.manual_seed(_SEED)
@@ -55,6 +59,12 @@ def sentences_of(figures: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"{figures['num_clusters']} of {figures['num_components']} components are taken; "
             f"matched with classes they agree on {figures['clustering_accuracy']:.1%} of test data"
+        )
+    if "purity" in figures:
+        yield (
+            f"{figures['num_clusters']} of {figures['num_components']} components are taken; "
+            f"{figures['purity']:.1%} of test data are of the commonest class of their component "
+            "(purity, which rises with the number of components)"
         )
     if "kl_of_layers" in figures:
         layers = ", ".join(

@@ -28,6 +28,7 @@ from .prepare import (
     load_data,
     prepare,
     resolve,
+    settle,
     training_batches,
 )
 from .report import print_comparison
@@ -62,18 +63,20 @@ def train(config: RunConfig, console: Console) -> Path:
     dataset = arrange(config, dataset)
     torch.manual_seed(config.seed)
     prepared = prepare(config, dataset)
-    family = build(config, dataset.event_shape).to(device)
+    family = build(config, dataset).to(device)
     check(family, prepared)
     family.standardise(*(part.to(device) for part in prepared.train.parts))
     run = RunDirectory.create(path)
     _announce(config, dataset, family, console)
     trained = Trained(run, config, prepared, family, device)
     if isinstance(family, ProbabilisticPCA):
-        family.fit(prepared.train.x.to(device))
+        method = "em" if config.missing else "exact"
+        family.fit(prepared.train.x.to(device), method)
         _keep(trained)
-        console.print("fitted in closed form")
+        console.print("fitted by EM" if config.missing else "fitted in closed form")
     else:
-        _train(trained, training_batches(config, dataset, prepared, device), console)
+        batches = training_batches(config, dataset, prepared, device)
+        _train(trained, settle(config, dataset).objective or "elbo", batches, console)
     family.eval()
     evaluate_elbo(trained, console)
     picture(trained)
@@ -82,7 +85,9 @@ def train(config: RunConfig, console: Console) -> Path:
     return path
 
 
-def _train(trained: Trained, batches: Batches, console: Console) -> None:
+def _train(
+    trained: Trained, objective: str | dict[str, Any], batches: Batches, console: Console
+) -> None:
     """Train by SVI, keeping each epoch."""
     config, family = trained.config, trained.family
 
@@ -98,7 +103,7 @@ def _train(trained: Trained, batches: Batches, console: Console) -> None:
         epochs=config.epochs,
         lr=config.lr,
         schedule=config.schedule,
-        objective=config.objective or "elbo",
+        objective=objective,
         clip_norm=config.clip_norm,
         compile=config.compile,
         patience=config.patience,
@@ -201,7 +206,7 @@ def compare(config: RunConfig, likelihoods: list[Any], console: Console) -> Path
         dataset = load_data(each)
         settled = resolve(each, dataset, parent / name, console)
         dataset = arrange(settled, dataset)
-        check(build(settled, dataset.event_shape), prepare(settled, dataset))
+        check(build(settled, dataset), prepare(settled, dataset))
         configs.append(each)
     records = {}
     for name, each in zip(names, configs, strict=True):

@@ -36,6 +36,7 @@ __all__ = [
     "load_data",
     "prepare",
     "resolve",
+    "settle",
     "training_batches",
 ]
 
@@ -78,7 +79,7 @@ def _declares_columns(config: RunConfig) -> bool:
 def resolve(config: RunConfig, dataset: Dataset, path: Path, console: Console) -> RunConfig:
     """The configuration with nothing left to be derived."""
     likelihood = _likelihood(config, dataset, console)
-    model = _model(config, dataset)
+    settle(config, dataset)
     is_bernoulli = likelihood == Likelihood("Bernoulli")
     if config.dequantise and (
         isinstance(likelihood, Mixed) or likelihood.build(dataset.event_shape).is_discrete
@@ -92,14 +93,29 @@ def resolve(config: RunConfig, dataset: Dataset, path: Path, console: Console) -
         update={
             "data": str(data.resolve()) if data.suffix and data.is_file() else config.data,
             "data_root": None if config.data_root is None else config.data_root.resolve(),
-            "model": model,
-            "inference": _inference(config, dataset),
-            "objective": config.objective or MODELS[model["name"]].objective,
             "likelihood": likelihood.to_dict(),
             "binarise": config.binarise
             or ("dynamic" if dataset.levels is not None and is_bernoulli else "none"),
             "missing": dataset.has_missing if config.missing is None else config.missing,
             "output": path,
+        }
+    )
+
+
+def settle(config: RunConfig, dataset: Dataset) -> RunConfig:
+    """The configuration with what the data add to its parts, such as their number of classes.
+
+    It is not kept with the run, whose options may be given again with other ones.
+
+    Raises:
+        InputError: if there is no such part, or the parts or the data do not go together.
+    """
+    model = _model(config, dataset)
+    return config.model_copy(
+        update={
+            "model": model,
+            "inference": _inference(config, dataset),
+            "objective": config.objective or MODELS[model["name"]].objective,
         }
     )
 
@@ -118,18 +134,30 @@ def _model(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
         raise InputError(f"num_labels is of semi-supervised models; {name!r} is none")
     if name == "hierarchical":
         model.setdefault("latent_dims", [config.latent_dim, max(1, config.latent_dim // 2)])
+        model.setdefault("hidden", list(config.hidden) or [config.latent_dim])
     if name in _LABELLED:
-        labels = [part.y for part in dataset.splits.values() if part.y is not None]
-        if not labels:
-            raise InputError(
-                f"model {name!r} is told labels, and {dataset.name} has none; of a CSV, name their "
-                "column with label"
-            )
+        labels = [_labels_of(dataset, part, name) for part in dataset.splits]
         model.setdefault("num_classes", max(int(y.max()) for y in labels) + 1)
+        model.setdefault("width", (config.hidden or (config.latent_dim,))[-1])
     if name == "semi_supervised":
-        known = config.num_labels or len(dataset.train)
-        model.setdefault("weight", _ALPHA * len(dataset.train) / known)
+        known = config.num_labels or int((labels[0] >= 0).sum())
+        model.setdefault("weight", _ALPHA * len(dataset.train) / max(1, known))
     return model
+
+
+def _labels_of(dataset: Dataset, part: str, name: str) -> Tensor:
+    y = dataset.splits[part].y
+    if y is None:
+        raise InputError(
+            f"model {name!r} is told labels, and the {part} data of {dataset.name} have none; of a "
+            "CSV, name their column with label"
+        )
+    if name == "conditional" and bool((y < 0).any()):
+        raise InputError(
+            f"{int((y < 0).sum())} labels of the {part} data of {dataset.name} are missing (-1); a "
+            "conditional model needs all of them: use semi_supervised"
+        )
+    return y
 
 
 def _inference(config: RunConfig, dataset: Dataset) -> str | dict[str, Any]:
@@ -142,6 +170,8 @@ def _inference(config: RunConfig, dataset: Dataset) -> str | dict[str, Any]:
 
 def _likelihood(config: RunConfig, dataset: Dataset, console: Console) -> Likelihood | Mixed:
     x = dataset.train.x
+    if _named(config.model)["name"] == "ppca":
+        return _of_ppca(config)
     if config.likelihood == INFER:
         return _inferred(dataset, console)
     if config.likelihood is not None:
@@ -161,6 +191,20 @@ def _likelihood(config: RunConfig, dataset: Dataset, console: Console) -> Likeli
     if len(dataset.event_shape) == 1:
         return Likelihood("Normal", scale="per_feature")
     return Likelihood("Normal", scale="shared")
+
+
+def _of_ppca(config: RunConfig) -> Likelihood:
+    """That of probabilistic PCA, which has no other."""
+    normal = Likelihood("Normal", scale="shared", links={"scale": "exp"})
+    declared = config.likelihood
+    if declared is not None and (declared == INFER or Likelihood.of(declared) != normal):
+        raise InputError(
+            "probabilistic PCA has a normal likelihood of one scale, and is fitted in closed form; "
+            "leave likelihood out, or choose another model"
+        )
+    if config.exposure is not None:
+        raise InputError("probabilistic PCA takes no exposure; leave it out, or choose a vae")
+    return normal
 
 
 def _inferred(dataset: Dataset, console: Console) -> Mixed:
@@ -202,7 +246,7 @@ def arrange(config: RunConfig, dataset: Dataset) -> Dataset:
 def _kept(part: Split, num: int) -> Tensor:
     """Labels of which so many are kept, as many of each class, and the others are -1."""
     assert part.y is not None
-    classes = part.y.unique().tolist()
+    classes = part.y[part.y >= 0].unique().tolist()
     if num % len(classes) or num > len(part):
         raise InputError(
             f"num_labels is {num}; it must be as many of each of {len(classes)} classes, "
@@ -264,10 +308,11 @@ def _is_free(config: RunConfig) -> bool:
     return name == "free"
 
 
-def build(config: RunConfig, event_shape: tuple[int, ...]) -> LatentVariableModel:
-    """The model, with new parameters."""
+def build(config: RunConfig, dataset: Dataset) -> LatentVariableModel:
+    """The model of these data, with new parameters."""
     if config.likelihood is None:
         raise InputError("the run's config.yaml names no likelihood")
+    config = settle(config, dataset)
     mlp = partial(MLP, hidden=config.hidden)
     encoder, decoder = {
         "mlp": (mlp, mlp),
@@ -276,7 +321,7 @@ def build(config: RunConfig, event_shape: tuple[int, ...]) -> LatentVariableMode
     }[config.network]
     return model_of(
         config.model,
-        event_shape=event_shape,
+        event_shape=dataset.event_shape,
         latent_dim=config.latent_dim,
         prior=config.prior,
         posterior=config.posterior,

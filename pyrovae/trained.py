@@ -33,13 +33,15 @@ class Trained:
 
     @torch.no_grad()
     def draw(self, num: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents from the prior, draws from p(x | z), and its means; class by class, where the
-        model knows of classes.
+        """Latents from the prior, draws from p(x | z), and its means.
+
+        Where the model is told classes, they are drawn as often as they come in the training data.
         """
         given: tuple[Tensor, ...] = ()
-        if self.data.test.label is not None and self.data.test.y is not None:
-            num_classes = int(self.data.test.y.max()) + 1
-            given = (torch.arange(num, device=self.device) * num_classes // num,)
+        y = self.data.train.y
+        if self.data.train.label is not None and y is not None:
+            y = y[y >= 0]
+            given = (y[torch.randint(len(y), (num,))].to(self.device),)
         z, eta = self.family.draw(num, *given)
         likelihood = self.family.likelihood
         return z.cpu(), likelihood(eta).sample().cpu(), likelihood.mean(eta).cpu()
@@ -55,19 +57,19 @@ def open_run(path: Path) -> Trained:
     config = run.read_config()
     device = find_device(config.device)
     event_shape, features = run.read_metadata("event_shape", "features")
-    family = build(config, tuple(event_shape))
-    run.read_weights(family)
     dataset = arrange(config, load_data(config))
-    if dataset.event_shape != family.event_shape:
+    if list(dataset.event_shape) != event_shape:
         raise InputError(
             f"{config.data} now has data of shape {dataset.event_shape}; the run was trained on "
-            f"{family.event_shape}"
+            f"{tuple(event_shape)}"
         )
     if list(dataset.features or ()) != list(features or ()):
         raise InputError(
             f"{config.data} now has columns {', '.join(dataset.features or ())}; the run was "
             f"trained on {', '.join(features or ())}"
         )
+    family = build(config, dataset)
+    run.read_weights(family)
     return Trained(run, config, prepare(config, dataset), family.to(device).eval(), device)
 
 

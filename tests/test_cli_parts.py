@@ -17,7 +17,7 @@ from pyrovae.infer import evaluate
 from pyrovae.models.catalogue import MODELS
 from pyrovae.models.refined import INFERENCES
 from pyrovae.posteriors import POSTERIORS
-from pyrovae.prepare import arrange, load_data, resolve
+from pyrovae.prepare import arrange, load_data, resolve, settle
 from pyrovae.priors import PRIORS
 from pyrovae.trained import open_run
 
@@ -56,7 +56,7 @@ def test_each_part_trains_and_opens_again(
 ) -> None:
     run = tmp_path / "run"
     settings = SETTINGS.get(name, [])
-    likelihood = ["--likelihood", "normal"] if name == "ppca" else ["--likelihood", "poisson"]
+    likelihood = [] if name == "ppca" else ["--likelihood", "poisson"]
     main(["train", str(images), option, name, *settings, *likelihood, *SMALL, "--output", str(run)])
     record = json.loads((run / "evaluation.json").read_text())
     assert np.isfinite(record["elbo"]["mean"])
@@ -74,7 +74,7 @@ def test_each_part_trains_and_opens_again(
     assert abs(again.elbo.mean - record["elbo"]["mean"]) < 2 * error
     expected = {
         "semi_supervised": "label_accuracy",
-        "mixture": "clustering_accuracy",
+        "mixture": "num_clusters",
         "hierarchical": "kl_of_layers",
     }
     if option == "--model" and name in expected:
@@ -87,6 +87,9 @@ def test_each_part_trains_and_opens_again(
         with pytest.raises(SystemExit, match="2"):
             main(["sample", str(run)])
         assert "an autoencoder has no p(z)" in capsys.readouterr().err
+        with pytest.raises(SystemExit, match="2"):
+            main(["evaluate", str(run), "--num-samples", "5"])
+        assert "so no p(x) whose log could be estimated" in capsys.readouterr().err
         return
     main(["sample", str(run), "--num", "6"])
     with np.load(run / "samples.npz") as samples:
@@ -113,10 +116,12 @@ def test_labels_that_are_told(images: Path) -> None:
     for part in (one.validation, one.test):
         assert part.label is not None
         assert (part.label == -1).all()
-    assert isinstance(config.model, dict)
+    settled = settle(config, dataset)
+    assert isinstance(settled.model, dict)
     # The classification of N data in all counts 0.1 N, as in the paper.
-    assert config.model["weight"] * 9 == pytest.approx(0.1 * len(one.train))
-    assert config.objective == "enumerated"
+    assert settled.model["weight"] * 9 == pytest.approx(0.1 * len(one.train))
+    assert settled.objective == "enumerated"
+    assert config.model == "semi_supervised"  # what is kept can be given other options
 
 
 @pytest.mark.parametrize(
@@ -130,6 +135,10 @@ def test_labels_that_are_told(images: Path) -> None:
         (["--prior", "mixture", "--posterior", "concrete"], "the prior is of latents of shape"),
         (["--posterior", "low_rank", "--posterior.rank", "x"], "rank of posterior 'low_rank'"),
         (["--model", "semi_supervised", "--num-labels", "10"], "as many of each of 3 classes"),
+        (["--model", "ppca", "--likelihood", "poisson"], "has a normal likelihood of one scale"),
+        (["--model", "conditional", "--prior", "vamp"], "here q depends on y, too"),
+        (["--model", "semi_supervised", "--posterior", "concrete"], "cannot stand beside y"),
+        (["--model", "semi_supervised", "--model.classifier", "mlp"], "unknown setting 'classifi"),
         (["--num-labels", "9"], "num_labels is of semi-supervised models"),
         (["--inference", "semi_amortised", "--posterior", "spline"], "refined where it is normal"),
         (["--model", "hierarchical", "--model.guide", "sideways"], "unknown guide 'sideways'"),
@@ -162,4 +171,4 @@ def test_labels_that_are_not_there(tmp_path: Path, capsys: Any) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 3)))
     with pytest.raises(SystemExit, match="2"):
         main(["train", str(tmp_path / "x.npy"), "--model", "conditional", *SMALL])
-    assert "model 'conditional' is told labels, and x has none" in capsys.readouterr().err
+    assert "is told labels, and the training data of x have none" in capsys.readouterr().err

@@ -40,6 +40,9 @@ _CONTEXT = (
     "prior",
     "posterior",
     "inference",
+    "classifier",
+    "condition",
+    "condition_shape",
 )
 """Arguments of families that are no settings of theirs, but options of a run."""
 

@@ -1,6 +1,7 @@
 """What a model is conditioned on: classes, vectors or images y, as vectors that networks take."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Num
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..nn import MLP, Standardise
+from ..priors import VampPrior
 
-__all__ = ["Condition", "MakeBody", "check_labels", "check_paired"]
+__all__ = ["Condition", "MakeBody", "check_labels", "check_paired", "check_vector"]
 
 MakeBody = Callable[[Sequence[int], Sequence[int]], nn.Module]
 """What makes a network from the shapes of its input and its output."""
@@ -192,4 +194,24 @@ def check_paired(x: Tensor, y: Tensor, condition_shape: tuple[int, ...] = ()) ->
         raise InputError(
             f"y has shape {tuple(y.shape)} beside {len(x)} data; it must be "
             f"{(len(x), *condition_shape)}"
+        )
+
+
+def check_vector(posterior: Any, prior: nn.Module | None, latent_dim: int) -> None:
+    """Refuse latents that are no vector beside which y could stand, and priors that know no y.
+
+    Raises:
+        InputError: naming what was given, and what to do.
+    """
+    with torch.no_grad():
+        shape = tuple(posterior(torch.zeros(posterior.in_shape)).event_shape)
+    if shape != (latent_dim,):
+        raise InputError(
+            f"latents of shape {shape} cannot stand beside y; use a posterior on vectors, such as "
+            "'diagonal' or 'full_rank'"
+        )
+    if isinstance(prior, VampPrior):
+        raise InputError(
+            "a VampPrior mixes q(z | u) of pseudo-inputs u, and here q depends on y, too; use "
+            "another prior"
         )

@@ -15,7 +15,7 @@ from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP, concatenate, joint_network
 from ..posteriors import DiagonalNormal
 from .base import Body, LatentVariableModel, network
-from .condition import Condition, MakeBody, check_paired
+from .condition import Condition, MakeBody, check_paired, check_vector
 from .conditional_normal import ConditionalNormal
 from .generative import Generative, Layer
 from .recognition import Recognition, seen_shape
@@ -151,6 +151,7 @@ class ConditionalVAE(LatentVariableModel):
             out_shape).
         condition: callable that makes the network from an image y to a vector, from (in_shape,
             out_shape); model and guide have one each.
+        width: of the layers in which x and y meet.
         missing: whether entries of x may be missing (NaN), as in :class:`~pyrovae.VAE`.
 
     Raises:
@@ -179,6 +180,7 @@ class ConditionalVAE(LatentVariableModel):
         encoder: Body = MLP,
         decoder: Body = MLP,
         condition: MakeBody = MLP,
+        width: int = 400,
         missing: bool = False,
     ) -> None:
         super().__init__()
@@ -190,6 +192,7 @@ class ConditionalVAE(LatentVariableModel):
         q: Any = DiagonalNormal(latent_dim) if posterior is None else posterior
         seen = seen_shape(self.event_shape, missing)
         of_model = Condition(num_classes, condition_shape, condition)
+        check_vector(q, prior, latent_dim)
         p: Any = q.prior() if prior is None else prior
         if conditional_prior:
             if prior is not None:
@@ -204,7 +207,7 @@ class ConditionalVAE(LatentVariableModel):
         )
         self.guide = ConditionalGuide(
             Condition(num_classes, condition_shape, condition),
-            joint_network(encoder, seen, of_model.dim, q.in_shape),
+            joint_network(encoder, seen, of_model.dim, q.in_shape, width),
             q,
             self.event_shape,
             missing,

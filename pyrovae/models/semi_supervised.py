@@ -16,7 +16,7 @@ from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP, concatenate, joint_network
 from ..posteriors import DiagonalNormal
 from .base import Body, LatentVariableModel, network
-from .condition import Condition, check_labels, check_paired
+from .condition import Condition, check_labels, check_paired, check_vector
 from .generative import Generative, Layer
 from .recognition import Recognition, seen_shape
 
@@ -193,12 +193,13 @@ class SemiSupervisedVAE(LatentVariableModel):
         posterior: module from h to q(z | x, y), with ``in_shape`` the shape of h; a diagonal normal
             unless given.
         classifier: network from x to C logits, or a callable that makes one from (in_shape,
-            out_shape).
+            out_shape); the encoder's, if that is one, unless given.
         encoder: callable that makes the body of a :class:`~pyrovae.nn.Joint` from (in_shape,
             out_shape), or the whole network, called as ``encoder(x, c)`` with c one-hot; their
             batch shapes broadcast against one another.
         decoder: network from the vector (z, c) to eta, or a callable that makes one from (in_shape,
             out_shape).
+        width: of the layers in which x and y meet.
         missing: whether entries of x may be missing (NaN), as in :class:`~pyrovae.VAE`.
         weight: of log q(y | x) in train mode.
 
@@ -225,9 +226,10 @@ class SemiSupervisedVAE(LatentVariableModel):
         *,
         prior: nn.Module | None = None,
         posterior: nn.Module | None = None,
-        classifier: Body = MLP,
+        classifier: Body | None = None,
         encoder: Body = MLP,
         decoder: Body = MLP,
+        width: int = 400,
         missing: bool = False,
         weight: float = 0.1,
     ) -> None:
@@ -241,11 +243,16 @@ class SemiSupervisedVAE(LatentVariableModel):
         self.num_classes = num_classes
         layer = Likelihood.of(likelihood).build(self.event_shape)
         q: Any = DiagonalNormal(latent_dim) if posterior is None else posterior
+        check_vector(q, prior, latent_dim)
         seen = seen_shape(self.event_shape, missing)
         self.guide = LabelGuide(
             Condition(num_classes),
-            network(classifier, seen, (num_classes,)),
-            joint_network(encoder, seen, num_classes, q.in_shape),
+            network(
+                classifier or (MLP if isinstance(encoder, nn.Module) else encoder),
+                seen,
+                (num_classes,),
+            ),
+            joint_network(encoder, seen, num_classes, q.in_shape, width),
             q,
             self.event_shape,
             missing,

@@ -58,7 +58,11 @@ class Joint(nn.Module):
 
 
 def joint_network(
-    encoder: _Body, in_shape: Sequence[int], context_dim: int, out_shape: Sequence[int]
+    encoder: _Body,
+    in_shape: Sequence[int],
+    context_dim: int,
+    out_shape: Sequence[int],
+    width: int = 400,
 ) -> nn.Module:
     """A network called as ``network(x, c)``.
 
@@ -68,10 +72,11 @@ def joint_network(
         in_shape: shape of one x.
         context_dim: length of c.
         out_shape: shape of one output.
+        width: of the features of x, and of the hidden layer in which they meet the context.
     """
     if isinstance(encoder, nn.Module):
         return encoder
-    return Joint(encoder, in_shape, context_dim, out_shape)
+    return Joint(encoder, in_shape, context_dim, out_shape, width, width)
 
 
 def concatenate(
