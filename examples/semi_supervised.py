@@ -170,7 +170,7 @@ def main(
     Arguments:
         labels: how many training digits keep their labels, a tenth of them of each class.
         draws: how many times these are drawn, and all models trained.
-        epochs: passes of M2 through its data; on validation data more are no better.
+        epochs: passes of M2 through its data, of which 100 were no better than 10.
         picture_epochs: passes of the M2 that is drawn, whose decoder takes longer to learn.
         balance: labelled digits after repetition, for about as many unlabelled ones.
         output: path of the picture.
