@@ -8,7 +8,7 @@ KL(q(z) || p(z)), q(z) = (1/N) sum_n q(z | x_n) being the aggregate posterior (H
 to draws. And log p(x) - ELBO = KL(q(z | x) || p(z | x)) is what a q(z | x) misses that is too
 simple; a richer one can bring that down. Here is one VAE of the digits under each.
 
-Under a VampPrior and a flow, KL(q(z) || p(z)) is 0.6 nats where it is 1.6 under the standard normal,
+Under a VampPrior and a flow, KL(q(z) || p(z)) is 0.6 nats where it is 1.6 under the standard one,
 and log p(x) is no higher for it; the gap shrinks under the autoregressive q. (Three fits of each.)
 """
 
