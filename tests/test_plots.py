@@ -1,5 +1,6 @@
 """Pictures show the numbers that they were given."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np

@@ -49,7 +49,7 @@ class HierarchicalVAE(LatentVariableModel):
         event_shape: shape of one datum.
         latent_dims: numbers of dimensions of z_1, ..., z_L.
         likelihood: p(x | z_1), as :class:`~pyrovae.VAE` takes it.
-        guide: ``"top_down"`` or ``"bottom_up"``.
+        guide: ``"bottom_up"`` or ``"top_down"``.
         encoder: the first upward network, from x, or a callable that makes one from (in_shape,
             out_shape). It puts out ``(2, latent_dims[0])`` numbers for ``"bottom_up"``; for
             ``"top_down"`` as many in one row, followed by ``hidden[-1]`` features if there is a
@@ -75,7 +75,7 @@ class HierarchicalVAE(LatentVariableModel):
         event_shape: Sequence[int],
         latent_dims: Sequence[int] = (64, 32),
         likelihood: Likelihood | Mixed | str | Mapping[str, Any] = "Bernoulli",
-        guide: str = "top_down",
+        guide: str = "bottom_up",
         encoder: Body = MLP,
         decoder: Body = MLP,
         hidden: Sequence[int] = (256,),

@@ -146,7 +146,7 @@ def test_a_vae_of_sprites_is_bernoulli_on_the_pixels_as_they_are() -> None:
     config = resolve(config, few, Path("run"), Console())
     assert config.likelihood == Likelihood("Bernoulli").to_dict()
     assert config.binarise == "none"
-    vae, prepared = build(config, few.event_shape), prepare(config, few)
+    vae, prepared = build(config, few), prepare(config, few)
     check(vae, prepared)
     batches = training_batches(config, few, prepared, torch.device("cpu"))
     history = fit(vae.model, vae.guide, batches, epochs=1, compile=False, progress=False)
