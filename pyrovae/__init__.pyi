@@ -9,6 +9,12 @@ from .infer.svi import SVI as SVI
 from .likelihoods import Likelihood as Likelihood
 from .likelihoods import Mixed as Mixed
 from .likelihoods import register as register
+from .models.autoencoder import Autoencoder as Autoencoder
+from .models.conditional import ConditionalVAE as ConditionalVAE
+from .models.hierarchical import HierarchicalVAE as HierarchicalVAE
+from .models.mixture import MixtureVAE as MixtureVAE
+from .models.pca import ProbabilisticPCA as ProbabilisticPCA
+from .models.semi_supervised import SemiSupervisedVAE as SemiSupervisedVAE
 from .models.vae import VAE as VAE
 from .train import History as History
 from .train import fit as fit

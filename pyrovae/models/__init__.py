@@ -1,5 +1,21 @@
 """Model families: pairs of a model p(x, z) and a guide q(z | x), wired with ``pyro.sample``."""
 
+from .autoencoder import Autoencoder
+from .base import LatentVariableModel
+from .conditional import ConditionalVAE
+from .hierarchical import HierarchicalVAE
+from .mixture import MixtureVAE
+from .pca import ProbabilisticPCA
+from .semi_supervised import SemiSupervisedVAE
 from .vae import VAE
 
-__all__ = ["VAE"]
+__all__ = [
+    "VAE",
+    "Autoencoder",
+    "ConditionalVAE",
+    "HierarchicalVAE",
+    "LatentVariableModel",
+    "MixtureVAE",
+    "ProbabilisticPCA",
+    "SemiSupervisedVAE",
+]

@@ -6,7 +6,6 @@ from typing import Any
 import pyro
 import torch
 from jaxtyping import Float, Int, Num
-from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -197,6 +196,8 @@ class MixtureVAE(LatentVariableModel):
                 f"there are {len(x)} data for {self.num_components} components; give as many at "
                 "the least"
             )
+        from sklearn.mixture import GaussianMixture
+
         z = self.embed(x)
         mixture = GaussianMixture(
             self.num_components, covariance_type="diag", n_init=10, random_state=seed
