@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def read_file(
                 f"{path}: x_train has data of shape {tuple(train.x.shape[1:])} ({train.x.dtype}), "
                 f"x_test of {tuple(test.x.shape[1:])} ({test.x.dtype})"
             )
-        return Read(train, test, _levels(train.x))
+        return _numbered(Read(train, test, _levels(train.x)))
     if "x" not in arrays:
         if len(arrays) != 1:
             raise InputError(
@@ -66,7 +67,28 @@ def read_file(
             )
         arrays = {"x": next(iter(arrays.values()))}
     data = _split(path, arrays, "")
-    return Read(data, None, _levels(data.x))
+    return _numbered(Read(data, None, _levels(data.x)))
+
+
+def _numbered(read: Read) -> Read:
+    """With labels from 0 on, where some numbers were left out, and the old ones as names.
+
+    Missing labels (-1) stay.
+    """
+    labels = [part.y for part in (read.train, read.test) if part is not None and part.y is not None]
+    present = torch.cat(labels).unique() if labels else torch.zeros(0)
+    present = present[present >= 0]
+    if torch.equal(present, torch.arange(len(present), dtype=present.dtype)):
+        return read
+
+    def numbered(part: Split) -> Split:
+        if part.y is None:
+            return part
+        return replace(part, y=torch.where(part.y < 0, -1, torch.searchsorted(present, part.y)))
+
+    test = None if read.test is None else numbered(read.test)
+    names = tuple(str(label) for label in present.tolist())
+    return replace(read, train=numbered(read.train), test=test, classes=names)
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -258,3 +258,15 @@ def test_tables_that_ship_with_scikit_learn(name: str, size: int, width: int, fi
     assert dataset.train.y is not None
     assert dataset.train.y.unique().tolist() == [0, 1, 2]
     assert dataset.levels is None
+
+
+def test_labels_with_gaps_are_numbered_from_zero(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    y = np.array([3, 7, -1, 7] * 10)
+    np.savez(tmp_path / "gaps.npz", x_train=x, x_test=x[:4], y_train=y, y_test=y[:4])
+    dataset = load(tmp_path / "gaps.npz")
+    assert dataset.classes == ("3", "7")
+    assert dataset.test.y is not None
+    assert dataset.test.y.tolist() == [0, 1, -1, 1]
+    np.savez(tmp_path / "whole.npz", x=x, y=np.arange(40) % 3)
+    assert load(tmp_path / "whole.npz").classes is None
