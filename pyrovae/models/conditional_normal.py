@@ -19,6 +19,7 @@ class ConditionalNormal(nn.Module):
         latent_dim: number of dimensions of b.
 
     Example:
+        >>> import torch
         >>> from pyrovae.nn import MLP
         >>> ConditionalNormal(MLP((10,), (2, 3)), 3)(torch.zeros(5, 10)).batch_shape
         torch.Size([5])
