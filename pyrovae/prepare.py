@@ -77,7 +77,7 @@ def _declares_columns(config: RunConfig) -> bool:
 
 
 def resolve(config: RunConfig, dataset: Dataset, path: Path, console: Console) -> RunConfig:
-    """The configuration with nothing left to be derived."""
+    """The configuration with every option that can be kept with the run."""
     likelihood = _likelihood(config, dataset, console)
     settle(config, dataset)
     is_bernoulli = likelihood == Likelihood("Bernoulli")

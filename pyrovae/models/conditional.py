@@ -58,7 +58,7 @@ class ConditionalModel(Generative):
         c = self.condition(y)
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", self.p(c))
-            return self.observe(x, self.eta(z, c), beside)
+            return self.observe(x, self.eta_given(z, c), beside)
 
     def p(self, c: Float[Tensor, "*batch context"]) -> TorchDistributionMixin:
         """p(z | y), given c(y)."""
@@ -66,12 +66,11 @@ class ConditionalModel(Generative):
         p: TorchDistributionMixin = self.prior(c) if is_conditional else self.prior()
         return p
 
-    def eta(
+    def eta_given(
         self, z: Float[Tensor, "*_ latent"], c: Float[Tensor, "*_ context"]
     ) -> Float[Tensor, "..."]:
         """What the decoder puts out for z and c(y), of batch shapes that broadcast."""
-        eta: Tensor = self.decoder(concatenate(z, c)).to(z.dtype)
-        return eta
+        return self.eta(concatenate(z, c))
 
 
 class ConditionalGuide(Recognition):
@@ -102,23 +101,22 @@ class ConditionalGuide(Recognition):
         if is_validation_enabled():
             check_paired(x, y, self.condition.condition_shape)
         with pyro.plate("data", x.shape[0]):
-            z: Tensor = pyro.sample("z", self.q(x, y))
+            z: Tensor = pyro.sample("z", self.q(self.see(x), y))
             return z
 
-    def q(self, x: Num[Tensor, "..."], y: Num[Tensor, "..."]) -> TorchDistributionMixin:
-        """The distribution q(z | x, y) itself."""
-        q: TorchDistributionMixin = self.posterior(self.h(x, y))
+    def q(self, seen: Float[Tensor, "..."], y: Num[Tensor, "..."]) -> TorchDistributionMixin:
+        """q(z | x, y) for what is seen of x; batch shapes broadcast."""
+        q: TorchDistributionMixin = self.posterior(self.h(seen, y))
         return q
 
-    def centre(self, x: Num[Tensor, "..."], y: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def centre(self, seen: Float[Tensor, "..."], y: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
         """A point that stands for q(z | x, y), its mean where that is known."""
         posterior: Any = self.posterior
-        centre: Tensor = posterior.centre(self.h(x, y))
+        centre: Tensor = posterior.centre(self.h(seen, y))
         return centre
 
-    def h(self, x: Num[Tensor, "..."], y: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def h(self, seen: Float[Tensor, "..."], y: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
         """What the encoder puts out for x and y: the parameters of q(z | x, y)."""
-        seen = self.see(x)
         h: Tensor = self.encoder(seen, self.condition(y)).to(seen.dtype)
         return h
 
@@ -223,7 +221,7 @@ class ConditionalVAE(LatentVariableModel):
 
     def encode(self, x: Num[Tensor, "..."], y: Num[Tensor, "..."]) -> TorchDistributionMixin:
         """q(z | x, y), of event shape ``(latent_dim,)``."""
-        return self.guide.q(x, y)
+        return self.guide.q(self.guide.see(x), y)
 
     def decode(
         self,
@@ -232,7 +230,7 @@ class ConditionalVAE(LatentVariableModel):
         given: Mapping[str, Tensor] | None = None,
     ) -> TorchDistributionMixin:
         """p(x | z, y), of event shape ``event_shape``; batch shapes of z and y broadcast."""
-        eta = self.model.eta(z, self.model.condition(y))
+        eta = self.model.eta_given(z, self.model.condition(y))
         p: TorchDistributionMixin = self.likelihood(eta, given)
         return p
 
@@ -243,13 +241,13 @@ class ConditionalVAE(LatentVariableModel):
         given: Mapping[str, Tensor] | None = None,
     ) -> Float[Tensor, "..."]:
         """E[x | z, y], of shape ``(*batch, *event_shape)``."""
-        return self.likelihood.mean(self.model.eta(z, self.model.condition(y)), given)
+        return self.likelihood.mean(self.model.eta_given(z, self.model.condition(y)), given)
 
     def embed(  # type: ignore[override]
         self, x: Num[Tensor, "..."], y: Num[Tensor, "..."], *given: Tensor
     ) -> Float[Tensor, "*batch latent"]:
         """The centre of q(z | x, y), which is its mean where that is known."""
-        return self.guide.centre(x, y)
+        return self.guide.centre(self.guide.see(x), y)
 
     def reconstruct(  # type: ignore[override]
         self, x: Num[Tensor, "..."], y: Num[Tensor, "..."], *given: Tensor
@@ -292,4 +290,4 @@ class ConditionalVAE(LatentVariableModel):
         c = self.model.condition(self.model.condition.expand(y, num))
         p: Any = self.model.p(c)
         z: Tensor = p.sample(() if p.batch_shape else (num,))
-        return z, self.model.eta(z, c)
+        return z, self.model.eta_given(z, c)

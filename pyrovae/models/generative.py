@@ -55,6 +55,13 @@ class Generative(nn.Module):
             self.likelihood.check(x, given=beside)
         return beside
 
+    def eta(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """What the decoder puts out for z, in the precision of z: densities are not summed in half
+        of it.
+        """
+        eta: Tensor = self.decoder(z).to(z.dtype)
+        return eta
+
     def observe(
         self,
         x: Num[Tensor, "batch *event"],
@@ -110,17 +117,13 @@ class DeepLatentModel(Generative):
         beside = self.begin(x, *given)
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", self.prior())
-            return self.observe(x, self._eta(z), beside)
+            return self.observe(x, self.eta(z), beside)
 
     def log_joint(
         self, z: Float[Tensor, "..."], x: Num[Tensor, "batch *event"], *given: Tensor
     ) -> Float[Tensor, "..."]:
         """log p(x, z) of each datum, in nats, for z of any batch shape on its left."""
-        p, x = self.observed(x, self._eta(z), self.likelihood.given_with(x, *given))
+        p, x = self.observed(x, self.eta(z), self.likelihood.given_with(x, *given))
         log_prior: Tensor = self.prior().log_prob(z)
         log_likelihood: Tensor = p.log_prob(x)
         return log_prior + log_likelihood
-
-    def _eta(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        eta: Tensor = self.decoder(z).to(z.dtype)  # densities are not summed in half precision
-        return eta

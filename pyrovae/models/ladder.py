@@ -64,9 +64,7 @@ class HierarchicalModel(Generative):
         """
         beside = self.begin(x, *given)
         with pyro.plate("data", x.shape[0]):
-            z1 = self.chain(_sampled)[0]
-            eta = self.decoder(z1).to(z1.dtype)  # densities are not summed in half precision
-            return self.observe(x, eta, beside)
+            return self.observe(x, self.eta(self.chain(_sampled)[0]), beside)
 
     def below(self, layer: int, above: Float[Tensor, "..."]) -> TorchDistributionMixin:
         """p(z_l | z_{l+1}) for layer l = 1, ..., L - 1."""

@@ -14,20 +14,16 @@ from ..nn import MLP
 from ..posteriors import DiagonalNormal
 from ..priors import NormalMixture
 from .base import Body, LatentVariableModel, network
-from .generative import Generative, Layer
+from .generative import DeepLatentModel
 from .recognition import AmortisedGuide, seen_shape
 
 __all__ = ["MixtureGuide", "MixtureModel", "MixtureVAE"]
 
 
-class MixtureModel(Generative):
+class MixtureModel(DeepLatentModel):
     """The Pyro model p(y) p(z | y) p(x | z), with x ~ likelihood(decoder(z)), for each datum."""
 
-    def __init__(
-        self, prior: NormalMixture, decoder: nn.Module, likelihood: Layer, missing: bool
-    ) -> None:
-        super().__init__(decoder, likelihood, missing)
-        self.prior = prior
+    prior: NormalMixture
 
     def forward(self, x: Num[Tensor, "batch *event"], *given: Tensor) -> Tensor:
         """Sample sites ``y`` and ``z``, and site ``x`` observed, in the plate ``data``.
@@ -43,8 +39,7 @@ class MixtureModel(Generative):
         with pyro.plate("data", x.shape[0]):
             y = pyro.sample("y", self.prior.weights())
             z = pyro.sample("z", self.prior.component(y))
-            eta = self.decoder(z).to(z.dtype)  # densities are not summed in half precision
-            return self.observe(x, eta, beside)
+            return self.observe(x, self.eta(z), beside)
 
 
 class MixtureGuide(AmortisedGuide):

@@ -17,13 +17,14 @@ from ..nn import MLP, concatenate, joint_network
 from ..posteriors import DiagonalNormal
 from .base import Body, LatentVariableModel, network
 from .condition import Condition, check_labels, check_paired, check_vector
+from .conditional import ConditionalGuide
 from .generative import Generative, Layer
-from .recognition import Recognition, seen_shape
+from .recognition import seen_shape
 
 __all__ = ["LabelGuide", "LabelModel", "SemiSupervisedVAE"]
 
 
-class LabelGuide(Recognition):
+class LabelGuide(ConditionalGuide):
     """The Pyro guide q(y | x) q(z | x, y): a classifier, and posterior(encoder(x, y))."""
 
     def __init__(
@@ -35,10 +36,8 @@ class LabelGuide(Recognition):
         event_shape: Sequence[int],
         missing: bool,
     ) -> None:
-        super().__init__(encoder, event_shape, missing)
-        self.condition = condition
+        super().__init__(condition, encoder, posterior, event_shape, missing)
         self.classifier = classifier
-        self.posterior = posterior
 
     def forward(
         self, x: Num[Tensor, "batch *event"], y: Num[Tensor, "..."], *given: Tensor
@@ -66,22 +65,6 @@ class LabelGuide(Recognition):
         """log q(y | x) but for a constant, for what is seen of x."""
         logits: Tensor = self.classifier(seen).to(seen.dtype)
         return logits
-
-    def q(self, seen: Float[Tensor, "..."], y: Int[Tensor, "..."]) -> TorchDistributionMixin:
-        """q(z | x, y) for what is seen of x; batch shapes broadcast."""
-        q: TorchDistributionMixin = self.posterior(self.h(seen, y))
-        return q
-
-    def centre(self, seen: Float[Tensor, "..."], y: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """A point that stands for q(z | x, y), its mean where that is known."""
-        posterior: Any = self.posterior
-        centre: Tensor = posterior.centre(self.h(seen, y))
-        return centre
-
-    def h(self, seen: Float[Tensor, "..."], y: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """What the encoder puts out for x and y: the parameters of q(z | x, y)."""
-        h: Tensor = self.encoder(seen, self.condition(y)).to(seen.dtype)
-        return h
 
 
 class LabelModel(Generative):
@@ -143,17 +126,18 @@ class LabelModel(Generative):
             # cancels however it is summed or sampled. Pyro's masks leave score functions as is.
             drawn = pyro.sample("y_unobserved", p_y)
             z = pyro.sample("z", self.prior())
-            eta = self.eta(z, torch.where(is_known, y, drawn))
+            eta = self.eta_given(z, torch.where(is_known, y, drawn))
             if self.training:
                 (guide,) = self._guide
                 log_q = Categorical(logits=guide.logits(guide.see(x))).log_prob(known)
                 pyro.factor("classification", torch.where(is_known, self.weight * log_q, 0.0))
             return self.observe(x, eta, beside)
 
-    def eta(self, z: Float[Tensor, "*_ latent"], y: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def eta_given(
+        self, z: Float[Tensor, "*_ latent"], y: Int[Tensor, "..."]
+    ) -> Float[Tensor, "..."]:
         """What the decoder puts out for z and y, of batch shapes that broadcast."""
-        eta: Tensor = self.decoder(concatenate(z, self.condition(y))).to(z.dtype)
-        return eta
+        return self.eta(concatenate(z, self.condition(y)))
 
 
 class SemiSupervisedVAE(LatentVariableModel):
@@ -304,7 +288,7 @@ class SemiSupervisedVAE(LatentVariableModel):
         given: Mapping[str, Tensor] | None = None,
     ) -> TorchDistributionMixin:
         """p(x | z, y), of event shape ``event_shape``; batch shapes of z and y broadcast."""
-        p: TorchDistributionMixin = self.likelihood(self.model.eta(z, y), given)
+        p: TorchDistributionMixin = self.likelihood(self.model.eta_given(z, y), given)
         return p
 
     def decode_mean(
@@ -314,7 +298,7 @@ class SemiSupervisedVAE(LatentVariableModel):
         given: Mapping[str, Tensor] | None = None,
     ) -> Float[Tensor, "..."]:
         """E[x | z, y], of shape ``(*batch, *event_shape)``."""
-        return self.likelihood.mean(self.model.eta(z, y), given)
+        return self.likelihood.mean(self.model.eta_given(z, y), given)
 
     def embed(
         self, x: Num[Tensor, "..."], y: Int[Tensor, "..."] | None = None, *given: Tensor
@@ -347,7 +331,7 @@ class SemiSupervisedVAE(LatentVariableModel):
         if y is None:
             y = torch.randint(self.num_classes, (num,), device=self.model.logits.device)
         z: Tensor = self.model.prior().sample((num,))
-        return z, self.model.eta(z, self.model.condition.expand(y, num))
+        return z, self.model.eta_given(z, self.model.condition.expand(y, num))
 
     def _label(self, x: Tensor, y: Tensor | None) -> Tensor:
         """y, and the most probable one where it is not known."""

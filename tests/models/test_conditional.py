@@ -136,7 +136,7 @@ def test_what_y_is_decoded_under() -> None:
     torch.testing.assert_close(cvae.transfer(X, CLASSES, CLASSES), cvae.reconstruct(X, CLASSES))
     assert (moved - cvae.reconstruct(X, CLASSES)).abs().amax((1, 2, 3)).min() > 1e-3
     z, eta = cvae.draw(10, CLASSES)
-    torch.testing.assert_close(eta, cvae.model.eta(z, cvae.model.condition(CLASSES)))
+    torch.testing.assert_close(eta, cvae.model.eta_given(z, cvae.model.condition(CLASSES)))
     assert not any(t.requires_grad for t in (moved, cvae.sample(4, CLASSES[0], mean=True)))
 
 

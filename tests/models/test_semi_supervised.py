@@ -273,7 +273,7 @@ def test_methods() -> None:
     assert vae.sample(5).shape == (5, 1, 8, 8)
     assert vae.sample(5, torch.tensor(2), mean=True).shape == (5, 1, 8, 8)
     z, eta = vae.draw(8, likely)
-    assert torch.equal(eta, vae.model.eta(z, likely))
+    assert torch.equal(eta, vae.model.eta_given(z, likely))
 
 
 def test_copies_and_saved_states_are_the_same_pair() -> None:
