@@ -248,9 +248,7 @@ def impute(
         int | None,
         Parameter(help="Number of latent dimensions; half of that of the columns unless given."),
     ] = None,
-    steps: Annotated[
-        int, Parameter(help="Steps of training at the most, with 64 rows each.")
-    ] = 1500,
+    steps: Annotated[int, Parameter(help="Steps of training, with 64 rows each.")] = 1500,
     imputations: Annotated[
         int,
         Parameter(

@@ -91,6 +91,9 @@ def columns_of(
     elif declared is not None and declared.given:
         raise InputError(f"{declared!r} takes {declared.given[0]} beside x, which a table has not")
     names = [str(name) for name in table.columns]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"the table has two columns {name!r}; rename one")
     for name in of_column:
         if name not in names:
             raise InputError(f"the table has no column {name!r}: {did_you_mean(name, names)}")

@@ -15,6 +15,7 @@ from torch.optim import LBFGS, AdamW, Optimizer
 
 from .columns import Column, columns_of
 from .errors import InputError
+from .infer.captured import Compile
 from .likelihoods import Likelihood, Mixed
 from .models.vae import VAE
 from .nn.factor import FactorDecoder, FactorEncoder
@@ -37,7 +38,6 @@ _FEW = 20
 
 _HELD_OUT = 0.1
 _FEWEST_HELD_OUT = 10
-_PATIENCE_STEPS = 300
 _FEWEST_CELLS = 10
 _JITTER = 0.1
 _DECAY = 1.0
@@ -155,6 +155,7 @@ def impute(
     level: float = 0.9,
     num_samples: int = 500,
     seed: int = 0,
+    compile: Compile = "auto",
     progress: bool = True,
 ) -> Imputation:
     """Fill the missing cells of a table with what the cells there are tell of them.
@@ -166,8 +167,10 @@ def impute(
     would have stood there.
 
     A decoder is a linear map and a network; the encoder is factor analysis under each row's mask,
-    corrected by a network (:class:`~pyrovae.nn.factor.FactorEncoder`). Training stops where the
-    bound of rows held out, a tenth, gets no better. Words, categories and truth values have
+    corrected by a network (:class:`~pyrovae.nn.factor.FactorEncoder`). Against overfitting, the
+    networks' weights decay, real numbers are blurred by a tenth of their standard deviation at each
+    step, and the epoch is kept at which the bound of a tenth of the rows, held out, was highest.
+    Words, categories and truth values have
     probabilities; small counts a distribution of counts; other numbers a normal one.
 
     Arguments:
@@ -176,11 +179,12 @@ def impute(
             chosen for each column unless given.
         latent_dim: number of latent dimensions; half of that of the columns unless given.
         hidden: widths of the hidden layers of both networks.
-        steps: steps of training at the most, with 64 rows each.
+        steps: steps of training, with 64 rows each.
         num_particles: samples of z in the bound.
         level: probability that an interval holds.
         num_samples: draws of each missing cell.
         seed: of all random numbers; torch's own state is left as it was.
+        compile: whether steps are recorded and compiled, as :class:`~pyrovae.SVI` explains.
         progress: show bars.
 
     Raises:
@@ -214,7 +218,7 @@ def impute(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         vae = _vae(columns, latent_dim, hidden)
-        history = _train(vae, columns, x, steps, num_particles, progress)
+        history = _train(vae, columns, x, steps, num_particles, compile, progress)
         cells, effective = _ask(vae, columns, x, num_samples, seed, progress)
     notes = tuple(_notes(columns, x, effective))
     return _gathered(table, columns, left_out, notes, vae, history, effective, cells, level)
@@ -256,9 +260,10 @@ def _train(
     x: Float[Tensor, "rows columns"],
     steps: int,
     num_particles: int,
+    compile: Compile,
     progress: bool,
 ) -> History:
-    """Train on the rows that tell something, some held out to stop by."""
+    """Train on the rows that tell something, some held out to choose the epoch by."""
     x = x[~x.isnan().all(1)]
     vae.standardise(x)
     _start(vae, x)
@@ -267,7 +272,7 @@ def _train(
         held_out = 0
     order = torch.randperm(len(x))
     train = x[order[held_out:]]
-    steps_of_epoch = -(-len(train) // _BATCH)
+    epochs = -(-steps // -(-len(train) // _BATCH))
     families: list[Any] = [column.likelihood.family.distribution for column in columns]
     is_real = [family.support is constraints.real for family in families]
     jitter = _JITTER * vae.guide.standardise.scale * torch.tensor(is_real)
@@ -289,14 +294,15 @@ def _train(
         vae.model,
         vae.guide,
         train,
-        epochs=-(-steps // steps_of_epoch),
+        epochs=epochs,
         batch_size=_BATCH,
         optimiser=optimiser,
         transform=with_noise,
         schedule="cosine",
         objective={"name": "iwae", "num_particles": num_particles},
         validation=x[order[:held_out]] if held_out else None,
-        patience=-(-_PATIENCE_STEPS // steps_of_epoch) if held_out else None,
+        patience=epochs if held_out else None,  # all of them, and back to the best
+        compile=compile,
         progress=progress,
     )
 
