@@ -146,10 +146,10 @@ def _column(name: str, position: int, values: "pd.Series[Any]") -> Column:
     x = torch.tensor(values.to_numpy(dtype=float, na_value=np.nan))
     seen = x[~x.isnan()]
     likelihood, reason = propose(name, x)
-    if len(seen.unique()) == 2:
+    is_whole = bool((seen == seen.round()).all())
+    if is_whole and len(seen.unique()) == 2:
         words = pd.Index(seen.unique().tolist())
         return Column(name, position, Likelihood("Bernoulli"), "it has two values", words, False)
-    is_whole = bool((seen == seen.round()).all())
     if is_whole and len(seen) > 2 and bool((seen.diff() == 1).all()) and len(seen) == len(x):
         raise InputError(f"column {name!r} numbers the rows, which tells nothing of them")
     if is_whole and seen.max() > _MOST_COUNTED and seen.min() >= 0:

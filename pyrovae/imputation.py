@@ -25,7 +25,10 @@ from .train import History, fit
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Imputation", "impute"]
+__all__ = ["NUM_SAMPLES", "Imputation", "check_level", "impute"]
+
+NUM_SAMPLES = 500
+"""Draws of each missing cell, unless said otherwise."""
 
 _BATCH = 64
 _LEARNING_RATE = 1e-2
@@ -38,9 +41,17 @@ _FEW = 20
 
 _HELD_OUT = 0.1
 _FEWEST_HELD_OUT = 10
+"""Rows; fewer tell nothing, and none are held out."""
+
 _FEWEST_CELLS = 10
+"""Cells of a column below which a note is made of it."""
+
 _JITTER = 0.1
+"""Noise on real numbers, in standard deviations, without which densities of numbers that repeat, or
+that others fix, grow beyond all bounds, and the posterior of z becomes too narrow to be met."""
+
 _DECAY = 1.0
+"""Weight decay (AdamW) of the networks, but not of what is linear."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +164,7 @@ def impute(
     steps: int = 1500,
     num_particles: int = 5,
     level: float = 0.9,
-    num_samples: int = 500,
+    num_samples: int = NUM_SAMPLES,
     seed: int = 0,
     compile: Compile = "auto",
     progress: bool = True,
@@ -202,7 +213,9 @@ def impute(
         >>> result.num_filled, bool(abs(result.filled.cm / result.filled.inch - 2.54).max() < 0.5)
         (20, True)
     """
-    _check(level, num_samples, steps)
+    check_level(level, num_samples)
+    if steps < 1:
+        raise InputError(f"steps is {steps}; it must be 1 or more")
     declared = None if likelihood is None else Likelihood.of(likelihood)
     columns, left_out = columns_of(table, declared)
     # Columns of one likelihood stand together, as blocks.
@@ -224,16 +237,19 @@ def impute(
     return _gathered(table, columns, left_out, notes, vae, history, effective, cells, level)
 
 
-def _check(level: float, num_samples: int, steps: int) -> None:
+def check_level(level: float, num_samples: int) -> None:
+    """Refuse what is no level of an interval, or one that so few draws cannot show.
+
+    Raises:
+        InputError: if it is so.
+    """
     if not 0 < level < 1:
         raise InputError(f"level is {level}; it is a probability between 0 and 1")
     if num_samples < 2 / (1 - level):
         raise InputError(
-            f"{num_samples} draws have none outside of an interval of level {level}; draw "
-            f"num_samples={int(2 / (1 - level)) + 1} or more"
+            f"{num_samples} draws have none outside of an interval of level {level}; choose a "
+            f"level of {1 - 2 / num_samples:g} or less, or more draws (num_samples)"
         )
-    if steps < 1:
-        raise InputError(f"steps is {steps}; it must be 1 or more")
 
 
 def _vae(columns: Sequence[Column], latent_dim: int | None, hidden: Sequence[int]) -> VAE:
@@ -308,7 +324,7 @@ def _train(
 
 
 def _start(vae: VAE, x: Float[Tensor, "rows columns"]) -> None:
-    """Let the decoder start at the marginal distribution of each column, where z says nothing."""
+    """Start at the marginal distribution of each column, and at the principal components of all."""
     model: Any = vae.model
     decoder: Any = model.decoder
     eta = decoder.bias.detach().clone().zero_().requires_grad_()
@@ -323,8 +339,23 @@ def _start(vae: VAE, x: Float[Tensor, "rows columns"]) -> None:
         return value
 
     optimiser.step(loss)
+    guide: Any = vae.guide
     with torch.no_grad():
         decoder.bias.copy_(eta)
+        standard = guide.standardise(x).nan_to_num(0.0)
+        _, sizes, directions = torch.linalg.svd(standard / len(x) ** 0.5, full_matrices=False)
+        num = min(vae.latent_dim, len(sizes))
+        loadings = directions[:num].mT * sizes[:num]
+        guide.encoder.loadings[:, :num].copy_(loadings)
+        left = (1 - loadings.square().sum(1)).clamp_min(_JITTER**2).sqrt()
+        guide.encoder.unlinked_scale.copy_(left.expm1().log())
+        place = column = 0
+        for layer in model.likelihood.layers:
+            numbers, width = layer.in_shape
+            if numbers == 1 and layer.support is constraints.real:
+                weight = decoder.linear.layers[-1].weight[place : place + width, :num]
+                weight.copy_(loadings[column : column + width])
+            place, column = place + numbers * width, column + width
 
 
 def _ask(

@@ -14,7 +14,7 @@ from rich.text import Text
 from .columns import Column, columns_of
 from .data.csv_text import CsvText
 from .errors import InputError
-from .imputation import Imputation, impute
+from .imputation import NUM_SAMPLES, Imputation, check_level, impute
 from .likelihoods import Likelihood, Mixed
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def impute_file(
         raise InputError(
             f"imputations is {num_imputations}; it must be from 0 to {_MOST_IMPUTATIONS}"
         )
+    check_level(level, NUM_SAMPLES)
     numbered = range(1, num_imputations + 1)
     drawn = [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in numbered]
     for each in (output, *drawn):
