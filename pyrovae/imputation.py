@@ -355,6 +355,10 @@ def _start(vae: VAE, x: Float[Tensor, "rows columns"]) -> None:
             if numbers == 1 and layer.support is constraints.real:
                 weight = decoder.linear.layers[-1].weight[place : place + width, :num]
                 weight.copy_(loadings[column : column + width])
+                parameters_of = dict(layer.named_parameters())
+                if "unlinked_scale" in parameters_of:
+                    scale = layer.likelihood.links["scale"].inv(left[column : column + width])
+                    parameters_of["unlinked_scale"].copy_(scale)
             place, column = place + numbers * width, column + width
 
 

@@ -55,9 +55,10 @@ def test_it_comes_near_the_exact_conditional_mean() -> None:
     inside = (x >= result.low.to_numpy()) & (x <= result.high.to_numpy())
     error = np.sqrt(0.9 * 0.1 / removed.sum())
     assert inside[removed].mean() == pytest.approx(0.9, abs=0.02 + 4.5 * error)
-    # A draw varies about the mean by the conditional standard deviation.
+    # A draw varies about the mean by the conditional standard deviation, and by the blur of a tenth
+    # of the column's, which adds up to 0.07 of the variance.
     drawn = (result.draw(3).to_numpy() - result.mean.to_numpy())[removed] / sd[removed]
-    assert np.sqrt(np.mean(drawn**2)) == pytest.approx(1.0, abs=0.15)
+    assert np.sqrt(np.mean(drawn**2)) == pytest.approx(1.03, abs=0.12)
 
 
 def mixed_table(num_rows: int = 120) -> tuple[pd.DataFrame, pd.DataFrame]:
