@@ -220,6 +220,65 @@ def evaluate(
     jobs.evaluate(run, num_particles, num_samples, ais, _console())
 
 
+@app.command
+def impute(
+    table: Annotated[
+        Path,
+        Parameter(
+            help="CSV file whose first line names the columns; a cell is missing where it is "
+            "empty, NA, nan or the like."
+        ),
+    ],
+    /,
+    *,
+    output: Annotated[Path, Parameter(help="CSV file to write.")],
+    overwrite: Annotated[
+        bool, Parameter(help="Whether the output may be there already.", negative=())
+    ] = False,
+    level: Annotated[float, Parameter(help="Probability that an interval holds.")] = 0.9,
+    likelihood: Annotated[
+        str | None,
+        Parameter(
+            help="p(x|z) of all columns of numbers, or of some by name: "
+            '"{family: Mixed, blocks: [{columns: [visits], likelihood: Poisson}]}"; chosen for '
+            "each column unless given."
+        ),
+    ] = None,
+    latent_dim: Annotated[
+        int | None,
+        Parameter(help="Number of latent dimensions; half of that of the columns unless given."),
+    ] = None,
+    steps: Annotated[int, Parameter(help="Steps of training, with 64 rows each.")] = 1500,
+    imputations: Annotated[
+        int,
+        Parameter(
+            help="Write so many further files, OUTPUT-1.csv and so on, with missing cells drawn at "
+            "random as they may have been (multiple imputation)."
+        ),
+    ] = 0,
+    seed: Annotated[int, Parameter(help="Seed of the networks, the batches and all draws.")] = 0,
+) -> None:
+    """Fill the missing cells of a CSV file, with intervals in further columns."""
+    _at_least(1, steps=steps)
+    _at_least(0, seed=seed, imputations=imputations)
+    if latent_dim is not None:
+        _at_least(1, latent_dim=latent_dim)
+    from .impute_file import impute_file
+
+    impute_file(
+        table,
+        output,
+        _console(),
+        overwrite=overwrite,
+        level=level,
+        likelihood=None if likelihood is None else from_yaml(likelihood, "likelihood"),
+        latent_dim=latent_dim,
+        steps=steps,
+        num_imputations=imputations,
+        seed=seed,
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake ends in one line and exit code 2.
 
