@@ -1,6 +1,5 @@
 """``pyrovae impute``: a CSV file with its missing cells filled, and nothing else changed."""
 
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from math import floor, log10
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from . import atomic
 from .columns import Column, columns_of
 from .data.csv_text import CsvText
 from .errors import InputError
@@ -75,9 +75,11 @@ def impute_file(
     _announce(path, csv, table, declared, console)
     result = impute(table, likelihood=declared, level=level, **settings)
     filled = _cells(result.filled, result)
-    _write(output, csv.with_cells(filled, _beside(result, csv.num_rows)))
+    text = csv.with_cells(filled, _beside(result, csv.num_rows))
+    atomic.write(output, text.encode())
     for number, each in enumerate(drawn):
-        _write(each, csv.with_cells(_cells(result.draw(number), result)))
+        text = csv.with_cells(_cells(result.draw(number), result))
+        atomic.write(each, text.encode())
     _report(result, level, console)
     files = ", ".join(map(str, (output, *drawn)))
     console.print(f"{result.num_filled:,} cells filled in {files}", soft_wrap=True)
@@ -214,18 +216,3 @@ def _report(result: Imputation, level: float, console: Console) -> None:
         )
     for note in result.notes:
         console.print(f"note: {note}", **_PLAIN)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write to a temporary name, sync, and rename: a reader never sees half a file."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
