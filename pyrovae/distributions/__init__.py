@@ -1,8 +1,11 @@
 """Distributions that Pyro lacks, or has only for moderate arguments or equal totals."""
 
+from .completed import completed, marginal
+from .features import expectation, features
 from .flows import FlowDistribution
 from .matrices import Wishart
 from .mixtures import DiagonalNormalMixture
+from .noisy import denoised, noisy
 from .scalars import (
     ContinuousBernoulli,
     DiscretisedLogistic,
@@ -25,4 +28,10 @@ __all__ = [
     "VonMises",
     "Wishart",
     "ZeroInflatedNegativeBinomial",
+    "completed",
+    "denoised",
+    "expectation",
+    "features",
+    "marginal",
+    "noisy",
 ]

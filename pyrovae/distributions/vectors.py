@@ -199,6 +199,9 @@ class Blocks(TorchDistribution):
 
     Arguments:
         parts: distributions of one batch shape, each over some consecutive entries.
+
+    Attributes:
+        widths: how many entries each is over.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
@@ -206,15 +209,15 @@ class Blocks(TorchDistribution):
 
     def __init__(self, parts: Sequence[Any]) -> None:
         self.parts = list(parts)
-        self._widths = [part.event_shape[0] for part in self.parts]
-        event_shape = torch.Size([sum(self._widths)])
+        self.widths = [part.event_shape[0] for part in self.parts]
+        event_shape = torch.Size([sum(self.widths)])
         super().__init__(self.parts[0].batch_shape, event_shape, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Blocks":
         return Blocks([part.expand(batch_shape) for part in self.parts])
 
     def log_prob(self, value: Tensor) -> Tensor:
-        values = value.split(self._widths, dim=-1)
+        values = value.split(self.widths, dim=-1)
         terms = [part.log_prob(v) for part, v in zip(self.parts, values, strict=True)]
         return torch.stack(torch.broadcast_tensors(*terms)).sum(0)
 
@@ -222,3 +225,7 @@ class Blocks(TorchDistribution):
         drawn = [part.sample(sample_shape) for part in self.parts]
         whole = torch.get_default_dtype()
         return torch.cat([d if d.is_floating_point() else d.to(whole) for d in drawn], dim=-1)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.cat([part.mean for part in self.parts], dim=-1)

@@ -95,6 +95,19 @@ class RowDensities:
                 log_p0 = torch.stack(self._log_densities(guide_trace)).sum(0)
         return torch.stack([log_p0, log_joint]) + latents.log_jacobian
 
+    def of_rows(self, rows: tuple[Any, ...]) -> "RowDensities":
+        """The same log p(x, z), p0 being the prior, of other rows than those it was started on."""
+        other = RowDensities(self._model, None, rows, self._plate, self._observed)
+        other._layout = self._layout
+        return other
+
+    def latents(self, position: Float[Tensor, "rows dims"]) -> dict[str, Tensor]:
+        """The latents that the vectors stand for, by site."""
+        latents = _FromVectors(position, self._layout)
+        with pyro.validation_enabled(False), _Replaced(self._observed):
+            trace: Any = poutine.trace(latents(self._model)).get_trace(*self._rows)
+        return {name: trace.nodes[name]["value"] for name in self._layout}
+
     def _log_densities(self, trace: Trace) -> tuple[Tensor, Tensor]:
         """Those of what is observed and what is latent, for each row."""
         trace = prune_subsample_sites(trace)

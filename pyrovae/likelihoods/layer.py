@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.func import functional_call
 
+from ..distributions import expectation
 from ..errors import InputError
 from ..links import link_to
 from .declaration import Likelihood
@@ -134,7 +135,7 @@ class LikelihoodLayer(nn.Module):
     def mean(self, eta: Float[Tensor, "..."], given: Given | None = None) -> Float[Tensor, "..."]:
         """E[x | z], of shape ``(*batch, *event_shape)``; for categories, taken as their numbers."""
         p: Any = self(eta, given)
-        return _mean(p if self.likelihood.family.is_vector else p.base_dist)
+        return expectation(p if self.likelihood.family.is_vector else p.base_dist)
 
     def given_with(self, x: Num[Tensor, "..."], *given: Tensor) -> dict[str, Tensor]:
         """What comes with data x, by name: exposures, totals and the like.
@@ -402,15 +403,3 @@ def _element(support: Any) -> Any:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support
-
-
-def _mean(p: Any) -> Tensor:
-    if isinstance(p, torch.distributions.Categorical):  # whose own mean is NaN
-        classes = torch.arange(p.probs.shape[-1], dtype=p.probs.dtype, device=p.probs.device)
-        expected: Tensor = p.probs @ classes
-        return expected
-    if isinstance(p, torch.distributions.MixtureSameFamily):
-        weights: Tensor = p.mixture_distribution.probs
-        return (weights * _mean(p.component_distribution)).sum(-1)
-    mean: Tensor = p.mean
-    return mean

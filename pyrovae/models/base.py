@@ -1,12 +1,14 @@
 """What every family of models can be asked, whatever its latents are."""
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
+from ..errors import InputError
+from ..inverse import Mask, Operator, Posterior, posterior
 from .generative import Generative, Layer
 from .recognition import Recognition
 
@@ -90,3 +92,68 @@ class LatentVariableModel(nn.Module):
         """
         _, eta = self.draw(num_samples, *given)
         return self.likelihood.mean(eta) if mean else self.likelihood(eta).sample()
+
+    def posterior(
+        self,
+        y: Num[Tensor, "data *seen"],
+        *given: Tensor,
+        operator: Operator | None = None,
+        method: str | Mapping[str, Any] = "importance",
+        num_samples: int = 200,
+        batch_size: int = 100,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> Posterior:
+        """Draw from p(z, x | y) for a degraded observation y of each datum.
+
+        The model is kept, and its likelihood p(x | z) becomes p(y | z) by an operator, so that what
+        is missing, noisy or too small is asked of the same p(z). See
+        :func:`pyrovae.inverse.posterior`.
+
+        Arguments:
+            y: observations, with NaN where nothing was observed.
+            given: what comes with each datum, as the model takes it after x.
+            operator: how y comes from x, of :mod:`pyrovae.inverse`; some entries of x are missing,
+                and the others observed as they are, unless given.
+            method: how z is drawn: ``amortised``, ``refined``, ``importance``, ``pseudo_gibbs``,
+                ``metropolis_within_gibbs`` or ``nuts``, by name or settings with the name.
+            num_samples: draws for each datum.
+            batch_size: observations at a time.
+            seed: of all random numbers.
+            progress: show a bar where it takes more than two seconds.
+
+        Raises:
+            InputError: if an argument cannot be used, or the operator does not know p(y | z) under
+                this likelihood; before anything is drawn.
+
+        Example:
+            >>> from pyrovae import VAE
+            >>> y = torch.tensor([[1.0, torch.nan, 0.0]])
+            >>> result = VAE((3,), 2).posterior(y, method="amortised")
+            >>> result.x.shape, result.mean[0, 0].item()
+            (torch.Size([200, 1, 3]), 1.0)
+        """
+        if not self.has_prior:
+            raise InputError(
+                f"{type(self).__name__} has no p(z), so that nothing is known of what is missing; "
+                "use a vae"
+            )
+        likelihood, guide = self.likelihood, self.guide
+        if operator is None or isinstance(operator, Mask):
+            likelihood.check(y, what="the observations")
+        return posterior(
+            self.model,
+            guide,
+            y,
+            *given,
+            operator=operator,
+            method=method,
+            num_samples=num_samples,
+            batch_size=batch_size,
+            seed=seed,
+            event_shape=self.event_shape,
+            centre=guide.standardise.loc,
+            fill=likelihood.fill,
+            missing=guide.missing,
+            progress=progress,
+        )

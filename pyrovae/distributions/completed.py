@@ -1,0 +1,115 @@
+"""What is missing of a datum, given what is observed of it."""
+
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Num
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from ..errors import InputError
+from .features import expectation, features
+from .vectors import Blocks, LowRankNormal
+
+__all__ = ["completed", "marginal"]
+
+
+def marginal(p: Any, observed: Bool[Tensor, "*batch_event"]) -> Any:
+    """The distribution of the observed entries of x.
+
+    Its density is to be taken where the others hold a value in the support.
+    """
+    if isinstance(p, Blocks):
+        parts = zip(p.parts, observed.split(p.widths, -1), strict=True)
+        return Blocks([marginal(part, mask) for part, mask in parts])
+    if hasattr(p, "marginal"):
+        return p.marginal(observed)
+    return features(p).mask(observed).to_event(len(p.event_shape))
+
+
+def completed(p: Any, y: Num[Tensor, "*batch_event"]) -> Any:
+    """The distribution of x given the entries of y that are not NaN, under x ~ p.
+
+    Its density is that of the missing entries alone; its draws and its mean hold the others as
+    they are.
+
+    Raises:
+        InputError: if p is a distribution over all features whose conditionals are not known.
+    """
+    if isinstance(p, Blocks):
+        parts = zip(p.parts, y.split(p.widths, -1), strict=True)
+        return Blocks([completed(part, of_part) for part, of_part in parts])
+    if isinstance(p, LowRankNormal):
+        return _CompletedNormal(p, y)
+    if hasattr(p, "marginal"):
+        raise InputError(
+            f"{type(p).__name__} is over all features of a datum, and what it says of some of them "
+            "given the others is not known here; use a likelihood of independent features, or "
+            "LowRankNormal"
+        )
+    return _CompletedFeatures(p, y)
+
+
+class _Completed(TorchDistribution):
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.real
+
+    def __init__(self, p: Any, y: Tensor) -> None:
+        shape = torch.broadcast_shapes(p.batch_shape + p.event_shape, y.shape)
+        self.p = p
+        self.observed = ~y.isnan().expand(shape)
+        self.y = y.expand(shape)
+        num_batch = len(shape) - len(p.event_shape)
+        super().__init__(shape[:num_batch], shape[num_batch:], validate_args=False)
+
+    def _with_observed(self, x: Tensor) -> Tensor:
+        return torch.where(self.observed, self.y, x.to(self.y.dtype))
+
+
+class _CompletedFeatures(_Completed):
+    """Of features that are independent."""
+
+    @property
+    def mean(self) -> Tensor:
+        return self._with_observed(expectation(features(self.p)))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            return self._with_observed(features(self.p).sample(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        missing = marginal(self.p, ~self.observed)
+        log_prob: Tensor = missing.log_prob(value)
+        return log_prob
+
+
+class _CompletedNormal(_Completed):
+    """Of a normal over all features: E[x | y] = loc + C O (O C O + I - O)^-1 (y - loc).
+
+    C is the covariance, and O the diagonal matrix that is one where y is observed.
+    """
+
+    @property
+    def mean(self) -> Tensor:
+        return self._pulled(self.p.loc)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():  # a draw of x, moved by what y says beyond it
+            return self._pulled(self.p.sample(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        log_p = self.p.log_prob(value)
+        observed = marginal(self.p, self.observed)
+        log_observed: Tensor = observed.log_prob(torch.where(self.observed, value, 0.0))
+        log_prob: Tensor = log_p - log_observed
+        return log_prob
+
+    def _pulled(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        kept = self.observed.to(x.dtype)
+        covariance = self.p.covariance_matrix
+        of_observed = covariance * kept.unsqueeze(-1) * kept.unsqueeze(-2)
+        factor = torch.linalg.cholesky(of_observed + torch.diag_embed(1 - kept))
+        residual = torch.where(self.observed, self.y - x, 0.0).unsqueeze(-1)
+        weights = torch.cholesky_solve(residual, factor).squeeze(-1) * kept
+        return self._with_observed(x + (covariance @ weights.unsqueeze(-1)).squeeze(-1))

@@ -1,0 +1,45 @@
+"""What a distribution over data says of each feature by itself."""
+
+from typing import Any
+
+import torch
+from pyro.distributions import Independent, MaskedDistribution
+from torch import Tensor
+from torch.distributions import Categorical, MixtureSameFamily
+
+from ..errors import InputError
+
+__all__ = ["expectation", "features"]
+
+
+def features(p: Any) -> Any:
+    """The distributions of the features, which are independent, as a batch.
+
+    Raises:
+        InputError: if p is over all features at once.
+    """
+    while isinstance(p, Independent | MaskedDistribution):
+        p = p.base_dist
+    if p.event_shape:
+        raise InputError(
+            f"{type(p).__name__} is over all features of a datum at once; what is asked for here "
+            "is known for features that are independent given z"
+        )
+    return p
+
+
+def expectation(p: Any) -> Tensor:
+    """The mean of each feature; for categories, taken as their numbers.
+
+    Arguments:
+        p: as :func:`features` returns it.
+    """
+    if isinstance(p, Categorical):  # whose own mean is NaN
+        classes = torch.arange(p.probs.shape[-1], dtype=p.probs.dtype, device=p.probs.device)
+        expected: Tensor = p.probs @ classes
+        return expected
+    if isinstance(p, MixtureSameFamily):
+        weights: Tensor = p.mixture_distribution.probs
+        return (weights * expectation(p.component_distribution)).sum(-1)
+    mean: Tensor = p.mean
+    return mean

@@ -1,0 +1,28 @@
+"""How latents are drawn from p(z | y), by name."""
+
+from .gibbs import MetropolisWithinGibbs, PseudoGibbs
+from .method import Method
+from .nuts import NUTS
+from .proposals import Amortised, Importance
+from .refined import Refined
+
+__all__ = [
+    "METHODS",
+    "NUTS",
+    "Amortised",
+    "Importance",
+    "Method",
+    "MetropolisWithinGibbs",
+    "PseudoGibbs",
+    "Refined",
+]
+
+METHODS: dict[str, type[Method]] = {
+    "amortised": Amortised,
+    "refined": Refined,
+    "importance": Importance,
+    "pseudo_gibbs": PseudoGibbs,
+    "metropolis_within_gibbs": MetropolisWithinGibbs,
+    "nuts": NUTS,
+}
+"""Methods by name."""
