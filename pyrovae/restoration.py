@@ -3,12 +3,11 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from math import log10
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -21,15 +20,15 @@ from .errors import InputError
 from .infer import Estimate
 from .inverse import METHODS, Downsample, Noise, Posterior
 from .prepare import arrange, load_data
+from .quality import calibration_error, psnr
 from .trained import Trained, open_run
 
-__all__ = ["calibration_error", "doubts", "psnr", "restore"]
+__all__ = ["doubts", "restore"]
 
 _LEVEL = 0.9
 _SHOWN = 10
 """Images in the picture."""
 
-_BINS = 10
 _SIGNS = {
     "effective_samples": (10.0, False, "fewer than 10 effective samples"),
     "pareto_k": (0.7, True, "weights with a heavy tail (Pareto k above 0.7)"),
@@ -39,47 +38,6 @@ _SIGNS = {
 """Diagnostics with the bound beyond which draws are not to be trusted: of Pareto k that of Vehtari
 et al. (2024), of R-hat that of Gelman et al. (2013).
 """
-
-
-def psnr(
-    x: Float[Tensor, "data *event"],
-    restored: Float[Tensor, "data *event"],
-    peak: float = 1.0,
-    where: Bool[Tensor, "data *event"] | None = None,
-) -> Float[Tensor, "data"]:
-    """The peak signal-to-noise ratio of each datum, in dB:
-
-        10 log10(peak^2 / mean (x - restored)^2)
-
-    Arguments:
-        x: originals.
-        restored: what they are restored to.
-        peak: the full range of x.
-        where: entries over which the mean is taken; all unless given.
-
-    Example:
-        >>> psnr(torch.zeros(1, 4), torch.full((1, 4), 0.1))
-        tensor([20.])
-    """
-    weight = torch.ones_like(x) if where is None else where.to(x.dtype)
-    squares = ((x - restored).square() * weight).flatten(1).sum(1)
-    error = squares / weight.flatten(1).sum(1)
-    return 20 * log10(peak) - 10 * error.clamp_min(torch.finfo(x.dtype).tiny).log10()
-
-
-def calibration_error(x: Float[Tensor, "values"], probability: Float[Tensor, "values"]) -> float:
-    """The expected calibration error of probabilities of x = 1: in ten bins of equal width, how far
-    the mean of the probability is from the share of ones, averaged over values (Naeini et al.
-    2015).
-
-    Example:
-        >>> round(calibration_error(torch.tensor([0.0, 1.0]), torch.tensor([0.1, 0.9])), 6)
-        0.1
-    """
-    bins = (probability * _BINS).long().clamp(0, _BINS - 1)
-    gap = torch.zeros(_BINS, dtype=torch.double)
-    gap.index_add_(0, bins.cpu(), (x - probability).double().cpu())
-    return gap.abs().sum().item() / len(x)
 
 
 def restore(
@@ -313,8 +271,8 @@ def _print(record: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     console.print(
         f"{record['num_data']:,} {record['of']} of {record['data']}, {record['degradation']}; "
-        f"{record['likelihood']}, observed: {record['observed']}; method {_said(record['method'])}, "
-        f"{record['num_samples']:,} draws an image",
+        f"{record['likelihood']}, observed: {record['observed']}; "
+        f"method {_said(record['method'])}, {record['num_samples']:,} draws an image",
         highlight=False,
         markup=False,
         soft_wrap=True,
