@@ -188,19 +188,23 @@ def posterior(
             start = operator.start(y[rows], typical)
             if not missing:
                 start = torch.where(start.isnan(), typical, start)
-            size = operator.noise or 0.0
+            noise = (
+                _rough_noise(operator, y[rows], typical)
+                if operator.noise is None
+                else y.new_full((len(start),), operator.noise)
+            )
             batch = Parts(
                 y[rows],
                 start,
                 filling.expand(start.shape),
-                y.new_full((len(start),), size),
+                noise,
                 tuple(part[rows] for part in given),
             )
             with of_x.store(), of_x.eval_mode():
                 if first == 0:
                     _check(pair, batch.of(slice(1)))
                 if operator.noise is None:
-                    batch = _with_noise(pair, batch, typical, advance)
+                    batch = _with_noise(pair, batch, advance)
                 drawn = how.draw(pair, batch, num_samples, advance)
                 found = _Batch(of_x, pair, batch, num_samples)
                 parts.append((found.by_sample(drawn.latents), drawn.diagnostics, *found.x(drawn)))
@@ -265,15 +269,14 @@ def _check(pair: Observed, parts: Parts) -> None:
     _ = pair.restored(latents, parts).mean
 
 
-def _with_noise(pair: Observed, parts: Parts, typical: Tensor, advance: Any) -> Parts:
+def _with_noise(pair: Observed, parts: Parts, advance: Any) -> Parts:
     """The parts with the noise of each datum at which the bound on log p(y) is highest."""
-    rough = _residual(pair.operator, parts.y, typical)
-    log_noise = rough.log()
-    _TO_FIND_NOISE.refine(pair, parts.with_noise(rough), advance, log_noise)
+    log_noise = parts.noise.log()
+    _TO_FIND_NOISE.refine(pair, parts, advance, log_noise)
     return parts.with_noise(log_noise.exp())
 
 
-def _residual(operator: Any, y: Tensor, typical: Tensor) -> Float[Tensor, "data"]:
+def _rough_noise(operator: Any, y: Tensor, typical: Tensor) -> Float[Tensor, "data"]:
     """How far observations are from that of a typical datum: more than the noise, as a start."""
     clean = operator.apply(typical.unsqueeze(0))
     rough: Tensor = (y - clean).flatten(1).square().nanmean(1).sqrt()

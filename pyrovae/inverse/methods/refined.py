@@ -43,7 +43,8 @@ class Refined(Method):
 
     Arguments:
         posterior: the family of q, by name or settings: ``diagonal``, ``full_rank``,
-            ``low_rank``, ``iaf`` or ``spline``.
+            ``low_rank``, ``iaf`` or ``spline``. Where much is missing, latents hang together, and
+            a full rank tells; it has D (D + 3) / 2 numbers for D latent dimensions.
         num_steps: steps.
         lr: first learning rate, in units of h.
         num_particles: samples of z in a step.
@@ -54,10 +55,10 @@ class Refined(Method):
 
     def __init__(
         self,
-        posterior: str | Mapping[str, Any] = "diagonal",
+        posterior: str | Mapping[str, Any] = "full_rank",
         num_steps: int = 300,
         lr: float = 0.1,
-        num_particles: int = 8,
+        num_particles: int = 16,
     ) -> None:
         at_least(1, num_steps=num_steps, num_particles=num_particles)
         self.posterior, self.num_steps = posterior, num_steps
