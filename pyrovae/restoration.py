@@ -26,6 +26,9 @@ from .trained import Trained, open_run
 __all__ = ["doubts", "restore"]
 
 _LEVEL = 0.9
+_AT_ONCE = 2**14
+"""Pixels of the images in a batch, as there may be thousands of proposals for each."""
+
 _SHOWN = 10
 """Images in the picture."""
 
@@ -88,6 +91,7 @@ def restore(
         operator=operator,
         method=method,
         num_samples=num_samples,
+        batch_size=min(100, max(1, _AT_ONCE // x[0].numel())),
         seed=seed,
     )
     low, high = result.interval(_LEVEL)
