@@ -19,6 +19,8 @@ from .degradation import Degradation
 from .errors import InputError
 from .infer import Estimate
 from .inverse import METHODS, Downsample, Noise, Posterior
+from .models.mixture import MixtureVAE
+from .models.refined import FreeGuide, SemiAmortisedGuide
 from .prepare import arrange, load_data
 from .quality import calibration_error, psnr
 from .trained import Trained, open_run
@@ -157,6 +159,17 @@ def _refuse_others(trained: Trained) -> None:
         raise InputError(
             f"{trained.run.path} is an autoencoder, which has no p(z) to restore images by; train "
             "a vae"
+        )
+    if isinstance(trained.family, MixtureVAE):
+        raise InputError(
+            f"{trained.run.path} is a mixture, whose clusters are summed over, which draws from "
+            "p(z|y) cannot be; train a vae, with a mixture for its prior: --prior mixture"
+        )
+    if isinstance(trained.family.guide, SemiAmortisedGuide | FreeGuide):
+        raise InputError(
+            f"{trained.run.path} finds q(z|x) by gradient steps on the likelihood of a whole x, "
+            "which a degraded one is not; train with --inference amortised, and restore with "
+            "--method refined, which takes such steps"
         )
     if trained.data.has_missing:
         raise InputError(

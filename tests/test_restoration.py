@@ -15,7 +15,7 @@ from pyrovae.config import RunConfig
 from pyrovae.degradation import Degradation
 from pyrovae.errors import InputError
 from pyrovae.models.pca import ProbabilisticPCA
-from pyrovae.prepare import build, prepare, resolve
+from pyrovae.prepare import arrange, build, prepare, resolve
 from pyrovae.quality import calibration_error, psnr
 from pyrovae.restoration import doubts, restore
 from pyrovae.trained import open_run
@@ -133,15 +133,17 @@ def test_pictures_of_restorations() -> None:
 
 def run_of(path: Path, **options: Any) -> Path:
     """A run without its pictures: a fitted PCA, or a network as it starts."""
-    dataset = load("digits")
-    config = resolve(RunConfig(data="digits", **options), dataset, path, QUIET)
+    options = {"data": "digits", **options}
+    dataset = load(options["data"])
+    config = resolve(RunConfig(**options), dataset, path, QUIET)
+    dataset = arrange(config, dataset)
     family = build(config, dataset)
-    family.standardise(prepare(config, dataset).train.x)
+    family.standardise(*prepare(config, dataset).train.parts)
     if isinstance(family, ProbabilisticPCA):
         family.fit(dataset.train.x)
     run = RunDirectory.create(path)
     run.write_config(config)
-    run.write_weights(family, {"event_shape": dataset.event_shape, "features": None})
+    run.write_weights(family, {"event_shape": dataset.event_shape, "features": dataset.features})
     return path
 
 
@@ -208,3 +210,33 @@ def test_binarised_runs_have_grey_levels_in_their_mean(tmp_path: Path) -> None:
     assert set(record["figures"]) == {"log_likelihood", "psnr", "calibration_error"}
     assert -2 < record["figures"]["log_likelihood"]["mean"] < 0
     assert record["of"] == "binarised test images"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "mixture"}, "--prior mixture"),
+        ({"inference": "free"}, "--inference amortised"),
+        ({"inference": "semi_amortised"}, "--method refined"),
+        ({"model": "autoencoder"}, "which has no p"),
+    ],
+)
+def test_families_that_cannot_be_served_are_refused(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = run_of(tmp_path / "run", hidden=(4,), **options)
+    files = set(path.iterdir())
+    with pytest.raises(InputError, match=message):
+        restored(path, "denoise", num=2, method="amortised")
+    assert set(path.iterdir()) == files
+
+
+@pytest.mark.parametrize("model", ["hierarchical", "conditional", "semi_supervised"])
+def test_every_other_family_restores(model: str, tmp_path: Path) -> None:
+    path = run_of(tmp_path / "run", hidden=(8,), latent_dim=4, model=model)
+    arrays, _ = restored(path, "denoise", num=2, method="amortised")
+    assert np.isfinite(arrays["mean"]).all()
+    names = {"hierarchical": {"z1", "z2"}, "conditional": {"z"}}
+    latents = set(arrays) - {"x", "y", "mean", "sd", "low", "high"}
+    assert latents == names.get(model, {"y_unobserved", "z"})
+    assert all(arrays[name].shape[:2] == (200, 2) for name in latents)
