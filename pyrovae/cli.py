@@ -233,7 +233,7 @@ def restore(
 ) -> None:
     """Degrade test images and restore them: restorations-TASK.npz, .json and .png in the run."""
     _at_least(1, num=num)
-    _at_least(20, num_samples=num_samples)
+    _at_least(21, num_samples=num_samples)
     _at_least(0, seed=seed)
     declared = from_yaml(method, "method")
     from .degradation import Degradation

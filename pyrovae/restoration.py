@@ -107,8 +107,7 @@ def restore(
         "of": "binarised test images" if of_grey and not operator else "test images",
         "observed": "E[x|z]" if operator and operator.of == "mean" else "x",
         "figures": {
-            name: each if each is None or isinstance(each, float) else _of(each)
-            for name, each in figures.items()
+            name: each if isinstance(each, float) else _of(each) for name, each in figures.items()
         },
         "diagnostics": {name: _summary(values) for name, values in result.diagnostics.items()},
         "method": method if isinstance(method, str) else dict(method),
@@ -226,7 +225,7 @@ def _operator(
 
 def _figures(
     degradation: Degradation, result: Posterior, found: Mapping[str, Tensor], range_: float
-) -> dict[str, Estimate | float | None]:
+) -> dict[str, Estimate | float]:
     """How well, over images, by the names under which they are kept."""
     x, y, mean = (found[name] for name in ("x", "y", "mean"))
     covered = (found["low"] <= x) & (x <= found["high"])
@@ -241,7 +240,7 @@ def _figures(
     missing = y.isnan()
     num_missing = missing.flatten(1).sum(1)
     log_prob = result.log_prob(x.to(result.mean.device)).cpu() / num_missing
-    figures: dict[str, Estimate | float | None] = {
+    figures: dict[str, Estimate | float] = {
         "log_likelihood": Estimate.of(log_prob),
         "psnr": Estimate.of(psnr(x, mean, range_, missing)),
     }
@@ -255,12 +254,15 @@ def _of(estimate: Estimate) -> dict[str, float]:
     return {"mean": estimate.mean, "standard_error": estimate.standard_error}
 
 
-def _summary(values: Float[Tensor, "data"]) -> dict[str, float]:
-    ordered = values.double().nan_to_num(nan=torch.inf)
+def _summary(values: Float[Tensor, "data"]) -> dict[str, float | None]:
+    """Of the numbers that are finite; None where none is."""
+    finite = values[values.isfinite()].double()
+    if not len(finite):
+        return dict.fromkeys(("median", "smallest", "largest"))
     return {
-        "median": ordered.median().item(),
-        "smallest": ordered.min().item(),
-        "largest": ordered.max().item(),
+        "median": finite.median().item(),
+        "smallest": finite.min().item(),
+        "largest": finite.max().item(),
     }
 
 
@@ -273,6 +275,8 @@ def _print(record: Mapping[str, Any], console: Console) -> None:
         "coverage": f"share of pixels in their {_LEVEL:.0%} interval",
         "calibration_error": "calibration error of P(x=1|y)",
     }
+    if record["task"] == "inpaint":
+        labels["psnr"] = "PSNR of missing pixels, dB"
     if record["observed"] != "x":
         labels["coverage"] += " of E[x|z]"
     table = Table(title="Test images restored", title_justify="left")
