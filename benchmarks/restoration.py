@@ -42,7 +42,6 @@ GREY: dict[str, dict[str, Any]] = {
     "Normal, shared scale": {"scale": "shared"},
     "Normal, scale per feature": {"scale": "per_feature"},
     "Normal, predicted scale": {"scale": "predicted"},
-    "Normal, mixture of 3": {"num_components": 3, "scale": "predicted"},
 }
 GAPS = {
     "half at random": Degradation("inpaint"),
