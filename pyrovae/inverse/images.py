@@ -56,7 +56,7 @@ class Downsample(LinearMap):
         """The mean of each block."""
         self.shape(x.shape[-3:])
         x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
-        means: Tensor = avg_pool2d(x.flatten(0, -4), self.factor)
+        means: Tensor = avg_pool2d(x.reshape(-1, *x.shape[-3:]), self.factor)
         return means.reshape(*x.shape[:-3], *means.shape[1:])
 
     def adjoint(self, y: Float[Tensor, "*batch_seen"]) -> Float[Tensor, "*batch_event"]:
