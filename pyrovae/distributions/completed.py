@@ -57,11 +57,12 @@ class _Completed(TorchDistribution):
 
     def __init__(self, p: Any, y: Tensor) -> None:
         shape = torch.broadcast_shapes(p.batch_shape + p.event_shape, y.shape)
-        self.p = p
+        batch_shape = shape[: len(shape) - len(p.event_shape)]
+        # One p for many y is drawn from for each of them.
+        self.p = p if p.batch_shape == batch_shape else p.expand(batch_shape)
         self.observed = ~y.isnan().expand(shape)
         self.y = y.expand(shape)
-        num_batch = len(shape) - len(p.event_shape)
-        super().__init__(shape[:num_batch], shape[num_batch:], validate_args=False)
+        super().__init__(batch_shape, p.event_shape, validate_args=False)
 
     def _with_observed(self, x: Tensor) -> Tensor:
         return torch.where(self.observed, self.y, x.to(self.y.dtype))

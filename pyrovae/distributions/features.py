@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily
 
 from ..errors import InputError
+from .vectors import Blocks
 
 __all__ = ["expectation", "features"]
 
@@ -32,8 +33,12 @@ def expectation(p: Any) -> Tensor:
     """The mean of each feature; for categories, taken as their numbers.
 
     Arguments:
-        p: as :func:`features` returns it.
+        p: over data, or over their features as :func:`features` returns them.
     """
+    while isinstance(p, Independent | MaskedDistribution):
+        p = p.base_dist
+    if isinstance(p, Blocks):
+        return torch.cat([expectation(part) for part in p.parts], -1)
     if isinstance(p, Categorical):  # whose own mean is NaN
         classes = torch.arange(p.probs.shape[-1], dtype=p.probs.dtype, device=p.probs.device)
         expected: Tensor = p.probs @ classes

@@ -125,6 +125,13 @@ def _finite(p: Any) -> tuple[Float[Tensor, "values"], Float[Tensor, "*batch_even
             f"noise on top of {type(p).__name__} has no density in closed form; let it be noise on "
             "the mean, with of='mean', or use a likelihood that is Normal or of a few values"
         )
+    if hasattr(p, "total_count"):  # which each datum may have its own of
+        total = p.total_count
+        values = torch.arange(int(total.max()) + 1, dtype=total.dtype, device=total.device)
+        column = values.reshape(-1, *[1] * len(p.batch_shape))
+        log_probs = p.log_prob(torch.minimum(column, total))
+        log_probs = torch.where(column <= total, log_probs, -torch.inf).movedim(0, -1)
+        return values.to(log_probs.dtype), log_probs
     values = p.enumerate_support(expand=False)
     log_probs = p.log_prob(values).movedim(0, -1)
     return values.flatten().to(log_probs.dtype), log_probs

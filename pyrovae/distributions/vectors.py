@@ -184,10 +184,12 @@ class LowRankNormal(dist.LowRankMultivariateNormal):
 
     def marginal(self, observed: Bool[Tensor, "*batch entries"]) -> "LowRankNormal":
         """The normal of the observed entries; missing ones hold 0."""
+        factor = self._unbroadcasted_cov_factor
+        diag = self._unbroadcasted_cov_diag - self._jitter * factor.square().sum(-1)  # once only
         marginal = LowRankNormal(
             self.loc.masked_fill(~observed, 0.0),
-            self._unbroadcasted_cov_factor.masked_fill(~observed.unsqueeze(-1), 0.0),
-            self._unbroadcasted_cov_diag.masked_fill(~observed, 1.0),
+            factor.masked_fill(~observed.unsqueeze(-1), 0.0),
+            diag.masked_fill(~observed, 1.0),
             validate_args=False,
         )
         marginal._num_missing = (~observed).sum(-1).to(self.loc.dtype)

@@ -38,8 +38,8 @@ class Downsample(LinearMap):
 
     def __init__(self, factor: int, noise: float | None, of: str = "datum") -> None:
         super().__init__(noise, of)
-        if factor < 2:
-            raise InputError(f"factor is {factor}; it must be 2 or more")
+        if factor < 2 or factor != int(factor):
+            raise InputError(f"factor is {factor}; it must be a whole number, 2 or more")
         self.factor = factor
 
     def shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
@@ -56,7 +56,7 @@ class Downsample(LinearMap):
         """The mean of each block."""
         self.shape(x.shape[-3:])
         x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
-        means: Tensor = avg_pool2d(x.flatten(0, -4), self.factor)
+        means: Tensor = avg_pool2d(x.reshape(-1, *x.shape[-3:]), self.factor)
         return means.reshape(*x.shape[:-3], *means.shape[1:])
 
     def adjoint(self, y: Float[Tensor, "*batch_seen"]) -> Float[Tensor, "*batch_event"]:
@@ -94,8 +94,8 @@ class Blur(LinearMap):
 
     def __init__(self, width: float, noise: float | None, of: str = "datum") -> None:
         super().__init__(noise, of)
-        if not width > 0:
-            raise InputError(f"width is {width}; it is a number of pixels above 0")
+        if not 0 < width < torch.inf:
+            raise InputError(f"width is {width}; it is a finite number of pixels above 0")
         self.width = width
 
     def shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
@@ -110,6 +110,7 @@ class Blur(LinearMap):
 
     def apply(self, x: Num[Tensor, "*batch_event"]) -> Float[Tensor, "*batch_seen"]:
         """Blurred along rows, then along columns."""
+        _image(x.shape[-3:], "Blur")
         x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
         return _along(x.shape[-2], self.width, x) @ x @ _along(x.shape[-1], self.width, x).mT
 

@@ -87,7 +87,8 @@ class Linear(LinearMap):
         event_shape: shape of a datum; a row of as many features as A has columns unless given.
 
     Raises:
-        InputError: if A is no matrix of finite numbers, or not of such data.
+        InputError: if A is no matrix of finite numbers, or not of such data; or if there is no
+            noise, and its rows depend on one another.
 
     Example:
         >>> total = Linear(torch.ones(1, 3), noise=0.1)
@@ -107,6 +108,11 @@ class Linear(LinearMap):
             raise InputError(
                 f"matrix has shape {tuple(matrix.shape)}; it needs a row for each number observed "
                 "and a column for each feature, all of them finite"
+            )
+        if noise == 0 and int(torch.linalg.matrix_rank(matrix)) < len(matrix):
+            raise InputError(
+                f"the {len(matrix)} rows of the matrix depend on one another, so that y without "
+                "noise has no density; give it some noise, or leave rows out"
             )
         self.matrix = matrix
         self.event_shape = tuple(event_shape or matrix.shape[1:])

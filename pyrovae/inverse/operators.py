@@ -9,7 +9,16 @@ from jaxtyping import Bool, Float, Num
 from pyro.distributions import Delta, Normal
 from torch import Tensor
 
-from ..distributions import completed, denoised, expectation, features, marginal, noisy
+from ..distributions import (
+    DirichletMultinomial,
+    Multinomial,
+    completed,
+    denoised,
+    expectation,
+    features,
+    marginal,
+    noisy,
+)
 from ..errors import InputError
 from ..likelihoods.support import check_values
 
@@ -113,9 +122,21 @@ class Mask(Operator):
         self._observed = observed
 
     def observe(self, x: Num[Tensor, "data *event"]) -> Num[Tensor, "data *event"]:
-        """x, with NaN in place of what is not observed."""
+        """x, with NaN in place of what is not observed.
+
+        Raises:
+            InputError: if the mask has another shape.
+        """
         x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
-        return x if self._observed is None else torch.where(self._observed, x, torch.nan)
+        observed = self._observed
+        if observed is None:
+            return x
+        if observed.shape not in (x.shape, x.shape[1:]):
+            raise InputError(
+                f"observed has shape {tuple(observed.shape)}; it must be that of the data, "
+                f"{tuple(x.shape)}, or of one of them"
+            )
+        return torch.where(observed, x, torch.nan)
 
     def start(
         self, y: Num[Tensor, "data *event"], centre: Float[Tensor, "*event"]
@@ -151,7 +172,7 @@ class Additive(Operator):
         of: ``"datum"`` or ``"mean"``.
 
     Raises:
-        InputError: if s is negative, or of the mean and zero.
+        InputError: if s is negative or infinite, or of the mean and zero.
     """
 
     needs_noise: ClassVar[bool] = False
@@ -161,7 +182,7 @@ class Additive(Operator):
         if of not in _OF:
             raise InputError(f"of is {of!r}; it is 'datum', for x itself, or 'mean', for E[x | z]")
         needs_noise = self.needs_noise or of == "mean"
-        if noise is not None and not (noise > 0 or (noise == 0 and not needs_noise)):
+        if noise is not None and not (0 < noise < torch.inf or (noise == 0 and not needs_noise)):
             least = "above 0" if needs_noise else "0 or more"
             raise InputError(
                 f"noise is {noise}; it is a standard deviation {least} in units of y, or None "
@@ -259,7 +280,12 @@ class Noise(Additive):
 
 
 def _mean(p: Any) -> Tensor:
-    return expectation(features(p))
+    if isinstance(p, Multinomial | DirichletMultinomial):
+        raise InputError(
+            f"{type(p).__name__} is of counts given their total, which noisy observations do not "
+            "tell; use a likelihood of independent counts, such as Poisson"
+        )
+    return expectation(p)
 
 
 def _as_wide(noise: Float[Tensor, "rows"], y: Tensor) -> Float[Tensor, "..."]:

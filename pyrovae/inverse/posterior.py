@@ -14,13 +14,15 @@ from ..declared import made
 from ..errors import InputError
 from ..infer.bound import PyroFunction
 from ..infer.pair import Pair
+from ..likelihoods.support import check_values
 from ..progress import LateProgress
-from .methods import METHODS
+from .methods import METHODS, Method
+from .methods.method import Advance
 from .methods.refined import Refined
 from .operators import Mask, Operator
 from .program import Latents, Observed, Parts
 
-__all__ = ["Posterior", "posterior"]
+__all__ = ["Posterior", "check_given", "posterior"]
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,14 @@ class Posterior:
             x: whole data.
 
         Raises:
-            InputError: if x is fixed by y, so that it has no density.
+            InputError: if x are no such data, or fixed by y or by z, so that they have no density.
         """
+        check_values(x, tuple(self.mean.shape[1:]), what="the data")
+        if x.shape != self.mean.shape:
+            raise InputError(
+                f"the data have shape {tuple(x.shape)}; give one for each of {len(self.mean)} "
+                "observations"
+            )
         found = []
         start = 0
         for batch in self._batches:
@@ -139,7 +147,7 @@ def posterior(
         model: p(x, z), with latents of each datum in the plate and one observed site of x.
         guide: q(z | x).
         y: observations; NaN is what was not observed.
-        given: what comes with each datum, as model and guide take it after x.
+        given: what comes with each datum, as model and guide take it after x: a row each.
         operator: p(y | x); a :class:`Mask` unless given.
         method: how z is drawn: ``amortised``, ``refined``, ``importance``, ``pseudo_gibbs``,
             ``metropolis_within_gibbs`` or ``nuts``, by name or settings with the name.
@@ -172,49 +180,55 @@ def posterior(
         )
     event = tuple(y.shape[1:]) if event_shape is None else tuple(event_shape)
     operator.check(y, event)
-    y = y if y.is_floating_point() else y.to(torch.get_default_dtype())
-    typical = y.new_zeros(event) if centre is None else centre.to(y)
+    check_given(given, len(y))
+    if centre is not None:
+        y = y.to(centre)
+    elif not y.is_floating_point():
+        y = y.to(torch.get_default_dtype())
+    typical = y.new_zeros(event) if centre is None else centre
     filling = torch.as_tensor(fill, dtype=y.dtype, device=y.device).expand(event)
     pair = Observed(model, guide, operator, site, plate)
-    batches, parts = [], []
-    num_batches = -(-len(y) // batch_size)
+    start = operator.start(y, typical)
+    if not missing:
+        start = torch.where(start.isnan(), typical, start)
+    noise = (
+        _rough_noise(operator, y, typical)
+        if operator.noise is None
+        else y.new_full((len(y),), operator.noise)
+    )
+    whole = Parts(y, start, filling.expand(start.shape), noise, given)
+    batches = [whole.of(slice(i, i + batch_size)) for i in range(0, len(y), batch_size)]
     steps = how.num_steps_of_batch + (_TO_FIND_NOISE.num_steps if operator.noise is None else 0)
     of_x = Pair(model, guide)
-    with torch.random.fork_rng(), LateProgress("restoring", num_batches * steps) as bar:
+    with torch.random.fork_rng(), LateProgress("restoring", len(batches) * steps) as bar:
         torch.manual_seed(seed)
         advance = bar.advance if progress else (lambda: None)
-        for first in range(0, len(y), batch_size):
-            rows = slice(first, first + batch_size)
-            start = operator.start(y[rows], typical)
-            if not missing:
-                start = torch.where(start.isnan(), typical, start)
-            noise = (
-                _rough_noise(operator, y[rows], typical)
-                if operator.noise is None
-                else y.new_full((len(start),), operator.noise)
+        with of_x.store(), of_x.eval_mode():
+            for batch in batches:
+                _check(pair, batch)
+            if how.needs_gradient or operator.noise is None:
+                _check_continuous(pair, batches[0], _name(method))
+            found = [_drawn(of_x, pair, batch, how, num_samples, advance) for batch in batches]
+    return _joined(found)
+
+
+def check_given(given: tuple[Tensor, ...], num_data: int) -> None:
+    """Refuse what does not come with each datum.
+
+    Raises:
+        InputError: naming its shape.
+    """
+    for part in given:
+        if part.ndim == 0 or len(part) != num_data:
+            raise InputError(
+                f"what comes with the data has shape {tuple(part.shape)}; it needs a row for each "
+                f"of {num_data} observations"
             )
-            batch = Parts(
-                y[rows],
-                start,
-                filling.expand(start.shape),
-                noise,
-                tuple(part[rows] for part in given),
-            )
-            with of_x.store(), of_x.eval_mode():
-                if first == 0:
-                    _check(pair, batch.of(slice(1)))
-                if operator.noise is None:
-                    batch = _with_noise(pair, batch, advance)
-                drawn = how.draw(pair, batch, num_samples, advance)
-                found = _Batch(of_x, pair, batch, num_samples)
-                parts.append((found.by_sample(drawn.latents), drawn.diagnostics, *found.x(drawn)))
-                batches.append(found)
-    return _joined(parts, batches)
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Observations of one batch, and the pair they belong to."""
+    """Observations of one batch, the pair they belong to, and how many were drawn for each."""
 
     of_x: Pair
     pair: Observed
@@ -232,9 +246,9 @@ class _Batch:
             for name, value in latents.items()
         }
 
-    def x(self, drawn: Any) -> tuple[Tensor, Tensor]:
+    def x(self, latents: Latents) -> tuple[Tensor, Tensor]:
         """Draws of x, and its mean."""
-        p = self.pair.restored(drawn.latents, self.parts.rows(self.num_samples))
+        p = self.pair.restored(latents, self.parts.rows(self.num_samples))
         x = self._by_datum(p.sample())
         means = self._by_datum(p.mean)
         first = means[:, :1]
@@ -244,6 +258,15 @@ class _Batch:
         return x.transpose(0, 1), mean
 
     def log_prob(self, x: Tensor, latents: Latents) -> Tensor:
+        """log p(x | y) of each datum.
+
+        Raises:
+            InputError: if x has no density.
+        """
+        if self.pair.operator.of == "mean":
+            raise InputError(
+                "with of='mean' x is a function of z, whose density is not known; look at draws"
+            )
         with self.of_x.store(), self.of_x.eval_mode():
             rows = self.parts.rows(self.num_samples)
             flat = {name: value.transpose(0, 1).flatten(0, 1) for name, value in latents.items()}
@@ -259,6 +282,39 @@ class _Batch:
 _TO_FIND_NOISE = Refined()
 
 
+def _drawn(
+    of_x: Pair, pair: Observed, parts: Parts, how: Method, num_samples: int, advance: Advance
+) -> Posterior:
+    """Draws for the observations of one batch."""
+    if pair.operator.noise is None:
+        parts = _with_noise(pair, parts, advance)
+    batch = _Batch(of_x, pair, parts, num_samples)
+    drawn = how.draw(pair, parts, num_samples, advance)
+    x, mean = batch.x(drawn.latents)
+    return Posterior(
+        batch.by_sample(drawn.latents), x, mean, drawn.diagnostics, parts.noise, (batch,)
+    )
+
+
+def _check_continuous(pair: Observed, parts: Parts, method: str) -> None:
+    """Refuse discrete latents where gradients are followed.
+
+    Raises:
+        InputError: naming the latent, and what to use.
+    """
+    discrete = pair.discrete_latents(parts.of(slice(1)))
+    if discrete and pair.operator.noise is None:
+        raise InputError(
+            f"noise of unknown size is found by gradients in the latents, and {discrete[0]!r} is "
+            "discrete; name its size"
+        )
+    if discrete:
+        raise InputError(
+            f"{method} follows gradients in the latents, and {discrete[0]!r} is discrete; use "
+            "{'name': 'importance', 'proposal': 'amortised'}, or metropolis_within_gibbs"
+        )
+
+
 def _check(pair: Observed, parts: Parts) -> None:
     """Make sure that all that will be asked can be answered.
 
@@ -269,7 +325,7 @@ def _check(pair: Observed, parts: Parts) -> None:
     _ = pair.restored(latents, parts).mean
 
 
-def _with_noise(pair: Observed, parts: Parts, advance: Any) -> Parts:
+def _with_noise(pair: Observed, parts: Parts, advance: Advance) -> Parts:
     """The parts with the noise of each datum at which the bound on log p(y) is highest."""
     log_noise = parts.noise.log()
     _TO_FIND_NOISE.refine(pair, parts, advance, log_noise)
@@ -283,15 +339,16 @@ def _rough_noise(operator: Any, y: Tensor, typical: Tensor) -> Float[Tensor, "da
     return rough.clamp_min(1e-6)
 
 
-def _joined(parts: list[Any], batches: list[_Batch]) -> Posterior:
-    latents, diagnostics, x, mean = zip(*parts, strict=True)
+def _joined(found: list[Posterior]) -> Posterior:
+    """Those of all batches as one."""
+    first = found[0]
     return Posterior(
-        {name: torch.cat([each[name] for each in latents], 1) for name in latents[0]},
-        torch.cat(x, 1),
-        torch.cat(mean),
-        {name: torch.cat([each[name] for each in diagnostics]) for name in diagnostics[0]},
-        torch.cat([batch.parts.noise for batch in batches]),
-        tuple(batches),
+        {name: torch.cat([each.latents[name] for each in found], 1) for name in first.latents},
+        torch.cat([each.x for each in found], 1),
+        torch.cat([each.mean for each in found]),
+        {name: torch.cat([each.diagnostics[name] for each in found]) for name in first.diagnostics},
+        torch.cat([each.noise for each in found]),
+        tuple(batch for each in found for batch in each._batches),
     )
 
 

@@ -98,6 +98,11 @@ class Observed:
         """p(x | z) of each row."""
         return likelihood(self.of_x, latents, (rows.fill, *rows.given), self.site)
 
+    def discrete_latents(self, parts: Parts) -> list[str]:
+        """Names of the latents that have no gradient."""
+        trace: Any = prune_subsample_sites(poutine.trace(self.model).get_trace(*parts.flat))
+        return [name for name in _latents(trace) if trace.nodes[name]["fn"].support.is_discrete]
+
     def restored(self, latents: Latents, rows: Parts) -> Any:
         """p(x | y, z) of each row."""
         return self.operator.restored(self.likelihood(latents, rows), rows.y, rows.noise)

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..inverse import Mask, Operator, Posterior, posterior
+from ..inverse.posterior import check_given
+from ..likelihoods.support import check_values
 from .generative import Generative, Layer
 from .recognition import Recognition
 
@@ -41,6 +43,9 @@ class LatentVariableModel(nn.Module):
     """Whether latents can be drawn."""
     objective: ClassVar[str] = "elbo"
     """The objective that it is trained on, where there is no other."""
+
+    num_conditions: ClassVar[int] = 0
+    """How many tensors stand between x and what the likelihood takes."""
 
     event_shape: tuple[int, ...]
     model: Generative
@@ -140,7 +145,11 @@ class LatentVariableModel(nn.Module):
             )
         likelihood, guide = self.likelihood, self.guide
         if operator is None or isinstance(operator, Mask):
-            likelihood.check(y, what="the observations")
+            check_values(y, self.event_shape, what="the observations", missing=True)
+            check_given(given, len(y))
+            first = self.num_conditions
+            beside = given[first : first + len(likelihood.likelihood.given)]
+            likelihood.check(y, what="the observations", given=likelihood.given_with(y, *beside))
         return posterior(
             self.model,
             guide,

@@ -161,6 +161,8 @@ class ConditionalVAE(LatentVariableModel):
         torch.Size([5, 1, 8, 8])
     """
 
+    num_conditions = 1
+
     model: ConditionalModel
     guide: ConditionalGuide
 

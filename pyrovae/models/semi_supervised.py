@@ -197,6 +197,7 @@ class SemiSupervisedVAE(LatentVariableModel):
     """
 
     objective = "enumerated"
+    num_conditions = 1
 
     model: LabelModel
     guide: LabelGuide

@@ -8,9 +8,9 @@ from torch import Tensor
 from ..program import Latents
 from .method import Diagnostics
 
-__all__ = ["as_vectors", "of_chains"]
+__all__ = ["FEWEST", "as_vectors", "of_chains"]
 
-_FEWEST = 4
+FEWEST = 4
 """Draws of a chain that can be split in two halves with a variance each."""
 
 
@@ -26,7 +26,7 @@ def of_chains(draws: Float[Tensor, "kept data chains dims"]) -> Diagnostics:
     ``effective_samples``, of the worst latent too; both NaN where a chain kept fewer than four.
     """
     kept, num_data, num_chains, _ = draws.shape
-    if kept < _FEWEST:
+    if kept < FEWEST:
         unknown = draws.new_full((num_data,), torch.nan)
         return {"r_hat": unknown, "effective_samples": unknown}
     by_chain = draws.movedim(2, 0)  # chains, kept, data, dims

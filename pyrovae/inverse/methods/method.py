@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import InputError
@@ -37,6 +36,8 @@ class Method(ABC):
 
     needs_datum: bool = False
     """Whether x itself must be what is observed, not its mean."""
+    needs_gradient: bool = False
+    """Whether it follows the gradient of a density in the latents."""
 
     @property
     def num_steps_of_batch(self) -> int:
@@ -64,8 +65,3 @@ def at_least(lowest: int, **given: int) -> None:
     for name, value in given.items():
         if value < lowest:
             raise InputError(f"{name} is {value}; it must be {lowest} or more")
-
-
-def of_rows(values: Float[Tensor, "rows"], num: int) -> Float[Tensor, "data draws"]:
-    """Rows of one datum in succession, as a row for each datum."""
-    return values.view(-1, num)

@@ -7,9 +7,10 @@ from pyro.infer import MCMC
 from pyro.infer import NUTS as Kernel
 from torch import Tensor
 
+from ...errors import InputError
 from ...infer.densities import RowDensities
 from ..program import Observed, Parts
-from .chains import of_chains
+from .chains import FEWEST, of_chains
 from .method import Advance, Drawn, Method, at_least
 
 __all__ = ["NUTS"]
@@ -37,13 +38,19 @@ class NUTS(Method):
         target_acceptance: to which the step size is adapted.
 
     Raises:
-        InputError: if a number is too small.
+        InputError: if a number is too small, or the target is no probability.
     """
+
+    needs_gradient = True
 
     def __init__(
         self, num_chains: int = 2, warm_up: int = 200, target_acceptance: float = 0.8
     ) -> None:
         at_least(1, num_chains=num_chains, warm_up=warm_up)
+        if not 0 < target_acceptance < 1:
+            raise InputError(
+                f"target_acceptance is {target_acceptance}; it is a probability between 0 and 1"
+            )
         self.num_chains, self.warm_up = num_chains, warm_up
         self.target_acceptance = target_acceptance
 
@@ -64,7 +71,8 @@ class NUTS(Method):
         )
 
     def _draw(self, pair: Observed, parts: Parts, num_samples: int) -> Drawn:
-        num_data, num_kept = len(parts.y), ceil(num_samples / self.num_chains)
+        num_data = len(parts.y)
+        num_kept = max(ceil(num_samples / self.num_chains), FEWEST)
         rows = parts.rows(self.num_chains).flat
         densities = RowDensities(pair.model, pair.guide, rows, pair.plate)
         start = densities.start().position

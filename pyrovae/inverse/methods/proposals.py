@@ -60,6 +60,7 @@ class Importance(Method):
         )
         self.refined = Refined(**settings) if name == "refined" else None
         self.num_proposals = num_proposals
+        self.needs_gradient = self.refined is not None
 
     @property
     def num_steps_of_batch(self) -> int:
@@ -90,8 +91,17 @@ def systematic_resample(log_weights: Float[Tensor, "data draws"], num: int) -> I
     Arguments:
         log_weights: of rows that stand in succession for each datum.
         num: rows to draw for each datum.
+
+    Raises:
+        FloatingPointError: if a datum has no weight that is a number above zero.
     """
     num_data, num_draws = log_weights.shape
+    without = int((~log_weights.isfinite()).all(1).sum())
+    if without:
+        raise FloatingPointError(
+            f"p(z | y) of {without} data cannot be drawn from: a density of the model or the guide "
+            "is not a number there, or no proposal can have given y"
+        )
     weights = log_weights.nan_to_num(-torch.inf).softmax(1)
     first = torch.rand(num_data, 1, dtype=weights.dtype, device=weights.device)
     ticks = (torch.arange(num, dtype=weights.dtype, device=weights.device) + first) / num

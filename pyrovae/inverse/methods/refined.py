@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from ...declared import made
+from ...declared import made, settings_of
+from ...errors import InputError
 from ...infer.densities import RowDensities
 from ...infer.pareto import pareto_k
 from ...posteriors import POSTERIORS
@@ -25,6 +26,13 @@ _FOR_DIAGNOSTICS = 500
 """Draws from q by which it is judged."""
 
 _LEAST_SPREAD = 1e-6
+
+_CONTINUOUS = {
+    name: POSTERIORS[name] for name in ("diagonal", "full_rank", "low_rank", "iaf", "spline")
+}
+
+_OF_POSTERIORS = ("latent_dim", "event_shape")
+"""Arguments of a posterior that are no settings."""
 
 
 class Refined(Method):
@@ -50,8 +58,10 @@ class Refined(Method):
         num_particles: samples of z in a step.
 
     Raises:
-        InputError: if a number is not positive.
+        InputError: if a number is not positive, or there is no such posterior.
     """
+
+    needs_gradient = True
 
     def __init__(
         self,
@@ -61,6 +71,9 @@ class Refined(Method):
         num_particles: int = 16,
     ) -> None:
         at_least(1, num_steps=num_steps, num_particles=num_particles)
+        if not lr > 0:
+            raise InputError(f"lr is {lr}; it must be above 0")
+        settings_of("posterior", _CONTINUOUS, posterior, *_OF_POSTERIORS)
         self.posterior, self.num_steps = posterior, num_steps
         self.lr, self.num_particles = lr, num_particles
 
@@ -122,7 +135,7 @@ class Refinement:
         self._scale = draws.std(1, keepdim=True).clamp_min(_LEAST_SPREAD)
         num_dims = draws.shape[2]
         self.q: Any = made(
-            "posterior", POSTERIORS, posterior, latent_dim=num_dims, event_shape=(num_dims,)
+            "posterior", _CONTINUOUS, posterior, latent_dim=num_dims, event_shape=(num_dims,)
         ).to(draws)
         in_shape: Any = self.q.in_shape
         self.h = draws.new_zeros(self.num_data, *in_shape)

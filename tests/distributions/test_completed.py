@@ -1,0 +1,179 @@
+"""What is missing of a datum, given the rest, against conditionals that are known otherwise."""
+
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+from pyrovae import InputError
+from pyrovae.distributions import (
+    Blocks,
+    DirichletMultinomial,
+    LowRankNormal,
+    Multinomial,
+    completed,
+    expectation,
+    features,
+    marginal,
+)
+from tests.inverse.linear_gaussian import assert_draws_of
+from tests.pairs import assert_unbiased
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+NAN = torch.nan
+
+
+def low_rank(*batch: int) -> LowRankNormal:
+    generator = torch.Generator().manual_seed(1)
+    loc = torch.randn(*batch, 4, generator=generator)
+    factor = torch.randn(*batch, 4, 2, generator=generator)
+    return LowRankNormal(loc, factor, torch.rand(*batch, 4, generator=generator) + 0.1)
+
+
+def conditional(p: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of the missing entries of one datum, by the blocks of a covariance."""
+    seen = ~y.isnan()
+    of_seen = p.covariance_matrix[seen][:, seen]
+    across = p.covariance_matrix[~seen][:, seen]
+    gain = across @ torch.linalg.inv(of_seen)
+    mean = p.loc[~seen] + gain @ (y[seen] - p.loc[seen])
+    return mean, p.covariance_matrix[~seen][:, ~seen] - gain @ across.mT
+
+
+MASKS = [[0.3, NAN, -1.0, NAN], [NAN, NAN, NAN, 2.0], [NAN, 0.5, 0.1, 0.2]]
+
+
+@pytest.mark.parametrize("entries", MASKS)
+def test_a_normal_of_all_features(entries: list[float]) -> None:
+    p, y = low_rank(), torch.tensor(entries)
+    given = completed(p, y)
+    mean, covariance = conditional(p, y)
+    absent = y.isnan()
+    torch.testing.assert_close(given.mean[absent], mean)
+    x = completed(p, y.expand(4000, 4)).sample()
+    assert_draws_of(x[:, absent], mean, covariance)
+    assert torch.equal(x[:, ~absent], y[~absent].expand(4000, -1))
+    torch.testing.assert_close(
+        given.log_prob(x[:9]), MultivariateNormal(mean, covariance).log_prob(x[:9, absent])
+    )
+
+
+def test_a_normal_of_each_datum_has_a_conditional_of_its_own() -> None:
+    p, y = low_rank(2, 3), torch.tensor(MASKS).expand(2, 3, 4)
+    given = completed(p, y)
+    assert given.sample().shape == (2, 3, 4)
+    x = torch.where(y.isnan(), torch.randn(2, 3, 4), y)
+    for i in range(2):
+        for j in range(3):
+            one = MultivariateNormal(p.loc[i, j], p.covariance_matrix[i, j])
+            mean, covariance = conditional(one, y[i, j])
+            absent = y[i, j].isnan()
+            torch.testing.assert_close(given.mean[i, j, absent], mean)
+            exact = MultivariateNormal(mean, covariance).log_prob(x[i, j, absent])
+            torch.testing.assert_close(given.log_prob(x)[i, j], exact)
+
+
+def test_the_marginal_of_a_normal() -> None:
+    p, y = low_rank(), torch.tensor(MASKS[0])
+    seen = ~y.isnan()
+    exact = MultivariateNormal(p.loc[seen], p.covariance_matrix[seen][:, seen])
+    found = marginal(p, seen).log_prob(torch.where(seen, y, 0.0))
+    torch.testing.assert_close(found, exact.log_prob(y[seen]))
+
+
+def independent(*batch: int) -> Any:
+    return dist.Gamma(torch.full((*batch, 4), 2.0), torch.arange(1.0, 5)).to_event(1)
+
+
+def both(*batch: int) -> Blocks:
+    normal, counts = low_rank(*batch), dist.Poisson(torch.full((*batch, 2), 3.0)).to_event(1)
+    return Blocks([normal, counts])
+
+
+@pytest.mark.parametrize(("make", "size"), [(independent, 4), (low_rank, 4), (both, 6)])
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_nothing_and_everything_observed(make: Any, size: int, batch: tuple[int, ...]) -> None:
+    p = make(*batch)
+    x = p.sample()
+    nothing = completed(p, torch.full((*batch, size), NAN))
+    torch.testing.assert_close(nothing.log_prob(x), p.log_prob(x))
+    torch.testing.assert_close(nothing.mean, p.mean)
+    assert nothing.sample().shape == x.shape
+    everything = completed(p, x)
+    torch.testing.assert_close(everything.log_prob(x), torch.zeros(batch), atol=1e-9, rtol=0)
+    assert torch.equal(everything.sample(), x)
+    assert torch.equal(everything.mean, x)
+    fill = torch.ones(*batch, size)
+    unseen = marginal(p, torch.zeros(*batch, size, dtype=torch.bool))
+    zeros = fill.clone()
+    zeros[..., :4] = 0 if make is not independent else 1
+    torch.testing.assert_close(unseen.log_prob(zeros), torch.zeros(batch), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(("make", "size"), [(independent, 4), (low_rank, 4), (both, 6)])
+def test_one_distribution_of_many_data_is_drawn_from_for_each(make: Any, size: int) -> None:
+    y = torch.full((5, size), NAN)
+    y[:, 0] = torch.arange(1.0, 6)
+    given = completed(make(), y)
+    assert given.batch_shape == (5,)
+    x = given.sample()
+    assert torch.equal(x[:, 0], y[:, 0])
+    assert len(x[:, 1].unique()) == 5
+
+
+def test_features_by_themselves() -> None:
+    p = independent(2)
+    y = torch.tensor([[1.0, NAN, 2.0, NAN], [NAN, 3.0, NAN, 4.0]])
+    x = p.sample()
+    each = p.base_dist.log_prob(x)
+    found = completed(p, y).log_prob(x)
+    torch.testing.assert_close(found, torch.where(y.isnan(), each, 0.0).sum(-1))
+    seen = marginal(p, ~y.isnan()).log_prob(x)
+    torch.testing.assert_close(seen + found, p.log_prob(x))
+    torch.testing.assert_close(completed(p, y).mean, torch.where(y.isnan(), p.mean, y))
+
+
+def test_blocks_by_themselves() -> None:
+    p, y = both(), torch.tensor([0.3, NAN, -1.0, NAN, NAN, 2.0])
+    given = completed(p, y)
+    x = torch.where(y.isnan(), torch.ones(6), y)
+    mean, covariance = conditional(p.parts[0], y[:4])
+    exact = MultivariateNormal(mean, covariance).log_prob(torch.ones(2))
+    counts = dist.Poisson(3.0).log_prob(torch.ones(()))
+    torch.testing.assert_close(given.log_prob(x), exact + counts)
+    assert given.mean[4:].tolist() == [3.0, 2.0]
+
+
+@pytest.mark.parametrize("family", [Multinomial, DirichletMultinomial])
+def test_counts_given_the_total_of_those_observed(family: Any) -> None:
+    arguments = torch.tensor([0.5, 1.5, 2.5])
+    p, seen = family(arguments, 7), torch.tensor([True, False, True])
+    counts = torch.cartesian_prod(*[torch.arange(8.0)] * 3)
+    counts = counts[counts.sum(-1) == 7]
+    log_p = p.log_prob(counts)
+    total = counts[:, seen].sum(-1)
+    for x in counts[(total == 4) & (counts[:, 0] < 3)]:
+        same = (counts[:, seen] == x[seen]).all(-1)
+        exact = log_p[same].logsumexp(0) - log_p[total == 4].logsumexp(0)
+        torch.testing.assert_close(marginal(p, seen).log_prob(torch.where(seen, x, 0.0)), exact)
+    with pytest.raises(InputError, match="over all features of a datum"):
+        completed(p, torch.tensor([1.0, NAN, 2.0]))
+
+
+def test_expectations() -> None:
+    logits = torch.tensor([[0.3, -0.5, 1.0], [2.0, 0.0, 0.1]])
+    classes = dist.Categorical(logits=logits)
+    rates = torch.tensor([[1.0, 4.0], [2.0, 3.0]])
+    counts = dist.MixtureSameFamily(dist.Categorical(logits=logits[:, :2]), dist.Poisson(rates))
+    normal = LowRankNormal(torch.arange(2.0), torch.ones(2, 1), torch.ones(2))
+    of_classes, of_counts = classes.to_event(1), counts.to_event(1)
+    masked = of_counts.mask(torch.tensor(True))
+    for p in (classes, of_classes, counts, masked, Blocks([of_classes, of_counts, normal])):
+        assert_unbiased(p.sample((5000,)).double(), expectation(p))
+    assert features(masked) is counts
+    with pytest.raises(InputError, match="LowRankNormal is over all features"):
+        features(normal)
