@@ -19,8 +19,6 @@ from .degradation import Degradation
 from .errors import InputError
 from .infer import Estimate
 from .inverse import METHODS, Downsample, Noise, Posterior
-from .models.mixture import MixtureVAE
-from .models.refined import FreeGuide, SemiAmortisedGuide
 from .prepare import arrange, load_data
 from .quality import calibration_error, psnr
 from .trained import Trained, open_run
@@ -56,7 +54,8 @@ def restore(
     console: Console,
 ) -> None:
     """Degrade test images of a run and restore them by p(x | y): ``restorations-TASK.npz`` (x, y,
-    mean, sd, low, high, z), ``.json`` (figures and protocol) and ``.png`` in the run directory.
+    mean, sd, low, high, and each latent as latent_NAME), ``.json`` (figures and protocol) and
+    ``.png`` in the run directory.
 
     Images are in units of the data. Of a run that was trained on binarised ones, pixels are removed
     from the binarised image, but noise and block means are of the grey levels as shares of white,
@@ -98,7 +97,7 @@ def restore(
     )
     low, high = result.interval(_LEVEL)
     arrays = {"x": x, "y": y, "mean": result.mean, "sd": result.sd, "low": low, "high": high}
-    arrays |= {"z": result.z} if len(result.latents) == 1 else dict(result.latents)
+    arrays |= {f"latent_{name}": values for name, values in result.latents.items()}
     found = {name: values.cpu() for name, values in arrays.items()}
     figures = _figures(degradation, result, found, limits[1] - limits[0])
     record = {
@@ -158,17 +157,6 @@ def _refuse_others(trained: Trained) -> None:
         raise InputError(
             f"{trained.run.path} is an autoencoder, which has no p(z) to restore images by; train "
             "a vae"
-        )
-    if isinstance(trained.family, MixtureVAE):
-        raise InputError(
-            f"{trained.run.path} is a mixture, whose clusters are summed over, which draws from "
-            "p(z|y) cannot be; train a vae, with a mixture for its prior: --prior mixture"
-        )
-    if isinstance(trained.family.guide, SemiAmortisedGuide | FreeGuide):
-        raise InputError(
-            f"{trained.run.path} finds q(z|x) by gradient steps on the likelihood of a whole x, "
-            "which a degraded one is not; train with --inference amortised, and restore with "
-            "--method refined, which takes such steps"
         )
     if trained.data.has_missing:
         raise InputError(

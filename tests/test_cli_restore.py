@@ -27,9 +27,9 @@ def test_restore_by_each_task(pyrovae: Any, tmp_path: Path) -> None:
         name = f"restorations-{task}"
         assert name in pictures(tmp_path / "run")
         arrays = np.load(tmp_path / "run" / f"{name}.npz")
-        assert set(arrays) == {"x", "y", "mean", "sd", "low", "high", "z"}
+        assert set(arrays) == {"x", "y", "mean", "sd", "low", "high", "latent_z"}
         assert arrays["y"].shape == (6, *seen)
-        assert arrays["z"].shape == (21, 6, 20)
+        assert arrays["latent_z"].shape == (21, 6, 20)
         record = json.loads((tmp_path / "run" / f"{name}.json").read_text())
         assert record["method"] == {"name": "refined", "num_steps": 5}
         assert {"median", "smallest", "largest"} == set(record["diagnostics"]["elbo"])
