@@ -62,9 +62,9 @@ def assert_draws_of(
         effective: how many independent draws they are worth; as many as they are unless given.
     """
     num = len(draws) if effective is None else effective
-    variance = covariance.diagonal()
+    variance = covariance.diagonal().clamp(min=0)
     round_off = 1e-6 * variance.max()
-    of_mean = (variance.clamp(min=0) / num).sqrt()
+    of_mean = (variance / num).sqrt()
     off = (draws.mean(0) - mean).abs()
     assert (off <= 4.5 * of_mean + round_off.sqrt() * 1e-3).all(), off / of_mean
     # Of a normal, Var[(x_i - m_i)(x_j - m_j)] = C_ii C_jj + C_ij^2.

@@ -15,14 +15,14 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 MATRIX = torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0], [0.0, 0.5, -1.0, 0.0, 2.0]], dtype=torch.float64)
 
-REFINED: dict[str, Any] = {"name": "refined", "posterior": "full_rank", "num_steps": 1000}
+REFINED: dict[str, Any] = {"name": "refined", "num_steps": 200, "lr": 0.3, "num_particles": 8}
 IMPORTANCE: dict[str, Any] = {
     "name": "importance",
     "num_proposals": 5000,
-    "proposal": {"name": "refined", "posterior": "full_rank"},
+    "proposal": {"name": "refined", "num_steps": 60, "lr": 0.5, "num_particles": 8},
 }
-NUTS: dict[str, Any] = {"name": "nuts", "num_chains": 16, "warm_up": 60}
-GIBBS: dict[str, Any] = {"name": "pseudo_gibbs", "num_chains": 200, "burn_in": 60, "thin": 5}
+NUTS: dict[str, Any] = {"name": "nuts", "num_chains": 64, "warm_up": 20, "target_acceptance": 0.7}
+GIBBS: dict[str, Any] = {"name": "pseudo_gibbs", "num_chains": 200, "burn_in": 40, "thin": 4}
 METROPOLIS = GIBBS | {"name": "metropolis_within_gibbs"}
 
 

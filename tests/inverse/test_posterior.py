@@ -1,0 +1,387 @@
+"""What is asked of any model: which methods work, what comes out, and what is left as it was."""
+
+from functools import partial
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from torch import Tensor
+
+from pyrovae import VAE, InputError
+from pyrovae.inverse import METHODS, Blur, Downsample, Linear, Mask, Noise, Posterior
+from pyrovae.models.autoencoder import Autoencoder
+from pyrovae.models.pca import ProbabilisticPCA
+
+from .families import DISCRETE_LATENTS, EXPOSURE, FAMILIES, NAN, NORMAL, Y
+from .linear_gaussian import exact, log_density, model, of_missing
+
+QUICK: dict[str, dict[str, Any]] = {
+    "amortised": {"name": "amortised"},
+    "refined": {"name": "refined", "num_steps": 2, "num_particles": 2},
+    "importance": {
+        "name": "importance",
+        "proposal": {"name": "refined", "num_steps": 2, "num_particles": 2},
+        "num_proposals": 20,
+    },
+    "weighted": {"name": "importance", "proposal": "amortised", "num_proposals": 20},
+    "pseudo_gibbs": {"name": "pseudo_gibbs", "burn_in": 1, "thin": 1},
+    "metropolis_within_gibbs": {
+        "name": "metropolis_within_gibbs",
+        "burn_in": 2,
+        "thin": 1,
+        "pseudo_gibbs": 1,
+    },
+    "nuts": {"name": "nuts", "num_chains": 2, "warm_up": 1},
+}
+"""Every method, in next to no time."""
+
+ENDLESS = {"name": "refined", "num_steps": 10**9}
+"""A method that would never end, so that what it is refused with comes before any work."""
+
+
+def test_every_method_is_tried() -> None:
+    assert {settings["name"] for settings in QUICK.values()} == set(METHODS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_by_every_method(family: str) -> None:
+    torch.manual_seed(7)
+    make, y, given = FAMILIES[family]
+    of_family = make()
+    seen = ~y.isnan()
+    for name, method in QUICK.items():
+        if family in DISCRETE_LATENTS and name in ("refined", "importance", "nuts"):
+            with pytest.raises(InputError, match=f"{name} follows gradients .* is discrete; use"):
+                of_family.posterior(y, *given, method=method, num_samples=6)
+            continue
+        result = of_family.posterior(y, *given, method=method, num_samples=6)
+        assert result.x.shape == (6, *y.shape)
+        assert result.mean.shape == y.shape
+        assert result.x.isfinite().all()
+        assert torch.equal(result.mean[seen], y[seen])
+        assert torch.equal(result.x[:, seen], y[seen].expand(6, -1))
+        assert result.sd[seen].eq(0).all()
+        assert result.sd[1].gt(0).any()
+        for latent in result.latents.values():
+            assert latent.shape[:2] == (6, len(y))
+        for diagnostic in result.diagnostics.values():
+            assert diagnostic.shape == (len(y),)
+        log_prob = result.log_prob(torch.where(seen, y, result.x[0]))
+        assert log_prob.isfinite().all()
+        assert log_prob[2].abs() < 1e-5  # nothing of it is missing
+
+
+def test_an_autoencoder_knows_no_probabilities() -> None:
+    with pytest.raises(InputError, match="Autoencoder has no p"):
+        Autoencoder((3,), 2, NORMAL).posterior(Y, method=ENDLESS)
+
+
+def test_one_latent_is_z_and_several_have_names() -> None:
+    make, y, _ = FAMILIES["bottom-up"]
+    result = make().posterior(y, method="amortised", num_samples=4)
+    assert {name: z.shape for name, z in result.latents.items()} == {
+        "z1": (4, 3, 3),
+        "z2": (4, 3, 2),
+    }
+    with pytest.raises(InputError, match=r"latents z1, z2; choose one, as in latents\['z1'\]"):
+        _ = result.z
+    vae = VAE((3,), 2, NORMAL)
+    result = vae.posterior(y, method="amortised", num_samples=4)
+    assert torch.equal(result.z, result.latents["z"])
+    # What was drawn is the site of the model: its decoder makes the mean of it.
+    mean = vae.decode_mean(result.z).mean(0)
+    torch.testing.assert_close(result.mean[1], mean[1])
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_same_seed_same_numbers_and_nothing_else_is_touched(name: str) -> None:
+    vae = VAE((3,), 2, NORMAL, **{"encoder": _with_dropout, "decoder": _with_dropout})
+    vae.model.eval()
+    pyro.param("theirs", torch.tensor(1.0))
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    state = {key: value.clone() for key, value in vae.state_dict().items()}
+    modes = [module.training for module in vae.modules()]
+    answer = partial(vae.posterior, Y, method=QUICK[name], num_samples=6)
+    first = answer()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(9)
+    again, other = answer(), answer(seed=1)
+    assert torch.equal(first.x, again.x)
+    assert torch.equal(first.z, again.z)
+    assert not torch.equal(first.x, other.x)
+    assert [module.training for module in vae.modules()] == modes
+    assert set(pyro.get_param_store()) == {"theirs"}
+    assert all(parameter.requires_grad for parameter in vae.parameters())
+    assert all(parameter.grad is None for parameter in vae.parameters())
+    for key, value in vae.state_dict().items():
+        assert torch.equal(value, state[key]), key
+    assert not first.x.requires_grad
+
+
+def _with_dropout(in_shape: Any, out_shape: Any) -> torch.nn.Module:
+    sizes = [torch.Size(shape).numel() for shape in (in_shape, out_shape)]
+    parts = torch.nn.Flatten(-len(in_shape)), torch.nn.Linear(*sizes), torch.nn.Dropout(0.5)
+    return torch.nn.Sequential(*parts, torch.nn.Unflatten(-1, tuple(out_shape)))
+
+
+@pytest.mark.usefixtures("float64")
+def test_batches_are_alike_but_for_noise() -> None:
+    ppca = model(missing=True)
+    y = ppca.sample(7)
+    y[::2, 1:3] = NAN
+    small, whole = (
+        ppca.posterior(y, method="amortised", num_samples=2000, batch_size=size, seed=size)
+        for size in (3, 7)
+    )
+    error = (small.sd.square() + whole.sd.square()).sqrt() / 2000**0.5
+    assert ((small.x.mean(0) - whole.x.mean(0)).abs() <= 4.5 * error + 1e-9).all()
+    # The mean over z of E[x | y, z] has less noise than that of draws, and the same limit.
+    means = [of_missing(ppca, row)[0] for row in y]
+    assert ((whole.mean - torch.stack(means)).abs() <= 4.5 * error + 1e-9).all()
+    torch.testing.assert_close(small.diagnostics["elbo"], whole.diagnostics["elbo"])
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_the_precision_is_that_of_the_model(name: str) -> None:
+    for dtype in (torch.float32, torch.float64):
+        vae = VAE((3,), 2, NORMAL).to(dtype)
+        for of_y in (torch.float16, torch.float32, torch.float64):
+            result = vae.posterior(Y.to(of_y), method=QUICK[name], num_samples=4)
+            assert result.x.dtype == result.mean.dtype == result.z.dtype == dtype
+    whole = torch.tensor([[1, 0, 2]])
+    assert VAE((3,), 2, NORMAL).posterior(whole, method=QUICK[name], num_samples=4).mean[0, 2] == 2
+
+
+@pytest.mark.usefixtures("float64")
+def test_nothing_observed_is_the_prior() -> None:
+    for missing in (True, False):
+        ppca = model(missing=missing)
+        y = torch.full((1, 5), NAN)
+        # The guide of the first knows the prior; that of the other is shown a typical datum.
+        proposal: Any = "amortised" if missing else {"name": "refined", "num_steps": 100, "lr": 0.5}
+        settings: Any = {"name": "importance", "num_proposals": 4000, "proposal": proposal}
+        result = ppca.posterior(y, method=settings, num_samples=2000)
+        mean, covariance = of_missing(ppca, y[0])
+        sd = covariance.diagonal().sqrt()
+        assert ((result.x[:, 0].mean(0) - mean).abs() <= 4.5 * sd / 2000**0.5).all()
+        # Of a normal, the variance of a sample variance is 2 sd^4 / n.
+        off = (result.x[:, 0] - mean).square().mean(0) / sd.square() - 1
+        assert (off.abs() <= 4.5 * (2 / 2000) ** 0.5).all()
+        error = result.diagnostics["standard_error"]
+        assert result.diagnostics["log_likelihood"].abs() <= 4.5 * error + 1e-9
+        assert error < 0.01
+        x = ppca.sample(1)
+        log_p = ppca.log_prob(x)
+        values = (ppca.decode(result.z[:, 0]).log_prob(x) - log_p).exp()
+        error = values.std() / len(values) ** 0.5
+        assert (result.log_prob(x) - log_p).abs() <= 4.5 * error
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_density_of_what_is_missing() -> None:
+    ppca = model(missing=True)
+    x = ppca.sample(6)
+    y = x.clone()
+    y[:3, 1:] = NAN
+    y[3:, ::2] = NAN
+    result = ppca.posterior(y, method="amortised", num_samples=4000)
+    for i in range(6):
+        mean, covariance = of_missing(ppca, y[i])
+        gone = y[i].isnan()
+        truth = log_density(mean[gone], covariance[gone][:, gone], x[i, gone])
+        # p(x | y) is the mean over draws of p(x_missing | z), which has this error.
+        p: Any = ppca.decode(result.z[:, i])
+        log_each = p.base_dist.log_prob(x[i])[:, gone].sum(-1)
+        each = (log_each - truth).exp()
+        assert (result.log_prob(x)[i] - truth).abs() <= 4.5 * each.std() / len(each) ** 0.5
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_density_of_x_given_linear_observations() -> None:
+    ppca = model(missing=False)
+    matrix = torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0], [0.0, 0.5, -1.0, 0.0, 2.0]])
+    operator = Linear(matrix, 1.0)
+    x = ppca.sample(3)
+    y = operator.observe(x)
+    proposal = {"name": "refined", "num_steps": 100, "lr": 0.5}
+    settings: Any = {"name": "importance", "num_proposals": 4000, "proposal": proposal}
+    result = ppca.posterior(y, operator=operator, method=settings, num_samples=4000)
+    for i in range(3):
+        truth = log_density(*exact(ppca, y[i], matrix, 1.0), x[i])
+        p: Any = ppca.decode(result.z[:, i])
+        given = operator.restored(p, y[i : i + 1].expand(4000, -1), torch.ones(4000))
+        each = (given.log_prob(x[i].expand(4000, -1)) - truth).exp()
+        assert (result.log_prob(x)[i] - truth).abs() <= 6 * each.std() / len(each) ** 0.5
+
+
+@pytest.mark.usefixtures("float64")
+def test_intervals_hold_as_often_as_they_say() -> None:
+    """The truth is a draw from the same joint: it is exchangeable with the draws given y."""
+    ppca = model(missing=True)
+    num = 400
+    x = ppca.sample(num)
+    hidden = torch.rand(num, 5) < 0.5
+    y = torch.where(hidden, NAN, x)
+    result = ppca.posterior(y, method="amortised", num_samples=99, batch_size=400)
+    for level in (0.5, 0.9):
+        low, high = result.interval(level)
+        assert torch.equal(low[~hidden], x[~hidden])
+        assert torch.equal(high[~hidden], x[~hidden])
+        inside = ((low <= x) & (x <= high)).double()
+        # Data are independent, the entries of one are not: the error is that of their means.
+        count = hidden.sum(1)
+        share = (inside * hidden).sum() / count.sum()
+        off = ((inside - level) * hidden).sum(1)
+        error = off.square().sum().sqrt() / count.sum()
+        assert abs(share.item() - level) <= 4.5 * error.item()
+        assert error < 0.03
+
+
+def test_intervals_are_order_statistics() -> None:
+    draws = torch.arange(99.0).flip(0)[:, None, None]
+    result = Posterior({}, draws, draws.mean(0), {}, torch.zeros(1), ())
+    low, high = result.interval(0.9)
+    # Between them lie 90 of the 100 gaps that 99 draws leave for another one.
+    assert (low.item(), high.item()) == (4, 94)
+    for level in (0.0, 1.0, -0.5, NAN):
+        with pytest.raises(InputError, match="a probability between 0 and 1"):
+            result.interval(level)
+    with pytest.raises(InputError, match="99 draws have none outside of an interval"):
+        result.interval(0.99)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("of", ["datum", "mean"])
+def test_noise_of_unknown_size_is_found(of: str) -> None:
+    """Many numbers of one datum, all of them with the same noise, whose size follows."""
+    torch.manual_seed(2)
+    num, latent, truth = 60, 2, 0.7
+    ppca = ProbabilisticPCA((num,), latent)
+    with torch.no_grad():
+        ppca.likelihood.get_parameter("unlinked_scale").fill_(-2.5)  # sigma is its exponential
+    sigma = ppca.scale.item() if of == "datum" else 0.0
+    z = torch.randn(2, latent)
+    y = ppca.decode_mean(z) + (sigma**2 + truth**2) ** 0.5 * torch.randn(2, num)
+    settings: Any = {"name": "refined", "num_steps": 1}
+    result = ppca.posterior(y, operator=Noise(None, of=of), method=settings, num_samples=2)
+    assert result.noise.shape == (2,)
+    # sqrt(sigma^2 + s^2) is found from num numbers, with a relative error of 1 / sqrt(2 num).
+    found = (sigma**2 + result.noise.square()).sqrt()
+    width = (sigma**2 + truth**2) ** 0.5
+    assert ((found - width).abs() <= 4.5 * width / (2 * num) ** 0.5).all()
+    # The exact maximum of p(y; s) of each datum.
+    linear: Any = ppca.model.decoder
+    weight, bias = linear.layers[0].weight.detach(), linear.layers[0].bias.detach()
+    grid = torch.linspace(0.4, 1.1, 1401)
+    best = []
+    for row in y:
+        scores = [
+            torch.distributions.LowRankMultivariateNormal(
+                bias, weight, torch.full((num,), float(s**2 + sigma**2))
+            ).log_prob(row)
+            for s in grid
+        ]
+        best.append(grid[torch.stack(scores).argmax()])
+    torch.testing.assert_close(result.noise, torch.stack(best), rtol=0, atol=0.01)
+
+
+def test_known_noise_is_told() -> None:
+    result = VAE((3,), 2, NORMAL).posterior(
+        torch.ones(2, 3), operator=Noise(0.3), method="amortised", num_samples=2
+    )
+    assert result.noise.tolist() == pytest.approx([0.3, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"y": torch.ones(2, 4)}, r"\(2, 4\); the model expects \(3,\)"),
+        ({"y": torch.ones(3)}, r"give one of shape \(3,\) for each datum"),
+        ({"y": torch.ones(2, 2, 3)}, r"give one of shape \(3,\) for each datum"),
+        ({"y": torch.ones(0, 3)}, "are empty"),
+        ({"y": torch.ones(2, 3) + 0j}, "complex"),
+        ({"y": torch.tensor([[1.0, torch.inf, 0.0]])}, "infinite values, the first in datum 0"),
+        ({"num_samples": 0}, "num_samples and batch_size are 1 or more; got 0"),
+        ({"batch_size": 0}, "num_samples and batch_size are 1 or more"),
+        ({"method": "gibs"}, "method cannot be 'gibs'"),
+        ({"method": {"name": "refined", "steps": 3}}, "did you mean 'num_steps'"),
+        ({"method": {"name": "refined", "num_steps": 0}}, "num_steps is 0"),
+        ({"method": {"name": "refined", "lr": 0.0}}, "lr is 0.0"),
+        ({"method": {"name": "refined", "posterior": "concrete"}}, "posterior cannot be"),
+        ({"method": {"name": "importance", "proposal": "prior"}}, "proposal cannot be 'prior'"),
+        ({"method": {"name": "importance", "num_proposals": 1}}, "num_proposals is 1"),
+        ({"method": {"name": "pseudo_gibbs", "thin": 0}}, "thin is 0"),
+        ({"method": {"name": "nuts", "target_acceptance": 1.0}}, "target_acceptance is 1.0"),
+        ({"operator": Linear(torch.eye(3), 0.1)}, "missing .NaN. values, which Linear does not"),
+        ({"operator": Linear(torch.eye(4), 0.1)}, "4 columns, for data of shape"),
+        ({"operator": Downsample(2, 0.1)}, "Downsample is of images"),
+        ({"operator": Blur(1.0, 0.1)}, "Blur is of images"),
+        ({"operator": Noise(0.1, of="mean"), "method": "pseudo_gibbs"}, "x a function of z"),
+        ({"given": (EXPOSURE,)}, "takes nothing beside x; got 1"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(settings: dict[str, Any], message: str) -> None:
+    asked: dict[str, Any] = {"y": Y, "method": ENDLESS} | settings
+    given = asked.pop("given", ())
+    with pytest.raises(InputError, match=message):
+        VAE((3,), 2, NORMAL).posterior(asked.pop("y"), *given, **asked)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((), "takes exposure beside x; got 0"),
+        ((torch.ones(2),), r"has shape \(2,\); it needs a row for each of 3"),
+        ((torch.ones(()),), r"has shape \(\); it needs a row"),
+        ((torch.tensor([1.0, 1.0, -1.0]),), "exposures are positive"),
+    ],
+)
+def test_what_comes_with_data_is_checked(given: tuple[Tensor, ...], message: str) -> None:
+    make, y, _ = FAMILIES["exposures"]
+    with pytest.raises(InputError, match=message):
+        make().posterior(y, *given, method=ENDLESS, batch_size=2)
+    if len(given) == 1:
+        noisy = partial(make().posterior, y, *given, operator=Noise(0.1, of="mean"))
+        with pytest.raises(InputError, match=message):
+            noisy(method=ENDLESS, batch_size=2)
+
+
+def test_observations_are_in_the_support() -> None:
+    vae = VAE((3,), 2)
+    y = torch.tensor([[1.0, NAN, 0.0], [0.0, 0.3, 1.0]])
+    with pytest.raises(InputError, match=r"Bernoulli is of whole numbers, .* 0\.3 in datum 1"):
+        vae.posterior(y, method=ENDLESS)
+    with pytest.raises(InputError, match="Bernoulli is of whole numbers"):
+        vae.posterior(y, operator=Mask(), method=ENDLESS)
+    result = vae.posterior(y, operator=Noise(0.2), method="amortised", num_samples=5)
+    assert set(result.x.unique().tolist()) <= {0.0, 1.0}
+    make, counts, _ = FAMILIES["totals"]
+    with pytest.raises(InputError, match="Binomial cannot have produced the observations"):
+        make().posterior(counts, torch.ones(3), method=ENDLESS)
+
+
+def test_densities_are_of_whole_data() -> None:
+    vae = VAE((3,), 2, NORMAL)
+    result = vae.posterior(Y, method="amortised", num_samples=5)
+    for x, message in (
+        (torch.ones(2, 3), "one for each of 3 observations"),
+        (torch.ones(6, 3), "one for each of 3 observations"),
+        (torch.ones(3, 1), r"expects \(3,\)"),
+        (Y, "missing"),
+    ):
+        with pytest.raises(InputError, match=message):
+            result.log_prob(x)
+    sure = Linear(torch.eye(3)[:2], 0.0)
+    result = vae.posterior(torch.ones(1, 2), operator=sure, method="amortised", num_samples=5)
+    with pytest.raises(InputError, match="without noise x given y has no density"):
+        result.log_prob(torch.ones(1, 3))
+    torch.testing.assert_close(result.x[..., :2], torch.ones(5, 1, 2))
+
+
+def test_densities_that_are_no_numbers_are_told() -> None:
+    far = torch.tensor([[1e20, NAN, 0.0], [0.0, 0.1, 0.2]])  # the square of the first overflows
+    answer = partial(VAE((3,), 2, NORMAL).posterior, far, operator=Noise(0.1), num_samples=5)
+    with pytest.raises(FloatingPointError, match="1 data cannot be drawn from"):
+        answer(method=QUICK["weighted"])
