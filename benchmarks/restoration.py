@@ -18,6 +18,7 @@ import torch
 from cyclopts import run
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -212,9 +213,9 @@ def _trained(
     body = partial(MLP, hidden=(hidden,))
     vae = VAE((1, 28, 28), latent_dim, likelihood, encoder=body, decoder=body)
     words = (name, transform and transform.__name__, epochs, latent_dim, hidden, seed)
-    path = weights and weights / f"{'-'.join(map(str, words)).replace(' ', '_')}.pt"
+    path = weights and weights / f"{'-'.join(map(str, words)).replace(' ', '_')}.safetensors"
     if path and path.exists():
-        vae.load_state_dict(torch.load(path))
+        vae.load_state_dict(load_file(path))
         return vae.eval()
     vae.standardise(transform(train) if transform else train)
     fit(
@@ -228,7 +229,7 @@ def _trained(
     )
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(vae.state_dict(), path)
+        save_file(vae.state_dict(), path)
     return vae.eval()
 
 
