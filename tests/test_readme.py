@@ -59,7 +59,9 @@ def test_parts() -> None:
 def test_what_is_missing() -> None:
     vae = VAE((1, 8, 8), 2, {"family": "Binomial", "total_count": 16})
     scope = {"vae": vae, "torch": torch, "x": torch.randint(0, 17, (2, 1, 8, 8)).float()}
-    exec(MISSING.replace("50}", "5}"), scope)
+    shorter = MISSING.replace('"warm_up": 50}', '"warm_up": 5}, num_samples=10')
+    exec(shorter, scope)
+    assert shorter != MISSING
     result: Any = scope["result"]
     assert torch.equal(result.mean[:, :, :4], scope["x"][:, :, :4])
 
