@@ -63,7 +63,7 @@ def test_it_comes_near_the_maximum_of_ppca_on_incomplete_data() -> None:
         missing=True,
     )
     vae.standardise(y)
-    settings: Any = {"batch_size": 300, "epochs": 250, "lr": 0.02, "schedule": "cosine"}
+    settings: Any = {"batch_size": 300, "epochs": 150, "lr": 0.03, "schedule": "cosine"}
     miwae = {"name": "iwae", "num_particles": 20}
     fit(vae.model, vae.guide, y, objective=miwae, compile=False, progress=False, **settings)
     found = log_likelihood(*moments(vae), y)

@@ -380,6 +380,7 @@ def test_densities_are_of_whole_data() -> None:
     torch.testing.assert_close(result.x[..., :2], torch.ones(5, 1, 2))
 
 
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
 def test_densities_that_are_no_numbers_are_told() -> None:
     far = torch.tensor([[1e20, NAN, 0.0], [0.0, 0.1, 0.2]])  # the square of the first overflows
     answer = partial(VAE((3,), 2, NORMAL).posterior, far, operator=Noise(0.1), num_samples=5)
