@@ -3,6 +3,8 @@ from .data.binarise import binarise as binarise
 from .data.dataset import Dataset as Dataset
 from .data.load import load as load
 from .errors import InputError as InputError
+from .imputation import Imputation as Imputation
+from .imputation import impute as impute
 from .infer.evaluate import evaluate as evaluate
 from .infer.importance import importance_sample as importance_sample
 from .infer.svi import SVI as SVI

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts import ValidationError as CycloptsValidationError
@@ -34,6 +34,10 @@ _DECLARED = {
     "objective": "name",
 }
 """Options that take settings, and the setting that a word alone is."""
+
+
+_SETTINGS = {**_DECLARED, "method": "name"}
+"""The same with those of other commands than train."""
 
 
 def _described(name: str) -> Parameter:
@@ -187,6 +191,66 @@ def reconstruct(
 
 
 @app.command
+def restore(
+    run: Run,
+    /,
+    *,
+    task: Annotated[
+        Literal["inpaint", "denoise", "super-resolve"],
+        Parameter(help="What is to be undone: removed pixels, noise, or smaller images."),
+    ],
+    num: Annotated[int, Parameter(help="Number of test images.")] = 64,
+    fraction: Annotated[
+        float | None,
+        Parameter(help="inpaint: share of the pixels removed at random; 0.5 unless given."),
+    ] = None,
+    region: Annotated[
+        Literal["lower", "upper", "left", "right", "centre"] | None,
+        Parameter(help="inpaint: half that is removed instead, or the square in the centre."),
+    ] = None,
+    noise: Annotated[
+        float | None,
+        Parameter(
+            help="Standard deviation, as a share of the full range of grey levels; denoise: 0.3, "
+            "super-resolve: 0.05, unless given."
+        ),
+    ] = None,
+    factor: Annotated[
+        int | None,
+        Parameter(help="super-resolve: how many times smaller each way; 2 unless given."),
+    ] = None,
+    method: Annotated[
+        str,
+        Parameter(
+            help="amortised, refined, importance, pseudo_gibbs, metropolis_within_gibbs or nuts, "
+            "with settings as in --method.num_steps 300."
+        ),
+    ] = "importance",
+    num_samples: Annotated[
+        int, Parameter(help="Draws of each restored image, for its mean and intervals.")
+    ] = 200,
+    seed: Annotated[int, Parameter(help="Seed of the degradation and of all draws.")] = 0,
+) -> None:
+    """Degrade test images and restore them: restorations-TASK.npz, .json and .png in the run."""
+    _at_least(1, num=num)
+    _at_least(21, num_samples=num_samples)
+    _at_least(0, seed=seed)
+    declared = from_yaml(method, "method")
+    from .degradation import Degradation
+    from .restoration import restore
+
+    restore(
+        run,
+        Degradation(task, fraction=fraction, region=region, noise=noise, factor=factor),
+        num=num,
+        method=declared,
+        num_samples=num_samples,
+        seed=seed,
+        console=_console(),
+    )
+
+
+@app.command
 def evaluate(
     run: Run,
     /,
@@ -220,6 +284,65 @@ def evaluate(
     jobs.evaluate(run, num_particles, num_samples, ais, _console())
 
 
+@app.command
+def impute(
+    table: Annotated[
+        Path,
+        Parameter(
+            help="CSV file whose first line names the columns; a cell is missing where it is "
+            "empty, NA, nan or the like."
+        ),
+    ],
+    /,
+    *,
+    output: Annotated[Path, Parameter(help="CSV file to write.")],
+    overwrite: Annotated[
+        bool, Parameter(help="Whether the output may be there already.", negative=())
+    ] = False,
+    level: Annotated[float, Parameter(help="Probability that an interval holds.")] = 0.9,
+    likelihood: Annotated[
+        str | None,
+        Parameter(
+            help="p(x|z) of all columns of numbers, or of some by name: "
+            '"{family: Mixed, blocks: [{columns: [visits], likelihood: Poisson}]}"; chosen for '
+            "each column unless given."
+        ),
+    ] = None,
+    latent_dim: Annotated[
+        int | None,
+        Parameter(help="Number of latent dimensions; half of that of the columns unless given."),
+    ] = None,
+    steps: Annotated[int, Parameter(help="Steps of training, with 64 rows each.")] = 1500,
+    imputations: Annotated[
+        int,
+        Parameter(
+            help="Write so many further files, OUTPUT-1.csv and so on, with missing cells drawn at "
+            "random as they may have been (multiple imputation)."
+        ),
+    ] = 0,
+    seed: Annotated[int, Parameter(help="Seed of the networks, the batches and all draws.")] = 0,
+) -> None:
+    """Fill the missing cells of a CSV file, with intervals in further columns."""
+    _at_least(1, steps=steps)
+    _at_least(0, seed=seed, imputations=imputations)
+    if latent_dim is not None:
+        _at_least(1, latent_dim=latent_dim)
+    from .impute_file import impute_file
+
+    impute_file(
+        table,
+        output,
+        _console(),
+        overwrite=overwrite,
+        level=level,
+        likelihood=None if likelihood is None else from_yaml(likelihood, "likelihood"),
+        latent_dim=latent_dim,
+        steps=steps,
+        num_imputations=imputations,
+        seed=seed,
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake ends in one line and exit code 2.
 
@@ -245,12 +368,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _joined(arguments: Sequence[str]) -> list[str]:
     """Put ``--likelihood normal --likelihood.scale 1`` into one option, in YAML."""
     rest: list[str] = []
-    settings: dict[str, dict[str, Any]] = {option: {} for option in _DECLARED}
+    settings: dict[str, dict[str, Any]] = {option: {} for option in _SETTINGS}
     words = iter(arguments)
     for word in words:
         name, equals, value = word.partition("=")
         option, _, setting = name.removeprefix("--").partition(".")
-        if not name.startswith("--") or option not in _DECLARED:
+        if not name.startswith("--") or option not in _SETTINGS:
             rest.append(word)
             continue
         meant = from_yaml(value if equals else next(words, ""), name.removeprefix("--"))
@@ -265,10 +388,10 @@ def _joined(arguments: Sequence[str]) -> list[str]:
         elif isinstance(meant, dict):
             settings[option].update(meant)
         else:
-            settings[option][_DECLARED[option]] = meant
+            settings[option][_SETTINGS[option]] = meant
     for option, given in settings.items():
-        if set(given) == {_DECLARED[option]}:
-            rest += [f"--{option}", str(given[_DECLARED[option]])]
+        if set(given) == {_SETTINGS[option]}:
+            rest += [f"--{option}", str(given[_SETTINGS[option]])]
         elif given:
             rest += [f"--{option}", json.dumps(given)]
     return rest

@@ -21,6 +21,7 @@ __all__ = [
     "latent_space",
     "manifold",
     "reconstructions",
+    "restorations",
     "samples",
     "training_curves",
     "traversals",
@@ -33,6 +34,8 @@ _MAX_NAME = 28
 _MAX_WHOLE = 60
 _MAX_CLASSES = 20
 _GREY = "0.35"
+_GAP = (0.30, 0.45, 0.75)
+"""The colour of a pixel that is missing."""
 
 
 def is_image(event_shape: Sequence[int]) -> bool:
@@ -119,6 +122,51 @@ def reconstructions(
     figure.supxlabel("datum")
     figure.supylabel("reconstruction")
     return figure
+
+
+def restorations(
+    x: Float[Tensor, "num channels height width"],
+    y: Float[Tensor, "num channels height_seen width_seen"],
+    mean: Float[Tensor, "num channels height width"],
+    sd: Float[Tensor, "num channels height width"],
+    limits: Limits,
+    title: str,
+) -> Figure:
+    """Originals, what was observed of them, and what they are restored to, with the uncertainty.
+
+    Arguments:
+        x: originals.
+        y: observations; pixels that are missing (NaN) are blue.
+        mean: restorations.
+        sd: their posterior standard deviations, in the units of x; the mean of all channels is
+            shown.
+        limits: the values of a black and of a white pixel.
+        title: what was done.
+    """
+    figure = Figure(figsize=(1.0 + 1.0 * len(x), 4.9), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
+    grid = figure.subplots(4, len(x), squeeze=False)
+    low, high = limits
+    rows = {"original": x, "observation": y, "restoration": mean}
+    for (name, images), line in zip(rows.items(), grid, strict=False):
+        for axes, image in zip(line, images, strict=True):
+            axes.imshow(_with_gaps((image - low) / (high - low)), interpolation="nearest")
+        line[0].set_ylabel(name)
+    spread = sd.mean(1).cpu().numpy()
+    most = max(spread.max(), np.finfo(np.float32).tiny)
+    for axes, each in zip(grid[-1], spread, strict=True):
+        shown = axes.imshow(each, cmap="magma", vmin=0, vmax=most, interpolation="nearest")
+    grid[-1][0].set_ylabel("uncertainty")
+    figure.colorbar(shown, ax=grid[-1].tolist(), label="sd", fraction=0.05, pad=0.01)
+    for axes in grid.flatten():
+        axes.set(xticks=[], yticks=[])
+    return figure
+
+
+def _with_gaps(image: Float[Tensor, "channels height width"]) -> NDArray[Any]:
+    """In colours, pixels that are missing in blue."""
+    colours = image.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
+    return np.where(np.isnan(colours), _GAP, np.clip(colours, 0, 1))
 
 
 def samples(

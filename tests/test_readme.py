@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyrovae import Likelihood, Mixed, fit
+from pyrovae import VAE, Likelihood, Mixed, fit
 from pyrovae.cli import main
 from pyrovae.likelihoods import families
 
 TEXT = (Path(__file__).parent.parent / "README.md").read_text()
-READY, OWN, SPEED, DECLARED, MIXED, SCORES, PARTS, _, MIXTURE = re.findall(
+READY, OWN, SPEED, DECLARED, MIXED, SCORES, PARTS, MISSING, _, MIXTURE = re.findall(
     r"```python\n(.*?)```", TEXT, re.S
 )
 
@@ -54,6 +54,14 @@ def test_parts() -> None:
     scope: dict[str, Any] = {}
     exec(PARTS, scope)
     assert scope["vae"].sample(3).shape == (3, 1, 8, 8)
+
+
+def test_what_is_missing() -> None:
+    vae = VAE((1, 8, 8), 2, {"family": "Binomial", "total_count": 16})
+    scope = {"vae": vae, "torch": torch, "x": torch.randint(0, 17, (2, 1, 8, 8)).float()}
+    exec(MISSING.replace("50}", "5}"), scope)
+    result: Any = scope["result"]
+    assert torch.equal(result.mean[:, :, :4], scope["x"][:, :, :4])
 
 
 def test_mixtures() -> None:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import log
+from math import ceil, log
 from typing import Any
 
+import pyro
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor
@@ -77,12 +78,12 @@ class Posterior:
         num = len(self.x)
         if not 0 < level < 1:
             raise InputError(f"level is {level}; it is a probability between 0 and 1")
-        if num < 2 / (1 - level):
+        tail = round((1 - level) / 2 * (num + 1)) - 1
+        if tail < 0:
             raise InputError(
                 f"{num} draws have none outside of an interval of level {level}; draw "
-                f"num_samples={int(2 / (1 - level)) + 1} or more"
+                f"num_samples={ceil(2 / (1 - level))} or more"
             )
-        tail = round((1 - level) / 2 * (num + 1)) - 1
         ordered = self.x.sort(0).values
         return ordered[tail], ordered[num - 1 - tail]
 
@@ -203,7 +204,7 @@ def posterior(
     with torch.random.fork_rng(), LateProgress("restoring", len(batches) * steps) as bar:
         torch.manual_seed(seed)
         advance = bar.advance if progress else (lambda: None)
-        with of_x.store(), of_x.eval_mode():
+        with of_x.store(), of_x.eval_mode(), pyro.validation_enabled(False):
             for batch in batches:
                 _check(pair, batch)
             if how.needs_gradient or operator.noise is None:
@@ -267,7 +268,7 @@ class _Batch:
             raise InputError(
                 "with of='mean' x is a function of z, whose density is not known; look at draws"
             )
-        with self.of_x.store(), self.of_x.eval_mode():
+        with self.of_x.store(), self.of_x.eval_mode(), pyro.validation_enabled(False):
             rows = self.parts.rows(self.num_samples)
             flat = {name: value.transpose(0, 1).flatten(0, 1) for name, value in latents.items()}
             p = self.pair.restored(flat, rows)
@@ -291,6 +292,13 @@ def _drawn(
     batch = _Batch(of_x, pair, parts, num_samples)
     drawn = how.draw(pair, parts, num_samples, advance)
     x, mean = batch.x(drawn.latents)
+    lost = int((~x.isfinite()).flatten(2).any(2).any(0).sum())
+    if lost:
+        raise FloatingPointError(
+            f"p(x | y) of {lost} data cannot be drawn from: a latent or a density came out NaN or "
+            "infinite there; take smaller steps, as in {'name': 'refined', 'lr': 0.03}, or another "
+            "method"
+        )
     return Posterior(
         batch.by_sample(drawn.latents), x, mean, drawn.diagnostics, parts.noise, (batch,)
     )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
@@ -18,6 +19,9 @@ __all__ = ["Latents", "Observed", "Parts", "drawn", "likelihood", "log_weights"]
 
 Latents = Mapping[str, Tensor]
 """Values of the latents by site, with a row for each datum first."""
+
+_AT_ONCE = 2**24
+"""Numbers in the data that are worked on together."""
 
 Rows = tuple[Tensor, ...]
 """The arguments of a model and a guide, with a row for each datum or each draw of one."""
@@ -55,6 +59,11 @@ class Parts(NamedTuple):
         y, start, fill, noise, *given = (part[data] for part in self.flat)
         return Parts(y, start, fill, noise, tuple(given))
 
+    @property
+    def at_once(self) -> int:
+        """How many draws of each datum may be worked on together: tensors of 64 MiB or so."""
+        return max(1, _AT_ONCE // max(self.y.numel(), self.fill.numel()))
+
     def with_noise(self, noise: Float[Tensor, "data"]) -> "Parts":
         """The same with other noise."""
         return self._replace(noise=noise)
@@ -91,8 +100,19 @@ class Observed:
 
     def propose(self, parts: Parts, num: int) -> tuple[Latents, Float[Tensor, "data draws"]]:
         """Latents drawn from the guide, rows of one datum in succession, and log p(y, z) / q(z)."""
-        latents, log_weights = drawn(self.model, self.guide, parts.rows(num).flat, self.plate)
-        return latents, log_weights.view(-1, num)
+        found = []
+        for first in range(0, num, parts.at_once):
+            some = min(parts.at_once, num - first)
+            latents, log_weights = drawn(self.model, self.guide, parts.rows(some).flat, self.plate)
+            by_datum = {name: z.view(-1, some, *z.shape[1:]) for name, z in latents.items()}
+            found.append((by_datum, log_weights.view(-1, some)))
+        return (
+            {
+                name: torch.cat([each[name] for each, _ in found], 1).flatten(0, 1)
+                for name in found[0][0]
+            },
+            torch.cat([log_weights for _, log_weights in found], 1),
+        )
 
     def likelihood(self, latents: Latents, rows: Parts) -> Any:
         """p(x | z) of each row."""

@@ -171,8 +171,9 @@ class Refinement:
     def proposals(self, num: int) -> tuple[Float[Tensor, "rows dims"], Float[Tensor, "data draws"]]:
         """Draws of the vector, and log p(y, z) / q(z)."""
         position, log_q = self.sample(num)
-        log_joint = self._of_rows(num)(position)[1]
-        return position, (log_joint - log_q).view(self.num_data, num)
+        parts = position.view(self.num_data, num, -1).split(self.parts.at_once, 1)
+        log_joint = torch.cat([self._log_joint(part) for part in parts], 1)
+        return position, log_joint - log_q.view(self.num_data, num)
 
     def latents(self, num: int) -> dict[str, Tensor]:
         """Latents of each datum, rows of one in succession."""
@@ -192,6 +193,10 @@ class Refinement:
             "effective_samples": 1 / log_weights.softmax(1).square().sum(1),
             "pareto_k": pareto_k(log_weights),
         }
+
+    def _log_joint(self, position: Float[Tensor, "data draws dims"]) -> Float[Tensor, "data draws"]:
+        log_joint: Tensor = self._of_rows(position.shape[1])(position.flatten(0, 1))[1]
+        return log_joint.view(position.shape[:2])
 
     def _of_rows(self, num: int, log_noise: Tensor | None = None) -> RowDensities:
         parts = self.parts if log_noise is None else self.parts.with_noise(log_noise.exp())

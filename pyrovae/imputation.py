@@ -1,0 +1,461 @@
+"""Missing cells of a table, from a VAE that is trained on the cells there are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.distributions import constraints
+from torch.optim import LBFGS, AdamW, Optimizer
+
+from .columns import Column, columns_of
+from .errors import InputError
+from .infer.captured import Compile
+from .likelihoods import Likelihood, Mixed
+from .models.vae import VAE
+from .nn.factor import FactorDecoder, FactorEncoder
+from .posteriors import FullRankNormal
+from .train import History, fit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["NUM_SAMPLES", "Imputation", "check_level", "impute"]
+
+NUM_SAMPLES = 500
+"""Draws of each missing cell, unless said otherwise."""
+
+_BATCH = 64
+_LEARNING_RATE = 1e-2
+_PROPOSALS = 1000
+_AT_ONCE = 2**22
+"""Numbers that may be drawn at a time."""
+
+_FEW = 20
+"""Effective samples below which a posterior is poorly known."""
+
+_HELD_OUT = 0.1
+_FEWEST_HELD_OUT = 10
+"""Rows; fewer tell nothing, and none are held out."""
+
+_FEWEST_CELLS = 10
+"""Cells of a column below which a note is made of it."""
+
+_JITTER = 0.1
+"""Noise on real numbers, in standard deviations, without which densities of numbers that repeat, or
+that others fix, grow beyond all bounds, and the posterior of z becomes too narrow to be met."""
+
+_DECAY = 1.0
+"""Weight decay (AdamW) of the networks, but not of what is linear."""
+
+
+@dataclass(frozen=True)
+class Imputation:
+    """A table whose missing cells are filled, and how sure that is.
+
+    Attributes:
+        filled: the table with the posterior mean of real numbers, the median of whole ones and the
+            most probable word; other cells are untouched.
+        low, high: ends of the central credible interval of each number that was missing, NaN
+            elsewhere.
+        probability: p(word | row) of each word that was filled in, NaN elsewhere.
+        mean: E[x | row] of each number that was missing, whole or not, NaN elsewhere.
+        was_missing: whether each cell was filled.
+        columns: those that took part, in the order in which the model has them, each with its
+            likelihood and the reason for it.
+        left_out: for each column that did not, a sentence that says why; its cells stay missing.
+        notes: sentences on what is to be doubted.
+        vae: the trained model; None where nothing was missing.
+        history: of its training.
+        effective_samples: of each row that was asked for, out of 1,000 weighted ones.
+    """
+
+    filled: "pd.DataFrame"
+    low: "pd.DataFrame"
+    high: "pd.DataFrame"
+    probability: "pd.DataFrame"
+    mean: "pd.DataFrame"
+    was_missing: "pd.DataFrame"
+    columns: tuple[Column, ...]
+    left_out: Mapping[str, str]
+    notes: tuple[str, ...]
+    vae: VAE | None
+    history: History | None
+    effective_samples: Float[Tensor, "rows"]
+    _cells: Sequence["_Cells"]
+
+    @property
+    def num_draws(self) -> int:
+        """How many draws of the missing cells there are."""
+        return len(self._cells[0].draws) if self._cells else 0
+
+    @property
+    def num_filled(self) -> int:
+        """How many cells were filled."""
+        return int(self.was_missing.to_numpy().sum())
+
+    def draw(self, number: int) -> "pd.DataFrame":
+        """The table with its missing cells drawn from their joint posterior, row by row, which is
+        one imputation of a multiple imputation (Rubin 1987), given the trained parameters.
+
+        Arguments:
+            number: which of the :attr:`num_draws` draws, from 0.
+
+        Raises:
+            InputError: if there is none of that number.
+        """
+        if self._cells and not 0 <= number < self.num_draws:
+            raise InputError(f"there are {self.num_draws} draws, numbered from 0; got {number}")
+        table = self.filled
+        for cells in self._cells:
+            table = cells.column.written(table, cells.rows, cells.draws[number])
+        return table
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """The missing cells of a column, with draws of them."""
+
+    column: Column
+    rows: NDArray[np.intp]
+    draws: NDArray[np.float64]
+    mean: NDArray[np.float64]
+
+    def point(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What to fill in, and its probability, NaN of numbers."""
+        if self.column.words is not None:
+            codes = range(len(self.column.words))
+            probabilities = np.stack([(self.draws == code).mean(0) for code in codes])
+            return probabilities.argmax(0).astype(float), probabilities.max(0)
+        point = np.median(self.draws, 0) if self.column.is_whole else self.mean
+        return point, np.full(len(self.rows), np.nan)
+
+    def expected(self) -> NDArray[np.float64]:
+        """The posterior mean, where the column is of numbers."""
+        if self.column.words is None:
+            return self.mean
+        words = self.column.words
+        if words.dtype == object:
+            return np.full(len(self.rows), np.nan)
+        expected: NDArray[np.float64] = words.to_numpy(dtype=float)[self.draws.astype(int)].mean(0)
+        return expected
+
+    def interval(self, level: float) -> NDArray[np.float64]:
+        """The ends of the interval, which are draws."""
+        if self.column.words is not None:
+            return np.full((2, len(self.rows)), np.nan)
+        num = len(self.draws)
+        tail = round((1 - level) / 2 * (num + 1)) - 1
+        ends: NDArray[np.float64] = np.sort(self.draws, 0)[[tail, num - 1 - tail]]
+        return np.floor(ends + 0.5) if self.column.is_whole else ends
+
+
+def impute(
+    table: "pd.DataFrame",
+    *,
+    likelihood: Likelihood | Mixed | str | Mapping[str, Any] | None = None,
+    latent_dim: int | None = None,
+    hidden: Sequence[int] = (64,),
+    steps: int = 1500,
+    num_particles: int = 5,
+    level: float = 0.9,
+    num_samples: int = NUM_SAMPLES,
+    seed: int = 0,
+    compile: Compile = "auto",
+    progress: bool = True,
+) -> Imputation:
+    """Fill the missing cells of a table with what the cells there are tell of them.
+
+    A VAE p(z) prod_d p(x_d | z) is trained on the rows as they are, by the importance-weighted
+    bound on log p(observed cells) (MIWAE; Mattei and Frellsen 2019), and asked for
+    p(missing cells | observed cells) of each row by importance sampling. Cells are taken to be
+    missing at random: whether one is missing may depend on what was observed, and not on what
+    would have stood there.
+
+    A decoder is a linear map and a network; the encoder is factor analysis under each row's mask,
+    corrected by a network (:class:`~pyrovae.nn.factor.FactorEncoder`). Against overfitting, the
+    networks' weights decay, real numbers are blurred by a tenth of their standard deviation at each
+    step, and the epoch is kept at which the bound of a tenth of the rows, held out, was highest.
+    Words, categories and truth values have
+    probabilities; small counts a distribution of counts; other numbers a normal one.
+
+    Arguments:
+        table: a row for each datum; NaN, None and NA are missing.
+        likelihood: of all columns of numbers, or a :class:`~pyrovae.Mixed` of those that it names;
+            chosen for each column unless given.
+        latent_dim: number of latent dimensions; half of that of the columns unless given.
+        hidden: widths of the hidden layers of both networks.
+        steps: steps of training, with 64 rows each.
+        num_particles: samples of z in the bound.
+        level: probability that an interval holds.
+        num_samples: draws of each missing cell.
+        seed: of all random numbers; torch's own state is left as it was.
+        compile: whether steps are recorded and compiled, as :class:`~pyrovae.SVI` explains.
+        progress: show bars.
+
+    Raises:
+        InputError: if there is nothing to learn from, or an argument cannot be used; before any
+            training.
+        FloatingPointError: if the loss is not finite.
+
+    Example:
+        >>> import pandas as pd
+        >>> x = torch.randn(60, generator=torch.Generator().manual_seed(0)).double().numpy()
+        >>> table = pd.DataFrame({"cm": 10 + x, "inch": (10 + x) / 2.54}).mask(
+        ...     lambda t: (t.index.to_numpy()[:, None] % 6 == [0, 3])
+        ... )
+        >>> result = impute(table, steps=200, progress=False)
+        >>> result.num_filled, bool(abs(result.filled.cm / result.filled.inch - 2.54).max() < 0.5)
+        (20, True)
+    """
+    check_level(level, num_samples)
+    if steps < 1:
+        raise InputError(f"steps is {steps}; it must be 1 or more")
+    declared = None if likelihood is None else Likelihood.of(likelihood)
+    columns, left_out = columns_of(table, declared)
+    # Columns of one likelihood stand together, as blocks.
+    kinds = list(dict.fromkeys(column.likelihood for column in columns))
+    columns.sort(key=lambda column: kinds.index(column.likelihood))
+    x = torch.empty(len(table), len(columns), dtype=torch.double)
+    for j, column in enumerate(columns):
+        x[:, j] = torch.tensor(column.numbers(table))
+    if not bool(x.isnan().any()):
+        if columns or not bool(table.isna().to_numpy().any()):
+            return _gathered(table, columns, left_out, (), None, None, torch.empty(0), (), level)
+        raise InputError(f"no column can tell what is missing: {next(iter(left_out.values()))}")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        vae = _vae(columns, latent_dim, hidden)
+        history = _train(vae, columns, x, steps, num_particles, compile, progress)
+        cells, effective = _ask(vae, columns, x, num_samples, seed, progress)
+    notes = tuple(_notes(columns, x, effective))
+    return _gathered(table, columns, left_out, notes, vae, history, effective, cells, level)
+
+
+def check_level(level: float, num_samples: int) -> None:
+    """Refuse what is no level of an interval, or one that so few draws cannot show.
+
+    Raises:
+        InputError: if it is so.
+    """
+    if not 0 < level < 1:
+        raise InputError(f"level is {level}; it is a probability between 0 and 1")
+    if num_samples < 2 / (1 - level):
+        raise InputError(
+            f"{num_samples} draws have none outside of an interval of level {level}; choose a "
+            f"level of {1 - 2 / num_samples:g} or less, or more draws (num_samples)"
+        )
+
+
+def _vae(columns: Sequence[Column], latent_dim: int | None, hidden: Sequence[int]) -> VAE:
+    """The model of these columns, those of one likelihood standing together."""
+    blocks: dict[Likelihood, list[str]] = {}
+    for column in columns:
+        blocks.setdefault(column.likelihood, []).append(column.name)
+    num = len(columns)
+    latent_dim = max(1, (num + 1) // 2) if latent_dim is None else latent_dim
+    return VAE(
+        (num,),
+        latent_dim,
+        Mixed([(tuple(names), each) for each, names in blocks.items()]),
+        posterior=FullRankNormal(latent_dim),
+        encoder=partial(FactorEncoder, hidden=hidden),
+        decoder=partial(FactorDecoder, hidden=hidden),
+        missing=True,
+    ).double()
+
+
+def _train(
+    vae: VAE,
+    columns: Sequence[Column],
+    x: Float[Tensor, "rows columns"],
+    steps: int,
+    num_particles: int,
+    compile: Compile,
+    progress: bool,
+) -> History:
+    """Train on the rows that tell something, some held out to choose the epoch by."""
+    x = x[~x.isnan().all(1)]
+    vae.standardise(x)
+    _start(vae, x)
+    held_out = round(_HELD_OUT * len(x))
+    if held_out < _FEWEST_HELD_OUT:
+        held_out = 0
+    order = torch.randperm(len(x))
+    train = x[order[held_out:]]
+    epochs = -(-steps // -(-len(train) // _BATCH))
+    families: list[Any] = [column.likelihood.family.distribution for column in columns]
+    is_real = [family.support is constraints.real for family in families]
+    jitter = _JITTER * vae.guide.standardise.scale * torch.tensor(is_real)
+
+    def with_noise(x: Tensor) -> Tensor:
+        return x + jitter * torch.randn_like(x)
+
+    parts: Any = vae.model.decoder, vae.guide.encoder
+    decayed = {id(p) for part in parts for p in part.network.parameters()}
+
+    def optimiser(parameters: list[Tensor]) -> Optimizer:
+        groups = [
+            {"params": [p for p in parameters if (id(p) in decayed) is each], "weight_decay": decay}
+            for each, decay in ((True, _DECAY), (False, 0.0))
+        ]
+        return AdamW(groups, lr=_LEARNING_RATE, fused=True)
+
+    return fit(
+        vae.model,
+        vae.guide,
+        train,
+        epochs=epochs,
+        batch_size=_BATCH,
+        optimiser=optimiser,
+        transform=with_noise,
+        schedule="cosine",
+        objective={"name": "iwae", "num_particles": num_particles},
+        validation=x[order[:held_out]] if held_out else None,
+        patience=epochs if held_out else None,  # all of them, and back to the best
+        compile=compile,
+        progress=progress,
+    )
+
+
+def _start(vae: VAE, x: Float[Tensor, "rows columns"]) -> None:
+    """Start at the marginal distribution of each column, and at the principal components of all."""
+    model: Any = vae.model
+    decoder: Any = model.decoder
+    eta = decoder.bias.detach().clone().zero_().requires_grad_()
+    parameters = [eta, *model.likelihood.parameters()]
+    optimiser = LBFGS(parameters, max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        p, filled = model.observed(x, eta.expand(len(x), -1), {})
+        value: Tensor = -p.log_prob(filled).mean()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    guide: Any = vae.guide
+    with torch.no_grad():
+        decoder.bias.copy_(eta)
+        standard = guide.standardise(x).nan_to_num(0.0)
+        _, sizes, directions = torch.linalg.svd(standard / len(x) ** 0.5, full_matrices=False)
+        num = min(vae.latent_dim, len(sizes))
+        loadings = directions[:num].mT * sizes[:num]
+        guide.encoder.loadings[:, :num].copy_(loadings)
+        left = (1 - loadings.square().sum(1)).clamp_min(_JITTER**2).sqrt()
+        guide.encoder.unlinked_scale.copy_(left.expm1().log())
+        place = column = 0
+        for layer in model.likelihood.layers:
+            numbers, width = layer.in_shape
+            if numbers == 1 and layer.support is constraints.real:
+                weight = decoder.linear.layers[-1].weight[place : place + width, :num]
+                weight.copy_(loadings[column : column + width])
+                parameters_of = dict(layer.named_parameters())
+                if "unlinked_scale" in parameters_of:
+                    scale = layer.likelihood.links["scale"].inv(left[column : column + width])
+                    parameters_of["unlinked_scale"].copy_(scale)
+            place, column = place + numbers * width, column + width
+
+
+def _ask(
+    vae: VAE,
+    columns: Sequence[Column],
+    x: Float[Tensor, "rows columns"],
+    num_samples: int,
+    seed: int,
+    progress: bool,
+) -> tuple[list[_Cells], Float[Tensor, "asked"]]:
+    """Draws of the missing cells of each column, and the effective samples of each row."""
+    absent = x.isnan()
+    rows = absent.any(1).nonzero().squeeze(1)
+    num_numbers = _PROPOSALS * x.shape[1]
+    found: list[Any] = []
+    for part in rows.split(max(1, 16 * _AT_ONCE // (num_samples * x.shape[1]))):
+        posterior = vae.posterior(
+            x[part],
+            method={"name": "importance", "proposal": "amortised", "num_proposals": _PROPOSALS},
+            num_samples=num_samples,
+            batch_size=max(1, min(100, _AT_ONCE // num_numbers)),
+            seed=seed,
+            progress=progress,
+        )
+        cells_of = list(enumerate(absent[part].unbind(1)))
+        draws = [posterior.x[:, each, j].numpy() for j, each in cells_of]
+        means = [posterior.mean[each, j].numpy() for j, each in cells_of]
+        found.append((draws, means, posterior.diagnostics["effective_samples"]))
+    cells = []
+    for j, column in enumerate(columns):
+        drawn = np.concatenate([each[0][j] for each in found], 1)
+        mean = np.concatenate([each[1][j] for each in found])
+        if len(mean):
+            at = absent[:, j].nonzero().squeeze(1).numpy()
+            cells.append(_Cells(column, at, drawn, mean))
+    return cells, torch.cat([each[2] for each in found])
+
+
+def _notes(
+    columns: Sequence[Column], x: Float[Tensor, "rows columns"], effective: Float[Tensor, "asked"]
+) -> list[str]:
+    """What is to be doubted, in sentences."""
+    notes = []
+    empty = int(x.isnan().all(1).sum())
+    if empty:
+        notes.append(f"{empty:,} rows have no cell to go by, and hold what is typical")
+    few = int((effective < _FEW).sum())
+    if few:
+        notes.append(
+            f"{few:,} of {len(effective):,} rows have fewer than {_FEW} effective samples, so that "
+            "their intervals are rough"
+        )
+    for column, present in zip(columns, (~x.isnan()).sum(0).tolist(), strict=True):
+        if present < _FEWEST_CELLS:
+            notes.append(f"column {column.name!r} has only {present} cells to learn from")
+    return notes
+
+
+def _gathered(
+    table: "pd.DataFrame",
+    columns: Sequence[Column],
+    left_out: Mapping[str, str],
+    notes: tuple[str, ...],
+    vae: VAE | None,
+    history: History | None,
+    effective: Float[Tensor, "asked"],
+    cells: Sequence[_Cells],
+    level: float,
+) -> Imputation:
+    """All that was found, in tables of the shape of the one given."""
+    import pandas as pd
+
+    filled = table.copy()
+    low, high, probability, mean = (np.full(table.shape, np.nan) for _ in range(4))
+    for each in cells:
+        place = each.rows, each.column.position
+        point, probability[place] = each.point()
+        low[place], high[place] = each.interval(level)
+        mean[place] = each.expected()
+        filled = each.column.written(filled, each.rows, point)
+
+    def beside(values: NDArray[np.float64]) -> "pd.DataFrame":
+        return pd.DataFrame(values, table.index, table.columns)
+
+    return Imputation(
+        filled,
+        beside(low),
+        beside(high),
+        beside(probability),
+        beside(mean),
+        table.isna() & filled.notna(),
+        tuple(columns),
+        left_out,
+        notes,
+        vae,
+        history,
+        effective,
+        cells,
+    )

@@ -1,0 +1,137 @@
+"""CSV files as text: nothing changes but what is written, and pandas sees the same cells."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pandas._libs.parsers import STR_NA_VALUES
+
+from pyrovae import InputError
+from pyrovae.data.csv_text import _MISSING, CsvText, quoted
+
+NASTY = {
+    "plain": "a,b\n1,2\n,4\n",
+    "no last line end": "a,b\n1,2\n,4",
+    "ends in a missing cell": "a,b\n1,2\n4,",
+    "windows": "a,b\r\n1,\r\n3,4\r\n",
+    "old mac": "a,b\r1,\r3,4\r",
+    "mixed line ends": "a,b\r\n1,\n3,4\r5,6",
+    "byte order mark": "\ufeffa,b\n1,NA\n3,4\n",
+    "quoted first name": '\ufeff"a, x",b\n1,nan\n3,4\n',
+    "quotes": 'a,b\n"1",""\n"x ""y"", z",4\n',
+    "line ends in cells": 'a,b\n"two\nlines",\n"a\r\nb",4\n',
+    "quotes within": 'a,b\n5" pipe,\n"q"r,4\n',
+    "spaces": "a , b\n 1 ,\t\n 2,NA\n",
+    "words for missing": "a,b\nNULL,n/a\nnone,<NA>\n#N/A,-nan\n",
+    "quoted words for missing": 'a,b\n"NA",x\n"",y\n',
+    "numbers as written": "a,b\n1.50,\n+2e3,007\n.5,-0\n",
+    "one column": "a\n1\nNA\n3\n",
+    "blank lines at the end": "a,b\n1,\n3,4\n\n  \n\n",
+    "letters": "größe,名\n1,ä\n,\u2028\n",
+    "no rows": "a,b\n",
+    "nothing missing": "a,b\n1,2\n",
+}
+
+
+def missing_of(csv: CsvText) -> np.ndarray:
+    mask = np.zeros((csv.num_rows, len(csv.names)), dtype=bool)
+    for place in csv.missing:
+        mask[place] = True
+    return mask
+
+
+@pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
+def test_pandas_sees_the_same_cells(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(text.encode())
+    csv = CsvText.read(path)
+    direct = pd.read_csv(path, index_col=False)
+    assert direct.shape == (csv.num_rows, len(csv.names))
+    np.testing.assert_array_equal(direct.isna().to_numpy(), missing_of(csv))
+    table = csv.table()
+    np.testing.assert_array_equal(table.isna().to_numpy(), missing_of(csv))
+    assert tuple(table.columns) == csv.names
+
+
+@pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
+def test_what_was_added_can_be_taken_away_again(text: str) -> None:
+    csv = CsvText(text)
+    assert csv.with_cells({}) == text
+    marks = {place: f"<<{i}>>" for i, place in enumerate(csv.missing)}
+    columns = {"x_low": [f"«{i}" for i in range(csv.num_rows)], "x_high": ["»"] * csv.num_rows}
+    changed = csv.with_cells(marks, columns)
+    direct = pd.read_csv(io.StringIO(changed.removeprefix("\ufeff"), newline=""), index_col=False)
+    assert direct.shape == (csv.num_rows, len(csv.names) + 2)
+    assert direct["x_low"].tolist() == columns["x_low"]
+    assert direct["x_high"].tolist() == columns["x_high"]
+    for (row, column), mark in marks.items():
+        assert direct.iloc[row, column] == mark
+    for mark, (start, stop) in zip(marks.values(), csv.missing.values(), strict=True):
+        assert changed.count(mark) == 1
+        changed = changed.replace(mark, text[start:stop])
+    for i in range(csv.num_rows):
+        changed = changed.replace(f",«{i},»", "", 1)
+    assert changed.replace(",x_low,x_high", "", 1) == text
+
+
+def test_words_are_quoted_where_they_need_it() -> None:
+    words = ["plain", "5 mm", "a,b", 'say "x"', "two\nlines", "\r", " led", "trailed ", '"', "ä"]
+    csv = CsvText("a,b\n" + "1,\n" * len(words))
+    filled = csv.with_cells({(i, 1): word for i, word in enumerate(words)}, {"n, 1": words})
+    read = pd.read_csv(io.StringIO(filled, newline=""), keep_default_na=False)
+    assert read["b"].tolist() == words
+    assert read["n, 1"].tolist() == words
+    assert [quoted(word) for word in words[:2]] == words[:2]
+
+
+def test_words_stay_as_they_are_written_and_numbers_are_numbers() -> None:
+    table = CsvText('a,b,c,d\n1,TRUE,007,"x"\n,false,,y\n2.5,TRUE,8,NA\n').table()
+    assert table["a"].dtype == float
+    assert table["c"].dtype == float
+    assert table["b"].tolist() == ["TRUE", "false", "TRUE"]
+    assert table["d"].tolist()[:2] == ["x", "y"]
+
+
+def test_the_words_for_missing_are_those_of_pandas() -> None:
+    assert _MISSING == STR_NA_VALUES
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "has no first line"),
+        (b"\n\n", "has no first line"),
+        (b"a;b\n1;2\n", "separated by ';'"),
+        (b"a\tb\n1\t2\n", "separated by '\\t'"),
+        (b"a,b\n1,2\n3\n", "line 3 of table.csv has 1 cells, and the first line 2 names"),
+        (b"a,b\n1,2\n3,4,5\n", "line 3 of table.csv has 3 cells"),
+        (b'a,b\n"x\ny",2\n3,4,5\n', "line 4 of table.csv has 3 cells"),
+        (b"a,b\n1,2\n\n3,4\n", "line 3 of table.csv is blank"),
+        (b"a,b\n1,2\n  \n3,4\n", "line 3 of table.csv is blank"),
+        (b"a\n1\n\n3\n", "line 3 of table.csv is blank"),
+        (b"a,b,a\n1,2,3\n", "two columns 'a'"),
+        (b"a,\n1,2\n", "column 2 of table.csv has no name"),
+        (b"1,2\n3,4\n", "the first line of table.csv holds numbers"),
+        ("größe,b\n1,2\n".encode("latin-1"), "table.csv is not UTF-8"),
+        (b'a,b\n1,"2\n3,4\n', "quotation mark in line 2 of table.csv is never closed"),
+        (b'a,b\n1,"2""\n', "quotation mark in line 2 of table.csv is never closed"),
+    ],
+)
+def test_other_files_are_refused(
+    data: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("table.csv").write_bytes(data)
+    with pytest.raises(InputError) as refusal:
+        CsvText.read(Path("table.csv"))
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_files_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no file"):
+        CsvText.read(tmp_path / "none.csv")
+    with pytest.raises(InputError, match="there is no file"):
+        CsvText.read(tmp_path)
