@@ -204,12 +204,13 @@ def posterior(
     with torch.random.fork_rng(), LateProgress("restoring", len(batches) * steps) as bar:
         torch.manual_seed(seed)
         advance = bar.advance if progress else (lambda: None)
-        with of_x.store(), of_x.eval_mode(), pyro.validation_enabled(False):
+        with of_x.store(), of_x.eval_mode():
             for batch in batches:
                 _check(pair, batch)
             if how.needs_gradient or operator.noise is None:
                 _check_continuous(pair, batches[0], _name(method))
-            found = [_drawn(of_x, pair, batch, how, num_samples, advance) for batch in batches]
+            with pyro.validation_enabled(False):  # all has been checked
+                found = [_drawn(of_x, pair, batch, how, num_samples, advance) for batch in batches]
     return _joined(found)
 
 

