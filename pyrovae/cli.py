@@ -44,6 +44,8 @@ def _described(name: str) -> Parameter:
     return Parameter(help=RunConfig.model_fields[name].description)
 
 
+_SEEDS = 2**62
+
 Run = Annotated[Path, Parameter(help="Run directory that train has made.")]
 
 
@@ -173,7 +175,7 @@ def sample(
 ) -> None:
     """Draw from a trained model: samples.npz and samples.png in its run directory."""
     _at_least(1, num=num)
-    _at_least(0, seed=seed)
+    _check_seed(seed)
     from . import jobs
 
     jobs.sample(run, num, seed, _console())
@@ -234,8 +236,10 @@ def restore(
     """Degrade test images and restore them: restorations-TASK.npz, .json and .png in the run."""
     _at_least(1, num=num)
     _at_least(21, num_samples=num_samples)
-    _at_least(0, seed=seed)
+    _check_seed(seed)
     declared = from_yaml(method, "method")
+    if isinstance(declared, dict):
+        declared = {"name": "importance", **declared}
     from .degradation import Degradation
     from .restoration import restore
 
@@ -324,7 +328,8 @@ def impute(
 ) -> None:
     """Fill the missing cells of a CSV file, with intervals in further columns."""
     _at_least(1, steps=steps)
-    _at_least(0, seed=seed, imputations=imputations)
+    _at_least(0, imputations=imputations)
+    _check_seed(seed)
     if latent_dim is not None:
         _at_least(1, latent_dim=latent_dim)
     from .impute_file import impute_file
@@ -412,6 +417,11 @@ def _at_least(lowest: int, **given: int) -> None:
     for name, value in given.items():
         if value < lowest:
             raise InputError(f"--{name.replace('_', '-')} is {value}; it must be {lowest} or more")
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < _SEEDS:
+        raise InputError(f"--seed is {seed}; it is a whole number from 0 to 2^62 - 1")
 
 
 def _console() -> Any:

@@ -11,6 +11,8 @@ from .errors import InputError
 
 __all__ = ["Degradation"]
 
+_MOST_NOISE = 100.0
+
 Region = Literal["lower", "upper", "left", "right", "centre"]
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -60,9 +62,10 @@ class Degradation:
             raise InputError("--fraction and --region both say what is removed; give one of them")
         if self.fraction is not None and not 0 < self.fraction < 1:
             raise InputError(f"--fraction is {self.fraction}; it must be between 0 and 1")
-        if self.noise is not None and not self.noise > 0:
+        if self.noise is not None and not 0 < self.noise <= _MOST_NOISE:
             raise InputError(
-                f"--noise is {self.noise}; it must be above 0, as a share of the range"
+                f"--noise is {self.noise}; it must be above 0 and at most {_MOST_NOISE:g}, as a "
+                "share of the range"
             )
         for name, value in _DEFAULTS[self.task].items():
             if name not in given and not (name == "fraction" and self.region):
@@ -73,7 +76,8 @@ class Degradation:
             removed = {"centre": "the square in the centre"}.get(
                 str(self.region), f"the {self.region} half"
             )
-            return f"{removed if self.region else f'{self.fraction:.0%} of the pixels'} removed"
+            share = f"{100 * (self.fraction or 0):.3g}% of the pixels"
+            return f"{removed if self.region else share} removed"
         noise = f"noise of sd {self.noise:g} of the range"
         return noise if self.task == "denoise" else f"{self.factor} x smaller each way, {noise}"
 

@@ -170,6 +170,8 @@ def posterior(
     """
     operator = Mask() if operator is None else operator
     how = made("method", METHODS, method)
+    if not 0 <= seed < 2**62:
+        raise InputError(f"seed is {seed}; it is a whole number from 0 to 2^62 - 1")
     if num_samples < 1 or batch_size < 1:
         raise InputError(
             f"num_samples and batch_size are 1 or more; got {num_samples} and {batch_size}"
@@ -202,7 +204,7 @@ def posterior(
     steps = how.num_steps_of_batch + (_TO_FIND_NOISE.num_steps if operator.noise is None else 0)
     of_x = Pair(model, guide)
     with torch.random.fork_rng(), LateProgress("restoring", len(batches) * steps) as bar:
-        torch.manual_seed(seed)
+        torch.manual_seed(seed ^ _STREAM)
         advance = bar.advance if progress else (lambda: None)
         with of_x.store(), of_x.eval_mode():
             for batch in batches:
@@ -282,6 +284,11 @@ class _Batch:
 
 
 _TO_FIND_NOISE = Refined()
+
+_STREAM = 0x5EED0FD8
+"""Exclusive or with a seed: draws owe nothing to noise on y that was made under the same one. It is
+in the lower 32 bits, which are all that torch's generator on the CPU takes of a seed.
+"""
 
 
 def _drawn(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyrovae import VAE, InputError
+from pyrovae import VAE, InputError, Likelihood
 from pyrovae.inverse import METHODS, Blur, Downsample, Linear, Mask, Noise, Posterior
 from pyrovae.models.autoencoder import Autoencoder
 from pyrovae.models.pca import ProbabilisticPCA
@@ -385,3 +385,14 @@ def test_densities_that_are_no_numbers_are_told() -> None:
     answer = partial(VAE((3,), 2, NORMAL).posterior, far, operator=Noise(0.1), num_samples=5)
     with pytest.raises(FloatingPointError, match="1 data cannot be drawn from"):
         answer(method=QUICK["weighted"])
+
+
+def test_draws_owe_nothing_to_noise_of_the_same_seed() -> None:
+    """Under one seed for both, draws of z would repeat the noise that was added to x."""
+    vae = VAE((400,), 1, Likelihood("Normal", scale=1.0))
+    torch.manual_seed(3)
+    noise = torch.randn(400)
+    z = vae.posterior(noise[None], method="amortised", num_samples=200, seed=3).z.flatten()
+    drawn = (z - z.mean()) / z.std()
+    products = torch.stack([(drawn * noise[i : i + 200]).mean() for i in range(200)])
+    assert products.abs().max() < 4.5 / 200**0.5
