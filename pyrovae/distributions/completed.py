@@ -100,6 +100,7 @@ class _CompletedNormal(_Completed):
             return self._pulled(self.p.sample(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
+        value = self._with_observed(value)
         log_p = self.p.log_prob(value)
         observed = marginal(self.p, self.observed)
         log_observed: Tensor = observed.log_prob(torch.where(self.observed, value, 0.0))

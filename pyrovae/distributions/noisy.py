@@ -108,7 +108,9 @@ def _narrower(p: Any, y: Tensor, scale: Tensor) -> Any:
     gain = p.scale.square() / (p.scale.square() + scale.square())
     gain = torch.where(y.isnan(), 0.0, gain)
     residual = torch.where(y.isnan(), 0.0, y - p.loc)
-    return Normal(p.loc + gain * residual, p.scale * (1 - gain).sqrt())
+    # Not 1 - gain, which is lost beside one where there is little noise.
+    left = scale / (p.scale.square() + scale.square()).sqrt()
+    return Normal(p.loc + gain * residual, p.scale * torch.where(y.isnan(), 1.0, left))
 
 
 def _log_evidence(p: Any, y: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """log p(x) of each datum by importance sampling, with what is known of its error."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from math import ceil, log
@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ..data.batches import Transform, batches_of
 from ..errors import InputError
 from ..progress import LateProgress
+from .allocations import bytes_made
 from .bound import PyroFunction
 from .captured import Captured, Compile
 from .evaluate import Estimate
@@ -182,34 +181,10 @@ def _log_terms(
     return torch.stack([terms.log_likelihood, terms.kl])
 
 
-class _Allocations(TorchDispatchMode):
-    """Adds up the bytes of all tensors that are made, though some be gone by then."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        given = {t.untyped_storage().data_ptr() for t in _tensors((args, kwargs))}
-        made = [t for t in _tensors(result) if t.untyped_storage().data_ptr() not in given]
-        self.total += sum(t.untyped_storage().nbytes() for t in made)
-        return result
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
-
-
 def _bytes_of_a_row(pair: Pair, particles: Particles, batch: Sequence[Any]) -> int:
     """What a run takes for one sample of one datum; by a run of few, with all that they share."""
     one = [part[:1] if is_of_data(part, len(batch[0])) else part for part in batch]
-    with _Allocations() as allocations:
-        _log_terms(pair, particles.of(8), *one)
-    num_bytes: int = allocations.total
-    return max(1, num_bytes // 8)
+    return max(1, bytes_made(partial(_log_terms, pair, particles.of(8), *one)) // 8)
 
 
 def _summary(

@@ -11,6 +11,9 @@ __all__ = ["pareto_k"]
 _FEWEST = 10
 """Weights in a tail that a shape may be fitted to."""
 
+_ALIKE = 1000
+"""Of the round-off of a log weight, which is the sum of many terms."""
+
 
 def pareto_k(log_weights: Float[Tensor, "data samples"]) -> Float[Tensor, "data"]:
     """The shape k of a generalised Pareto distribution fitted to the largest weights.
@@ -25,7 +28,8 @@ def pareto_k(log_weights: Float[Tensor, "data samples"]) -> Float[Tensor, "data"
         log_weights: log w for each datum and sample.
 
     Returns:
-        k for each datum; -inf where the largest weights are all alike, NaN where there are too few.
+        k for each datum; -inf where the largest weights are all alike, to round-off, and NaN where
+        there are too few, or one is not a number.
 
     Example:
         >>> weights = torch.distributions.Pareto(1.0, 2.0).icdf(torch.linspace(0, 0.9999, 10_000))
@@ -37,11 +41,15 @@ def pareto_k(log_weights: Float[Tensor, "data samples"]) -> Float[Tensor, "data"
     if num_tail < _FEWEST or num_tail >= num:
         return log_weights.new_full(log_weights.shape[:1], torch.nan)
     largest, _ = log_weights.double().topk(num_tail + 1)
+    size = largest[:, 0].abs().clamp_min(1.0)
+    is_alike = largest[:, 0] - largest[:, -1] <= _ALIKE * torch.finfo(log_weights.dtype).eps * size
     weights = (largest - largest[:, :1]).exp()
     excess = (weights[:, :-1] - weights[:, -1:]).flip(1)  # from the smallest to the largest
     greatest = excess[:, -1:]
     k = _fitted(excess / greatest)
-    return torch.where(greatest[:, 0] > 0, k, -torch.inf).to(log_weights.dtype)
+    k = torch.where(is_alike, -torch.inf, k)
+    is_known = ~log_weights.isnan().any(1)
+    return torch.where(is_known, k, torch.nan).to(log_weights.dtype)
 
 
 def _fitted(x: Float[Tensor, "data tail"]) -> Float[Tensor, "data"]:

@@ -4,11 +4,12 @@ An *operator* says how y comes from x; it makes another likelihood p(y | z) of a
 *method* draws z from p(z | y).
 """
 
+from .draws import Posterior
 from .images import Blur, Downsample
 from .linear import Linear
 from .methods import METHODS, Method
 from .operators import Mask, Noise, Operator
-from .posterior import Posterior, posterior
+from .posterior import posterior
 
 __all__ = [
     "METHODS",

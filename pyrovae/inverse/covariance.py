@@ -9,8 +9,6 @@ from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..errors import InputError
-
 __all__ = ["Covariance", "Diagonal", "Full"]
 
 
@@ -81,12 +79,8 @@ class Full(Covariance):
     def _cholesky(self) -> Tensor:
         if self._factor is None:
             factor, info = torch.linalg.cholesky_ex(self._covariance)
-            if bool(info.any()):
-                raise InputError(
-                    "what is observed has a singular covariance given z, as where a row of the "
-                    "matrix is a sum of others; give it some noise"
-                )
-            self._factor = factor
+            # Of a row whose scales have overflowed: a density that is not a number, not an end.
+            self._factor = torch.where(info.view(-1, 1, 1) == 0, factor, torch.nan)
         return self._factor
 
 

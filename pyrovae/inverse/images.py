@@ -38,8 +38,8 @@ class Downsample(LinearMap):
 
     def __init__(self, factor: int, noise: float | None, of: str = "datum") -> None:
         super().__init__(noise, of)
-        if factor < 2 or factor != int(factor):
-            raise InputError(f"factor is {factor}; it must be a whole number, 2 or more")
+        if not isinstance(factor, int) or factor < 2:
+            raise InputError(f"factor is {factor!r}; it must be a whole number, 2 or more")
         self.factor = factor
 
     def shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
@@ -74,7 +74,8 @@ class Downsample(LinearMap):
 
 
 class Blur(LinearMap):
-    """Each pixel a weighted mean of those round it, of a normal weight, with noise.
+    """Each pixel a weighted mean of those round it, of a normal weight, with noise, without which
+    it could hardly be undone.
 
     Weights fall as a normal density of standard deviation ``width``, are left out beyond four of
     these or the edge of the image, and sum to one.
@@ -92,10 +93,12 @@ class Blur(LinearMap):
         torch.Size([2, 1, 8, 8])
     """
 
+    needs_noise = True
+
     def __init__(self, width: float, noise: float | None, of: str = "datum") -> None:
         super().__init__(noise, of)
-        if not 0 < width < torch.inf:
-            raise InputError(f"width is {width}; it is a finite number of pixels above 0")
+        if not isinstance(width, int | float) or not 0 < width < torch.inf:
+            raise InputError(f"width is {width!r}; it is a finite number of pixels above 0")
         self.width = width
 
     def shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:

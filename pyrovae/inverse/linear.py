@@ -46,7 +46,7 @@ class LinearMap(Additive):
         if bool(y.isnan().any()):
             raise InputError(
                 f"the observations hold missing (NaN) values, which {type(self).__name__} does not "
-                "take; leave these rows of the matrix out, as in Linear(matrix[kept], ...)"
+                "take; use Linear(matrix, ...) with a row for each number that was observed"
             )
 
     def start(
@@ -104,6 +104,8 @@ class Linear(LinearMap):
         event_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__(noise, of)
+        if not isinstance(matrix, Tensor) or matrix.dtype not in (torch.float32, torch.float64):
+            raise InputError("matrix is a tensor of type float32 or float64; convert it")
         if matrix.ndim != 2 or not bool(matrix.isfinite().all()):
             raise InputError(
                 f"matrix has shape {tuple(matrix.shape)}; it needs a row for each number observed "

@@ -113,12 +113,17 @@ class Mask(Operator):
         observed: which entries :meth:`observe` shows, of the shape of a datum or of all data;
             what matters to inference is where y is NaN.
 
+    Raises:
+        InputError: if it is no tensor of truth values.
+
     Example:
         >>> Mask(torch.tensor([True, False])).observe(torch.tensor([[1.0, 2.0]]))
         tensor([[1., nan]])
     """
 
     def __init__(self, observed: Bool[Tensor, "..."] | None = None) -> None:
+        if observed is not None and getattr(observed, "dtype", None) != torch.bool:
+            raise InputError(f"observed is a tensor of truth values; got {observed!r}")
         self._observed = observed
 
     def observe(self, x: Num[Tensor, "data *event"]) -> Num[Tensor, "data *event"]:
@@ -182,7 +187,10 @@ class Additive(Operator):
         if of not in _OF:
             raise InputError(f"of is {of!r}; it is 'datum', for x itself, or 'mean', for E[x | z]")
         needs_noise = self.needs_noise or of == "mean"
-        if noise is not None and not (0 < noise < torch.inf or (noise == 0 and not needs_noise)):
+        is_number = isinstance(noise, int | float) and not isinstance(noise, bool)
+        if noise is not None and not (
+            is_number and (0 < noise < torch.inf or (noise == 0 and not needs_noise))
+        ):
             least = "above 0" if needs_noise else "0 or more"
             raise InputError(
                 f"noise is {noise}; it is a standard deviation {least} in units of y, or None "

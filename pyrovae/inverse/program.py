@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from jaxtyping import Float
 from pyro import poutine
@@ -11,6 +12,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from ..errors import InputError
+from ..infer.allocations import bytes_made
 from ..infer.bound import Bound, PyroFunction
 from ..infer.particles import repeated
 from .operators import Operator
@@ -20,8 +22,11 @@ __all__ = ["Latents", "Observed", "Parts", "drawn", "likelihood", "log_weights"]
 Latents = Mapping[str, Tensor]
 """Values of the latents by site, with a row for each datum first."""
 
-_AT_ONCE = 2**24
-"""Numbers in the data that are worked on together."""
+_MEMORY = 2**29
+"""Bytes that the tensors of one run of the pair may have together."""
+
+_MEASURED = 8
+"""Draws of one datum by which it is told what a draw takes."""
 
 Rows = tuple[Tensor, ...]
 """The arguments of a model and a guide, with a row for each datum or each draw of one."""
@@ -59,10 +64,9 @@ class Parts(NamedTuple):
         y, start, fill, noise, *given = (part[data] for part in self.flat)
         return Parts(y, start, fill, noise, tuple(given))
 
-    @property
-    def at_once(self) -> int:
-        """How many draws of each datum may be worked on together: tensors of 64 MiB or so."""
-        return max(1, _AT_ONCE // max(self.y.numel(), self.fill.numel()))
+    def split(self, size: int) -> list["Parts"]:
+        """Those of so many data at a time."""
+        return [self.of(slice(i, i + size)) for i in range(0, len(self.y), size)]
 
     def with_noise(self, noise: Float[Tensor, "data"]) -> "Parts":
         """The same with other noise."""
@@ -88,6 +92,41 @@ class Observed:
         self.of_x, self.guide_of_x = model, guide
         self.operator = operator
         self.site, self.plate = site, plate
+        self._bytes_of_a_draw = 1
+
+    def check(self, parts: Parts) -> None:
+        """Make sure that all that will be asked can be answered, by two draws of each datum.
+
+        Raises:
+            InputError: if not.
+        """
+        poutine.trace(self.model).get_trace(*parts.flat)  # which checks what comes with data
+        rows = parts.rows(2)
+        with pyro.validation_enabled(False):  # as a guide may look at the density of its start
+            latents, _ = self._propose(parts, 2)
+        for name, value in latents.items():
+            if len(value) != len(rows.y):
+                raise InputError(
+                    f"latent {name!r} has shape {tuple(value.shape)}; its first dimension must be "
+                    f"that of plate {self.plate!r}, which is then the only one beside it: declare "
+                    "others with .to_event"
+                )
+        _ = self.restored(latents, rows).mean
+
+    def measure(self, parts: Parts) -> None:
+        """Learn what a draw takes of memory, by which draws are worked on in parts."""
+        one = parts.of(slice(1))
+
+        def some() -> None:
+            latents, _ = self._propose(one, _MEASURED)
+            p = self.restored(latents, one.rows(_MEASURED))
+            _ = p.sample(), p.mean
+
+        self._bytes_of_a_draw = max(1, bytes_made(some) // _MEASURED)
+
+    def at_once(self, num_data: int) -> int:
+        """How many draws of each of so many data may be worked on together."""
+        return max(1, _MEMORY // (self._bytes_of_a_draw * num_data))
 
     def model(self, y: Tensor, start: Tensor, fill: Tensor, noise: Tensor, *given: Tensor) -> None:
         """p(z) p(y | z)."""
@@ -101,9 +140,10 @@ class Observed:
     def propose(self, parts: Parts, num: int) -> tuple[Latents, Float[Tensor, "data draws"]]:
         """Latents drawn from the guide, rows of one datum in succession, and log p(y, z) / q(z)."""
         found = []
-        for first in range(0, num, parts.at_once):
-            some = min(parts.at_once, num - first)
-            latents, log_weights = drawn(self.model, self.guide, parts.rows(some).flat, self.plate)
+        at_once = self.at_once(len(parts.y))
+        for first in range(0, num, at_once):
+            some = min(at_once, num - first)
+            latents, log_weights = self._propose(parts, some)
             by_datum = {name: z.view(-1, some, *z.shape[1:]) for name, z in latents.items()}
             found.append((by_datum, log_weights.view(-1, some)))
         return (
@@ -113,6 +153,9 @@ class Observed:
             },
             torch.cat([log_weights for _, log_weights in found], 1),
         )
+
+    def _propose(self, parts: Parts, num: int) -> tuple[Latents, Float[Tensor, "rows"]]:
+        return drawn(self.model, self.guide, parts.rows(num).flat, self.plate)
 
     def likelihood(self, latents: Latents, rows: Parts) -> Any:
         """p(x | z) of each row."""
@@ -164,7 +207,21 @@ def likelihood(model: PyroFunction, latents: Latents, rows: Rows, site: str) -> 
             f"the model observes no site {site!r}, whose likelihood an operator could be put on; "
             "say which with site=..."
         )
+    _refuse_batch(site, found["fn"], rows)
     return found["fn"]
+
+
+def _refuse_batch(site: str, p: Any, rows: Rows) -> None:
+    """Refuse features that are a plate, as the density of a datum would be that of each.
+
+    Raises:
+        InputError: if there are any.
+    """
+    if len(p.batch_shape) > 1:
+        raise InputError(
+            f"site {site!r} has batch shape {tuple(p.batch_shape)} for {len(rows[0])} data; "
+            "declare the features of a datum with .to_event, not with a plate"
+        )
 
 
 def _bound(model: PyroFunction, guide_trace: Any, rows: Rows, plate: str) -> Bound:
@@ -211,4 +268,5 @@ class _Seen(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] and msg["name"] == self._site:
             p, fill = msg["fn"], self._fill.to(self._y.dtype)
+            _refuse_batch(self._site, p, (self._y,))
             msg["fn"], msg["value"] = self._operator.seen(p, self._y, self._noise, fill)

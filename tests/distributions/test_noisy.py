@@ -157,3 +157,10 @@ def test_others_are_refused() -> None:
                 refused(p.to_event(1))
     with pytest.raises(InputError, match="over all features of a datum at once"):
         noisy(dist.MultivariateNormal(torch.zeros(3), torch.eye(3)), scale)
+
+
+def test_little_noise_beside_large_scales() -> None:
+    """1 - gain is lost beside one in single precision."""
+    y, scale = torch.tensor([0.3]), torch.tensor([1e-4])
+    given = denoised(dist.Normal(torch.zeros(1), 1.0).to_event(1), y, scale)
+    assert given.base_dist.scale.item() == pytest.approx(1e-4, rel=1e-5)

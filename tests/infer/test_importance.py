@@ -292,3 +292,12 @@ def test_pareto_k_is_that_of_pyro_one_by_one(shape: float) -> None:
 def test_pareto_k_of_few_or_equal_weights() -> None:
     assert pareto_k(torch.zeros(2, 20)).isnan().all()
     assert pareto_k(torch.zeros(2, 2000)).tolist() == [float("-inf")] * 2
+
+
+def test_weights_that_differ_by_round_off_have_no_tail() -> None:
+    noise = torch.rand(3, 2000, generator=torch.Generator().manual_seed(0)) * 1e-5
+    log_weights = noise.float() - 100.0
+    log_weights[1, 7] = torch.nan
+    k = pareto_k(log_weights)
+    assert k[0] == k[2] == -torch.inf
+    assert k[1].isnan()

@@ -62,6 +62,7 @@ def assert_draws_of(
         effective: how many independent draws they are worth; as many as they are unless given.
     """
     num = len(draws) if effective is None else effective
+    assert num > len(draws) / 20  # or else anything would do
     variance = covariance.diagonal().clamp(min=0)
     round_off = 1e-6 * variance.max()
     of_mean = (variance / num).sqrt()

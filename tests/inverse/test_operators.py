@@ -165,7 +165,9 @@ def test_masks_show_what_is_observed() -> None:
 
 
 @pytest.mark.parametrize(
-    "operator", [Noise(0.5), Noise(0.5, of="mean"), Downsample(2, 0.5), Blur(1.0, 0.5)], ids=repr
+    "operator",
+    [Noise(0.5), Noise(0.5, of="mean"), Downsample(2, 0.5), Blur(1.0, 0.5)],
+    ids=lambda operator: f"{type(operator).__name__} of {operator.of}",
 )
 def test_observations_have_the_noise_and_follow_the_seed(operator: Any) -> None:
     x = torch.randn(200, *IMAGE)

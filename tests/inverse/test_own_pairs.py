@@ -151,3 +151,35 @@ def test_parameters_stay_out_of_the_global_store() -> None:
     for method in ("amortised", IMPORTANCE, "pseudo_gibbs"):
         posterior(model, guide, torch.tensor([[1.0, NAN, 0.0]]), method=method, num_samples=5)
     assert not dict(pyro.get_param_store())
+
+
+def test_features_in_a_plate_are_refused() -> None:
+    """Their densities would be taken for those of further data."""
+
+    def model(x: torch.Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([len(x), 1]))
+            with pyro.plate("features", 2, dim=-1):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: torch.Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-2):
+            pyro.sample("z", dist.Normal(x[:, :1], 1.0))
+
+    with pytest.raises(InputError, match=r"^site 'x' .* \.to_event, not with a plate$"):
+        posterior(model, guide, torch.zeros(3, 2), operator=Noise(0.5, of="mean"))
+
+
+def test_latents_whose_data_are_not_first_are_refused() -> None:
+    def model(x: torch.Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            with pyro.plate("latents", 2, dim=-2):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z.sum(0)[:, None], 1.0).to_event(1), obs=x)
+
+    def guide(x: torch.Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1), pyro.plate("latents", 2, dim=-2):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(InputError, match="latent 'z' has shape"):
+        posterior(model, guide, torch.zeros(3, 1), method="amortised")

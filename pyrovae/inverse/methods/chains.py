@@ -22,8 +22,9 @@ def as_vectors(latents: Latents) -> Float[Tensor, "rows dims"]:
 
 
 def of_chains(draws: Float[Tensor, "kept data chains dims"]) -> Diagnostics:
-    """``r_hat``, of the worst latent: split, and 1 where chains agree (Gelman and Rubin 1992); and
-    ``effective_samples``, of the worst latent too; both NaN where a chain kept fewer than four.
+    """``r_hat``, of the worst latent: of halves of chains, and 1 where they agree (Gelman et al.
+    2013); and ``effective_samples``, of the worst latent too; both NaN where a chain kept fewer
+    than four. A latent that has one value in all draws, as a certain class has, is agreed upon.
     """
     kept, num_data, num_chains, _ = draws.shape
     if kept < FEWEST:
@@ -32,8 +33,8 @@ def of_chains(draws: Float[Tensor, "kept data chains dims"]) -> Diagnostics:
     by_chain = draws.movedim(2, 0)  # chains, kept, data, dims
     r_hat = split_gelman_rubin(by_chain, chain_dim=0, sample_dim=1)
     effective = effective_sample_size(by_chain, chain_dim=0, sample_dim=1)
-    # A latent that never moves has neither.
-    return {
-        "r_hat": r_hat.nan_to_num(torch.inf).amax(-1),
-        "effective_samples": effective.nan_to_num(1.0).clamp(max=kept * num_chains).amin(-1),
-    }
+    is_one = (draws == draws[:1, :, :1]).all(2).all(0)
+    num = float(kept * num_chains)
+    r_hat = torch.where(is_one, 1.0, r_hat.nan_to_num(torch.inf, torch.inf))
+    effective = torch.where(is_one, num, effective.nan_to_num(1.0).clamp(max=num))
+    return {"r_hat": r_hat.amax(-1), "effective_samples": effective.amin(-1)}

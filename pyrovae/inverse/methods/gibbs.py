@@ -32,7 +32,6 @@ class _Alternating(Method):
         at_least(1, num_chains=num_chains, thin=thin)
         at_least(0, burn_in=burn_in)
         self.num_chains, self.burn_in, self.thin = num_chains, burn_in, thin
-        self._num_kept = 1
 
     @abstractmethod
     def round(

@@ -79,6 +79,7 @@ class Importance(Method):
             rows = systematic_resample(log_weights, num_samples)
             latents = refined.latents_at(position[rows])
         advance()
+        log_weights = log_weights.nan_to_num(-torch.inf)  # as they were drawn by
         return Drawn(latents, _of_weights(log_weights) | _evidence(log_weights))
 
 
@@ -102,10 +103,10 @@ def systematic_resample(log_weights: Float[Tensor, "data draws"], num: int) -> I
             f"p(z | y) of {without} data cannot be drawn from: a density of the model or the guide "
             "is not a number there, or no proposal can have given y"
         )
-    weights = log_weights.nan_to_num(-torch.inf).softmax(1)
-    first = torch.rand(num_data, 1, dtype=weights.dtype, device=weights.device)
-    ticks = (torch.arange(num, dtype=weights.dtype, device=weights.device) + first) / num
-    drawn = torch.searchsorted(weights.cumsum(1), ticks).clamp_max(num_draws - 1)
+    sums = log_weights.double().nan_to_num(-torch.inf).softmax(1).cumsum(1)
+    first = torch.rand(num_data, 1, dtype=sums.dtype, device=sums.device)
+    ticks = (torch.arange(num, dtype=sums.dtype, device=sums.device) + first) / num
+    drawn = torch.searchsorted(sums, ticks * sums[:, -1:]).clamp_max(num_draws - 1)
     shuffled = torch.rand(drawn.shape, device=drawn.device).argsort(1)
     start = torch.arange(num_data, device=drawn.device)[:, None] * num_draws
     return (drawn.gather(1, shuffled) + start).flatten()

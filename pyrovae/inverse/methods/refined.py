@@ -77,8 +77,8 @@ class Refined(Method):
         num_particles: int = 16,
     ) -> None:
         at_least(1, num_steps=num_steps, num_particles=num_particles)
-        if not lr > 0:
-            raise InputError(f"lr is {lr}; it must be above 0")
+        if not 0 < lr < torch.inf:
+            raise InputError(f"lr is {lr}; it must be a finite number above 0")
         settings_of("posterior", _CONTINUOUS, posterior, *_OF_POSTERIORS)
         self.posterior, self.num_steps = posterior, num_steps
         self.lr, self.num_particles = lr, num_particles
@@ -207,7 +207,7 @@ class Refinement:
     def proposals(self, num: int) -> tuple[Float[Tensor, "rows dims"], Float[Tensor, "data draws"]]:
         """Draws of the vector, and log p(y, z) / q(z)."""
         position, log_q = self.sample(num)
-        parts = position.view(self.num_data, num, -1).split(self.parts.at_once, 1)
+        parts = position.view(self.num_data, num, -1).split(self.pair.at_once(self.num_data), 1)
         log_joint = torch.cat([self._log_joint(part) for part in parts], 1)
         return position, log_joint - log_q.view(self.num_data, num)
 

@@ -1,0 +1,37 @@
+"""What a computation takes of memory, by the tensors that it makes."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["bytes_made"]
+
+
+def bytes_made(function: Callable[[], Any]) -> int:
+    """The bytes of all tensors that are made in a call, though some be gone by then."""
+    with _Allocations() as allocations:
+        function()
+    total: int = allocations.total
+    return total
+
+
+class _Allocations(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage().data_ptr() for t in _tensors((args, kwargs))}
+        made = [t for t in _tensors(result) if t.untyped_storage().data_ptr() not in given]
+        self.total += sum(t.untyped_storage().nbytes() for t in made)
+        return result
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
