@@ -3,6 +3,7 @@ from .data.binarise import binarise as binarise
 from .data.dataset import Dataset as Dataset
 from .data.load import load as load
 from .errors import InputError as InputError
+from .history import History as History
 from .infer.evaluate import evaluate as evaluate
 from .infer.importance import importance_sample as importance_sample
 from .infer.svi import SVI as SVI
@@ -16,7 +17,6 @@ from .models.mixture import MixtureVAE as MixtureVAE
 from .models.pca import ProbabilisticPCA as ProbabilisticPCA
 from .models.semi_supervised import SemiSupervisedVAE as SemiSupervisedVAE
 from .models.vae import VAE as VAE
-from .train import History as History
 from .train import fit as fit
 
 __version__: str

@@ -12,7 +12,6 @@
 import csv
 import io
 import json
-import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ import safetensors.torch
 from numpy.typing import NDArray
 from torch import nn
 
+from . import atomic
 from .config import RunConfig, read_config, to_yaml
 from .errors import InputError
 
@@ -169,15 +169,4 @@ class RunDirectory:
         return self.path / "model.safetensors"
 
     def _write(self, name: str, data: bytes) -> None:
-        """Write to a temporary name, sync, and rename: a reader never sees half a file."""
-        descriptor, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(self.path / name)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        atomic.write(self.path / name, data)

@@ -14,6 +14,7 @@ from .data import Batches, Dataset
 from .device import find_device
 from .errors import InputError
 from .evaluation import evaluate_annealed, evaluate_elbo, evaluate_log_likelihood
+from .history import History
 from .infer import objective_of
 from .likelihoods import Likelihood, Mixed
 from .models.base import LatentVariableModel
@@ -32,7 +33,7 @@ from .prepare import (
     training_batches,
 )
 from .report import print_comparison
-from .train import History, fit
+from .train import fit
 from .trained import Trained, in_chunks, in_order, open_run
 
 __all__ = ["compare", "evaluate", "reconstruct", "sample", "train"]

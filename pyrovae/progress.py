@@ -9,7 +9,7 @@ from rich.table import Column
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .train import Epoch
+    from .history import Epoch
 
 __all__ = ["LateProgress", "TrainingProgress"]
 
