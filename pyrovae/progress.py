@@ -58,6 +58,11 @@ class TrainingProgress:
     ) -> None:
         self._progress.stop()
 
+    def start_at(self, epochs: int, steps: int) -> None:
+        """So many epochs and steps are done already."""
+        self._epoch = min(epochs + 1, self._epochs)
+        self._progress.update(self._task, epoch=self._epoch, completed=steps)
+
     def step_done(self, total: Tensor, seen: int) -> None:
         """Advance by a step; total holds the sums of loss, reconstruction and KL over seen data."""
         if self._progress.disable:

@@ -80,7 +80,8 @@ class Resumable:
         random = random_state()
         self._svi.prepare(*next(steps))
         set_random_state(random)
-        self._form = {"data": data.size, "batches": len(data)}
+        digest = data.digest() if isinstance(data, Batches) else None
+        self._form = {"data": data.size, "batches": len(data), "digest": digest}
         if is_new:
             return
         state = self._snapshots.read(LAST)
@@ -92,6 +93,12 @@ class Resumable:
             raise InputError(
                 f"{self._snapshots.folder} holds no state that can be gone on from: {error}"
             ) from error
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that were taken before."""
+        in_pass = 0 if self._resumed is None else int(self._resumed.record["steps"])
+        return len(self._history.epochs) * int(self._form["batches"]) + in_pass
 
     def enter(self, batches: Iterable[tuple[Any, ...]]) -> Pass:
         """Begin a pass, or go on in the one that was under way."""
@@ -163,7 +170,8 @@ class Resumable:
             raise InputError(
                 f"the fit in {self._snapshots.folder} was of {form['data']} data in "
                 f"{form['batches']} batches; these are {self._form['data']} in "
-                f"{self._form['batches']}"
+                f"{self._form['batches']}, or other values: give the data and the batch_size that "
+                "it had"
             )
         epochs = [Epoch(**epoch) for epoch in state.record["epochs"]]
         if state.record["has_best"]:

@@ -152,6 +152,7 @@ def fit(
         folder = Path(resume if resume is not None else str(checkpoint))
         resumable = Resumable(Snapshots(folder), svi, history, checkpoint_every)
         resumable.prepare(train, _steps(train), is_new=resume is None)
+        bar.start_at(len(history.epochs), resumable.num_steps)
     best: State | None = None if resumable is None else resumable.best
     with bar, pyro.validation_enabled(False), interruptible(resumable):
         while len(history.epochs) < epochs and not history.stopped_early:
