@@ -96,7 +96,8 @@ class Captured:
         on_compile: called before the compiler is, which takes some seconds.
         repeatable: whether what runs may not depend on a clock, so that the same calls give the
             same bits again: graphs are then used from the first call of a kind on, or never. The
-            first kind is compiled, others are recorded; ``"auto"`` goes by num_calls alone.
+            kind that :meth:`expect` was told of is compiled, others are recorded; ``"auto"`` goes
+            by num_calls alone.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Captured:
     ) -> None:
         self._function = function
         self._repeatable = repeatable
+        self._expected_layouts: tuple[Hashable, ...] | None = None
         if repeatable and compile == "auto" and (num_calls or 0) < _REPEATABLE_CALLS:
             compile = False
         self._watch = Watch(*watched)
@@ -144,6 +146,10 @@ class Captured:
     def buffers(self) -> list[Tensor]:
         """The buffers of what is watched, as far as it was met."""
         return list(self._watch.buffers())
+
+    def expect(self, args: tuple[Any, ...]) -> None:
+        """Most calls will be like these: the kind to compile, in whatever order they come."""
+        self._expected_layouts = _layouts(args)
 
     @contextmanager
     def steady(self) -> Iterator[None]:
@@ -286,7 +292,7 @@ class Captured:
         assert kind.recording is not None
         assert kind.results is not None
         inputs = call.inputs()
-        if kind.compiled is None and self._can_compile and self._should_compile(kind):
+        if kind.compiled is None and self._can_compile and self._should_compile(kind, call):
             self._compile_kind(kind, inputs)
         audit = kind.calls_of_graph % _AUDIT_EVERY == 0
         kind.calls_of_graph += 1
@@ -302,11 +308,12 @@ class Captured:
             self._compare(expected, tree_leaves(result))
         return result
 
-    def _should_compile(self, kind: _Kind) -> bool:
-        if (self._compile is True or self._repeatable) and self.num_graphs[1] == 0:
-            return True
+    def _should_compile(self, kind: _Kind, call: Call) -> bool:
+        is_first = self.num_graphs[1] == 0
         if self._repeatable:
-            return False
+            return is_first and _layouts(call.args) == self._expected_layouts
+        if self._compile is True and is_first:
+            return True
         return self._payoff.of_compiling(kind.replayed, kind.calls)
 
     def _compile_kind(self, kind: _Kind, inputs: list[Tensor]) -> None:

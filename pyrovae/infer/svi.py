@@ -211,6 +211,8 @@ class SVI:
     def prepare(self, *args: Any, **kwargs: Any) -> None:
         """Meet all parameters and make the optimiser, as the first step does, without a step.
 
+        Where steps are repeatable, those like this one are compiled.
+
         Random numbers, and buffers such as running means, are left as they were.
 
         Raises:
@@ -218,6 +220,7 @@ class SVI:
         """
         with without_trace(self._gradients.buffers()):
             self._gradients_of(*args, **kwargs)
+        self._gradients.expect(args)
 
     def state(self) -> State:
         """All that the next step depends on, but for the random numbers.
