@@ -4,7 +4,9 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["write"]
+__all__ = ["sweep", "write"]
+
+_PARTIAL = ".partial"
 
 
 def write(path: Path, data: bytes) -> None:
@@ -20,7 +22,9 @@ def write(path: Path, data: bytes) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.", suffix=_PARTIAL
+    )
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -32,6 +36,12 @@ def write(path: Path, data: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writes that were killed have left in a folder; none may be under way."""
+    for left in folder.glob(f".*{_PARTIAL}"):
+        left.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

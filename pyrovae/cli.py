@@ -251,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except FloatingPointError as error:
         _fail(str(error), 1)
     except Interrupted as error:
-        _fail(str(error), 130)
+        _fail(str(error), 128 + error.number)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
 

@@ -14,7 +14,16 @@ class InputError(ValueError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was interrupted, and can go on; the message says from where."""
+    """Training was interrupted, and can go on; the message says from where.
+
+    Arguments:
+        message: one sentence.
+        number: of the signal.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

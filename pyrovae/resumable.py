@@ -2,14 +2,15 @@
 
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from types import FrameType
 from typing import Any
+from uuid import uuid4
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from .data.batches import Batches, LoaderBatches
 from .errors import InputError, Interrupted
@@ -49,49 +50,73 @@ class Resumable:
         svi: what takes the steps.
         history: of whole epochs, written to on return.
         every: seconds from one state to the next.
+        generators: of random numbers, beside those that all of a process share.
     """
 
-    def __init__(self, snapshots: Snapshots, svi: SVI, history: History, every: float) -> None:
+    def __init__(
+        self,
+        snapshots: Snapshots,
+        svi: SVI,
+        history: History,
+        every: float,
+        generators: Sequence[Generator] = (),
+    ) -> None:
         self._snapshots = snapshots
         self._svi = svi
         self._history = history
         self._every = every
+        self._generators = generators
+        self._fit = uuid4().hex
         self._saved_at = perf_counter()
         self._pass: Pass | None = None
         self._resumed: State | None = None
         self._form: dict[str, Any] = {}
         self._best_is_kept = True
         self.best: State | None = None
-        self.is_interrupted = False
+        self.interrupted_by: int | None = None
 
     def prepare(
-        self, data: Batches | LoaderBatches, steps: Iterator[tuple[Any, ...]], *, is_new: bool
+        self,
+        data: Batches | LoaderBatches,
+        steps: Iterator[tuple[Any, ...]],
+        *,
+        num_scheduled: int | None,
+        is_new: bool,
     ) -> None:
         """Meet the parameters, and go back to the last state where there is one.
 
+        Arguments:
+            data: that are trained on.
+            steps: a pass through them.
+            num_scheduled: steps over which the learning rate goes down, if it does.
+            is_new: whether there is no state yet.
+
         Raises:
-            InputError: if a new fit would write over states, or the state is of another fit.
+            InputError: if the optimiser or the schedule cannot be kept, or the state is of another
+                fit.
         """
-        if is_new and self._snapshots.exist():
-            raise InputError(
-                f"{self._snapshots.folder} holds states of a fit; go on with resume=, or give "
-                "another folder"
-            )
-        random = random_state()
+        random = random_state(*self._generators)
         self._svi.prepare(*next(steps))
-        set_random_state(random)
+        set_random_state(random, *self._generators)
+        self._svi.state()
         digest = data.digest() if isinstance(data, Batches) else None
-        self._form = {"data": data.size, "batches": len(data), "digest": digest}
+        self._form = {
+            "data": data.size,
+            "batches": len(data),
+            "digest": digest,
+            "scheduled": num_scheduled,
+        }
         if is_new:
             return
         state = self._snapshots.read(LAST)
         try:
             self._go_back(state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(
-                f"{self._snapshots.folder} holds no state that can be gone on from: {error}"
+                f"{self._snapshots.folder} holds no state that can be gone on from: "
+                f"{type(error).__name__}: {error}"
             ) from error
 
     @property
@@ -103,15 +128,15 @@ class Resumable:
     def enter(self, batches: Iterable[tuple[Any, ...]]) -> Pass:
         """Begin a pass, or go on in the one that was under way."""
         if self._resumed is None:
-            self._pass = Pass(iter(batches), random=random_state())
+            self._pass = Pass(iter(batches), random=random_state(*self._generators))
             return self._pass
         state, self._resumed = self._resumed, None
         start = state.part("start")
-        set_random_state(start)
+        set_random_state(start, *self._generators)
         left = iter(batches)
         for _ in range(state.record["steps"]):
             next(left)
-        set_random_state(state.part("now"))
+        set_random_state(state.part("now"), *self._generators)
         (total,) = state.of("total")
         total = total.to(self._svi.parameters[0].device)
         self._pass = Pass(left, total, state.record["seen"], state.record["steps"], start)
@@ -122,8 +147,9 @@ class Resumable:
 
         Raises:
             Interrupted: once the state is kept, if that was asked for.
+            FloatingPointError: if a loss was not finite since the state before; none is kept then.
         """
-        if self.is_interrupted or perf_counter() - self._saved_at > self._every:
+        if self.interrupted_by is not None or perf_counter() - self._saved_at > self._every:
             self._keep()
 
     def epoch_done(self, best: State | None, *, is_last: bool) -> None:
@@ -139,33 +165,54 @@ class Resumable:
         self._pass = None
         if best is not self.best:
             self.best, self._best_is_kept = best, False
-        if is_last or self.is_interrupted or perf_counter() - self._saved_at > self._every:
-            self._keep(is_last=is_last)
+        is_due = perf_counter() - self._saved_at > self._every
+        if is_last or is_due or self.interrupted_by is not None:
+            self._keep()
 
-    def _keep(self, *, is_last: bool = False) -> None:
+    def _keep(self) -> None:
+        self._svi.check_finite()
         if self.best is not None and not self._best_is_kept:
-            self._snapshots.write(BEST, self.best)
+            best = State(record={"fit": self._fit})
+            best.put("svi", self.best)
+            self._snapshots.write(BEST, best)
             self._best_is_kept = True
         state = State()
         state.put("svi", self._svi.state())
-        state.put("random", random_state())
+        state.put("random", random_state(*self._generators))
+        state.record["fit"] = self._fit
         state.record["epochs"] = [asdict(epoch) for epoch in self._history.epochs]
         state.record["stopped_early"] = self._history.stopped_early
         state.record["has_best"] = self.best is not None
         state.record["form"] = self._form
         if self._pass is not None and self._pass.total is not None:
-            state.put("pass", _of_pass(self._pass))
+            state.put("pass", self._state_of(self._pass, self._pass.total))
         self._snapshots.write(LAST, state)
         self._saved_at = perf_counter()
-        if self.is_interrupted and not is_last:
+        if self.interrupted_by is not None:
             raise Interrupted(
                 f"stopped after epoch {len(self._history.epochs)} and "
                 f"{self._pass.steps if self._pass else 0} steps; go on from "
-                f"{self._snapshots.folder}"
+                f"{self._snapshots.folder}",
+                self.interrupted_by,
             )
+
+    def _state_of(self, pass_: Pass, total: Tensor) -> State:
+        assert pass_.random is not None
+        state = State()
+        state.add("total", [total])
+        state.put("start", pass_.random)
+        state.put("now", random_state(*self._generators))
+        state.record |= {"seen": pass_.seen, "steps": pass_.steps}
+        return state
 
     def _go_back(self, state: State) -> None:
         form = state.record["form"]
+        if form["scheduled"] != self._form["scheduled"]:
+            raise InputError(
+                f"the learning rate of the fit in {self._snapshots.folder} was to go down over "
+                f"{form['scheduled']} steps, and is now over {self._form['scheduled']}: give the "
+                "schedule and the epochs that it had"
+            )
         if form != self._form:
             raise InputError(
                 f"the fit in {self._snapshots.folder} was of {form['data']} data in "
@@ -174,24 +221,26 @@ class Resumable:
                 "it had"
             )
         epochs = [Epoch(**epoch) for epoch in state.record["epochs"]]
+        self._fit = state.record["fit"]
         if state.record["has_best"]:
-            self.best = self._snapshots.read(BEST)
+            self.best = self._read_best()
         self._svi.load_state(state.part("svi"))
-        set_random_state(state.part("random"))
+        set_random_state(state.part("random"), *self._generators)
         self._history.epochs[:] = epochs
         self._history.stopped_early = state.record["stopped_early"]
-        self._resumed = state.part("pass") if "pass" in state.record else None
+        if "pass" in state.record:
+            self._resumed = state.part("pass")
+            if not all(isinstance(self._resumed.record[name], int) for name in ("steps", "seen")):
+                raise TypeError("the place in a pass is no number of steps")
 
-
-def _of_pass(pass_: Pass) -> State:
-    assert pass_.total is not None
-    assert pass_.random is not None
-    state = State()
-    state.add("total", [pass_.total])
-    state.put("start", pass_.random)
-    state.put("now", random_state())
-    state.record |= {"seen": pass_.seen, "steps": pass_.steps}
-    return state
+    def _read_best(self) -> State:
+        best = self._snapshots.read(BEST)
+        if best.record.get("fit") != self._fit:
+            raise InputError(
+                f"the best state in {self._snapshots.folder} is of another fit than the last; put "
+                "back the one that was there"
+            )
+        return best.part("svi")
 
 
 @contextmanager
@@ -205,9 +254,9 @@ def interruptible(resumable: Resumable | None) -> Iterator[None]:
     before = {sent: signal.getsignal(sent) for sent in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: FrameType | None) -> None:
-        if resumable.is_interrupted and number == signal.SIGINT:
+        if resumable.interrupted_by is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        resumable.is_interrupted = True
+        resumable.interrupted_by = number
 
     for sent in before:
         signal.signal(sent, note)

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import tempfile
 import warnings
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
+from torch import Tensor
 
 from . import atomic
 from .errors import InputError
@@ -16,6 +19,7 @@ from .infer.state import State
 __all__ = ["BEST", "LAST", "Snapshots"]
 
 LAST, BEST = "last", "best"
+_PREVIOUS = "previous"
 
 _FORMAT = 1
 """Of the files; another one is refused."""
@@ -33,22 +37,56 @@ class Snapshots:
         FOLDER/best.safetensors       that of the lowest validation loss
 
     Arguments:
-        folder: made where it is not there.
-
-    Raises:
-        InputError: if it cannot be written to.
+        folder: where they are, or will be.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
+        self._is_last_good = True
+
+    @classmethod
+    def create(cls, folder: Path) -> "Snapshots":
+        """Those of a new fit, in a folder that is made where it is not there.
+
+        Raises:
+            InputError: if it holds states already, or cannot be written to.
+        """
+        snapshots = cls(folder)
+        if snapshots.exist():
+            raise InputError(
+                f"{folder} holds states of a fit; go on with resume=, or give another folder"
+            )
+        snapshots._prepare()
+        return snapshots
+
+    @classmethod
+    def open(cls, folder: Path) -> "Snapshots":
+        """Those of a fit that shall go on.
+
+        Raises:
+            InputError: if there are none, or no more can be written.
+        """
+        snapshots = cls(folder)
+        if not snapshots.exist():
+            raise InputError(f"there is no checkpoint {snapshots._path(LAST)}")
+        snapshots._prepare()
+        return snapshots
 
     def exist(self) -> bool:
         """Whether there is a state to go on from."""
-        return any(self._path(name).is_file() for name in (LAST, "previous"))
+        return any(self._path(name).is_file() for name in (LAST, _PREVIOUS))
+
+    def _prepare(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+            atomic.sweep(self.folder)
+        except OSError as error:
+            raise InputError(f"cannot write to {self.folder}: {error.strerror or error}") from error
+        for path in map(self._path, (LAST, _PREVIOUS, BEST)):
+            if path.is_dir():
+                raise InputError(f"{path} is a folder; a state is kept as a file there, so move it")
 
     def write(self, name: str, state: State) -> None:
         """Keep a state under a name; the last before it stays as the previous one.
@@ -60,17 +98,19 @@ class Snapshots:
             {"format": _FORMAT, "versions": _versions(), "state": state.record}, sort_keys=True
         )
         tensors = {key: tensor.cpu().contiguous() for key, tensor in state.tensors.items()}
-        metadata = {_RECORD: record, _DIGEST: _digest(State(tensors, {}), record)}
+        metadata = {_RECORD: record, _DIGEST: _digest(tensors, record)}
         path = self._path(name)
         try:
-            if name == LAST and path.is_file():
-                path.replace(self._path("previous"))
+            if name == LAST and path.is_file() and self._is_last_good:
+                path.replace(self._path(_PREVIOUS))
             atomic.write(path, safetensors.torch.save(tensors, metadata))
         except OSError as error:
             raise InputError(
                 f"cannot write {path}: {error.strerror or error}; training can go on from what "
                 "was kept before"
             ) from error
+        if name == LAST:
+            self._is_last_good = True
 
     def read(self, name: str) -> State:
         """The state under a name; in place of a last one that is damaged, the previous.
@@ -83,10 +123,11 @@ class Snapshots:
         try:
             return _read(self._path(LAST))
         except InputError as error:
-            previous = self._path("previous")
+            previous = self._path(_PREVIOUS)
             if not previous.is_file():
                 raise
             state = _read(previous)
+            self._is_last_good = False  # so that it does not replace the previous one
             if self._path(LAST).is_file():
                 warnings.warn(f"{error}; going on from {previous}", RuntimeWarning, stacklevel=2)
             return state
@@ -103,20 +144,25 @@ def _read(path: Path) -> State:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         text, digest = metadata[_RECORD], metadata[_DIGEST]
-        kept = json.loads(text)
-        state = State(tensors, kept["state"])
-        versions, written = kept["versions"], kept["format"]
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise InputError(f"{path} is damaged, or no checkpoint: {error}") from error
-    if digest != _digest(state, text):
+    if digest != _digest(tensors, text):
         raise InputError(
             f"{path} is damaged or was changed: its checksum is not that of what it holds"
         )
+    try:
+        kept = json.loads(text)
+        written, versions = kept["format"], dict(kept["versions"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} is no checkpoint: {error}") from error
     if written != _FORMAT:
         raise InputError(
             f"{path} has format {written}, of pyrovae {versions.get('pyrovae')}; this is "
             f"{version('pyrovae')}, whose format is {_FORMAT}"
         )
+    record = kept.get("state")
+    if not isinstance(record, dict):
+        raise InputError(f"{path} is no checkpoint: it records no state")
     if versions != _versions():
         others = [f"{name} {versions.get(name)}" for name in _versions()]
         warnings.warn(
@@ -125,14 +171,14 @@ def _read(path: Path) -> State:
             RuntimeWarning,
             stacklevel=3,
         )
-    return state
+    return State(tensors, record)
 
 
-def _digest(state: State, record: str) -> str:
+def _digest(tensors: Mapping[str, Tensor], record: str) -> str:
     """SHA-256 of the record, and of each tensor with its name, type and shape."""
     found = hashlib.sha256(record.encode())
-    for name in sorted(state.tensors):
-        tensor = state.tensors[name]
+    for name in sorted(tensors):
+        tensor = tensors[name]
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(safetensors.torch.save({name: tensor.contiguous()}))
     return found.hexdigest()

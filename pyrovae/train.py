@@ -120,6 +120,7 @@ def fit(
         Interrupted: at Ctrl-C or SIGTERM, where states are kept.
     """
     _check(epochs, lr, optimiser, clip_norm, patience, validation)
+    snapshots = _snapshots(checkpoint, resume, checkpoint_every)
     make_batches = partial(batches_of, batch_size=batch_size, transform=transform, device=device)
     train = make_batches(data, shuffle=True)
     held_out = None if validation is None else make_batches(validation, shuffle=False)
@@ -140,7 +141,7 @@ def fit(
         autocast=autocast,
         transform=train.take if isinstance(train, Batches) else None,
         on_compile=bar.compiling,
-        repeatable=checkpoint is not None or resume is not None,
+        repeatable=snapshots is not None,
     )
     pair = svi.pair
     if is_validation_enabled():
@@ -148,10 +149,12 @@ def fit(
             _check_data(pair, batches, train.size, plate)
     history = History(pair)
     resumable = None
-    if resume is not None or checkpoint is not None:
-        folder = Path(resume if resume is not None else str(checkpoint))
-        resumable = Resumable(Snapshots(folder), svi, history, checkpoint_every)
-        resumable.prepare(train, _steps(train), is_new=resume is None)
+    if snapshots is not None:
+        loaders = [each for each in (train, held_out) if isinstance(each, LoaderBatches)]
+        generators = [generator for each in loaders for generator in each.generators()]
+        resumable = Resumable(snapshots, svi, history, checkpoint_every, generators)
+        num_scheduled = num_steps if schedule == "cosine" else None
+        resumable.prepare(train, _steps(train), num_scheduled=num_scheduled, is_new=resume is None)
         bar.start_at(len(history.epochs), resumable.num_steps)
     best: State | None = None if resumable is None else resumable.best
     with bar, pyro.validation_enabled(False), interruptible(resumable):
@@ -257,6 +260,21 @@ def _schedule(schedule: Schedule, num_steps: int) -> Callable[[Optimizer], LRSch
     if callable(schedule):
         return schedule
     raise InputError(f"schedule is {schedule!r}; it may be 'constant', 'cosine' or a callable")
+
+
+def _snapshots(
+    checkpoint: Path | str | None, resume: Path | str | None, every: float
+) -> Snapshots | None:
+    if not every >= 0:
+        raise InputError(f"checkpoint_every is {every}; it must be 0 seconds or more")
+    if checkpoint is not None and resume is not None:
+        raise InputError(
+            "checkpoint is the folder of a new fit, and resume that of an earlier one, which "
+            "keeps its states there; give one of them"
+        )
+    if resume is not None:
+        return Snapshots.open(Path(resume))
+    return None if checkpoint is None else Snapshots.create(Path(checkpoint))
 
 
 def _check(

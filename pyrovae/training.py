@@ -1,5 +1,9 @@
 """Training from a configuration, or on from where a run stopped."""
 
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -7,12 +11,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from . import plots
+from . import atomic, plots
 from .checkpoint import RunDirectory
 from .config import RunConfig
 from .data import Batches, Dataset
 from .device import find_device
-from .errors import Interrupted
+from .errors import InputError, Interrupted
 from .evaluation import evaluate_elbo
 from .history import History
 from .infer import objective_of
@@ -65,7 +69,8 @@ def train(config: RunConfig, console: Console) -> Path:
     made = _made(config, dataset)
     run = RunDirectory.create(path)
     run.write_config(config)
-    _run(run, config, dataset, *made, console)
+    with _way_to_go_on(path):
+        _run(run, config, dataset, *made, console)
     return path
 
 
@@ -82,8 +87,14 @@ def resume(path: Path, console: Console) -> Path:
     """
     run = RunDirectory.open(path, "config.yaml")
     config = run.read_config().model_copy(update={"output": path})
+    is_finished = (path / "evaluation.json").is_file()
+    if is_finished and _name(config.model) != "ppca" and not Snapshots(_states(run)).exist():
+        raise InputError(f"{path} is of a finished run, and holds no states to go on from")
     dataset = arrange(config, load_data(config))
-    _run(run, config, dataset, *_made(config, dataset), console)
+    made = _made(config, dataset)
+    atomic.sweep(path)
+    with _way_to_go_on(path):
+        _run(run, config, dataset, *made, console)
     return path
 
 
@@ -140,30 +151,25 @@ def _train(
         _keep(trained)
         trained.run.write_metrics(history.rows())
 
-    folder = trained.run.path / "checkpoint"
+    folder = _states(trained.run)
     is_resumed = Snapshots(folder).exist()
-    try:
-        history = fit(
-            family.model,
-            family.guide,
-            batches,
-            validation=in_order(trained.data.validation, trained.device),
-            epochs=config.epochs,
-            lr=config.lr,
-            schedule=config.schedule,
-            objective=objective,
-            clip_norm=config.clip_norm,
-            compile=config.compile,
-            patience=config.patience,
-            progress=True,
-            on_epoch=keep,
-            checkpoint=None if is_resumed else folder,
-            resume=folder if is_resumed else None,
-        )
-    except Interrupted as error:
-        raise Interrupted(
-            f"{str(error).partition(';')[0]}; go on with: pyrovae train --resume {trained.run.path}"
-        ) from None
+    history = fit(
+        family.model,
+        family.guide,
+        batches,
+        validation=in_order(trained.data.validation, trained.device),
+        epochs=config.epochs,
+        lr=config.lr,
+        schedule=config.schedule,
+        objective=objective,
+        clip_norm=config.clip_norm,
+        compile=config.compile,
+        patience=config.patience,
+        progress=True,
+        on_epoch=keep,
+        checkpoint=None if is_resumed else folder,
+        resume=folder if is_resumed else None,
+    )
     keep(history)
     seconds = sum(history["seconds"])
     console.print(
@@ -171,6 +177,22 @@ def _train(
         + (f"; stopped early, kept epoch {history.best.epoch}" if history.stopped_early else "")
     )
     trained.run.write_figure("training", plots.training_curves(history.rows()))
+
+
+def _states(run: RunDirectory) -> Path:
+    return run.path / "checkpoint"
+
+
+@contextmanager
+def _way_to_go_on(path: Path) -> Iterator[None]:
+    """Within, an interruption says with which command a run goes on."""
+    command = f"go on with: pyrovae train --resume {shlex.quote(str(path))}"
+    try:
+        yield
+    except Interrupted as error:
+        raise Interrupted(f"{str(error).partition(';')[0]}; {command}", error.number) from None
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; {command}", signal.SIGINT) from None
 
 
 def _keep(trained: Trained) -> None:
@@ -196,6 +218,10 @@ def _announce(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _name(declared: str | dict[str, Any]) -> str:
+    return declared if isinstance(declared, str) else str(declared["name"])
 
 
 def _said(declared: str | dict[str, Any]) -> str:

@@ -76,7 +76,8 @@ class Batches:
     def digest(self) -> str:
         """SHA-256 of up to a thousand data, evenly spaced, by which others are told from these."""
         found = hashlib.sha256()
-        rows = torch.linspace(0, self.size - 1, min(self.size, _DIGESTED)).long()
+        num = min(self.size, _DIGESTED)
+        rows = torch.arange(num) * self.size // num
         for part in self._tensors:
             values = part[rows.to(part.device)].cpu().contiguous()
             found.update(f"{values.dtype} {tuple(values.shape)}".encode())
@@ -133,6 +134,13 @@ class LoaderBatches:
         for batch in self._loader:
             parts = batch if isinstance(batch, tuple | list) else (batch,)
             yield _transformed(tuple(self._moved(part) for part in parts), self._transform)
+
+    def generators(self) -> list[torch.Generator]:
+        """Those that the loader and its samplers have of their own."""
+        batch_sampler = self._loader.batch_sampler
+        parts = (self._loader, self._loader.sampler, getattr(batch_sampler, "sampler", None))
+        found = (getattr(part, "generator", None) for part in (*parts, batch_sampler))
+        return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
     def _moved(self, part: Any) -> Any:
         if isinstance(part, Tensor):

@@ -13,7 +13,7 @@ from pyro.optim import PyroLRScheduler, PyroOptim
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils._pytree import (
     TreeSpec,
     tree_leaves,
@@ -428,6 +428,14 @@ class SVI:
                 )
             if self._make_schedule is not None:
                 self._schedule = self._make_schedule(self._optimiser)
+                if not isinstance(self._schedule, LRScheduler) or isinstance(
+                    self._schedule, ReduceLROnPlateau
+                ):
+                    raise InputError(
+                        "schedule makes a torch schedule that is stepped at each update, without "
+                        "a loss, from the optimiser, such as functools.partial(LinearLR, "
+                        f"total_iters=1000); it gave {type(self._schedule).__name__}"
+                    )
             self._optimiser.register_step_pre_hook(self._settle)
             self._optimiser.register_state_dict_pre_hook(self._settle)
             self._not_finite = torch.zeros((), dtype=torch.long, device=new[0].device)
