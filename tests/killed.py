@@ -1,4 +1,4 @@
-"""Fits in processes of their own, which are killed."""
+"""Fits in processes of their own, which are killed after a number of steps and of seconds."""
 
 import hashlib
 import json
@@ -8,7 +8,9 @@ import random
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,22 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD
-from torch.utils.data import DataLoader, TensorDataset
+from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import LambdaLR, MultiStepLR, OneCycleLR
+from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler
 
 from pyrovae import VAE, Batches, fit
+from pyrovae.priors import VampPrior
+from pyrovae.resumable import Resumable
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["tests.killed"])
 
-NUM_DATA = 50
+NUM_DATA, BATCH = 50, 8
+STEPS = 7
+"""In a pass; the last batch holds two data."""
+
+_BINOMIAL = {"family": "Binomial", "total_count": 16}
 
 
 def counts() -> Tensor:
@@ -36,7 +45,7 @@ def counts() -> Tensor:
 
 
 def vae_with_patience() -> dict[str, Any]:
-    vae = VAE((1, 4, 4), 2, {"family": "Binomial", "total_count": 16})
+    vae = VAE((1, 4, 4), 2, _BINOMIAL)
     return {
         "model": vae.model,
         "guide": vae.guide,
@@ -64,12 +73,12 @@ def warmed_up_with_batch_normalisation() -> dict[str, Any]:
             nn.Unflatten(-1, out_shape),
         )
 
-    vae = VAE((1, 4, 4), 2, {"family": "Binomial", "total_count": 16}, encoder=body)
+    vae = VAE((1, 4, 4), 2, _BINOMIAL, encoder=body)
     objective = {"name": "beta", "beta": {"steps": 20, "start": 0.0, "end": 1.0}}
     return {
         "model": vae.model,
         "guide": vae.guide,
-        "data": Batches(counts(), 16),
+        "data": Batches(counts(), BATCH),
         "objective": objective,
         "accumulate": 2,
     }
@@ -104,6 +113,108 @@ def program_of_a_user() -> dict[str, Any]:
     }
 
 
+def accumulated_with_momentum() -> dict[str, Any]:
+    """Three batches an update, which the end of a pass does not complete."""
+    vae = VAE((1, 4, 4), 2, _BINOMIAL)
+    return {
+        "model": vae.model,
+        "guide": vae.guide,
+        "data": counts(),
+        "accumulate": 3,
+        "clip_norm": 5.0,
+        "optimiser": partial(SGD, lr=1e-3, momentum=0.9, nesterov=True),
+        "schedule": partial(LambdaLR, lr_lambda=lambda update: 1 / (1 + update)),
+    }
+
+
+def iwae_of_overdispersed_counts() -> dict[str, Any]:
+    vae = VAE((1, 4, 4), 2, "NegativeBinomial")
+    return {
+        "model": vae.model,
+        "guide": vae.guide,
+        "data": counts(),
+        "validation": counts()[:20],
+        "objective": {"name": "iwae", "num_particles": 3},
+        "optimiser": partial(AdamW, lr=0.01, amsgrad=True),
+        "schedule": partial(MultiStepLR, milestones=[5, 15]),
+    }
+
+
+def one_cycle_in_half_precision() -> dict[str, Any]:
+    """A schedule that moves the momentum too."""
+    vae = VAE((1, 4, 4), 2, _BINOMIAL)
+    return {
+        "model": vae.model,
+        "guide": vae.guide,
+        "data": counts(),
+        "autocast": torch.bfloat16,
+        "schedule": partial(OneCycleLR, max_lr=0.05, total_steps=100),
+    }
+
+
+def prior_of_pseudo_inputs() -> dict[str, Any]:
+    vae = VAE((1, 4, 4), 2, _BINOMIAL, prior=VampPrior((1, 4, 4), 5))
+    return {"model": vae.model, "guide": vae.guide, "data": counts(), "lr": 0.01}
+
+
+def posterior_of_each_datum() -> dict[str, Any]:
+    free = {"name": "free", "num_data": NUM_DATA, "num_steps": 3}
+    vae = VAE((1, 4, 4), 2, _BINOMIAL, inference=free)
+    return {
+        "model": vae.model,
+        "guide": vae.guide,
+        "data": (counts(), torch.arange(NUM_DATA)),
+        "validation": counts()[:20],
+        "patience": 1,
+        "lr": 0.01,
+    }
+
+
+def discrete_latents() -> dict[str, Any]:
+    """Whose gradient is that of the score function."""
+    decoder, encoder = nn.Linear(3, 16), nn.Linear(16, 3)
+
+    def model(x: Tensor) -> None:
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(torch.full((3,), 0.5)).to_event(1))
+            pyro.sample("x", dist.Poisson(decoder(z).exp()).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(logits=encoder(x / 16)).to_event(1))
+
+    return {
+        "model": model,
+        "guide": guide,
+        "data": counts().flatten(1),
+        "objective": {"name": "iwae", "num_particles": 2},
+        "lr": 0.01,
+    }
+
+
+class _Noisy(Dataset[Tensor]):
+    """Each datum with noise of the process that loads it."""
+
+    def __getitem__(self, index: int) -> Tensor:
+        return counts()[index].flatten() + torch.rand(()) / 10
+
+    def __len__(self) -> int:
+        return NUM_DATA
+
+
+def loader_of_two_workers() -> dict[str, Any]:
+    """And a sampler with a random generator of its own."""
+    generator = torch.Generator().manual_seed(5)
+    sampler = WeightedRandomSampler(torch.ones(NUM_DATA).tolist(), NUM_DATA, generator=generator)
+    setup = program_of_a_user()
+    del setup["transform"]
+    workers: Any = {"num_workers": 2, "multiprocessing_context": "fork"}
+    loader = DataLoader(_Noisy(), BATCH, sampler=sampler, generator=generator, **workers)
+    return setup | {"data": loader}
+
+
 SETUPS: dict[str, Callable[[], dict[str, Any]]] = {
     each.__name__: each
     for each in (
@@ -111,29 +222,66 @@ SETUPS: dict[str, Callable[[], dict[str, Any]]] = {
         compiled,
         warmed_up_with_batch_normalisation,
         program_of_a_user,
+        accumulated_with_momentum,
+        iwae_of_overdispersed_counts,
+        one_cycle_in_half_precision,
+        prior_of_pseudo_inputs,
+        posterior_of_each_datum,
+        discrete_latents,
+        loader_of_two_workers,
     )
 }
 
 
-def train(setup: str, folder: Path, kill_after: float | None, every: float, epochs: int) -> None:
-    """Begin a fit, or go on; killed after so many seconds of it, or else its result is written."""
+@dataclass(frozen=True)
+class Kill:
+    """In the step of this number that a process takes, before its state is kept, or later.
+
+    Attributes:
+        step: 1 or more.
+        seconds: from there; None for at once.
+    """
+
+    step: int
+    seconds: float | None = None
+
+
+def _kill_at(kill: Kill) -> None:
+    num_done = 0
+    step_done = Resumable.step_done
+
+    def killed(resumable: Resumable) -> None:
+        nonlocal num_done
+        num_done += 1
+        if num_done == kill.step:
+            if kill.seconds is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            threading.Thread(target=kill_later, daemon=True).start()
+        step_done(resumable)
+
+    def kill_later() -> None:
+        time.sleep(kill.seconds or 0.0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Resumable.step_done = killed  # type: ignore[method-assign]
+
+
+def train(setup: str, folder: Path, kill: Kill | None, every: float, epochs: int) -> None:
+    """Begin a fit, or go on; killed, or else its result is written."""
     torch.set_num_threads(1)
-    for seed in (torch.manual_seed, random.seed, np.random.seed):  # noqa: NPY002
-        seed(0)
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
     settings = SETUPS[setup]()
     states = folder / "states"
-    if kill_after is not None:
-
-        def kill() -> None:
-            time.sleep(kill_after)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        threading.Thread(target=kill, daemon=True).start()
+    if kill is not None:
+        _kill_at(kill)
     is_there = any((states / f"{name}.safetensors").is_file() for name in ("last", "previous"))
     history = fit(
         **settings,
         epochs=epochs,
-        batch_size=8,
+        **({} if isinstance(settings["data"], Batches | DataLoader) else {"batch_size": BATCH}),
         progress=False,
         checkpoint_every=every,
         **{"resume" if is_there else "checkpoint": states},
@@ -152,7 +300,7 @@ def train(setup: str, folder: Path, kill_after: float | None, every: float, epoc
 
 
 def run(
-    setup: str, folder: Path, kill_after: float | None, *, every: float = 0.0, epochs: int = 4
+    setup: str, folder: Path, kill: Kill | None, *, every: float = 0.0, epochs: int = 4
 ) -> dict[str, Any] | None:
     """In a process of its own; what it ended with, or None if it was killed before.
 
@@ -160,7 +308,7 @@ def run(
         RuntimeError: if it ended by itself, but not well.
     """
     folder.mkdir(exist_ok=True)
-    arguments = (setup, folder, kill_after, every, epochs)
+    arguments = (setup, folder, kill, every, epochs)
     process = _PROCESSES.Process(target=train, args=arguments)
     process.start()
     process.join()

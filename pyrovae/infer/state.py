@@ -59,13 +59,14 @@ class State:
         for tensor, value in zip(tensors, kept, strict=True):
             tensor.copy_(value)
 
-    def add_tree(self, name: str, tree: Mapping[str, Any]) -> None:
-        """Keep what a ``state_dict()`` gave.
+    def add_tree(self, name: str, owner: Any) -> None:
+        """Keep the ``state_dict()`` of an optimiser or a schedule.
 
         Raises:
             InputError: if it holds what is neither a tensor nor a plain value.
         """
-        self.record[name] = self._plain(name, tree)
+        self.record[name] = self._plain(name, owner.state_dict())
+        self.record[f"class of {name}"] = type(owner).__qualname__
 
     def load_tree(self, name: str, owner: Any) -> None:
         """Give it back to what gave it, by ``load_state_dict``.
@@ -75,6 +76,9 @@ class State:
         """
         if name not in self.record:
             raise InputError(f"the state holds no {name}, and there is one now")
+        kept, here = self.record[f"class of {name}"], type(owner).__qualname__
+        if kept != here:
+            raise InputError(f"the state is of another {name}: of {kept}, and this is {here}")
         try:
             owner.load_state_dict(self._tree(self.record[name]))
         except (ValueError, KeyError, TypeError) as error:

@@ -236,9 +236,9 @@ class SVI:
         state.add("buffer", self.buffers())
         state.add("sum", [self._sums[place] for place in sorted(self._sums)])
         state.record["sums"] = sorted(self._sums)
-        state.add_tree("optimiser", optimiser.state_dict())
+        state.add_tree("optimiser", optimiser)
         if self._schedule is not None:
-            state.add_tree("schedule", self._schedule.state_dict())
+            state.add_tree("schedule", self._schedule)
         state.record |= {"num_steps": self._num_steps, "learning_rate": self.learning_rate}
         return state
 
