@@ -24,7 +24,7 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import LambdaLR, MultiStepLR, OneCycleLR
 from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler
 
-from pyrovae import VAE, Batches, fit
+from pyrovae import VAE, Batches, cli, fit, training
 from pyrovae.priors import VampPrior
 from pyrovae.resumable import Resumable
 
@@ -240,10 +240,12 @@ class Kill:
     Attributes:
         step: 1 or more.
         seconds: from there; None for at once.
+        number: of the signal.
     """
 
     step: int
     seconds: float | None = None
+    number: signal.Signals = signal.SIGKILL
 
 
 def _kill_at(kill: Kill) -> None:
@@ -255,13 +257,14 @@ def _kill_at(kill: Kill) -> None:
         num_done += 1
         if num_done == kill.step:
             if kill.seconds is None:
-                os.kill(os.getpid(), signal.SIGKILL)
-            threading.Thread(target=kill_later, daemon=True).start()
+                os.kill(os.getpid(), kill.number)
+            else:
+                threading.Thread(target=kill_later, daemon=True).start()
         step_done(resumable)
 
     def kill_later() -> None:
         time.sleep(kill.seconds or 0.0)
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), kill.number)
 
     Resumable.step_done = killed  # type: ignore[method-assign]
 
@@ -318,3 +321,40 @@ def run(
         raise RuntimeError(f"exit code {process.exitcode}")
     found: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return found
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of a command line; the code is minus a signal that killed it."""
+
+    code: int
+    out: str
+    err: str
+
+
+def _main(arguments: tuple[str, ...], folder: Path, kill: Kill | signal.Signals | None) -> None:
+    os.chdir(folder)
+    for descriptor, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    torch.set_num_threads(1)
+    if isinstance(kill, Kill):
+        _kill_at(kill)
+    elif kill is not None:
+        number = kill
+        training.evaluate_elbo = lambda *_: os.kill(os.getpid(), number)
+    cli.main(arguments)
+
+
+def command(*arguments: str, folder: Path, kill: Kill | signal.Signals | None = None) -> Outcome:
+    """``pyrovae`` with these arguments, in a folder and a process of its own.
+
+    Arguments:
+        arguments: as on the command line.
+        folder: to work in.
+        kill: in a step of training; a signal alone comes as evaluation begins.
+    """
+    process = _PROCESSES.Process(target=_main, args=(arguments, folder, kill))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return Outcome(process.exitcode, *((folder / name).read_text() for name in ("out", "err")))
