@@ -42,7 +42,8 @@ def resume(folder: Path, kill: Any = None, *more: str) -> Outcome:
 def results(run: Path) -> tuple[Any, ...]:
     """All that a run leaves, but for seconds and pictures."""
     metrics = pd.read_csv(run / "metrics.csv").drop(columns="seconds").to_csv()
-    weights = (run / "model.safetensors").read_bytes()
+    tensors = safetensors.torch.load_file(run / "model.safetensors")
+    weights = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
     return metrics, weights, json.loads((run / "evaluation.json").read_text())
 
 
@@ -90,8 +91,6 @@ def test_a_run_with_all_kinds_of_ends(
 
     assert resume(folder).code == 0  # which is finished already
     assert results(run) == expected
-    tensors = safetensors.torch.load_file(run / "model.safetensors")
-    assert all(tensor.isfinite().all() for tensor in tensors.values())
 
 
 def test_what_cannot_go_on_is_refused_in_a_sentence(folder: Path) -> None:
