@@ -108,7 +108,9 @@ def fit(
             compiled then depends on no clock, and Ctrl-C, or SIGTERM, ends a step and keeps it.
         resume: folder of an earlier run of the same data, model and options, which goes on from
             its last state, and keeps further ones there. It ends as if it had never stopped: on the
-            same machine with the same parameters and figures, to the bit.
+            same machine with the same parameters and figures, to the bit. Not kept is what a
+            program counts in Python, beside parameters and buffers, nor the random numbers of a
+            DataLoader's persistent workers.
         checkpoint_every: seconds between two states that are kept; the last step's is, too.
 
     Returns:
