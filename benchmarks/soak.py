@@ -23,7 +23,7 @@ from .soaked import PHASES, train
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["benchmarks.soaked"])
 
-_LONGEST = 1.8
+_LONGEST = 1.5
 """Seconds from one kill to the next, at most, by those in which the run would make its share."""
 
 
