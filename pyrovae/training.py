@@ -69,8 +69,12 @@ def train(config: RunConfig, console: Console) -> Path:
     made = _made(config, dataset)
     run = RunDirectory.create(path)
     run.write_config(config)
-    with _way_to_go_on(path):
-        _run(run, config, dataset, *made, console)
+    try:
+        with _way_to_go_on(path):
+            _run(run, config, dataset, *made, console)
+    except (InputError, FloatingPointError):
+        _leave_empty(run)
+        raise
     return path
 
 
@@ -181,6 +185,15 @@ def _train(
 
 def _states(run: RunDirectory) -> Path:
     return run.path / "checkpoint"
+
+
+def _leave_empty(run: RunDirectory) -> None:
+    """Where nothing was trained, the name is free for another try."""
+    states = Snapshots(_states(run))
+    if not ((run.path / "model.safetensors").exists() or states.exist()):
+        (run.path / "config.yaml").unlink()
+        if states.folder.is_dir() and not any(states.folder.iterdir()):
+            states.folder.rmdir()
 
 
 @contextmanager
