@@ -3,6 +3,7 @@ from .data.binarise import binarise as binarise
 from .data.dataset import Dataset as Dataset
 from .data.load import load as load
 from .errors import InputError as InputError
+from .history import History as History
 from .imputation import Imputation as Imputation
 from .imputation import impute as impute
 from .infer.evaluate import evaluate as evaluate
@@ -18,7 +19,6 @@ from .models.mixture import MixtureVAE as MixtureVAE
 from .models.pca import ProbabilisticPCA as ProbabilisticPCA
 from .models.semi_supervised import SemiSupervisedVAE as SemiSupervisedVAE
 from .models.vae import VAE as VAE
-from .train import History as History
 from .train import fit as fit
 
 __version__: str

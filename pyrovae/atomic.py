@@ -1,10 +1,13 @@
 """Files written whole or not at all."""
 
 import os
-import tempfile
 from pathlib import Path
+from secrets import token_hex
+from stat import S_IMODE
 
-__all__ = ["write"]
+__all__ = ["sweep", "write"]
+
+_PARTIAL = ".partial"
 
 
 def write(path: Path, data: bytes) -> None:
@@ -20,18 +23,26 @@ def write(path: Path, data: bytes) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.parent / f".{token_hex(8)}{_PARTIAL}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        if path.exists():
+            temporary.chmod(S_IMODE(path.stat().st_mode))  # who may read it is not ours to say
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writes that were killed have left in a folder; none may be under way."""
+    for left in folder.glob(f".*{_PARTIAL}"):
+        left.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@
     RUN/config.yaml        the resolved options
     RUN/metrics.csv        one line an epoch
     RUN/model.safetensors  the weights
+    RUN/checkpoint/        states of training, from which it can go on
     RUN/evaluation.json    test figures, with the protocol that gave them
     RUN/*.png              pictures
 """
@@ -67,13 +68,17 @@ class RunDirectory:
         return cls(path)
 
     @classmethod
-    def open(cls, path: Path) -> "RunDirectory":
+    def open(cls, path: Path, *needed: str) -> "RunDirectory":
         """The directory of a run that was trained.
+
+        Arguments:
+            path: the directory.
+            needed: files without which it is of no use; options and weights unless given.
 
         Raises:
             InputError: if it holds no run.
         """
-        for name in ("config.yaml", "model.safetensors"):
+        for name in needed or ("config.yaml", "model.safetensors"):
             if not (path / name).is_file():
                 raise InputError(f"{path} is no run directory: it holds no {name}")
         return cls(path)

@@ -11,7 +11,7 @@ from cyclopts import ValidationError as CycloptsValidationError
 from pydantic import ValidationError
 
 from .config import RunConfig, explain, from_yaml, read_config, to_yaml
-from .errors import InputError
+from .errors import InputError, Interrupted
 
 __all__ = ["app", "main"]
 
@@ -72,6 +72,10 @@ def train(
     print_config: Annotated[
         bool, Parameter(help="Print the options as YAML and stop.", negative=())
     ] = False,
+    resume: Annotated[
+        Path | None,
+        Parameter(help="Go on with this run, which was interrupted, with the options it has."),
+    ] = None,
     options: Annotated[RunConfig, Parameter(name="*")] = RunConfig(),  # noqa: B008
 ) -> None:
     """Train a model by SVI, evaluate it on test data, and leave numbers and pictures."""
@@ -82,13 +86,21 @@ def train(
     for name, text in zip(_DECLARED, declared, strict=True):
         if text is not None:
             given[name] = from_yaml(text, name)
+    if resume is not None:
+        if given or config is not None:
+            other = next(iter(given), "config")
+            raise InputError(f"--resume takes the options of the run; leave {other} out")
+        from .training import resume as resume_run
+
+        resume_run(resume, _console())
+        return
     resolved = read_config(config, given)
     if print_config:
         print(to_yaml(resolved), end="")
         return
-    from . import jobs
+    from .training import train as train_run
 
-    jobs.train(resolved, _console())
+    train_run(resolved, _console())
 
 
 @app.command
@@ -366,8 +378,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error).splitlines()[0], 2)  # to which Pyro may have added the shapes of sites
     except FloatingPointError as error:
         _fail(str(error), 1)
+    except Interrupted as error:
+        _fail(str(error), 128 + error.number)
     except KeyboardInterrupt:
-        _fail("interrupted; a run in training keeps its last whole epoch", 130)
+        _fail("interrupted", 130)
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["InputError", "did_you_mean"]
+__all__ = ["InputError", "Interrupted", "did_you_mean"]
 
 
 class InputError(ValueError):
@@ -11,6 +11,19 @@ class InputError(ValueError):
 
     The command line prints the message alone and ends with exit code 2.
     """
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was interrupted, and can go on; the message says from where.
+
+    Arguments:
+        message: one sentence.
+        number: of the signal.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -15,12 +15,13 @@ from torch.optim import LBFGS, AdamW, Optimizer
 
 from .columns import Column, columns_of
 from .errors import InputError
+from .history import History
 from .infer.captured import Compile
 from .likelihoods import Likelihood, Mixed
 from .models.vae import VAE
 from .nn.factor import FactorDecoder, FactorEncoder
 from .posteriors import FullRankNormal
-from .train import History, fit
+from .train import fit
 
 if TYPE_CHECKING:
     import pandas as pd

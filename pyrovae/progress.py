@@ -9,7 +9,7 @@ from rich.table import Column
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .train import Epoch
+    from .history import Epoch
 
 __all__ = ["LateProgress", "TrainingProgress"]
 
@@ -57,6 +57,11 @@ class TrainingProgress:
         trace: TracebackType | None,
     ) -> None:
         self._progress.stop()
+
+    def start_at(self, epochs: int, steps: int) -> None:
+        """So many epochs and steps are done already."""
+        self._epoch = min(epochs + 1, self._epochs)
+        self._progress.update(self._task, epoch=self._epoch, completed=steps)
 
     def step_done(self, total: Tensor, seen: int) -> None:
         """Advance by a step; total holds the sums of loss, reconstruction and KL over seen data."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from math import isfinite
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
@@ -12,20 +12,23 @@ import pyro
 import torch
 from pyro.infer.util import is_validation_enabled
 from pyro.optim import PyroOptim
-from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from .data.batches import Batches, LoaderBatches, Transform, batches_of
 from .errors import InputError
+from .history import Epoch, History
 from .infer.bound import PyroFunction
 from .infer.captured import Compile
 from .infer.catalogue import Declared, objective_of
 from .infer.pair import Pair
+from .infer.state import State
 from .infer.svi import SVI, MakeOptimiser
 from .progress import TrainingProgress
+from .resumable import Pass, Resumable, interruptible
+from .snapshots import Snapshots
 
-__all__ = ["Epoch", "History", "fit"]
+__all__ = ["fit"]
 
 Schedule = Literal["constant", "cosine"] | Callable[[Optimizer], LRScheduler]
 
@@ -33,68 +36,6 @@ _ADVICE = "lower the learning rate (lr), clip the gradient (clip_norm=100), or s
 
 _VALIDATION_SEED = 0
 """Each validation uses the same noise, so that epochs differ by their parameters alone."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """Means over one pass through the data, per datum, in nats.
-
-    The loss is minus the objective; for the ELBO, ``loss = reconstruction + kl``. The training
-    figures are those before each step. The validation loss is minus the objective where that is a
-    bound on log p(x), and minus the ELBO where it is not; None where there are no validation data.
-    """
-
-    epoch: int
-    loss: float
-    reconstruction: float
-    kl: float
-    validation_loss: float | None
-    validation_reconstruction: float | None
-    validation_kl: float | None
-    learning_rate: float
-    seconds: float
-
-
-@dataclass
-class History:
-    """What a fit went through, and the pair that it trained.
-
-    Attributes:
-        epochs: one entry a pass, in order.
-        stopped_early: whether patience ran out.
-    """
-
-    _pair: Pair = field(repr=False)
-    epochs: list[Epoch] = field(default_factory=list)
-    stopped_early: bool = False
-
-    @property
-    def model(self) -> PyroFunction:
-        """The model with the trained parameters, also where these are ``pyro.param``s."""
-        return self._pair.model
-
-    @property
-    def guide(self) -> PyroFunction:
-        """The guide likewise."""
-        return self._pair.guide
-
-    @property
-    def params(self) -> dict[str, Tensor]:
-        """What was declared with ``pyro.param`` and ``pyro.module``, by name, as it is now."""
-        return self._pair.params()
-
-    def __getitem__(self, name: str) -> list[float]:
-        """One figure of every epoch, as in ``history["loss"]``."""
-        return [getattr(epoch, name) for epoch in self.epochs]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One dict an epoch."""
-        return [asdict(epoch) for epoch in self.epochs]
-
-    @property
-    def best(self) -> Epoch:
-        """The epoch with the lowest validation loss, or training loss without validation data."""
-        return min(self.epochs, key=_criterion)
 
 
 def fit(
@@ -119,6 +60,9 @@ def fit(
     plate: str = "data",
     progress: bool = True,
     on_epoch: Callable[[History], None] | None = None,
+    checkpoint: Path | str | None = None,
+    resume: Path | str | None = None,
+    checkpoint_every: float = 10.0,
 ) -> History:
     """Train any Pyro model and guide by SVI, on the ELBO or another objective.
 
@@ -160,6 +104,14 @@ def fit(
         plate: name of the plate over data.
         progress: show a progress bar.
         on_epoch: called with the history after each epoch.
+        checkpoint: folder to keep states in, so that a run that is killed can be resumed. What is
+            compiled then depends on no clock, and Ctrl-C, or SIGTERM, ends a step and keeps it.
+        resume: folder of an earlier run of the same data, model and options, which goes on from
+            its last state, and keeps further ones there. It ends as if it had never stopped: on the
+            same machine with the same parameters and figures, to the bit. Not kept is what a
+            program counts in Python, beside parameters and buffers, nor the random numbers of a
+            DataLoader's persistent workers.
+        checkpoint_every: seconds between two states that are kept; the last step's is, too.
 
     Returns:
         The history, with the trained pair.
@@ -167,8 +119,10 @@ def fit(
     Raises:
         InputError: if the arguments, the pair or the data cannot be used; before any step is taken.
         FloatingPointError: if the loss of an epoch is not finite.
+        Interrupted: at Ctrl-C or SIGTERM, where states are kept.
     """
     _check(epochs, lr, optimiser, clip_norm, patience, validation)
+    snapshots = _snapshots(checkpoint, resume, checkpoint_every)
     make_batches = partial(batches_of, batch_size=batch_size, transform=transform, device=device)
     train = make_batches(data, shuffle=True)
     held_out = None if validation is None else make_batches(validation, shuffle=False)
@@ -189,46 +143,50 @@ def fit(
         autocast=autocast,
         transform=train.take if isinstance(train, Batches) else None,
         on_compile=bar.compiling,
+        repeatable=snapshots is not None,
     )
     pair = svi.pair
     if is_validation_enabled():
         for batches in (train, held_out):
             _check_data(pair, batches, train.size, plate)
     history = History(pair)
-    best: list[tuple[Tensor, Tensor]] = []
-    with bar, pyro.validation_enabled(False):
-        for number in range(1, epochs + 1):
+    resumable = None
+    if snapshots is not None:
+        loaders = [each for each in (train, held_out) if isinstance(each, LoaderBatches)]
+        generators = [generator for each in loaders for generator in each.generators()]
+        resumable = Resumable(snapshots, svi, history, checkpoint_every, generators)
+        num_scheduled = num_steps if schedule == "cosine" else None
+        resumable.prepare(train, _steps(train), num_scheduled=num_scheduled, is_new=resume is None)
+        bar.start_at(len(history.epochs), resumable.num_steps)
+    best: State | None = None if resumable is None else resumable.best
+    with bar, pyro.validation_enabled(False), interruptible(resumable):
+        while len(history.epochs) < epochs and not history.stopped_early:
+            number = len(history.epochs) + 1
             start = perf_counter()
             # A DataLoader runs code of others between steps.
             steady = svi.steady() if isinstance(train, Batches) else nullcontext()
             with _named_epoch(number), steady:
-                losses = _run(svi.step, _steps(train), bar)
+                losses = _run(svi.step, _steps(train), bar, resumable)
             seconds = perf_counter() - start
-            history.epochs.append(
-                Epoch(
-                    number,
-                    *losses,
-                    *_validate(svi, held_out),
-                    svi.learning_rate,
-                    seconds,
-                )
-            )
-            bar.epoch_done(history.epochs[-1], train.size)
+            epoch = Epoch(number, *losses, *_validate(svi, held_out), svi.learning_rate, seconds)
+            history.epochs.append(epoch)
+            bar.epoch_done(epoch, train.size)
             if not isfinite(losses[0]):
                 raise FloatingPointError(
                     f"the loss became {losses[0]} in epoch {number}: {_ADVICE}"
                 )
-            improved = history.best is history.epochs[-1]
-            if patience is not None and improved:
-                state = (*svi.parameters, *pair.buffers())
-                best = [(tensor, tensor.detach().clone()) for tensor in state]
+            if patience is not None:
+                history.stopped_early = number - history.best.epoch >= patience
+            is_kept = patience is not None or resumable is not None
+            if is_kept and held_out is not None and history.best is epoch:
+                best = svi.state()
             if on_epoch is not None:
                 on_epoch(history)
-            if patience is not None and number - history.best.epoch >= patience:
-                history.stopped_early = True
-                break
-    if patience is not None:
-        _restore(best)
+            if resumable is not None:
+                resumable.epoch_done(best, is_last=number == epochs or history.stopped_early)
+    if patience is not None and best is not None:
+        best.load("parameter", svi.parameters)
+        best.load("buffer", svi.buffers())
     return history
 
 
@@ -243,20 +201,24 @@ def _run(
     step: Callable[..., Any],
     batches: Iterable[tuple[Any, ...]],
     bar: TrainingProgress | None = None,
+    resumable: Resumable | None = None,
 ) -> tuple[float, float, float]:
     """Means of the loss and its terms over data; read from the device once."""
-    total: Tensor | None = None
-    seen = 0
-    for batch in batches:
+    pass_ = resumable.enter(batches) if resumable is not None else Pass(iter(batches))
+    for batch in pass_.batches:
         count = len(batch[0])
         loss = torch.stack(step(*batch))
-        total = loss.mul_(count) if total is None else total.add_(loss, alpha=count)
-        seen += count
+        total = pass_.total
+        pass_.total = loss.mul_(count) if total is None else total.add_(loss, alpha=count)
+        pass_.seen += count
+        pass_.steps += 1
         if bar is not None:
-            bar.step_done(total, seen)
-    if total is None:
+            bar.step_done(pass_.total, pass_.seen)
+        if resumable is not None:
+            resumable.step_done()
+    if pass_.total is None:
         raise InputError("the data gave no batch")
-    loss_mean, reconstruction, kl = (total / seen).tolist()
+    loss_mean, reconstruction, kl = (pass_.total / pass_.seen).tolist()
     return loss_mean, reconstruction, kl
 
 
@@ -292,12 +254,6 @@ def _fixed_noise() -> Iterator[None]:
         yield
 
 
-@torch.no_grad()
-def _restore(values: list[tuple[Tensor, Tensor]]) -> None:
-    for tensor, value in values:
-        tensor.copy_(value)
-
-
 def _schedule(schedule: Schedule, num_steps: int) -> Callable[[Optimizer], LRScheduler] | None:
     if schedule == "constant":
         return None
@@ -308,9 +264,19 @@ def _schedule(schedule: Schedule, num_steps: int) -> Callable[[Optimizer], LRSch
     raise InputError(f"schedule is {schedule!r}; it may be 'constant', 'cosine' or a callable")
 
 
-def _criterion(epoch: Epoch) -> float:
-    loss = epoch.loss if epoch.validation_loss is None else epoch.validation_loss
-    return loss if isfinite(loss) else float("inf")
+def _snapshots(
+    checkpoint: Path | str | None, resume: Path | str | None, every: float
+) -> Snapshots | None:
+    if not every >= 0:
+        raise InputError(f"checkpoint_every is {every}; it must be 0 seconds or more")
+    if checkpoint is not None and resume is not None:
+        raise InputError(
+            "checkpoint is the folder of a new fit, and resume that of an earlier one, which "
+            "keeps its states there; give one of them"
+        )
+    if resume is not None:
+        return Snapshots.open(Path(resume))
+    return None if checkpoint is None else Snapshots.create(Path(checkpoint))
 
 
 def _check(

@@ -1,5 +1,6 @@
 """Minibatches, cut from tensors that stay on the device or drawn from a DataLoader."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, cast
 
@@ -14,6 +15,8 @@ __all__ = ["Batches", "LoaderBatches", "batches_of"]
 
 Transform = Callable[..., Any]
 """Applied to the parts of a batch on the device, such as dynamic binarisation or a cast."""
+
+_DIGESTED = 1000
 
 
 class Batches:
@@ -70,6 +73,17 @@ class Batches:
         parts = zip(*(part.split(self.batch_size) for part in self._tensors), strict=True)
         yield from (_transformed(batch, self._transform) for batch in parts)  # views, not copies
 
+    def digest(self) -> str:
+        """SHA-256 of up to a thousand data, evenly spaced, by which others are told from these."""
+        found = hashlib.sha256()
+        num = min(self.size, _DIGESTED)
+        rows = torch.arange(num) * self.size // num
+        for part in self._tensors:
+            values = part[rows.to(part.device)].cpu().contiguous()
+            found.update(f"{values.dtype} {tuple(values.shape)}".encode())
+            found.update(values.view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
+
     def indices(self) -> Iterator[Int[Tensor, "batch"]]:
         """One pass as the numbers of the data in each batch."""
         order_by = torch.randperm if self._shuffle else torch.arange
@@ -120,6 +134,13 @@ class LoaderBatches:
         for batch in self._loader:
             parts = batch if isinstance(batch, tuple | list) else (batch,)
             yield _transformed(tuple(self._moved(part) for part in parts), self._transform)
+
+    def generators(self) -> list[torch.Generator]:
+        """Those that the loader and its samplers have of their own."""
+        batch_sampler = self._loader.batch_sampler
+        parts = (self._loader, self._loader.sampler, getattr(batch_sampler, "sampler", None))
+        found = (getattr(part, "generator", None) for part in (*parts, batch_sampler))
+        return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
     def _moved(self, part: Any) -> Any:
         if isinstance(part, Tensor):

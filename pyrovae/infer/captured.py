@@ -25,7 +25,7 @@ from .payoff import Pace, Payoff
 from .record import CannotRecord, Recording, record
 from .watch import Watch
 
-__all__ = ["HALF_PRECISION", "Captured", "Compile", "Results", "compile_results"]
+__all__ = ["HALF_PRECISION", "Captured", "Compile", "Results", "compile_results", "without_trace"]
 
 Compile = Literal["auto"] | bool
 """Whether to run recorded and compiled graphs: where it pays, always, or never."""
@@ -38,6 +38,9 @@ _MOST_KINDS = 16
 
 _AUDIT_EVERY = 1000
 """Calls between two comparisons of a graph with the program itself, on the same noise."""
+
+_REPEATABLE_CALLS = 3000
+"""Calls from which on a graph is likely to repay its cost, where no clock may tell."""
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 HALF_PRECISION = 0.02
@@ -91,6 +94,10 @@ class Captured:
             are smaller; what their type allows unless given.
         compiler: makes the compiled function; may let it do more than the recording.
         on_compile: called before the compiler is, which takes some seconds.
+        repeatable: whether what runs may not depend on a clock, so that the same calls give the
+            same bits again: graphs are then used from the first call of a kind on, or never. The
+            kind that :meth:`expect` was told of is compiled, others are recorded; ``"auto"`` goes
+            by num_calls alone.
     """
 
     def __init__(
@@ -103,8 +110,13 @@ class Captured:
         tolerance: float | None = None,
         compiler: Compiler | None = None,
         on_compile: Callable[[], None] | None = None,
+        repeatable: bool = False,
     ) -> None:
         self._function = function
+        self._repeatable = repeatable
+        self._expected_layouts: tuple[Hashable, ...] | None = None
+        if repeatable and compile == "auto" and (num_calls or 0) < _REPEATABLE_CALLS:
+            compile = False
         self._watch = Watch(*watched)
         self._compile = compile
         self._compiler = compile_results if compiler is None else compiler
@@ -130,6 +142,14 @@ class Captured:
         kinds = [kind for kinds in self._kinds.values() for kind in kinds.values()]
         recorded = sum(kind.recording is not None for kind in kinds)
         return recorded, sum(kind.compiled is not None for kind in kinds)
+
+    def buffers(self) -> list[Tensor]:
+        """The buffers of what is watched, as far as it was met."""
+        return list(self._watch.buffers())
+
+    def expect(self, args: tuple[Any, ...]) -> None:
+        """Most calls will be like these: the kind to compile, in whatever order they come."""
+        self._expected_layouts = _layouts(args)
 
     @contextmanager
     def steady(self) -> Iterator[None]:
@@ -172,6 +192,12 @@ class Captured:
         if kind is None:
             return self._function(*args, **kwargs)
         kind.calls += 1
+        if self._repeatable and kind.recording is None:
+            undo = _Undo(self._watch.buffers())
+            self._record(kind, call)
+            undo()
+            if kind.recording is None:
+                return self._function(*args, **kwargs)
         if kind.recording is None and not (
             self._num_calls > 1
             and (self._compile is True or self._payoff.of_recording(kind.eager, kind.calls))
@@ -266,7 +292,7 @@ class Captured:
         assert kind.recording is not None
         assert kind.results is not None
         inputs = call.inputs()
-        if kind.compiled is None and self._can_compile and self._should_compile(kind):
+        if kind.compiled is None and self._can_compile and self._should_compile(kind, call):
             self._compile_kind(kind, inputs)
         audit = kind.calls_of_graph % _AUDIT_EVERY == 0
         kind.calls_of_graph += 1
@@ -282,8 +308,11 @@ class Captured:
             self._compare(expected, tree_leaves(result))
         return result
 
-    def _should_compile(self, kind: _Kind) -> bool:
-        if self._compile is True and self.num_graphs[1] == 0:
+    def _should_compile(self, kind: _Kind, call: Call) -> bool:
+        is_first = self.num_graphs[1] == 0
+        if self._repeatable:
+            return is_first and _layouts(call.args) == self._expected_layouts
+        if self._compile is True and is_first:
             return True
         return self._payoff.of_compiling(kind.replayed, kind.calls)
 
@@ -335,6 +364,16 @@ class Captured:
         if not self._has_warned:
             self._has_warned = True
             warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+@contextmanager
+def without_trace(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Within, random numbers are drawn and these tensors written to; afterwards none were."""
+    undo = _Undo(tensors)
+    try:
+        yield
+    finally:
+        undo()
 
 
 class _Undo:

@@ -13,7 +13,7 @@ from pyro.optim import PyroLRScheduler, PyroOptim
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils._pytree import (
     TreeSpec,
     tree_leaves,
@@ -24,11 +24,12 @@ from torch.utils._pytree import (
 
 from ..errors import InputError
 from .bound import PyroFunction
-from .captured import HALF_PRECISION, Captured, Compile, Results, compile_results
+from .captured import HALF_PRECISION, Captured, Compile, Results, compile_results, without_trace
 from .compiled import compile_recording, stored
 from .elbo import ELBO
 from .pair import Pair
 from .record import Recording
+from .state import State
 from .update import AdamUpdate, clipped
 
 __all__ = ["SVI", "MakeOptimiser"]
@@ -76,6 +77,9 @@ class SVI:
             ``torch.bfloat16``; None for that of the parameters.
         transform: makes the arguments of model and guide from those of a step, within the step.
         on_compile: called before the compiler is, which takes some seconds.
+        repeatable: whether the same steps shall give the same bits on the same machine, also where
+            they are continued in another process: no clock then decides what is compiled. Call
+            :meth:`prepare` before the first step.
 
     Attributes:
         pair: the model and the guide with their parameters.
@@ -100,6 +104,7 @@ class SVI:
         autocast: torch.dtype | None = None,
         transform: Callable[..., Any] | None = None,
         on_compile: Callable[[], None] | None = None,
+        repeatable: bool = False,
     ) -> None:
         if compile not in ("auto", True, False):
             raise InputError(f"compile is {compile!r}; it may be 'auto', True or False")
@@ -138,8 +143,14 @@ class SVI:
             tolerance=tolerance,
             compiler=self._compile,
             on_compile=on_compile,
+            repeatable=repeatable,
         )
-        self._losses = Captured(self._loss_of, watched, compile=compile, tolerance=tolerance)
+        self._losses = Captured(
+            self._loss_of,
+            watched,
+            compile=False if repeatable else compile,
+            tolerance=tolerance,
+        )
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -196,6 +207,63 @@ class SVI:
         They are not transformed, as those of :meth:`step` are.
         """
         return self._losses(args, kwargs, lambda: tuple(self._places))
+
+    def prepare(self, *args: Any, **kwargs: Any) -> None:
+        """Meet all parameters and make the optimiser, as the first step does, without a step.
+
+        Where steps are repeatable, those like this one are compiled.
+
+        Random numbers, and buffers such as running means, are left as they were.
+
+        Raises:
+            InputError: if the pair has no bound, or nothing to train.
+        """
+        with without_trace(self._gradients.buffers()):
+            self._gradients_of(*args, **kwargs)
+        self._gradients.expect(args)
+
+    def state(self) -> State:
+        """All that the next step depends on, but for the random numbers.
+
+        Raises:
+            InputError: if the optimiser, or the schedule, keeps what is no tensor or plain value.
+        """
+        optimiser = self.optimiser
+        if optimiser is None:
+            raise InputError("there is no state before prepare() or a first step")
+        state = State()
+        state.add("parameter", self.parameters)
+        state.add("buffer", self.buffers())
+        state.add("sum", [self._sums[place] for place in sorted(self._sums)])
+        state.record["sums"] = sorted(self._sums)
+        state.add_tree("optimiser", optimiser)
+        if self._schedule is not None:
+            state.add_tree("schedule", self._schedule)
+        state.record |= {"num_steps": self._num_steps, "learning_rate": self.learning_rate}
+        return state
+
+    def load_state(self, state: State) -> None:
+        """Go on from a state, after :meth:`prepare`.
+
+        Raises:
+            InputError: if it is of other parameters, or another optimiser.
+        """
+        optimiser = self.optimiser
+        if optimiser is None:
+            raise InputError("call prepare() before load_state()")
+        state.load("parameter", self.parameters)
+        state.load("buffer", self.buffers())
+        places = state.record["sums"]
+        self._sums = dict(zip(places, state.of("sum"), strict=True))
+        state.load_tree("optimiser", optimiser)
+        if self._schedule is not None:
+            state.load_tree("schedule", self._schedule)
+        self._num_steps = state.record["num_steps"]
+        self.learning_rate = state.record["learning_rate"]
+
+    def buffers(self) -> list[Tensor]:
+        """The buffers of the networks, and of the objective, such as its count of steps."""
+        return self._gradients.buffers()
 
     def steady(self) -> AbstractContextManager[None]:
         """Within, nothing changes between steps but their arguments and values of tensors.
@@ -360,6 +428,14 @@ class SVI:
                 )
             if self._make_schedule is not None:
                 self._schedule = self._make_schedule(self._optimiser)
+                if not isinstance(self._schedule, LRScheduler) or isinstance(
+                    self._schedule, ReduceLROnPlateau
+                ):
+                    raise InputError(
+                        "schedule makes a torch schedule that is stepped at each update, without "
+                        "a loss, from the optimiser, such as functools.partial(LinearLR, "
+                        f"total_iters=1000); it gave {type(self._schedule).__name__}"
+                    )
             self._optimiser.register_step_pre_hook(self._settle)
             self._optimiser.register_state_dict_pre_hook(self._settle)
             self._not_finite = torch.zeros((), dtype=torch.long, device=new[0].device)

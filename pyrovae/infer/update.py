@@ -78,6 +78,7 @@ class AdamUpdate:
 
     def resume(self) -> None:
         """Read how many steps each parameter has had."""
+        self._optimiser._opt_called = True  # type: ignore[attr-defined]  # as schedules ask
         self._steps.copy_(torch.tensor([int(count) for count in self._counts]))
 
     def tick(self) -> None:

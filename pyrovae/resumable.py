@@ -1,0 +1,267 @@
+"""A fit that can be stopped at any step, or killed, and goes on as if it had not been."""
+
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from types import FrameType
+from typing import Any
+from uuid import uuid4
+
+from torch import Generator, Tensor
+
+from .data.batches import Batches, LoaderBatches
+from .errors import InputError, Interrupted
+from .history import Epoch, History
+from .infer.state import State
+from .infer.svi import SVI
+from .randomness import random_state, set_random_state
+from .snapshots import BEST, LAST, Snapshots
+
+__all__ = ["Pass", "Resumable", "interruptible"]
+
+
+@dataclass
+class Pass:
+    """How far a pass through the data has come.
+
+    Attributes:
+        batches: those that are left.
+        total: sums of the loss and its terms over the data seen.
+        seen: number of these.
+        steps: batches taken.
+        random: random numbers at its start, from which its order follows.
+    """
+
+    batches: Iterator[tuple[Any, ...]]
+    total: Tensor | None = None
+    seen: int = 0
+    steps: int = 0
+    random: State | None = None
+
+
+class Resumable:
+    """Keeps the states of a fit, and brings back the last.
+
+    Arguments:
+        snapshots: where they are kept.
+        svi: what takes the steps.
+        history: of whole epochs, written to on return.
+        every: seconds from one state to the next.
+        generators: of random numbers, beside those that all of a process share.
+    """
+
+    def __init__(
+        self,
+        snapshots: Snapshots,
+        svi: SVI,
+        history: History,
+        every: float,
+        generators: Sequence[Generator] = (),
+    ) -> None:
+        self._snapshots = snapshots
+        self._svi = svi
+        self._history = history
+        self._every = every
+        self._generators = generators
+        self._fit = uuid4().hex
+        self._saved_at = perf_counter()
+        self._pass: Pass | None = None
+        self._resumed: State | None = None
+        self._form: dict[str, Any] = {}
+        self._best_is_kept = True
+        self.best: State | None = None
+        self.interrupted_by: int | None = None
+
+    def prepare(
+        self,
+        data: Batches | LoaderBatches,
+        steps: Iterator[tuple[Any, ...]],
+        *,
+        num_scheduled: int | None,
+        is_new: bool,
+    ) -> None:
+        """Meet the parameters, and go back to the last state where there is one.
+
+        Arguments:
+            data: that are trained on.
+            steps: a pass through them.
+            num_scheduled: steps over which the learning rate goes down, if it does.
+            is_new: whether there is no state yet.
+
+        Raises:
+            InputError: if the optimiser or the schedule cannot be kept, or the state is of another
+                fit.
+        """
+        random = random_state(*self._generators)
+        self._svi.prepare(*next(steps))
+        set_random_state(random, *self._generators)
+        self._svi.state()
+        digest = data.digest() if isinstance(data, Batches) else None
+        self._form = {
+            "data": data.size,
+            "batches": len(data),
+            "digest": digest,
+            "scheduled": num_scheduled,
+        }
+        if is_new:
+            return
+        state = self._snapshots.read(LAST)
+        try:
+            self._go_back(state)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{self._snapshots.folder} holds no state that can be gone on from: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that were taken before."""
+        in_pass = 0 if self._resumed is None else int(self._resumed.record["steps"])
+        return len(self._history.epochs) * int(self._form["batches"]) + in_pass
+
+    def enter(self, batches: Iterable[tuple[Any, ...]]) -> Pass:
+        """Begin a pass, or go on in the one that was under way."""
+        if self._resumed is None:
+            self._pass = Pass(iter(batches), random=random_state(*self._generators))
+            return self._pass
+        state, self._resumed = self._resumed, None
+        start = state.part("start")
+        set_random_state(start, *self._generators)
+        left = iter(batches)
+        for _ in range(state.record["steps"]):
+            next(left)
+        set_random_state(state.part("now"), *self._generators)
+        (total,) = state.of("total")
+        total = total.to(self._svi.parameters[0].device)
+        self._pass = Pass(left, total, state.record["seen"], state.record["steps"], start)
+        return self._pass
+
+    def step_done(self) -> None:
+        """Keep a state where it is time to.
+
+        Raises:
+            Interrupted: once the state is kept, if that was asked for.
+            FloatingPointError: if a loss was not finite since the state before; none is kept then.
+        """
+        if self.interrupted_by is not None or perf_counter() - self._saved_at > self._every:
+            self._keep()
+
+    def epoch_done(self, best: State | None, *, is_last: bool) -> None:
+        """Keep a state where it is time to, and after the last epoch.
+
+        Arguments:
+            best: the state of the best epoch so far.
+            is_last: whether no epoch follows.
+
+        Raises:
+            Interrupted: as :meth:`step_done`.
+        """
+        self._pass = None
+        if best is not self.best:
+            self.best, self._best_is_kept = best, False
+        is_due = perf_counter() - self._saved_at > self._every
+        if is_last or is_due or self.interrupted_by is not None:
+            self._keep()
+
+    def _keep(self) -> None:
+        self._svi.check_finite()
+        if self.best is not None and not self._best_is_kept:
+            best = State(record={"fit": self._fit})
+            best.put("svi", self.best)
+            self._snapshots.write(BEST, best)
+            self._best_is_kept = True
+        state = State()
+        state.put("svi", self._svi.state())
+        state.put("random", random_state(*self._generators))
+        state.record["fit"] = self._fit
+        state.record["epochs"] = [asdict(epoch) for epoch in self._history.epochs]
+        state.record["stopped_early"] = self._history.stopped_early
+        state.record["has_best"] = self.best is not None
+        state.record["form"] = self._form
+        if self._pass is not None and self._pass.total is not None:
+            state.put("pass", self._state_of(self._pass, self._pass.total))
+        self._snapshots.write(LAST, state)
+        self._saved_at = perf_counter()
+        if self.interrupted_by is not None:
+            raise Interrupted(
+                f"stopped after epoch {len(self._history.epochs)} and "
+                f"{self._pass.steps if self._pass else 0} steps; go on from "
+                f"{self._snapshots.folder}",
+                self.interrupted_by,
+            )
+
+    def _state_of(self, pass_: Pass, total: Tensor) -> State:
+        assert pass_.random is not None
+        state = State()
+        state.add("total", [total])
+        state.put("start", pass_.random)
+        state.put("now", random_state(*self._generators))
+        state.record |= {"seen": pass_.seen, "steps": pass_.steps}
+        return state
+
+    def _go_back(self, state: State) -> None:
+        form = state.record["form"]
+        if form["scheduled"] != self._form["scheduled"]:
+            raise InputError(
+                f"the learning rate of the fit in {self._snapshots.folder} was to go down over "
+                f"{form['scheduled']} steps, and is now over {self._form['scheduled']}: give the "
+                "schedule and the epochs that it had"
+            )
+        if form != self._form:
+            raise InputError(
+                f"the fit in {self._snapshots.folder} was of {form['data']} data in "
+                f"{form['batches']} batches; these are {self._form['data']} in "
+                f"{self._form['batches']}, or other values: give the data and the batch_size that "
+                "it had"
+            )
+        epochs = [Epoch(**epoch) for epoch in state.record["epochs"]]
+        self._fit = state.record["fit"]
+        if state.record["has_best"]:
+            self.best = self._read_best()
+        self._svi.load_state(state.part("svi"))
+        set_random_state(state.part("random"), *self._generators)
+        self._history.epochs[:] = epochs
+        self._history.stopped_early = state.record["stopped_early"]
+        if "pass" in state.record:
+            self._resumed = state.part("pass")
+            if not all(isinstance(self._resumed.record[name], int) for name in ("steps", "seen")):
+                raise TypeError("the place in a pass is no number of steps")
+
+    def _read_best(self) -> State:
+        best = self._snapshots.read(BEST)
+        if best.record.get("fit") != self._fit:
+            raise InputError(
+                f"the best state in {self._snapshots.folder} is of another fit than the last; put "
+                "back the one that was there"
+            )
+        return best.part("svi")
+
+
+@contextmanager
+def interruptible(resumable: Resumable | None) -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM wait for the end of a step, whose state is then kept; a second
+    Ctrl-C does not wait.
+    """
+    if resumable is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {sent: signal.getsignal(sent) for sent in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if resumable.interrupted_by is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        resumable.interrupted_by = number
+
+    for sent in before:
+        signal.signal(sent, note)
+    try:
+        yield
+    finally:
+        for sent, handler in before.items():
+            signal.signal(sent, handler)

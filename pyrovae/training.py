@@ -1,0 +1,245 @@
+"""Training from a configuration, or on from where a run stopped."""
+
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from . import atomic, plots
+from .checkpoint import RunDirectory
+from .config import RunConfig
+from .data import Batches, Dataset
+from .device import find_device
+from .errors import InputError, Interrupted
+from .evaluation import evaluate_elbo
+from .history import History
+from .infer import objective_of
+from .likelihoods import Likelihood
+from .models.base import LatentVariableModel
+from .models.catalogue import check_declared
+from .models.pca import ProbabilisticPCA
+from .pictures import picture
+from .prepare import (
+    INFER,
+    arrange,
+    build,
+    check,
+    load_data,
+    prepare,
+    resolve,
+    settle,
+    training_batches,
+)
+from .snapshots import Snapshots
+from .train import fit
+from .trained import Trained, in_order
+
+__all__ = ["resume", "run_name", "train"]
+
+
+def train(config: RunConfig, console: Console) -> Path:
+    """Train a model, evaluate it on test data, and leave numbers and pictures in a run directory.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        InputError: if the configuration, the data or the directory cannot be used; before training.
+        FloatingPointError: if the loss becomes infinite or NaN.
+        Interrupted: at Ctrl-C or SIGTERM; :func:`resume` goes on.
+    """
+    if config.likelihood not in (None, INFER):
+        Likelihood.of(config.likelihood)
+    if config.objective is not None:
+        objective_of(config.objective)
+    check_declared(
+        config.model, prior=config.prior, posterior=config.posterior, inference=config.inference
+    )
+    path = config.output or Path("runs") / run_name(config)
+    RunDirectory.refuse_used(path)
+    dataset = load_data(config)
+    config = resolve(config, dataset, path, console)
+    dataset = arrange(config, dataset)
+    made = _made(config, dataset)
+    run = RunDirectory.create(path)
+    run.write_config(config)
+    try:
+        with _way_to_go_on(path):
+            _run(run, config, dataset, *made, console)
+    except (InputError, FloatingPointError):
+        _leave_empty(run)
+        raise
+    return path
+
+
+def resume(path: Path, console: Console) -> Path:
+    """Go on with a run that was interrupted or killed, to the end that it would have had.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        InputError: if it holds no run, or the data are no longer those of the run.
+        FloatingPointError: if the loss becomes infinite or NaN.
+        Interrupted: as :func:`train`.
+    """
+    run = RunDirectory.open(path, "config.yaml")
+    config = run.read_config().model_copy(update={"output": path})
+    is_finished = (path / "evaluation.json").is_file()
+    if is_finished and _name(config.model) != "ppca" and not Snapshots(_states(run)).exist():
+        raise InputError(f"{path} is of a finished run, and holds no states to go on from")
+    dataset = arrange(config, load_data(config))
+    made = _made(config, dataset)
+    atomic.sweep(path)
+    with _way_to_go_on(path):
+        _run(run, config, dataset, *made, console)
+    return path
+
+
+def run_name(config: RunConfig) -> str:
+    """A name for a run, by its data and the time."""
+    return f"{Path(config.data).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _made(config: RunConfig, dataset: Dataset) -> tuple[Dataset, LatentVariableModel]:
+    """The data as the likelihood sees them, and a model of them with new parameters."""
+    device = find_device(config.device)
+    torch.manual_seed(config.seed)
+    prepared = prepare(config, dataset)
+    family = build(config, dataset).to(device)
+    check(family, prepared)
+    family.standardise(*(part.to(device) for part in prepared.train.parts))
+    return prepared, family
+
+
+def _run(
+    run: RunDirectory,
+    config: RunConfig,
+    dataset: Dataset,
+    prepared: Dataset,
+    family: LatentVariableModel,
+    console: Console,
+) -> None:
+    """All that is left of a run."""
+    _announce(config, dataset, family, console)
+    device = find_device(config.device)
+    trained = Trained(run, config, prepared, family, device)
+    if isinstance(family, ProbabilisticPCA):
+        method = "em" if config.missing else "exact"
+        family.fit(prepared.train.x.to(device), method)
+        _keep(trained)
+        console.print("fitted by EM" if config.missing else "fitted in closed form")
+    else:
+        batches = training_batches(config, dataset, prepared, device)
+        _train(trained, settle(config, dataset).objective or "elbo", batches, console)
+    family.eval()
+    evaluate_elbo(trained, console)
+    picture(trained)
+    pictures = ", ".join(sorted(picture.name for picture in run.path.glob("*.png")))
+    console.print(f"pictures in {run.path}: {pictures}", soft_wrap=True)
+
+
+def _train(
+    trained: Trained, objective: str | dict[str, Any], batches: Batches, console: Console
+) -> None:
+    """Train by SVI, keeping each epoch."""
+    config, family = trained.config, trained.family
+
+    def keep(history: History) -> None:
+        _keep(trained)
+        trained.run.write_metrics(history.rows())
+
+    folder = _states(trained.run)
+    is_resumed = Snapshots(folder).exist()
+    history = fit(
+        family.model,
+        family.guide,
+        batches,
+        validation=in_order(trained.data.validation, trained.device),
+        epochs=config.epochs,
+        lr=config.lr,
+        schedule=config.schedule,
+        objective=objective,
+        clip_norm=config.clip_norm,
+        compile=config.compile,
+        patience=config.patience,
+        progress=True,
+        on_epoch=keep,
+        checkpoint=None if is_resumed else folder,
+        resume=folder if is_resumed else None,
+    )
+    keep(history)
+    seconds = sum(history["seconds"])
+    console.print(
+        f"trained {len(history.epochs)} epochs in {seconds:.1f} s"
+        + (f"; stopped early, kept epoch {history.best.epoch}" if history.stopped_early else "")
+    )
+    trained.run.write_figure("training", plots.training_curves(history.rows()))
+
+
+def _states(run: RunDirectory) -> Path:
+    return run.path / "checkpoint"
+
+
+def _leave_empty(run: RunDirectory) -> None:
+    """Where nothing was trained, the name is free for another try."""
+    states = Snapshots(_states(run))
+    if not ((run.path / "model.safetensors").exists() or states.exist()):
+        (run.path / "config.yaml").unlink()
+        if states.folder.is_dir() and not any(states.folder.iterdir()):
+            states.folder.rmdir()
+
+
+@contextmanager
+def _way_to_go_on(path: Path) -> Iterator[None]:
+    """Within, an interruption says with which command a run goes on."""
+    command = f"go on with: pyrovae train --resume {shlex.quote(str(path))}"
+    try:
+        yield
+    except Interrupted as error:
+        raise Interrupted(f"{str(error).partition(';')[0]}; {command}", error.number) from None
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; {command}", signal.SIGINT) from None
+
+
+def _keep(trained: Trained) -> None:
+    """Write what is needed to open the run again."""
+    data = trained.data
+    trained.run.write_weights(
+        trained.family, {"event_shape": data.event_shape, "features": data.features}
+    )
+
+
+def _announce(
+    config: RunConfig, dataset: Dataset, family: LatentVariableModel, console: Console
+) -> None:
+    sizes = ", ".join(f"{len(part):,} {name}" for name, part in dataset.splits.items())
+    console.print(f"{dataset.name}: {sizes} data of shape {dataset.event_shape}", highlight=False)
+    binarised = "" if config.binarise == "none" else f", {config.binarise} binarisation"
+    parameters = sum(p.numel() for p in family.parameters())
+    declared = {part: getattr(config, part) for part in ("prior", "posterior", "inference")}
+    said = [f"{part} {_said(of)}" for part, of in declared.items() if of not in (None, "amortised")]
+    console.print(
+        f"{', '.join([_said(config.model), *said])}; {family.likelihood.likelihood}{binarised}; "
+        f"latent_dim {config.latent_dim}, {config.network}, {parameters:,} parameters",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _name(declared: str | dict[str, Any]) -> str:
+    return declared if isinstance(declared, str) else str(declared["name"])
+
+
+def _said(declared: str | dict[str, Any]) -> str:
+    """A declaration in words: the name, and the settings in brackets."""
+    if isinstance(declared, str):
+        return declared
+    settings = [f"{key} {value}" for key, value in declared.items() if key != "name"]
+    return f"{declared['name']} ({', '.join(settings)})" if settings else str(declared["name"])
