@@ -228,7 +228,8 @@ def _of_numbers(name: str, position: int, values: "pd.Series[Any]") -> Column:
     seen = x[~x.isnan()]
     likelihood, reason = propose(name, x)
     is_whole = bool((seen == seen.round()).all())
-    if is_whole and _LARGEST_WHOLE < seen.abs().max() < torch.inf:
+    is_exact = bool(seen.abs().max() <= _LARGEST_WHOLE)
+    if not is_exact and pd.api.types.infer_dtype(values) == "integer":
         raise InputError(
             f"column {name!r} holds whole numbers beyond 2**53, which double precision does not "
             "tell from their neighbours; rescale it if they are more than names"
@@ -237,6 +238,9 @@ def _of_numbers(name: str, position: int, values: "pd.Series[Any]") -> Column:
         raise InputError(
             f"column {name!r} varies by so little that the square of it vanishes; rescale it"
         )
+    if is_whole and seen.max() > _MOST_COUNTED and seen.min() >= 0:
+        likelihood, reason = Likelihood("Normal"), "its whole numbers are large"
+    is_whole = is_whole and is_exact  # beyond that all numbers look whole
     bounds = _bounds(values, seen, is_whole)
     if is_whole and len(seen.unique()) == 2:
         words = pd.Index(seen.unique().tolist())
@@ -244,8 +248,6 @@ def _of_numbers(name: str, position: int, values: "pd.Series[Any]") -> Column:
         return Column(name, position, Likelihood("Bernoulli"), reason, words, False, bounds)
     if is_whole and len(seen) > 2 and bool((seen.diff() == 1).all()) and len(seen) == len(x):
         raise InputError(f"column {name!r} numbers the rows, which tells nothing of them")
-    if is_whole and seen.max() > _MOST_COUNTED and seen.min() >= 0:
-        likelihood, reason = Likelihood("Normal"), "its whole numbers are large"
     if likelihood.family.name == "LogNormal":
         likelihood, reason = Likelihood("Normal"), "its numbers are real"
     return Column(name, position, _each(likelihood), reason, None, is_whole, bounds)

@@ -21,6 +21,11 @@ _CELL = re.compile(
 
 _QUOTED = re.compile(r'"((?>[^"]*(?:""[^"]*)*))"', flags=re.DOTALL)
 
+_WHOLE = r"\s*[+-]?[0-9]+\s*"
+
+_LARGEST_WHOLE = 2**53
+"""Beyond it, a float may be another number."""
+
 _OTHER_SEPARATORS = (";", "\t", "|")
 
 MISSING = frozenset(
@@ -283,10 +288,15 @@ def quoted(word: str) -> str:
 
 
 def _as_numbers(words: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Numbers where all are."""
+    """Numbers where all are; Python's own, where they are whole and a float would round them."""
     import pandas as pd
 
+    known = words.dropna()
     try:
+        if known.str.fullmatch(_WHOLE).all():
+            whole = [int(word) for word in known]
+            if any(abs(number) > _LARGEST_WHOLE for number in whole):
+                return pd.Series(whole, known.index, dtype=object).reindex(words.index)
         return pd.to_numeric(words)
     except (ValueError, TypeError):
         return words

@@ -95,6 +95,13 @@ def test_words_stay_as_they_are_written_and_numbers_are_numbers() -> None:
     assert table["d"].tolist()[:2] == ["x", "y"]
 
 
+def test_whole_numbers_that_a_float_would_round_stay_whole() -> None:
+    table = CsvText("a,b\n9007199254740993,1e30\n,2\n10000000000000000000,3\n").table()
+    assert table["a"].dropna().tolist() == [2**53 + 1, 10**19]
+    assert table["a"].isna().tolist() == [False, True, False]
+    assert table["b"].dtype == float
+
+
 def test_the_words_for_missing_are_those_of_pandas() -> None:
     assert MISSING == STR_NA_VALUES
 
