@@ -35,7 +35,10 @@ _BATCH = 64
 _LEARNING_RATE = 1e-2
 _PROPOSALS = 1000
 _AT_ONCE = 2**22
-"""Numbers that may be drawn at a time."""
+"""Numbers that may be proposed at a time."""
+
+_KEPT = 4 * _AT_ONCE
+"""Numbers, of missing cells and others, that may be held in double precision."""
 
 _FEW = 20
 """Effective samples below which a posterior is poorly known."""
@@ -46,6 +49,9 @@ _FEWEST_HELD_OUT = 10
 
 _FEWEST_CELLS = 10
 """Cells of a column below which a note is made of it."""
+
+_SKEWED = 2.0
+"""Skewness, that of an exponential distribution, beyond which a note is made of a normal column."""
 
 _JITTER = 0.1
 """Noise on real numbers, in standard deviations, without which densities of numbers that repeat, or
@@ -93,7 +99,7 @@ class Imputation:
     @property
     def num_draws(self) -> int:
         """How many draws of the missing cells there are."""
-        return len(self._cells[0].draws) if self._cells else 0
+        return len(self._cells[0].drawn) if self._cells else 0
 
     @property
     def num_filled(self) -> int:
@@ -114,26 +120,59 @@ class Imputation:
             raise InputError(f"there are {self.num_draws} draws, numbered from 0; got {number}")
         table = self.filled
         for cells in self._cells:
-            table = cells.column.written(table, cells.rows, cells.draws[number])
+            table = cells.column.written(table, cells.rows, cells.draws(number))
         return table
 
 
 @dataclass(frozen=True)
 class _Cells:
-    """The missing cells of a column, with draws of them."""
+    """The missing cells of a column, with draws of them in single precision and units of their own,
+    which keep numbers of any size apart.
+    """
 
     column: Column
     rows: NDArray[np.intp]
-    draws: NDArray[np.float64]
     mean: NDArray[np.float64]
+    loc: float
+    scale: float
+    drawn: NDArray[np.float32]
+
+    @classmethod
+    def room(cls, column: Column, x: Float[Tensor, "rows"], num_samples: int) -> "_Cells":
+        """For the missing cells of x, with draws yet to be made."""
+        loc, scale = 0.0, 1.0
+        known = x[~x.isnan()]
+        if column.words is None:
+            loc, scale = known.median().item(), known.std().item()
+        rows = x.isnan().nonzero().squeeze(1).numpy()
+        drawn = np.empty((num_samples, len(rows)), dtype=np.float32)
+        return cls(column, rows, np.empty(len(rows)), loc, scale, drawn)
+
+    def put(
+        self,
+        place: slice,
+        draws: Float[Tensor, "samples cells"],
+        mean: Float[Tensor, "cells"],
+    ) -> None:
+        """Keep the draws and the means of some cells."""
+        self.drawn[:, place] = (draws - self.loc) / self.scale
+        self.mean[place] = mean.clamp(*self.column.bounds)
+
+    def draws(self, number: int | slice = slice(None)) -> NDArray[np.float64]:
+        """All draws, or one, within the bounds of the column."""
+        draws = self.loc + self.scale * self.drawn[number].astype(float)
+        if self.column.is_whole:
+            draws = np.floor(draws + 0.5)
+        found: NDArray[np.float64] = draws.clip(*self.column.bounds)
+        return found
 
     def point(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """What to fill in, and its probability, NaN of numbers."""
         if self.column.words is not None:
             codes = range(len(self.column.words))
-            probabilities = np.stack([(self.draws == code).mean(0) for code in codes])
+            probabilities = np.stack([(self.drawn == code).mean(0) for code in codes])
             return probabilities.argmax(0).astype(float), probabilities.max(0)
-        point = np.median(self.draws, 0) if self.column.is_whole else self.mean
+        point = np.median(self.draws(), 0) if self.column.is_whole else self.mean
         return point, np.full(len(self.rows), np.nan)
 
     def expected(self) -> NDArray[np.float64]:
@@ -143,17 +182,17 @@ class _Cells:
         words = self.column.words
         if words.dtype == object:
             return np.full(len(self.rows), np.nan)
-        expected: NDArray[np.float64] = words.to_numpy(dtype=float)[self.draws.astype(int)].mean(0)
+        expected: NDArray[np.float64] = words.to_numpy(dtype=float)[self.drawn.astype(int)].mean(0)
         return expected
 
     def interval(self, level: float) -> NDArray[np.float64]:
         """The ends of the interval, which are draws."""
         if self.column.words is not None:
             return np.full((2, len(self.rows)), np.nan)
-        num = len(self.draws)
+        num = len(self.drawn)
         tail = round((1 - level) / 2 * (num + 1)) - 1
-        ends: NDArray[np.float64] = np.sort(self.draws, 0)[[tail, num - 1 - tail]]
-        return np.floor(ends + 0.5) if self.column.is_whole else ends
+        ends: NDArray[np.float64] = np.sort(self.draws(), 0)[[tail, num - 1 - tail]]
+        return ends
 
 
 def impute(
@@ -183,15 +222,19 @@ def impute(
     networks' weights decay, real numbers are blurred by a tenth of their standard deviation at each
     step, and the epoch is kept at which the bound of a tenth of the rows, held out, was highest.
     Words, categories and truth values have
-    probabilities; small counts a distribution of counts; other numbers a normal one.
+    probabilities; small counts a distribution of counts; other numbers a normal one. Where no
+    number of a column is negative, or its type has limits, draws, means and the ends of intervals
+    are cut off there; a likelihood that is declared for the column by name, such as a LogNormal,
+    describes skewed ones better.
 
     Arguments:
         table: a row for each datum; NaN, None and NA are missing.
-        likelihood: of all columns of numbers, or a :class:`~pyrovae.Mixed` of those that it names;
-            chosen for each column unless given.
+        likelihood: of all columns of numbers, those of two values included, or a
+            :class:`~pyrovae.Mixed` of those that it names; chosen for each column unless given.
         latent_dim: number of latent dimensions; half of that of the columns unless given.
         hidden: widths of the hidden layers of both networks.
-        steps: steps of training, with 64 rows each.
+        steps: steps of training, with 64 rows each, rounded up to whole passes through the rows;
+            where they are fewer than those of a pass, it is of so many rows only.
         num_particles: samples of z in the bound.
         level: probability that an interval holds.
         num_samples: draws of each missing cell.
@@ -214,9 +257,8 @@ def impute(
         >>> result.num_filled, bool(abs(result.filled.cm / result.filled.inch - 2.54).max() < 0.5)
         (20, True)
     """
+    _check_settings(hidden, latent_dim, seed, steps=steps, num_particles=num_particles)
     check_level(level, num_samples)
-    if steps < 1:
-        raise InputError(f"steps is {steps}; it must be 1 or more")
     declared = None if likelihood is None else Likelihood.of(likelihood)
     columns, left_out = columns_of(table, declared)
     # Columns of one likelihood stand together, as blocks.
@@ -233,7 +275,7 @@ def impute(
         torch.manual_seed(seed)
         vae = _vae(columns, latent_dim, hidden)
         history = _train(vae, columns, x, steps, num_particles, compile, progress)
-        cells, effective = _ask(vae, columns, x, num_samples, seed, progress)
+        cells, effective = _ask(vae, columns, x, num_samples, progress)
     notes = tuple(_notes(columns, x, effective))
     return _gathered(table, columns, left_out, notes, vae, history, effective, cells, level)
 
@@ -246,11 +288,35 @@ def check_level(level: float, num_samples: int) -> None:
     """
     if not 0 < level < 1:
         raise InputError(f"level is {level}; it is a probability between 0 and 1")
+    _check_whole(num_samples=num_samples)
     if num_samples < 2 / (1 - level):
         raise InputError(
             f"{num_samples} draws have none outside of an interval of level {level}; choose a "
             f"level of {1 - 2 / num_samples:g} or less, or more draws (num_samples)"
         )
+
+
+def _check_settings(hidden: Any, latent_dim: Any, seed: Any, **at_least_one: Any) -> None:
+    """Refuse sizes that are none.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    _check_whole(**at_least_one)
+    if latent_dim is not None:
+        _check_whole(latent_dim=latent_dim)
+    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
+        raise InputError(f"hidden is {hidden!r}; it holds the widths of layers, as in (64,)")
+    for width in hidden:
+        _check_whole(**{"a width in hidden": width})
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+        raise InputError(f"seed is {seed!r}; it is a whole number from 0 to 2**63 - 1")
+
+
+def _check_whole(**settings: Any) -> None:
+    for name, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise InputError(f"{name} is {value!r}; it must be a whole number, 1 or more")
 
 
 def _vae(columns: Sequence[Column], latent_dim: int | None, hidden: Sequence[int]) -> VAE:
@@ -288,7 +354,7 @@ def _train(
     if held_out < _FEWEST_HELD_OUT:
         held_out = 0
     order = torch.randperm(len(x))
-    train = x[order[held_out:]]
+    train = x[order[held_out:][: steps * _BATCH]]
     epochs = -(-steps // -(-len(train) // _BATCH))
     families: list[Any] = [column.likelihood.family.distribution for column in columns]
     is_real = [family.support is constraints.real for family in families]
@@ -368,35 +434,33 @@ def _ask(
     columns: Sequence[Column],
     x: Float[Tensor, "rows columns"],
     num_samples: int,
-    seed: int,
     progress: bool,
 ) -> tuple[list[_Cells], Float[Tensor, "asked"]]:
     """Draws of the missing cells of each column, and the effective samples of each row."""
     absent = x.isnan()
-    rows = absent.any(1).nonzero().squeeze(1)
+    cells = [
+        _Cells.room(column, of_column, num_samples)
+        for column, of_column in zip(columns, x.unbind(1), strict=True)
+    ]
+    done = [0] * len(cells)
+    effective = []
     num_numbers = _PROPOSALS * x.shape[1]
-    found: list[Any] = []
-    for part in rows.split(max(1, 16 * _AT_ONCE // (num_samples * x.shape[1]))):
+    rows = absent.any(1).nonzero().squeeze(1)
+    for part in rows.split(max(1, _KEPT // (num_samples * x.shape[1]))):
         posterior = vae.posterior(
             x[part],
             method={"name": "importance", "proposal": "amortised", "num_proposals": _PROPOSALS},
             num_samples=num_samples,
             batch_size=max(1, min(100, _AT_ONCE // num_numbers)),
-            seed=seed,
+            seed=int(torch.randint(2**62, ())),
             progress=progress,
         )
-        cells_of = list(enumerate(absent[part].unbind(1)))
-        draws = [posterior.x[:, each, j].numpy() for j, each in cells_of]
-        means = [posterior.mean[each, j].numpy() for j, each in cells_of]
-        found.append((draws, means, posterior.diagnostics["effective_samples"]))
-    cells = []
-    for j, column in enumerate(columns):
-        drawn = np.concatenate([each[0][j] for each in found], 1)
-        mean = np.concatenate([each[1][j] for each in found])
-        if len(mean):
-            at = absent[:, j].nonzero().squeeze(1).numpy()
-            cells.append(_Cells(column, at, drawn, mean))
-    return cells, torch.cat([each[2] for each in found])
+        for j, each in enumerate(absent[part].unbind(1)):
+            place = slice(done[j], done[j] + int(each.sum()))
+            cells[j].put(place, posterior.x[:, each, j], posterior.mean[each, j])
+            done[j] = place.stop
+        effective.append(posterior.diagnostics["effective_samples"])
+    return [each for each in cells if len(each.rows)], torch.cat(effective)
 
 
 def _notes(
@@ -416,7 +480,27 @@ def _notes(
     for column, present in zip(columns, (~x.isnan()).sum(0).tolist(), strict=True):
         if present < _FEWEST_CELLS:
             notes.append(f"column {column.name!r} has only {present} cells to learn from")
+    for column, of_column in zip(columns, x.unbind(1), strict=True):
+        notes += _skewed(column, of_column[~of_column.isnan()])
     return notes
+
+
+def _skewed(column: Column, x: Float[Tensor, "cells"]) -> list[str]:
+    """Whether a normal distribution is far from that of the cells, all of them at least 0."""
+    if column.likelihood.family.name != "Normal" or x.min() < 0:
+        return []
+    standard = (x - x.mean()) / x.std(correction=0)
+    skewness = standard.pow(3).mean().item()
+    if skewness <= _SKEWED:
+        return []
+    advice = "transform it, as by log(1 + x)"
+    if column.is_whole or x.min() > 0:
+        family = "NegativeBinomial" if column.is_whole else "LogNormal"
+        advice = f"declare a {family} likelihood for it by name"
+    return [
+        f"column {column.name!r} is strongly skewed (its skewness is {skewness:.1f}), which a "
+        f"normal distribution is not; {advice}"
+    ]
 
 
 def _gathered(

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["impute_file"]
 
+_Writer = Callable[[Any], str]
+
 _NUMBER = ("low", "high")
 _WORD = ("probability",)
 _MOST_IMPUTATIONS = 100
@@ -67,37 +69,59 @@ def impute_file(
     check_level(level, NUM_SAMPLES)
     numbered = range(1, num_imputations + 1)
     drawn = [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in numbered]
-    for each in (output, *drawn):
-        _refuse(path, each, overwrite)
+    targets = [_target(path, each, overwrite) for each in (output, *drawn)]
     csv = CsvText.read(path)
     table = csv.table()
     declared = None if likelihood is None else Likelihood.of(likelihood)
     _announce(path, csv, table, declared, console)
     result = impute(table, likelihood=declared, level=level, **settings)
-    filled = _cells(result.filled, result)
-    text = csv.with_cells(filled, _beside(result, csv.num_rows))
-    atomic.write(output, text.encode())
-    for number, each in enumerate(drawn):
-        text = csv.with_cells(_cells(result.draw(number), result))
-        atomic.write(each, text.encode())
+    writers = _writers(result, csv)
+    filled = _cells(result.filled, writers, result)
+    _write(targets[0], csv.with_cells(filled, _beside(writers, result, csv.num_rows)))
+    for number, target in enumerate(targets[1:]):
+        _write(target, csv.with_cells(_cells(result.draw(number), writers, result)))
     _report(result, level, console)
     files = ", ".join(map(str, (output, *drawn)))
     console.print(f"{result.num_filled:,} cells filled in {files}", soft_wrap=True)
 
 
-def _refuse(path: Path, output: Path, overwrite: bool) -> None:
-    """Make sure that the file can be written, without making it."""
-    if output.exists() and path.exists() and output.samefile(path):
-        raise InputError(f"{output} is the table itself; give another --output")
-    if output.is_dir():
-        raise InputError(f"{output} is a folder; give --output the name of a file in it")
-    if output.exists() and not overwrite:
-        raise InputError(f"{output} is there already; give another --output, or say --overwrite")
+def _target(path: Path, output: Path, overwrite: bool) -> Path:
+    """The file to write, which is the one that a link points to; made sure of, without making it.
+
+    Raises:
+        InputError: if it is the table or no plain file, may not be replaced, or cannot be written.
+    """
     try:
-        with tempfile.TemporaryFile(dir=output.parent):
-            pass
+        if output.exists() and path.exists() and output.samefile(path):
+            raise InputError(f"{output} is the table itself; give another --output")
+        if output.is_dir():
+            raise InputError(f"{output} is a folder; give --output the name of a file in it")
+        if output.exists() and not output.is_file():
+            raise InputError(f"{output} is no plain file; give another --output")
+        if output.exists() and not overwrite:
+            raise InputError(
+                f"{output} is there already; give another --output, or say --overwrite"
+            )
+        target = output.resolve() if output.is_symlink() else output
+        # Of the length of the temporary name that it will be written under.
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}."):
+            return target
     except OSError as error:
         raise InputError(f"cannot write to {output}: {error.strerror or error}") from error
+    except RuntimeError as error:
+        raise InputError(f"{output} is a link to itself; give another --output") from error
+
+
+def _write(target: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    try:
+        atomic.write(target, text.encode())
+    except OSError as error:
+        raise InputError(f"cannot write to {target}: {error.strerror or error}") from error
 
 
 def _announce(
@@ -139,33 +163,39 @@ def _names(column: Column) -> list[str]:
     return [f"{column.name}_{kind}" for kind in kinds]
 
 
-def _cells(table: "pd.DataFrame", result: Imputation) -> dict[tuple[int, int], str]:
+def _cells(
+    table: "pd.DataFrame", writers: Sequence[tuple[Column, _Writer]], result: Imputation
+) -> dict[tuple[int, int], str]:
     """What to write in each cell that was missing and is not."""
     written = {}
-    for column in result.columns:
+    for column, write in writers:
         values = table.iloc[:, column.position]
-        write = _writer(column, result)
         for row in _rows(column, result):
             written[row, column.position] = write(values.iloc[row])
     return written
 
 
-def _beside(result: Imputation, num_rows: int) -> dict[str, Sequence[str]]:
+def _beside(
+    writers: Sequence[tuple[Column, _Writer]], result: Imputation, num_rows: int
+) -> dict[str, Sequence[str]]:
     """What to write in further columns."""
     columns: dict[str, Sequence[str]] = {}
-    for column in sorted(result.columns, key=lambda column: column.position):
-        rows = _rows(column, result)
-        if not rows:
-            continue
+    for column, of_cell in writers:
         is_number = column.words is None
-        write = _writer(column, result) if is_number else "{:.3f}".format
+        write = of_cell if is_number else "{:.3f}".format
         parts = (result.low, result.high) if is_number else (result.probability,)
         for name, part in zip(_names(column), parts, strict=True):
             words = [""] * num_rows
-            for row in rows:
+            for row in _rows(column, result):
                 words[row] = write(part.iloc[row, column.position])
             columns[name] = words
     return columns
+
+
+def _writers(result: Imputation, csv: CsvText) -> list[tuple[Column, _Writer]]:
+    """How the cells of each column that was filled are written."""
+    columns = sorted(result.columns, key=lambda column: column.position)
+    return [(each, _writer(each, result, csv)) for each in columns if _rows(each, result)]
 
 
 def _rows(column: Column, result: Imputation) -> list[int]:
@@ -174,19 +204,15 @@ def _rows(column: Column, result: Imputation) -> list[int]:
     return rows
 
 
-def _writer(column: Column, result: Imputation) -> Callable[[Any], str]:
+def _writer(column: Column, result: Imputation, csv: CsvText) -> _Writer:
     """How the cells of a column are written."""
     if column.words is not None:
-        return _word
+        return csv.spellings(column.position).__getitem__
     if column.is_whole:
         return "{:.0f}".format
     known = result.filled.iloc[:, column.position][~result.was_missing.iloc[:, column.position]]
     decimals = max(0, _DIGITS - 1 - floor(log10(known.std())))
     return lambda value: repr(round(float(value), decimals))
-
-
-def _word(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _report(result: Imputation, level: float, console: Console) -> None:

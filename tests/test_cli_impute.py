@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pyrovae import InputError
 from pyrovae.cli import main
 from pyrovae.data.csv_text import CsvText
+from pyrovae.impute_file import _write
 
 QUICK = ["--steps", "4", "--latent-dim", "2"]
 
@@ -127,6 +130,51 @@ def test_imputations_are_files_of_their_own(pyrovae: Any, tmp_path: Path) -> Non
     assert (tmp_path / "filled.csv").read_bytes() == first
 
 
+def two_values(num_rows: int = 24) -> str:
+    """A table of columns with two values, the second and third those of whole numbers."""
+    lines = ["x,zip,code"]
+    for i, x in enumerate(np.random.default_rng(0).normal(size=num_rows)):
+        zip_code, code = ("02134", "1234567") if x > 0 else ("90210", "7654321")
+        cells = [f"{x:.3f}", zip_code, code]
+        cells[i % 3] = "" if i % 4 == 0 else cells[i % 3]
+        lines.append(",".join(cells))
+    return "\n".join(lines) + "\n"
+
+
+def test_values_are_written_as_they_stand_in_the_file(pyrovae: Any, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(two_values())
+    outcome = pyrovae("impute", "table.csv", "--output", "filled.csv", "--imputations", "1", *QUICK)
+    assert outcome.code == 0, outcome.err
+    for name in ("filled.csv", "filled-1.csv"):
+        filled = pd.read_csv(tmp_path / name, dtype=str)
+        assert set(filled["zip"]) == {"02134", "90210"}
+        assert set(filled["code"]) == {"1234567", "7654321"}
+
+
+def test_a_link_is_followed_and_only_plain_files_are_replaced(pyrovae: Any, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("a,b\n1.5,x\n2.5,y\n")
+    (tmp_path / "real.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    assert pyrovae("impute", "table.csv", "--output", "link.csv", "--overwrite").code == 0
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "real.csv").read_text() == (tmp_path / "table.csv").read_text()
+    os.mkfifo(tmp_path / "pipe")
+    outcome = pyrovae("impute", "table.csv", "--output", "pipe", "--overwrite")
+    assert (outcome.code, outcome.err) == (
+        2,
+        "pyrovae: pipe is no plain file; give another --output\n",
+    )
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "loop").symlink_to("loop")
+    outcome = pyrovae("impute", "table.csv", "--output", "loop", "--overwrite")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+
+
+def test_a_file_that_cannot_be_written_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        _write(tmp_path / "nowhere" / "out.csv", "")
+
+
 def test_a_table_that_misses_nothing_is_copied(pyrovae: Any, tmp_path: Path) -> None:
     text = 'a,b\r\n1.50,"x"\r\n2,y'
     (tmp_path / "table.csv").write_bytes(text.encode())
@@ -147,6 +195,10 @@ TABLE = "height,visits\n1.5,2\n,3\n2.5,\n3.25,1\n4.5,7\n"
         (TABLE, ["table.csv", "--output", "./table.csv", "--overwrite"], "is the table itself"),
         (TABLE, ["table.csv", "--output", "nowhere/out.csv"], "cannot write to nowhere/out.csv"),
         (TABLE, ["table.csv", "--output", "."], "is a folder"),
+        (TABLE, ["table.csv", "--output", "n" * 250], "cannot write to nnn"),
+        (TABLE, ["table.csv", "--output", "n" * 300], "cannot write to nnn"),
+        (TABLE, ["n" * 300, "--output", "out.csv"], "cannot read nnn"),
+        (TABLE, [".", "--output", "out.csv"], ". is no plain file"),
         (TABLE, ["table.csv"], "requires an argument"),
         (TABLE, ["table.csv", "--output", "o.csv", "--level", "1.5"], "level is 1.5"),
         (TABLE, ["table.csv", "--output", "o.csv", "--level", "x"], "x"),

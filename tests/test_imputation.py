@@ -1,5 +1,6 @@
 """Missing cells of a table: near to what is exactly known, and nothing else touched."""
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pyrovae import InputError, Likelihood, Mixed
+from pyrovae import InputError, Likelihood, Mixed, fit, imputation
+from pyrovae.columns import columns_of
 from pyrovae.imputation import Imputation, impute
 
 QUICK: dict[str, Any] = {
@@ -85,6 +87,7 @@ def mixed_table(num_rows: int = 120) -> tuple[pd.DataFrame, pd.DataFrame]:
     removed[:, whole.columns.get_loc("group")] = False
     removed[3] = True  # a row of which only the group is known
     removed[3, whole.columns.get_loc("group")] = False
+    removed[4] = True  # a row of which nothing is known
     return whole, whole.mask(removed)
 
 
@@ -133,9 +136,7 @@ def test_every_kind_of_column_is_filled_in_its_own_terms(
     assert set(filled["smoker"]) == {True, False}
     assert set(filled["colour"]) == {"blue", "green", "red"}
     assert set(filled["size"]) == {"s", "m"}
-    assert any("no cell" in note for note in result.notes) == bool(
-        table.drop(columns="name").isna().all(axis=1).any()
-    )
+    assert any("1 rows have no cell" in note for note in result.notes)
 
 
 def test_intervals_and_probabilities_stand_where_cells_were_missing(
@@ -168,11 +169,13 @@ def test_draws_are_whole_tables(table: pd.DataFrame, result: Imputation) -> None
     assert not one.equals(two)
     with pytest.raises(InputError, match="100 draws, numbered from 0; got 100"):
         result.draw(100)
-    height = np.stack([result.draw(i)["height"].to_numpy() for i in range(100)])
-    at = table["height"].isna().to_numpy()
-    sd = height[:, at].std(0)
-    off = height[:, at].mean(0) - result.mean["height"].to_numpy()[at]
-    assert (np.abs(off) < 4.5 * sd / 10).all()
+    draws = [result.draw(i) for i in range(100)]
+    for name in ("height", 7):
+        at = table[name].isna().to_numpy()
+        drawn = np.stack([draw[name].to_numpy()[at] for draw in draws])
+        off = drawn.mean(0) - result.mean[name].to_numpy()[at]
+        assert (np.abs(off) < 4.5 * drawn.std(0) / 10).all()
+        assert len(np.unique(drawn)) > 0.5 * drawn.size
 
 
 def test_the_model_is_of_the_columns_that_took_part(result: Imputation) -> None:
@@ -207,13 +210,20 @@ def test_a_seed_gives_the_same_and_leaves_torch_alone(table: pd.DataFrame) -> No
         (["1.5", "2", "?", *["3.5"] * 17], "holds numbers, and '?' beside them"),
         ([1 + 2j] * 20, "complex"),
         (list(pd.date_range("2026-01-01", periods=20)), "20 words in 20 cells"),
+        (["a", "b", " NA", "b"] * 5, "holds ' NA', which would mean missing"),
+        (["1.5", "2", " ", "4"] * 5, "holds ' ', which would mean missing"),
+        ([[1, 2], [3, 4]] * 10, "holds lists"),
+        (pd.arrays.SparseArray([0.5, 1.0] * 10), "is sparse"),
+        ([2**53 + 2, 5] * 10, "beyond 2**53"),
+        ([1e-200, 3e-200] * 10, "varies by so little"),
     ],
 )
-def test_columns_that_cannot_take_part_are_left_as_they_are(column: list[Any], reason: str) -> None:
+def test_columns_that_cannot_take_part_are_left_as_they_are(column: Any, reason: str) -> None:
     x = np.random.default_rng(0).normal(size=20)
     table = pd.DataFrame({"x": x, "other": column}).mask(
         pd.DataFrame({"x": x > 1.0, "other": False})
     )
+    table["other"] = pd.Series(column)
     result = impute(table, **QUICK | {"steps": 2})
     assert reason in result.left_out["other"]
     pd.testing.assert_series_equal(result.filled["other"], table["other"])
@@ -255,6 +265,148 @@ def test_likelihoods_are_declared_for_all_columns_or_for_some() -> None:
     ):
         found = {column.name: column.likelihood.family.name for column in result.columns}
         assert [found[name] for name in table] == families
+
+
+def test_two_numbers_are_numbers_to_a_likelihood_of_numbers() -> None:
+    z = np.random.default_rng(0).normal(size=40)
+    table = pd.DataFrame({"x": z, "y": np.where(np.arange(40) % 5 == 0, np.nan, 1.0 * (z > 0))})
+    quick = QUICK | {"steps": 2}
+    for likelihood, is_word in (
+        (Mixed(y="Poisson"), False),
+        ("Normal", False),
+        (Mixed(y="Bernoulli"), True),
+        (Mixed(y={"family": "Categorical", "num_classes": 2}), True),
+        (Mixed(y={"family": "Categorical", "num_classes": 3}), False),
+    ):
+        result = impute(table, likelihood=likelihood, **quick)
+        missing = table["y"].isna()
+        assert result.probability["y"].notna().equals(missing & is_word)
+        assert result.low["y"].notna().equals(missing & (not is_word))
+        assert (result.filled["y"] == result.filled["y"].round()).all()
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "message"),
+    [
+        ("Normal", "is of 3 words, and Normal is not; declare Categorical with num_classes=3"),
+        ("Bernoulli", "is of 3 words, and Bernoulli is not"),
+        ({"family": "Categorical", "num_classes": 5}, "Categorical with num_classes=5 is not"),
+    ],
+)
+def test_words_have_likelihoods_of_words(likelihood: Any, message: str) -> None:
+    table = pd.DataFrame({"y": ["a", "b", "c", "a", None] * 4})
+    with pytest.raises(InputError) as refusal:
+        columns_of(table, Mixed(y=likelihood))
+    assert message in str(refusal.value)
+
+
+def test_what_is_outside_of_a_support_is_named_by_its_row_in_double_precision() -> None:
+    table = pd.DataFrame({"y": [3.0, 1.0, np.nan, 2.5]})
+    with pytest.raises(InputError, match=r"in row 4, column 'y'"):
+        columns_of(table, Mixed(y="Poisson"))
+    (column,), _ = columns_of(1e30 * table, None)  # whose square overflows in single precision
+    assert (column.likelihood.family.name, column.is_whole) == ("Normal", False)
+
+
+def test_numbers_stay_within_what_the_column_can_hold() -> None:
+    random = np.random.default_rng(0)
+    z = random.normal(size=60)
+    table = pd.DataFrame(
+        {
+            "income": np.exp(8 + 1.5 * z),
+            "visits": np.round(np.exp(3 + 1.3 * z)),
+            "small": pd.array(np.clip(np.round(60 + 60 * z), 0, 255), dtype="UInt8"),
+            "signed": pd.array(np.clip(np.round(90 * z), -128, 127), dtype="Int8"),
+            "free": random.normal(size=60),
+        }
+    ).mask(random.random((60, 5)) < 0.3)
+    result = impute(table, **QUICK | {"steps": 5})
+    assert result.filled.dtypes.equals(table.dtypes)
+    for part in (result.filled, result.low, result.high, result.mean, result.draw(1)):
+        numbers = part.astype(float)
+        assert numbers.drop(columns=["signed", "free"]).min().min() >= 0
+        assert numbers["small"].max() <= 255
+        assert numbers["signed"].min() >= -128
+        assert numbers["signed"].max() <= 127
+    assert (result.low == 0).to_numpy().any()  # or nothing was cut off
+    assert result.draw(0)["free"].min() < 0
+    (of_income,) = (note for note in result.notes if "'income'" in note)
+    (of_visits,) = (note for note in result.notes if "'visits'" in note)
+    assert "declare a LogNormal" in of_income
+    assert "declare a NegativeBinomial" in of_visits
+    assert not any("'small'" in note or "'free'" in note for note in result.notes)
+
+
+def test_objects_that_are_numbers_are_numbers() -> None:
+    z = np.random.default_rng(0).normal(size=40)
+    missing = np.arange(40) % 5 == 0
+    table = pd.DataFrame(
+        {"real": z.tolist(), "count": [round(abs(5 * x)) for x in z]}, dtype=object
+    )
+    table["two"] = pd.Series([int(x > 0) + 1 for x in z], dtype=object)
+    table = table.mask(missing[:, None] & np.full((1, 3), True), None)
+    result = impute(table, **QUICK | {"steps": 2})
+    words = {column.name: column.words is not None for column in result.columns}
+    assert words == {"real": False, "count": False, "two": True}
+    for drawn in (result.filled, result.draw(0)):
+        assert drawn.dtypes.equals(table.dtypes)
+        kinds = {name: set(map(type, drawn[name])) for name in drawn}
+        assert kinds == {"real": {float}, "count": {int}, "two": {int}}
+
+
+def test_rows_that_are_drawn_in_different_parts_are_independent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    num_samples = 100
+    monkeypatch.setattr(imputation, "_KEPT", 20 * num_samples * 2)  # of 20 rows
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    table = pd.DataFrame(x, columns=["a", "b"])
+    table.loc[:39, "b"] = np.nan
+    result = impute(table, **QUICK | {"steps": 2, "num_samples": num_samples})
+    drawn = np.stack([result.draw(i)["b"].to_numpy()[:40] for i in range(num_samples)])
+    standard = (drawn - drawn.mean(0)) / drawn.std(0)
+    correlation = (standard[:, :20] * standard[:, 20:]).mean()
+    assert abs(correlation) < 4.5 / np.sqrt(20 * num_samples)
+
+
+def test_a_pass_is_of_no_more_rows_than_steps_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def counted(*arguments: Any, **settings: Any) -> Any:
+        asked.append((len(arguments[2]), settings["epochs"]))
+        return fit(*arguments, **settings)
+
+    monkeypatch.setattr(imputation, "fit", counted)
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(500, 2)), columns=["a", "b"])
+    table.loc[:3, "b"] = np.nan
+    for steps in (2, 9):  # eight are a pass through 450 rows
+        impute(table, **QUICK | {"steps": steps})
+    assert asked == [(128, 1), (450, 2)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"latent_dim": 2.5}, "latent_dim is 2.5; it must be a whole number"),
+        ({"latent_dim": True}, "latent_dim is True"),
+        ({"steps": 2.5}, "steps is 2.5"),
+        ({"hidden": 8}, "hidden is 8; it holds the widths"),
+        ({"hidden": (8, 0)}, "a width in hidden is 0"),
+        ({"num_particles": 0}, "num_particles is 0"),
+        ({"num_samples": 0}, "num_samples is 0"),
+        ({"seed": 2**63}, "seed is 9223372036854775808"),
+        ({"seed": "x"}, "seed is 'x'"),
+        ({"table": np.ones((3, 2))}, "a table is a pandas.DataFrame"),
+        ({"table": pd.Series([1.0, np.nan])}, "got Series"),
+    ],
+)
+def test_what_static_checkers_would_refuse_gets_a_sentence(
+    changes: dict[str, Any], message: str
+) -> None:
+    unchecked = inspect.unwrap(impute)
+    with pytest.raises(InputError) as refusal:
+        unchecked(**{"table": mixed_table()[1][["height", "age"]]} | changes)
+    assert message in str(refusal.value)
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,17 @@
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CsvText", "quoted"]
+__all__ = ["MISSING", "CsvText", "quoted"]
 
 _CELL = re.compile(
     r'("(?>[^"]*(?:""[^"]*)*)"[^,\r\n]*|[^",\r\n][^,\r\n]*|)(,|\r\n|\n|\r|\Z)', flags=re.DOTALL
@@ -20,9 +21,14 @@ _CELL = re.compile(
 
 _QUOTED = re.compile(r'"((?>[^"]*(?:""[^"]*)*))"', flags=re.DOTALL)
 
+_WHOLE = r"\s*[+-]?[0-9]+\s*"
+
+_LARGEST_WHOLE = 2**53
+"""Beyond it, a float may be another number."""
+
 _OTHER_SEPARATORS = (";", "\t", "|")
 
-_MISSING = frozenset(
+MISSING = frozenset(
     [
         "",
         "#N/A",
@@ -90,9 +96,11 @@ class CsvText:
         Raises:
             InputError: if it cannot be read, or is not of this kind.
         """
-        if not path.is_file():
-            raise InputError(f"there is no file {path}")
         try:
+            if not path.exists():
+                raise InputError(f"there is no file {path}")
+            if not path.is_file():
+                raise InputError(f"{path} is no plain file; give the name of a CSV file")
             data = path.read_bytes()
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
@@ -112,6 +120,42 @@ class CsvText:
         """The cells as pandas reads them: columns of numbers, and columns of words.
 
         Words are as they are written, without quotation marks around them.
+
+        Raises:
+            InputError: if pandas sees other cells, or others missing.
+        """
+        table = self._words.copy()
+        for column in self.names:
+            table[column] = _as_numbers(table[column])
+        return table
+
+    def spellings(self, column: int) -> dict[Hashable, str]:
+        """For each value of a column of :meth:`table`, how it first stands in the file.
+
+        Spaces around numbers are left away.
+
+        >>> CsvText("zip,a\\n02134,x\\n90210,\\n").spellings(0)
+        {2134: '02134', 90210: '90210'}
+
+        Arguments:
+            column: its number.
+
+        Raises:
+            InputError: as :meth:`table` does.
+        """
+        import pandas as pd
+
+        words = self._words.iloc[:, column].dropna()
+        values = _as_numbers(words)
+        is_number = pd.api.types.is_numeric_dtype(values)
+        found: dict[Hashable, str] = {}
+        for value, word in zip(values.tolist(), words.tolist(), strict=True):
+            found.setdefault(value, word.strip() if is_number else word)
+        return found
+
+    @cached_property
+    def _words(self) -> "pd.DataFrame":
+        """The cells as pandas reads them, all as words.
 
         Raises:
             InputError: if pandas sees other cells, or others missing.
@@ -139,11 +183,6 @@ class CsvText:
                 f"{self._name}: whether column {self.names[number]!r} is missing in row {row + 1} "
                 "cannot be told; leave missing cells empty"
             )
-        for column in self.names:
-            try:
-                table[column] = pd.to_numeric(table[column])
-            except (ValueError, TypeError):
-                continue
         return table
 
     def with_cells(
@@ -212,7 +251,7 @@ class CsvText:
                 )
             self._ends.append(stop)
             for column, (raw, start, end) in enumerate(cells if row >= 0 else ()):
-                if _unquoted(raw) in _MISSING:
+                if _unquoted(raw) in MISSING:
                     self.missing[row, column] = (start, end)
 
     def _lines(self) -> Iterator[list[tuple[str, int, int]]]:
@@ -246,6 +285,21 @@ def quoted(word: str) -> str:
     if re.search(r'[",\r\n]|^\s|\s$', word):
         return '"' + word.replace('"', '""') + '"'
     return word
+
+
+def _as_numbers(words: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Numbers where all are; Python's own, where they are whole and a float would round them."""
+    import pandas as pd
+
+    known = words.dropna()
+    try:
+        if known.str.fullmatch(_WHOLE).all():
+            whole = [int(word) for word in known]
+            if any(abs(number) > _LARGEST_WHOLE for number in whole):
+                return pd.Series(whole, known.index, dtype=object).reindex(words.index)
+        return pd.to_numeric(words)
+    except (ValueError, TypeError):
+        return words
 
 
 def _unquoted(raw: str) -> str:

@@ -1,6 +1,7 @@
 """CSV files as text: nothing changes but what is written, and pandas sees the same cells."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from pandas._libs.parsers import STR_NA_VALUES
 
 from pyrovae import InputError
-from pyrovae.data.csv_text import _MISSING, CsvText, quoted
+from pyrovae.data.csv_text import MISSING, CsvText, quoted
 
 NASTY = {
     "plain": "a,b\n1,2\n,4\n",
@@ -94,8 +95,15 @@ def test_words_stay_as_they_are_written_and_numbers_are_numbers() -> None:
     assert table["d"].tolist()[:2] == ["x", "y"]
 
 
+def test_whole_numbers_that_a_float_would_round_stay_whole() -> None:
+    table = CsvText("a,b\n9007199254740993,1e30\n,2\n10000000000000000000,3\n").table()
+    assert table["a"].dropna().tolist() == [2**53 + 1, 10**19]
+    assert table["a"].isna().tolist() == [False, True, False]
+    assert table["b"].dtype == float
+
+
 def test_the_words_for_missing_are_those_of_pandas() -> None:
-    assert _MISSING == STR_NA_VALUES
+    assert MISSING == STR_NA_VALUES
 
 
 @pytest.mark.parametrize(
@@ -133,5 +141,17 @@ def test_other_files_are_refused(
 def test_files_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no file"):
         CsvText.read(tmp_path / "none.csv")
-    with pytest.raises(InputError, match="there is no file"):
+    with pytest.raises(InputError, match="is no plain file"):
         CsvText.read(tmp_path)
+    with pytest.raises(InputError, match="name too long"):
+        CsvText.read(tmp_path / ("n" * 300))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="is no plain file"):
+        CsvText.read(tmp_path / "pipe")
+
+
+def test_values_are_spelt_as_they_first_stand_in_the_file() -> None:
+    csv = CsvText('zip,big,who\n02134,1234567, x\n2134,7654321,"y, z"\n 90210 ,,\n')
+    assert csv.spellings(0) == {2134: "02134", 90210: "90210"}
+    assert csv.spellings(1) == {1234567.0: "1234567", 7654321.0: "7654321"}
+    assert csv.spellings(2) == {" x": " x", "y, z": "y, z"}
