@@ -4,8 +4,8 @@ from .data.dataset import Dataset as Dataset
 from .data.load import load as load
 from .errors import InputError as InputError
 from .history import History as History
-from .imputation import Imputation as Imputation
 from .imputation import impute as impute
+from .imputed import Imputation as Imputation
 from .infer.evaluate import evaluate as evaluate
 from .infer.importance import importance_sample as importance_sample
 from .infer.svi import SVI as SVI

@@ -1,14 +1,12 @@
 """Missing cells of a table, from a VAE that is trained on the cells there are."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import constraints
 from torch.optim import LBFGS, AdamW, Optimizer
@@ -16,6 +14,7 @@ from torch.optim import LBFGS, AdamW, Optimizer
 from .columns import Column, columns_of
 from .errors import InputError
 from .history import History
+from .imputed import Cells, Imputation, gathered
 from .infer.captured import Compile
 from .likelihoods import Likelihood, Mixed
 from .models.vae import VAE
@@ -26,7 +25,7 @@ from .train import fit
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NUM_SAMPLES", "Imputation", "check_level", "impute"]
+__all__ = ["NUM_SAMPLES", "check_level", "impute"]
 
 NUM_SAMPLES = 500
 """Draws of each missing cell, unless said otherwise."""
@@ -59,140 +58,6 @@ that others fix, grow beyond all bounds, and the posterior of z becomes too narr
 
 _DECAY = 1.0
 """Weight decay (AdamW) of the networks, but not of what is linear."""
-
-
-@dataclass(frozen=True)
-class Imputation:
-    """A table whose missing cells are filled, and how sure that is.
-
-    Attributes:
-        filled: the table with the posterior mean of real numbers, the median of whole ones and the
-            most probable word; other cells are untouched.
-        low, high: ends of the central credible interval of each number that was missing, NaN
-            elsewhere.
-        probability: p(word | row) of each word that was filled in, NaN elsewhere.
-        mean: E[x | row] of each number that was missing, whole or not, NaN elsewhere.
-        was_missing: whether each cell was filled.
-        columns: those that took part, in the order in which the model has them, each with its
-            likelihood and the reason for it.
-        left_out: for each column that did not, a sentence that says why; its cells stay missing.
-        notes: sentences on what is to be doubted.
-        vae: the trained model; None where nothing was missing.
-        history: of its training.
-        effective_samples: of each row that was asked for, out of 1,000 weighted ones.
-    """
-
-    filled: "pd.DataFrame"
-    low: "pd.DataFrame"
-    high: "pd.DataFrame"
-    probability: "pd.DataFrame"
-    mean: "pd.DataFrame"
-    was_missing: "pd.DataFrame"
-    columns: tuple[Column, ...]
-    left_out: Mapping[str, str]
-    notes: tuple[str, ...]
-    vae: VAE | None
-    history: History | None
-    effective_samples: Float[Tensor, "rows"]
-    _cells: Sequence["_Cells"]
-
-    @property
-    def num_draws(self) -> int:
-        """How many draws of the missing cells there are."""
-        return len(self._cells[0].drawn) if self._cells else 0
-
-    @property
-    def num_filled(self) -> int:
-        """How many cells were filled."""
-        return int(self.was_missing.to_numpy().sum())
-
-    def draw(self, number: int) -> "pd.DataFrame":
-        """The table with its missing cells drawn from their joint posterior, row by row, which is
-        one imputation of a multiple imputation (Rubin 1987), given the trained parameters.
-
-        Arguments:
-            number: which of the :attr:`num_draws` draws, from 0.
-
-        Raises:
-            InputError: if there is none of that number.
-        """
-        if self._cells and not 0 <= number < self.num_draws:
-            raise InputError(f"there are {self.num_draws} draws, numbered from 0; got {number}")
-        table = self.filled
-        for cells in self._cells:
-            table = cells.column.written(table, cells.rows, cells.draws(number))
-        return table
-
-
-@dataclass(frozen=True)
-class _Cells:
-    """The missing cells of a column, with draws of them in single precision and units of their own,
-    which keep numbers of any size apart.
-    """
-
-    column: Column
-    rows: NDArray[np.intp]
-    mean: NDArray[np.float64]
-    loc: float
-    scale: float
-    drawn: NDArray[np.float32]
-
-    @classmethod
-    def room(cls, column: Column, x: Float[Tensor, "rows"], num_samples: int) -> "_Cells":
-        """For the missing cells of x, with draws yet to be made."""
-        loc, scale = 0.0, 1.0
-        known = x[~x.isnan()]
-        if column.words is None:
-            loc, scale = known.median().item(), known.std().item()
-        rows = x.isnan().nonzero().squeeze(1).numpy()
-        drawn = np.empty((num_samples, len(rows)), dtype=np.float32)
-        return cls(column, rows, np.empty(len(rows)), loc, scale, drawn)
-
-    def put(
-        self,
-        place: slice,
-        draws: Float[Tensor, "samples cells"],
-        mean: Float[Tensor, "cells"],
-    ) -> None:
-        """Keep the draws and the means of some cells."""
-        self.drawn[:, place] = (draws - self.loc) / self.scale
-        self.mean[place] = mean.clamp(*self.column.bounds)
-
-    def draws(self, number: int | slice = slice(None)) -> NDArray[np.float64]:
-        """All draws, or one, within the bounds of the column."""
-        draws = self.loc + self.scale * self.drawn[number].astype(float)
-        if self.column.is_whole:
-            draws = np.floor(draws + 0.5)
-        found: NDArray[np.float64] = draws.clip(*self.column.bounds)
-        return found
-
-    def point(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """What to fill in, and its probability, NaN of numbers."""
-        if self.column.words is not None:
-            codes = range(len(self.column.words))
-            probabilities = np.stack([(self.drawn == code).mean(0) for code in codes])
-            return probabilities.argmax(0).astype(float), probabilities.max(0)
-        point = np.median(self.draws(), 0) if self.column.is_whole else self.mean
-        return point, np.full(len(self.rows), np.nan)
-
-    def expected(self) -> NDArray[np.float64]:
-        """The posterior mean, where the column is of numbers."""
-        if self.column.words is None:
-            return self.mean
-        words = self.column.words
-        if words.dtype == object:
-            return np.full(len(self.rows), np.nan)
-        expected: NDArray[np.float64] = words.to_numpy(dtype=float)[self.drawn.astype(int)].mean(0)
-        return expected
-
-    def interval(self, level: float) -> NDArray[np.float64]:
-        """The ends of the interval, which are draws."""
-        if self.column.words is not None:
-            return np.full((2, len(self.rows)), np.nan)
-        num = len(self.drawn)
-        tail = round((1 - level) / 2 * (num + 1)) - 1
-        ends: NDArray[np.float64] = np.sort(self.draws(), 0)[[tail, num - 1 - tail]]
-        return ends
 
 
 def impute(
@@ -269,7 +134,7 @@ def impute(
         x[:, j] = torch.tensor(column.numbers(table))
     if not bool(x.isnan().any()):
         if columns or not bool(table.isna().to_numpy().any()):
-            return _gathered(table, columns, left_out, (), None, None, torch.empty(0), (), level)
+            return gathered(table, columns, left_out, (), None, None, torch.empty(0), (), level)
         raise InputError(f"no column can tell what is missing: {next(iter(left_out.values()))}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -277,7 +142,7 @@ def impute(
         history = _train(vae, columns, x, steps, num_particles, compile, progress)
         cells, effective = _ask(vae, columns, x, num_samples, progress)
     notes = tuple(_notes(columns, x, effective))
-    return _gathered(table, columns, left_out, notes, vae, history, effective, cells, level)
+    return gathered(table, columns, left_out, notes, vae, history, effective, cells, level)
 
 
 def check_level(level: float, num_samples: int) -> None:
@@ -435,11 +300,11 @@ def _ask(
     x: Float[Tensor, "rows columns"],
     num_samples: int,
     progress: bool,
-) -> tuple[list[_Cells], Float[Tensor, "asked"]]:
+) -> tuple[list[Cells], Float[Tensor, "asked"]]:
     """Draws of the missing cells of each column, and the effective samples of each row."""
     absent = x.isnan()
     cells = [
-        _Cells.room(column, of_column, num_samples)
+        Cells.room(column, of_column, num_samples)
         for column, of_column in zip(columns, x.unbind(1), strict=True)
     ]
     done = [0] * len(cells)
@@ -501,46 +366,3 @@ def _skewed(column: Column, x: Float[Tensor, "cells"]) -> list[str]:
         f"column {column.name!r} is strongly skewed (its skewness is {skewness:.1f}), which a "
         f"normal distribution is not; {advice}"
     ]
-
-
-def _gathered(
-    table: "pd.DataFrame",
-    columns: Sequence[Column],
-    left_out: Mapping[str, str],
-    notes: tuple[str, ...],
-    vae: VAE | None,
-    history: History | None,
-    effective: Float[Tensor, "asked"],
-    cells: Sequence[_Cells],
-    level: float,
-) -> Imputation:
-    """All that was found, in tables of the shape of the one given."""
-    import pandas as pd
-
-    filled = table.copy()
-    low, high, probability, mean = (np.full(table.shape, np.nan) for _ in range(4))
-    for each in cells:
-        place = each.rows, each.column.position
-        point, probability[place] = each.point()
-        low[place], high[place] = each.interval(level)
-        mean[place] = each.expected()
-        filled = each.column.written(filled, each.rows, point)
-
-    def beside(values: NDArray[np.float64]) -> "pd.DataFrame":
-        return pd.DataFrame(values, table.index, table.columns)
-
-    return Imputation(
-        filled,
-        beside(low),
-        beside(high),
-        beside(probability),
-        beside(mean),
-        table.isna() & filled.notna(),
-        tuple(columns),
-        left_out,
-        notes,
-        vae,
-        history,
-        effective,
-        cells,
-    )

@@ -14,7 +14,8 @@ from . import atomic
 from .columns import Column, columns_of
 from .data.csv_text import CsvText
 from .errors import InputError
-from .imputation import NUM_SAMPLES, Imputation, check_level, impute
+from .imputation import NUM_SAMPLES, check_level, impute
+from .imputed import Imputation
 from .likelihoods import Likelihood, Mixed
 
 if TYPE_CHECKING:
@@ -103,8 +104,7 @@ def _target(path: Path, output: Path, overwrite: bool) -> Path:
                 f"{output} is there already; give another --output, or say --overwrite"
             )
         target = output.resolve() if output.is_symlink() else output
-        # Of the length of the temporary name that it will be written under.
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}."):
+        with tempfile.TemporaryFile(dir=target.parent):
             return target
     except OSError as error:
         raise InputError(f"cannot write to {output}: {error.strerror or error}") from error

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from pyrovae import InputError, Likelihood, Mixed, fit, imputation
 from pyrovae.columns import columns_of
-from pyrovae.imputation import Imputation, impute
+from pyrovae.imputation import impute
+from pyrovae.imputed import Imputation
 
 QUICK: dict[str, Any] = {
     "steps": 60,
