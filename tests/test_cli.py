@@ -19,34 +19,10 @@ import yaml
 from PIL import Image
 
 from pyrovae import load
-from pyrovae.cli import main
 from pyrovae.config import RunConfig
 from pyrovae.likelihoods.families import FAMILIES
 
 SMALL = ["--epochs", "2", "--hidden", "16"]
-
-
-class Outcome:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def pyrovae(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Any:
-    """Run a command line in an empty folder, in this process."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Outcome:
-        try:
-            main(arguments)
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Outcome(code, *capsys.readouterr())
-
-    return run
 
 
 def pictures(run: Path) -> set[str]:

@@ -12,34 +12,10 @@ import pandas as pd
 import pytest
 
 from pyrovae import InputError
-from pyrovae.cli import main
 from pyrovae.data.csv_text import CsvText
 from pyrovae.impute_file import _write
 
 QUICK = ["--steps", "4", "--latent-dim", "2"]
-
-
-class Outcome:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def pyrovae(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Any:
-    """Run a command line in an empty folder, in this process."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Outcome:
-        try:
-            main(arguments)
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Outcome(code, *capsys.readouterr())
-
-    return run
 
 
 def nasty(end: str) -> str:

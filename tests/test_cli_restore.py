@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.test_cli import pictures, pyrovae
+from tests.test_cli import pictures
 from tests.test_restoration import run_of
-
-__all__ = ["pyrovae"]  # a fixture
 
 QUICK = ["--num", "6", "--num-samples", "21", "--method", "refined", "--method.num_steps", "5"]
 
