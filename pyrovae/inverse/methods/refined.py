@@ -150,6 +150,7 @@ class Refinement:
         self.pair, self.parts = pair, parts
         self.num_data = len(parts.y)
         rows = parts.rows(_FOR_START)
+        self._rows = _FOR_START, rows
         self._densities = RowDensities(pair.model, pair.guide, rows.flat, pair.plate)
         state = self._densities.start()
         draws = state.position.view(self.num_data, _FOR_START, -1)
@@ -235,8 +236,13 @@ class Refinement:
         return log_joint.view(position.shape[:2])
 
     def _of_rows(self, num: int, log_noise: Tensor | None = None) -> RowDensities:
-        parts = self.parts if log_noise is None else self.parts.with_noise(log_noise.exp())
-        return self._densities.of_rows(parts.rows(num).flat)
+        known, rows = self._rows
+        if known != num:  # steps are all of one number
+            rows = self.parts.rows(num)
+            self._rows = num, rows
+        if log_noise is not None:
+            rows = rows.with_noise(log_noise.exp().repeat_interleave(num))
+        return self._densities.of_rows(rows.flat)
 
     def _fixed(self) -> Any:
         state = {name: t.detach() for name, t in self.q.state_dict().items()}
