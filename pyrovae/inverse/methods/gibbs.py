@@ -15,16 +15,7 @@ __all__ = ["MetropolisWithinGibbs", "PseudoGibbs"]
 
 
 class _Alternating(Method):
-    """x starts from p(x | y, z) at z ~ q(z | start(y)).
-
-    Arguments:
-        num_chains: chains of each datum, all at once.
-        burn_in: rounds that are thrown away.
-        thin: rounds from one draw that is kept to the next.
-
-    Raises:
-        InputError: if a number is too small.
-    """
+    """x starts from p(x | y, z) at z ~ q(z | start(y)); settings are those of the methods."""
 
     needs_datum = True
 
