@@ -78,8 +78,8 @@ def fit(
     Arguments:
         model: p(x, z), with a ``pyro.plate`` over data.
         guide: q(z | x).
-        data: a tensor or a tuple of tensors (kept on the device), :class:`~pyrovae.Batches`, or a
-            ``DataLoader``.
+        data: a tensor or an array, or a tuple of these (kept on the device, or in their file if
+            they are mapped), :class:`~pyrovae.Batches`, or a ``DataLoader``.
         epochs: passes through the data.
         batch_size: data in a batch, where data are tensors.
         lr: learning rate of Adam.
@@ -141,7 +141,7 @@ def fit(
         schedule=_schedule(schedule, num_steps // accumulate),
         accumulate=accumulate,
         autocast=autocast,
-        transform=train.take if isinstance(train, Batches) else None,
+        transform=train.finish if isinstance(train, Batches) else None,
         on_compile=bar.compiling,
         repeatable=snapshots is not None,
     )
@@ -192,8 +192,9 @@ def fit(
 
 def _check_data(pair: Pair, batches: Batches | LoaderBatches | None, size: int, plate: str) -> None:
     """Let all data pass once, leaving no trace in parameters or random numbers."""
+    passed = batches.in_order() if isinstance(batches, Batches) else batches  # a file's own order
     with torch.random.fork_rng(), pair.throwaway_store(), pair.eval_mode():
-        for batch in batches or ():
+        for batch in passed or ():
             pair.check(*batch, size=size, plate=plate)
 
 
@@ -232,9 +233,9 @@ def _validate(
 
 
 def _steps(batches: Batches | LoaderBatches) -> Iterator[tuple[Any, ...]]:
-    """The arguments of each step in a pass: of data on the device, their numbers."""
+    """The arguments of each step in a pass: of data where steps can reach them, their numbers."""
     if isinstance(batches, Batches):
-        return ((index,) for index in batches.indices())
+        return map(batches.fetch, batches.indices())
     return iter(batches)
 
 
