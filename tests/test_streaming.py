@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import resource
 import signal
 from functools import partial
 from pathlib import Path
@@ -167,6 +166,8 @@ def _train(x: Any, states: Path) -> tuple[int, list[float]]:
 
 
 def _train_within_bounds(folder: Path, outcome: Any) -> None:
+    import resource  # which Linux has
+
     torch.set_num_threads(1)
     x = np.load(folder / "large.npy", mmap_mode="r")
     _train(x[:100], folder / "warm up")  # which imports what is needed

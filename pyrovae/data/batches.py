@@ -33,9 +33,10 @@ class Batches:
     ``np.load(path, mmap_mode="r")`` gives them: they are never read whole. Each batch is gathered
     from the map, and only its real numbers are cast. What is held is a batch, and 8 bytes a datum
     for the order of a pass; pages of the file that the system keeps beside that are given back
-    where others need room. Once it keeps all of them, a pass takes as long as one in memory. Files
-    larger than the memory of the machine are as fast as the disk gives rows at random; threads then
-    read the pages of the next 8 batches, which halved the time where it was measured.
+    where others need room. As long as it can keep them all, a batch takes about as long as from
+    memory (256 rows of 4 kB: 0.78 ms, beside 0.68). Of files larger than the memory of the machine,
+    each row costs a read of the disk; threads then read the pages of the next 8 batches, which
+    halved the time on a virtual disk (128 rows: 5 ms, beside 11). A map must not change meanwhile.
 
     Arguments:
         tensors: a tensor or an array, or several of the same length, indexed by datum on the left.
@@ -98,7 +99,10 @@ class Batches:
             yield _transformed(tuple(parts), self._transform)
 
     def digest(self) -> str:
-        """SHA-256 of all data, by which others are told from these; a map is read once for it."""
+        """SHA-256 of all data, by which others are told from these.
+
+        A map is read once for it: at 1.9 GB a second where it was measured, or as the disk allows.
+        """
         found = hashlib.sha256()
         for source in self._sources:
             found.update(f"{source.dtype} {tuple(source.tensor.shape)}".encode())
