@@ -222,6 +222,17 @@ class Parameters:
             self._update.settle()
             self._update = None
 
+    def settings(self) -> dict[str, Any]:
+        """What updates depend on beside gradients, as plain values."""
+        assert self.optimiser is not None
+        plain = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in self.optimiser.defaults.items()
+            if not isinstance(value, Tensor)
+        }
+        own = {"clip_norm": self._clip_norm, "accumulate": self._accumulate}
+        return {"optimiser": type(self.optimiser).__name__, **plain, **own}
+
     def keep(self, state: State) -> None:
         """Add parameters, sums of gradients, optimiser and schedule to a state.
 

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import namedtuple
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from math import nan
@@ -246,7 +246,7 @@ class SVI:
             "num_steps": self._num_steps,
             "num_skipped": self.num_skipped,
             "learning_rate": self.learning_rate,
-            "shards": None if self._shards is None else self._shards.num,
+            "settings": self._settings(),
             "seed": None if self._shards is None else self._shards.seed,
         }
         return state
@@ -255,16 +255,17 @@ class SVI:
         """Go on from a state, after :meth:`prepare`.
 
         Raises:
-            InputError: if it is of other parameters, another optimiser, or other shards.
+            InputError: if it is of other parameters, or of steps with other settings.
         """
         if self._parameters.optimiser is None:
             raise InputError("call prepare() before load_state()")
-        shards = None if self._shards is None else self._shards.num
-        if state.record["shards"] != shards:
-            raise InputError(
-                f"the state is of a fit in {state.record['shards'] or 'no'} shards, and this is "
-                f"one in {shards or 'none'}; give the shards that it had"
-            )
+        settings, kept = self._settings(), state.record["settings"]
+        for name in settings | kept:
+            if kept.get(name) != settings.get(name):
+                raise InputError(
+                    f"the fit had {name} {kept.get(name)}, and now has {settings.get(name)}: give "
+                    "what it had, or begin a new one"
+                )
         self._parameters.load(state)
         state.load("buffer", self.buffers())
         self._num_steps = state.record["num_steps"]
@@ -325,6 +326,15 @@ class SVI:
             self._moving = [buffer for buffer, value in pairs if not torch.equal(buffer, value)]
         for buffer, value in zip(moving, before, strict=True):
             buffer.copy_(torch.where(guard.blocked, value, buffer))
+
+    def _settings(self) -> dict[str, Any]:
+        """What steps depend on that is neither data nor learned, as plain values."""
+        return {
+            **self._parameters.settings(),
+            "objective": f"{type(self.loss).__name__} {_plain(vars(self.loss))}",
+            "autocast": str(self._autocast),
+            "shards": None if self._shards is None else self._shards.num,
+        }
 
     def _culprit(self, step: int, taken: Taken) -> str:
         """What is not finite in a step, which is run again."""
@@ -414,6 +424,15 @@ def _rebuilder(spec: TreeSpec) -> Callable[[list[Tensor]], Any]:
         make: Callable[[list[Tensor]], Any] = spec.context._make
         return make
     return partial(tree_unflatten, treespec=spec)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are public numbers and words."""
+    return {
+        name: value
+        for name, value in sorted(values.items())
+        if not name.startswith("_") and isinstance(value, bool | int | float | str | None)
+    }
 
 
 def _as_tensors(loss: Any, parameters: list[Tensor]) -> Any:
