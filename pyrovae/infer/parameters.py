@@ -137,7 +137,8 @@ class Parameters:
     def follow(self, gradients: Gradients, guard: Guard, num_steps: int) -> None:
         """What a step is followed by: an update by torch's optimiser, unless the guard blocks it.
 
-        On a GPU, optimisers that are fused see for themselves whether it does.
+        Optimisers that are fused see for themselves whether it does; for others this waits for the
+        device.
         """
         assert self.optimiser is not None
         blocked, tensors = guard.blocked, self.tensors
@@ -153,15 +154,15 @@ class Parameters:
             self._sums.clear()
             if not guard.stops:
                 blocked = torch.zeros_like(blocked)
-        knows = blocked.is_cuda and getattr(self.optimiser, "_step_supports_amp_scaling", False)
-        if not knows and bool(blocked):
+        sees = getattr(self.optimiser, "_step_supports_amp_scaling", False)
+        if not sees and bool(blocked):
             return
         for parameter, gradient in zip(tensors, gradients, strict=True):
             parameter.grad = gradient
         self.settle()
         if self._clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(tensors, self._clip_norm)
-        if knows:
+        if sees:
             self.optimiser.found_inf = blocked.float()  # type: ignore[attr-defined]
             self.optimiser.grad_scale = None  # type: ignore[attr-defined]
         self.optimiser.step()
