@@ -220,5 +220,8 @@ def _scales_of(fn: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _is_discrete(distribution: Distribution) -> bool:
-    support: Any = distribution.support
+    try:
+        support: Any = distribution.support
+    except NotImplementedError:  # of a user's own
+        return False
     return bool(getattr(support, "is_discrete", False))

@@ -74,27 +74,31 @@ def find_culprit(pair: Pair, loss: Any, args: tuple[Any, ...], kwargs: dict[str,
             with search:
                 result = loss.loss_and_grads(*pair.functions, *args, **kwargs)
         except Exception:  # such as of probabilities that are NaN, which cannot be drawn from
-            found = search.first or search.at_failure()
+            found = search.found or search.zero or search.at_failure()
             if found is None:
                 raise
             return batch.clause(found)
-        if search.first is not None:
-            return batch.clause(search.first)
+        if search.found is not None:
+            return batch.clause(search.found)
         gradients = [(name, p.grad) for name, p in _parameters(watch) if p.grad is not None]
-        return _after(result, search.gradient, _not_finite(gradients), batch)
+        return _after(result, search, _not_finite(gradients), batch)
 
 
-def _after(result: Any, first: NotFinite | None, wrong: list[NotFinite], batch: Batch) -> str:
-    """The clause, where every site of the forward pass is finite."""
+def _after(result: Any, search: "_Search", wrong: list[NotFinite], batch: Batch) -> str:
+    """The clause, where every site of the forward pass is finite, but for densities of zero."""
     terms = result._asdict() if hasattr(result, "_asdict") else {"loss": result}
     names = [name for name, term in terms.items() if not torch.as_tensor(term).isfinite().all()]
+    if names and search.zero is not None:
+        return batch.clause(search.zero)
     if names:
         return (
             f"every site is finite, but not the {' and '.join(names)} made of them: their sum, or "
             "what the objective makes of them (a divergence in closed form, a weight), overflows"
         )
-    if wrong and first is not None:
-        return f"{batch.clause(first)}; then {_sentence('the gradient of parameter', wrong)}"
+    if wrong and search.gradient is not None:
+        return (
+            f"{batch.clause(search.gradient)}; then {_sentence('the gradient of parameter', wrong)}"
+        )
     if wrong:
         return (
             f"{_sentence('the gradient of parameter', wrong)}, though all sites and the gradients "
@@ -111,25 +115,20 @@ class _Search(Messenger):
     """Looks at each site as it is passed, and at gradients as they come back to it.
 
     Attributes:
+        found: the first thing in the forward pass that is not finite, but for
+        zero: the first density of zero, which may be meant, as of values that are summed over.
         gradient: the first gradient that is not finite.
     """
 
     def __init__(self, plate: str, batch: Batch) -> None:
         super().__init__()
+        self.found: NotFinite | None = None
+        self.zero: NotFinite | None = None
         self.gradient: NotFinite | None = None
         self._plate = plate
         self._batch = batch
-        self._found: NotFinite | None = None
-        self._zero: NotFinite | None = None
         self._in_trial: NotFinite | None = None
         self._reached: PassedSite | None = None
-
-    @property
-    def first(self) -> NotFinite | None:
-        """The first thing that is not finite; a density of zero counts where there is no other,
-        since some are meant, as those of values that are summed over.
-        """
-        return self._found or self._zero
 
     def at_failure(self) -> NotFinite | None:
         """What led to an error, where all that was passed in earnest was finite."""
@@ -142,12 +141,12 @@ class _Search(Messenger):
             self._reached = PassedSite(msg, self._plate, self._batch)
 
     def _pyro_post_param(self, msg: Any) -> None:
-        if self._found is None:
+        if self.found is None:
             what = f"parameter {_plain(msg['name'])!r}, under its constraint,"
-            self._found = NotFinite.of(what, msg["value"])
+            self.found = NotFinite.of(what, msg["value"])
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if self._found is not None or site_is_subsample(msg):
+        if self.found is not None or site_is_subsample(msg):
             return
         site = PassedSite(msg, self._plate, self._batch)
         if not torch.is_grad_enabled():  # a trial, such as of how several samples are drawn at once
@@ -156,13 +155,13 @@ class _Search(Messenger):
         site.on_gradient(self._note_gradient)
         if msg["infer"].get("_deterministic"):
             if not self._batch.wrong:  # else it may be no more than a copy of what is missing
-                self._found = site.value()
+                self.found = site.value()
             return
         wrong = site.first()
         if wrong is None or not wrong.is_zero_density:
-            self._found = wrong
-        elif self._zero is None and not msg["infer"].get("enumerate"):
-            self._zero = wrong
+            self.found = wrong
+        elif self.zero is None and not msg["infer"].get("enumerate"):
+            self.zero = wrong
 
     def _note_gradient(self, wrong: NotFinite) -> None:
         self.gradient = self.gradient or wrong
@@ -174,9 +173,7 @@ def _not_finite(named: Named) -> list[NotFinite]:
 
 
 def _sentence(what: str, wrong: list[NotFinite]) -> str:
-    more = f", and so is that of {len(wrong) - 1} more" if len(wrong) > 1 else ""
-    if what == "parameter" and more:
-        more = f", and so are {len(wrong) - 1} more"
+    more = f", and so it is with {len(wrong) - 1} more" if len(wrong) > 1 else ""
     return f"{what} {wrong[0].what} is {wrong[0].how}{more}"
 
 

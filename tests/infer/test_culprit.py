@@ -262,20 +262,25 @@ class TestWhatIsMeant:
             "log density of Categorical at site 'x' of the model is infinite in 1 of 3 entries"
         )
 
-    def test_a_density_of_zero_that_is_summed_over_is_not_the_first(self) -> None:
+    def test_densities_of_zero_that_are_summed_over(self) -> None:
         @config_enumerate
-        def model(x: Tensor) -> None:
-            scale = pyro.param("scale", torch.tensor([1.0, 2.0]))
+        def model(x: Tensor, scale: Tensor) -> None:
+            weights = pyro.param("weights", torch.ones(2) / 2, constraint=constraints.simplex)
             with pyro.plate("data", len(x)):
-                k = pyro.sample("k", dist.Categorical(torch.tensor([1.0, 0.0])))
-                pyro.sample("x", dist.Normal(0.0, scale[k] * x.sqrt()), obs=x)
+                k = pyro.sample("k", dist.Categorical(weights))
+                pyro.sample("x", dist.Uniform(0.0, torch.tensor([1.0, 2.0])[k]), obs=x)
+                pyro.sample("y", dist.Normal(0.0, scale), obs=x)
 
         loss = TraceEnum_ELBO(max_plate_nesting=1)
-        pair = Pair(model, lambda x: None)
-        assert "everything is finite" in find_culprit(pair, loss, (torch.ones(3),), {})
-        said = find_culprit(pair, loss, (torch.tensor([1.0, 2.0, -1.0]),), {})
-        assert said.startswith("scale of Normal at site 'x' of the model is NaN in 2 of 6 entries")
-        assert said.endswith("for datum 2 of the batch")
+        pair, x = Pair(model, lambda x, scale: None), torch.tensor([0.5, 1.5, 0.5])
+        assert "everything is finite" in find_culprit(pair, loss, (x, torch.ones(3)), {})
+        said = find_culprit(pair, loss, (1.6 * x, torch.ones(3)), {})
+        assert said.startswith(
+            "log density of Uniform at site 'x' of the model is infinite in 2 of"
+        )
+        assert said.endswith(", for datum 1 of the batch")
+        said = find_culprit(pair, loss, (x, torch.ones(3).log() / 0), {})
+        assert said.startswith("scale of Normal at site 'y' of the model is NaN in 3 of 3 entries")
 
 
 class TestParameters:
@@ -285,7 +290,8 @@ class TestParameters:
             vae.model.decoder.layers[0].weight[0, 1] = torch.nan
             vae.model.decoder.layers[0].bias[:2] = torch.nan
         assert named(vae, ELBO(), data()) == (
-            "parameter 'decoder.layers.0.weight' is NaN in 1 of 800 entries, and so are 1 more"
+            "parameter 'decoder.layers.0.weight' is NaN in 1 of 800 entries, and so it is with 1 "
+            "more"
         )
 
     def test_by_the_name_in_the_store(self) -> None:
@@ -312,9 +318,11 @@ class TestParameters:
             ELBO().loss_and_grads(*pair.functions, torch.ones(2))
             with torch.no_grad():
                 dict(pyro.get_param_store().named_parameters())["noise"][1] = 100.0
-        assert find_culprit(pair, ELBO(), (torch.ones(2),), {}) == (
-            "parameter 'noise', under its constraint, is infinite in 1 of 2 entries"
-        )
+        expected = "parameter 'noise', under its constraint, is infinite in 1 of 2 entries"
+        assert find_culprit(pair, ELBO(), (torch.ones(2),), {}) == expected
+        with pair.store():  # as a step is in
+            assert find_culprit(pair, ELBO(), (torch.ones(2),), {}) == expected
+            assert set(pyro.get_param_store()) == {"noise", "slope"}
 
 
 class TestGradients:
