@@ -2,7 +2,9 @@
 
 import json
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -368,6 +370,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: what follows the name of the program; ``sys.argv[1:]`` unless given.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    with _warnings_in_a_line():
+        _run(words)
+
+
+def _run(words: list[str]) -> None:
     try:
         if num_processes() > 1 and words[:1] != ["train"]:
             raise InputError(
@@ -392,6 +399,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error), 128 + error.number)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Within, warnings are told as errors are, and once by processes that work together."""
+    formatted = warnings.formatwarning
+    with warnings.catch_warnings():
+        if not is_first():
+            warnings.simplefilter("ignore")
+        warnings.formatwarning = lambda message, *_, **__: f"pyrovae: warning: {message}\n"
+        try:
+            yield
+        finally:
+            warnings.formatwarning = formatted
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

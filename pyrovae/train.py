@@ -33,6 +33,7 @@ from .progress import TrainingProgress
 from .randomness import random_state, set_random_state
 from .resumable import Resumable, interruptible
 from .snapshots import Snapshots
+from .symptoms import Symptoms
 
 __all__ = ["fit"]
 
@@ -79,7 +80,8 @@ def fit(
 
     Before the first step all data pass through the pair once under Pyro's validation, in eval mode
     and without gradients, so that bad data are met before anything is trained; unless validation
-    is off (``pyro.enable_validation(False)``).
+    is off (``pyro.enable_validation(False)``). Posterior collapse, and scales that vanish or
+    explode, are warned about once (:class:`~pyrovae.symptoms.Symptoms`).
 
     Arguments:
         model: p(x, z), with a ``pyro.plate`` over data.
@@ -177,10 +179,11 @@ def fit(
     history = History(pair)
     loaders = [each for each in (train, held_out) if isinstance(each, LoaderBatches)]
     generators = [generator for each in loaders for generator in each.generators()]
+    random = random_state(*generators)
+    symptoms = Symptoms(pair, loss, _first_batch(train))
     if snapshots is not None or parts is not None:
-        random = random_state(*generators)
         processes.agree(lambda: svi.prepare(*next(steps_of(train, parts, 0))))
-        set_random_state(random, *generators)
+    set_random_state(random, *generators)
     if parts is not None:
         _begin_alike(svi, train, processes)
     resumable = None
@@ -214,10 +217,12 @@ def fit(
             is_kept = patience is not None or resumable is not None
             if is_kept and held_out is not None and history.best is epoch:
                 best = svi.state()
+            is_last = number == epochs or history.stopped_early
+            symptoms.look(history.epochs, is_last)
             if on_epoch is not None:
                 on_epoch(history)
             if resumable is not None:
-                resumable.epoch_done(best, is_last=number == epochs or history.stopped_early)
+                resumable.epoch_done(best, is_last=is_last)
     if patience is not None and best is not None:
         best.load("parameter", svi.parameters)
         best.load("buffer", svi.buffers())
@@ -237,6 +242,13 @@ def _check_data(
     with torch.random.fork_rng(), pair.throwaway_store(), pair.eval_mode():
         for batch in in_turn(batches or (), processes):
             pair.check(*batch, size=size, plate=plate)
+
+
+def _first_batch(data: Batches | LoaderBatches) -> tuple[Any, ...]:
+    """Some data, as model and guide are given them."""
+    if isinstance(data, Batches):
+        return data.take(torch.arange(min(data.size, data.batch_size), device=data.device))
+    return next(iter(data))
 
 
 def _begin_alike(svi: SVI, data: Batches | LoaderBatches, processes: Processes) -> None:

@@ -58,6 +58,7 @@ class Batches:
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; it must be 1 or more")
         self._tensors = tuple(part.to(device) for part in parts)
+        self.device = self._tensors[0].device
         self.size = lengths.pop()
         self.batch_size = batch_size
         self._shuffle = shuffle
@@ -87,7 +88,7 @@ class Batches:
     def indices(self) -> Iterator[Int[Tensor, "batch"]]:
         """One pass as the numbers of the data in each batch."""
         order_by = torch.randperm if self._shuffle else torch.arange
-        yield from order_by(self.size, device=self._tensors[0].device).split(self.batch_size)
+        yield from order_by(self.size, device=self.device).split(self.batch_size)
 
     def take(self, index: Int[Tensor, "batch"]) -> tuple[Any, ...]:
         """The batch of these data, transformed: a function of tensors, to be part of a step."""

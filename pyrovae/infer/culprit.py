@@ -1,7 +1,7 @@
 """Which number of a step was the first that is not finite, in words."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,17 +12,23 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from .captured import without_trace
-from .not_finite import Batch, NotFinite
 from .pair import Pair
 from .passed_site import PassedSite
 from .watch import Watch
+from .wrong_numbers import Batch, WrongNumbers
 
 __all__ = ["find_culprit"]
 
 Named = list[tuple[str, Tensor]]
 
 
-def find_culprit(pair: Pair, loss: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+def find_culprit(
+    pair: Pair,
+    loss: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    numbers: Sequence[int] | None = None,
+) -> str | None:
     """Run a step once more, forward and backward, and name the first thing that is not finite.
 
     In the order of cause: a parameter; an argument of the distribution of a site, its value, or its
@@ -38,9 +44,11 @@ def find_culprit(pair: Pair, loss: Any, args: tuple[Any, ...], kwargs: dict[str,
         loss: an ELBO or objective of this package, or of Pyro.
         args: what the loss gave to model and guide.
         kwargs: likewise.
+        numbers: of the data of the batch among all data; unless given, they are numbered as they
+            stand in the batch, from 0.
 
     Returns:
-        A clause without a full stop. Data are numbered as in the batch, from 0.
+        A clause without a full stop; None where everything is finite.
 
     Example:
         >>> import pyro.distributions as dist
@@ -55,7 +63,7 @@ def find_culprit(pair: Pair, loss: Any, args: tuple[Any, ...], kwargs: dict[str,
         >>> find_culprit(Pair(model, guide), ELBO(), (torch.tensor([2.0, 0.0, 3.0]),), {})
         "scale of Normal at site 'x' of the model is infinite in 1 of 3 entries, for datum 1 of the batch"
     """  # noqa: E501
-    batch = Batch.of((args, kwargs))
+    batch = Batch.of((args, kwargs), numbers)
     watch = Watch(*pair.functions, loss)
     search = _Search(getattr(loss, "plate", "data"), batch)
     with (
@@ -84,7 +92,7 @@ def find_culprit(pair: Pair, loss: Any, args: tuple[Any, ...], kwargs: dict[str,
         return _after(result, search, _not_finite(gradients), batch)
 
 
-def _after(result: Any, search: "_Search", wrong: list[NotFinite], batch: Batch) -> str:
+def _after(result: Any, search: "_Search", wrong: list[WrongNumbers], batch: Batch) -> str | None:
     """The clause, where every site of the forward pass is finite, but for densities of zero."""
     terms = result._asdict() if hasattr(result, "_asdict") else {"loss": result}
     names = [name for name, term in terms.items() if not torch.as_tensor(term).isfinite().all()]
@@ -105,10 +113,7 @@ def _after(result: Any, search: "_Search", wrong: list[NotFinite], batch: Batch)
             "in them are finite: what lies between them and the parameter, such as a square root, "
             f"a norm, a logarithm or a quotient at 0, has no gradient{batch.note(None)}"
         )
-    return (
-        "as plain Python, on the same noise, everything is finite: the recorded or compiled step "
-        "rounds otherwise, where numbers are at the edge of what their type holds"
-    )
+    return None
 
 
 class _Search(Messenger):
@@ -122,15 +127,15 @@ class _Search(Messenger):
 
     def __init__(self, plate: str, batch: Batch) -> None:
         super().__init__()
-        self.found: NotFinite | None = None
-        self.zero: NotFinite | None = None
-        self.gradient: NotFinite | None = None
+        self.found: WrongNumbers | None = None
+        self.zero: WrongNumbers | None = None
+        self.gradient: WrongNumbers | None = None
         self._plate = plate
         self._batch = batch
-        self._in_trial: NotFinite | None = None
+        self._in_trial: WrongNumbers | None = None
         self._reached: PassedSite | None = None
 
-    def at_failure(self) -> NotFinite | None:
+    def at_failure(self) -> WrongNumbers | None:
         """What led to an error, where all that was passed in earnest was finite."""
         if self._in_trial is not None or self._reached is None:
             return self._in_trial
@@ -143,7 +148,7 @@ class _Search(Messenger):
     def _pyro_post_param(self, msg: Any) -> None:
         if self.found is None:
             what = f"parameter {_plain(msg['name'])!r}, under its constraint,"
-            self.found = NotFinite.of(what, msg["value"])
+            self.found = WrongNumbers.of(what, msg["value"])
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if self.found is not None or site_is_subsample(msg):
@@ -163,16 +168,16 @@ class _Search(Messenger):
         elif self.zero is None and not msg["infer"].get("enumerate"):
             self.zero = wrong
 
-    def _note_gradient(self, wrong: NotFinite) -> None:
+    def _note_gradient(self, wrong: WrongNumbers) -> None:
         self.gradient = self.gradient or wrong
 
 
-def _not_finite(named: Named) -> list[NotFinite]:
-    wrong = (NotFinite.of(repr(name), tensor) for name, tensor in named)
+def _not_finite(named: Named) -> list[WrongNumbers]:
+    wrong = (WrongNumbers.of(repr(name), tensor) for name, tensor in named)
     return [each for each in wrong if each is not None]
 
 
-def _sentence(what: str, wrong: list[NotFinite]) -> str:
+def _sentence(what: str, wrong: list[WrongNumbers]) -> str:
     more = f", and so it is with {len(wrong) - 1} more" if len(wrong) > 1 else ""
     return f"{what} {wrong[0].what} is {wrong[0].how}{more}"
 

@@ -41,22 +41,24 @@ class Taken(NamedTuple):
     """What a step was given.
 
     Attributes:
+        step: its number.
         args: its arguments.
         kwargs: those by name.
         random: states of torch's random generators at its start.
     """
 
+    step: int
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     random: list[Tensor]
 
     @classmethod
-    def at_start(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Taken":
+    def at_start(cls, step: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Taken":
         """What a step that begins now is given."""
         random = [torch.get_rng_state()]
         if torch.cuda.is_initialized():
             random += torch.cuda.get_rng_state_all()
-        return cls(args, kwargs, random)
+        return cls(step, args, kwargs, random)
 
 
 class Guard:

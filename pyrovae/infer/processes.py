@@ -59,6 +59,13 @@ class Processes:
         """The text that the first process has."""
         return self._text_of(0, text)
 
+    def first_said(self, text: str) -> str:
+        """The text of the first process that has one; empty where none has."""
+        has_one = torch.zeros(self.num, device=self.device)
+        has_one[self.rank] = float(bool(text))
+        self.add(has_one)
+        return self._text_of(int(has_one.argmax()), text) if has_one.any() else ""
+
     def agree(self, work: Callable[[], Result]) -> Result:
         """Do something, and raise what the first that cannot raises, in all processes.
 
@@ -75,11 +82,9 @@ class Processes:
             result = work()
         except InputError as error:
             message = str(error).splitlines()[0]
-        failed = torch.zeros(self.num, device=self.device)
-        failed[self.rank] = float(bool(message))
-        self.add(failed)
-        if failed.any():
-            raise Agreed(self._text_of(int(failed.argmax()), message))
+        said = self.first_said(message)
+        if said:
+            raise Agreed(said)
         return cast(Result, result)
 
     def by_first(self, work: Callable[[], object]) -> None:

@@ -1,6 +1,6 @@
 """Data parallelism: parts of each batch, each with noise of its own, shared out among processes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyro
@@ -77,6 +77,14 @@ class Shards:
             shards.append((len(part[0]) / total, part))
         return shards
 
+    def of_mine(self, args: Sequence[Any], step: int) -> Iterator[tuple[float, tuple[Any, ...]]]:
+        """The shards of a step that this process takes, each with its share and its own noise."""
+        parts = self.parts(args)
+        for number in self.mine:
+            if number < len(parts):
+                torch.manual_seed(seed_of(self.seed, step, number))
+                yield parts[number]
+
     def ask(self, *, stop: bool = False, keep: bool = False) -> None:
         """Have all processes know, after the next step, that this one is to stop, or keep."""
         self._asked = [self._asked[_STOP] or stop, self._asked[_KEEP] or keep]
@@ -107,13 +115,8 @@ class Shards:
         losses = [parameters[0].new_zeros(()) for _ in range(loss_spec.num_leaves)]
         means = _Means([*losses, *parameters, *real])
         present = [False] * len(parameters)
-        parts = self.parts(args)
-        for number in self.mine:
-            if number >= len(parts):
-                break
-            share, part = parts[number]
+        for share, part in self.of_mine(args, step):
             _write(buffers, before)
-            torch.manual_seed(seed_of(self.seed, step, number))
             loss, gradients = of_shard(part)
             if len(gradients) > len(parameters):
                 raise InputError(

@@ -26,6 +26,7 @@ from ..errors import InputError, NotFinite
 from .bound import PyroFunction
 from .captured import HALF_PRECISION, Captured, Compile, Results, compile_results, without_trace
 from .compiled import stored
+from .culprit import find_culprit
 from .elbo import ELBO
 from .guard import Guard, NonFinite, Taken
 from .pair import Pair
@@ -38,6 +39,11 @@ __all__ = ["SVI"]
 
 _LONGEST_RUN = 100
 """Steps in a row that may be left out."""
+
+_NOTHING = (
+    "as plain Python, with the parameters of now, all is finite; the step came before others, or "
+    "its numbers are at the edge of what their type holds, where a compiled step rounds otherwise"
+)
 
 
 class SVI:
@@ -183,7 +189,7 @@ class SVI:
                 the last hundred; where such steps are skipped, if that goes for the last hundred.
             Separated: if another process ended, with which steps are shared.
         """
-        taken = Taken.at_start(args, kwargs)
+        taken = Taken.at_start(self._num_steps + 1, args, kwargs)
         moving = self._floating_buffers() if self._moving is None else self._moving
         before = [buffer.clone() for buffer in moving]
         self._num_steps += 1
@@ -302,8 +308,8 @@ class SVI:
         self._moving = None
         if taken is None:
             return
-        step = self._num_steps - seen.steps + seen.first
-        culprit = self._culprit(step, taken)
+        step = taken.step
+        culprit = f"the loss or a gradient was not finite: {self._culprit(taken)}"
         if self._policy == "stop":
             raise NotFinite(f"{culprit}; parameters are as before that step", step)
         if seen.run >= _LONGEST_RUN:
@@ -336,9 +342,30 @@ class SVI:
             "shards": None if self._shards is None else self._shards.num,
         }
 
-    def _culprit(self, step: int, taken: Taken) -> str:
-        """What is not finite in a step, which is run again."""
-        return "the loss or a gradient was not finite"
+    def _culprit(self, taken: Taken) -> str:
+        """What is not finite in a step, which is run again, in whichever process it was."""
+        with without_trace(()):
+            torch.set_rng_state(taken.random[0])
+            if len(taken.random) > 1:
+                torch.cuda.set_rng_state_all(taken.random[1:])
+            if self._shards is None:
+                return self._found(taken.args, taken.kwargs) or _NOTHING
+            clause = ""
+            for _, part in self._shards.of_mine(taken.args, taken.step):
+                clause = clause or self._found(part, {}) or ""
+            return self._shards.processes.first_said(clause) or _NOTHING
+
+    def _found(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+        numbers = None  # of data, where batches are cut from those on the device
+        if self._transform is not None and len(args) == 1 and args[0].dtype == torch.long:
+            numbers = args[0].tolist()
+        with self._context():
+            try:
+                prepared = self._prepared(args)
+                return find_culprit(self.pair, self.loss, prepared, kwargs, numbers)
+            except Exception as error:
+                line = (str(error).splitlines() or [""])[0]
+                return f"run again, it stopped with {type(error).__name__}: {line}"
 
     def _of_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         if self._shards is None:

@@ -249,7 +249,7 @@ class TestWhatIsMeant:
         vae = VAE((3,), latent_dim=2, likelihood="Normal", missing=True)
         x = data()
         x[2, 1] = torch.nan
-        assert "everything is finite" in named(vae, ELBO(), x)
+        assert named(vae, ELBO(), x) is None
 
     def test_probabilities_of_zero(self) -> None:
         def likelihood(z: Tensor, x: Tensor) -> Any:
@@ -257,7 +257,7 @@ class TestWhatIsMeant:
             return dist.Categorical(logits=torch.stack([z, never], -1))
 
         pair = Normals(likelihood=likelihood, scale=lambda z, x: x)
-        assert "everything is finite" in named(pair, ELBO(), torch.zeros(3))
+        assert named(pair, ELBO(), torch.zeros(3)) is None
         assert named(pair, ELBO(), torch.tensor([0.0, 1.0, 0.0])).startswith(
             "log density of Categorical at site 'x' of the model is infinite in 1 of 3 entries"
         )
@@ -273,7 +273,7 @@ class TestWhatIsMeant:
 
         loss = TraceEnum_ELBO(max_plate_nesting=1)
         pair, x = Pair(model, lambda x, scale: None), torch.tensor([0.5, 1.5, 0.5])
-        assert "everything is finite" in find_culprit(pair, loss, (x, torch.ones(3)), {})
+        assert find_culprit(pair, loss, (x, torch.ones(3)), {}) is None
         said = find_culprit(pair, loss, (1.6 * x, torch.ones(3)), {})
         assert said.startswith(
             "log density of Uniform at site 'x' of the model is infinite in 2 of"
@@ -395,7 +395,7 @@ class TestFamilies:
         vae = MixtureVAE((3,), 2, 4, likelihood="Normal")
         x = data()
         loss = EnumeratedELBO()
-        assert "everything is finite" in named(vae, loss, x)
+        assert named(vae, loss, x) is None
         x[3] = torch.nan
         which = "for datum 3 of the batch, where the batch holds NaN in datum 3"
         for each, entries in ((loss, "8 of 48"), (EnumeratedELBO(), "2 of 12")):  # stops in a trial
@@ -482,7 +482,7 @@ def test_nothing_is_left_of_it(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         said = find_culprit(pair, program.loss, args, kwargs)
-    assert "everything is finite" in said
+    assert said is None
     for parameter, value, grad, gradient in before:
         torch.testing.assert_close(parameter, value, rtol=0, atol=0)
         assert parameter.grad is grad

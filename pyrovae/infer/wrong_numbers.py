@@ -1,6 +1,6 @@
 """Where numbers are NaN or infinite, in words: in how many entries, and for which data."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +9,14 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Batch", "NotFinite"]
+__all__ = ["Batch", "WrongNumbers"]
 
 _MOST = 5
 """Data that are named by number; others are counted."""
 
 
 @dataclass(frozen=True)
-class NotFinite:
+class WrongNumbers:
     """A tensor that is not finite.
 
     Attributes:
@@ -34,7 +34,7 @@ class NotFinite:
     @staticmethod
     def of(
         what: str, tensor: Shaped[Tensor, "..."], rows: frozenset[int] | None = None
-    ) -> "NotFinite | None":
+    ) -> "WrongNumbers | None":
         """What is not finite in a tensor, if anything."""
         wrong = ~tensor.detach().isfinite()
         num = int(wrong.sum())
@@ -42,7 +42,7 @@ class NotFinite:
             return None
         entries = f" in {num} of {wrong.numel()} entries" if wrong.numel() > 1 else ""
         is_zero = bool((tensor[wrong] == -torch.inf).all())
-        return NotFinite(what, _kind(tensor) + entries, rows, is_zero)
+        return WrongNumbers(what, _kind(tensor) + entries, rows, is_zero)
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,16 @@ class Batch:
         size: how many there are; None where the first tensor among the arguments has no rows.
         kind: whether NaN or infinite numbers are among them; empty where all are finite.
         wrong: the data that hold them.
+        numbers: of the data among all data; None where that is not known.
     """
 
     size: int | None
     kind: str
     wrong: frozenset[int]
+    numbers: Sequence[int] | None = None
 
     @staticmethod
-    def of(args: Any) -> "Batch":
+    def of(args: Any, numbers: Sequence[int] | None = None) -> "Batch":
         """The data among arguments: tensors with a row for each of them."""
         tensors = [each for each in tree_leaves(args) if isinstance(each, Tensor)]
         if not tensors or not tensors[0].ndim:
@@ -72,7 +74,8 @@ class Batch:
             wrong |= _any_along(~part.detach().isfinite(), 0).cpu()
         kinds = [kind for kind in map(_kind, parts) if kind]
         kind = kinds[0] if len(set(kinds)) == 1 else "NaN or infinite" if kinds else ""
-        return Batch(size, kind, _numbers(wrong))
+        known = numbers if numbers is not None and len(numbers) == size else None
+        return Batch(size, kind, _numbers(wrong), known)
 
     def rows(self, wrong: Bool[Tensor, "..."], dim: int, frame: Any) -> frozenset[int] | None:
         """The data that entries of a tensor belong to.
@@ -94,7 +97,7 @@ class Batch:
         repeats = frame.size // self.size  # several samples of a datum, side by side
         return frozenset(number // repeats for number in numbers)
 
-    def clause(self, found: NotFinite) -> str:
+    def clause(self, found: WrongNumbers) -> str:
         """What is not finite, how, and for which data."""
         return f"{found.what} is {found.how}{self._for(found.rows)}{self.note(found.rows)}"
 
@@ -103,14 +106,17 @@ class Batch:
         if not self.wrong or not (rows is None or rows & self.wrong):
             return ""
         holds = "infinite numbers" if self.kind == "infinite" else self.kind
-        return f", where the batch holds {holds} in {_listed(self.wrong)}"
+        return f", where the batch holds {holds} in {self._listed(self.wrong)}"
 
     def _for(self, rows: frozenset[int] | None) -> str:
         if rows is None:
             return ""
         if len(rows) == self.size and len(rows) > 1:
             return f", for all {self.size} data of the batch"
-        return f", for {_listed(rows)} of the batch"
+        return f", for {self._listed(rows)}{'' if self.numbers else ' of the batch'}"
+
+    def _listed(self, rows: frozenset[int]) -> str:
+        return _listed(rows if self.numbers is None else {self.numbers[row] for row in rows})
 
 
 def _kind(tensor: Tensor) -> str:
@@ -127,7 +133,7 @@ def _numbers(wrong: Bool[Tensor, "along"]) -> frozenset[int]:
     return frozenset(wrong.nonzero().flatten().tolist())
 
 
-def _listed(rows: frozenset[int]) -> str:
+def _listed(rows: Set[int]) -> str:
     numbers: Sequence[str] = [str(row) for row in sorted(rows)]
     if len(numbers) == 1:
         return f"datum {numbers[0]}"
