@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -278,7 +279,10 @@ def _train(
         if resumable is not None:
             resumable.step_done()
     svi.check_finite()
-    return pass_.figures()
+    figures = pass_.figures()
+    if not isfinite(figures[0]):
+        raise NotFinite("no loss since the start of the epoch was finite", svi.num_steps)
+    return figures
 
 
 @contextmanager

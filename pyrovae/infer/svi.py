@@ -173,6 +173,11 @@ class SVI:
         return self._parameters.optimiser
 
     @property
+    def num_steps(self) -> int:
+        """Steps taken, those that were left out included."""
+        return self._num_steps
+
+    @property
     def num_graphs(self) -> tuple[int, int]:
         """How many kinds of step were recorded, and how many of these compiled."""
         return self._gradients.num_graphs
