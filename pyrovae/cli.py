@@ -2,7 +2,9 @@
 
 import json
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -11,7 +13,8 @@ from cyclopts import ValidationError as CycloptsValidationError
 from pydantic import ValidationError
 
 from .config import RunConfig, explain, from_yaml, read_config, to_yaml
-from .errors import InputError, Interrupted
+from .errors import InputError, Interrupted, Separated
+from .launch import is_first, num_processes
 
 __all__ = ["app", "main"]
 
@@ -366,9 +369,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Arguments:
         arguments: what follows the name of the program; ``sys.argv[1:]`` unless given.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with _warnings_in_a_line():
+        _run(words)
+
+
+def _run(words: list[str]) -> None:
     try:
+        if num_processes() > 1 and words[:1] != ["train"]:
+            raise InputError(
+                f"{num_processes()} processes share the training of one model; give torchrun the "
+                "command train, and other commands without it"
+            )
         app(
-            _joined(sys.argv[1:] if arguments is None else arguments),
+            _joined(words),
             exit_on_error=False,
             print_error=False,
         )
@@ -378,10 +392,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error).splitlines()[0], 2)  # to which Pyro may have added the shapes of sites
     except FloatingPointError as error:
         _fail(str(error), 1)
+    except Separated as error:
+        print(f"pyrovae: {error}", file=sys.stderr)
+        sys.exit(1)
     except Interrupted as error:
         _fail(str(error), 128 + error.number)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Within, warnings are told as errors are, and once by processes that work together."""
+    formatted = warnings.formatwarning
+    with warnings.catch_warnings():
+        if not is_first():
+            warnings.simplefilter("ignore")
+        warnings.formatwarning = lambda message, *_, **__: f"pyrovae: warning: {message}\n"
+        try:
+            yield
+        finally:
+            warnings.formatwarning = formatted
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
@@ -417,7 +448,9 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"pyrovae: {message}", file=sys.stderr)
+    """End with a sentence, which of processes that all end so the first tells."""
+    if is_first():
+        print(f"pyrovae: {message}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -441,4 +474,4 @@ def _check_seed(seed: int) -> None:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console()
+    return Console(quiet=not is_first())

@@ -119,6 +119,17 @@ class RunConfig(BaseModel):
         ge=1,
         description="Stop after this many epochs without a lower validation loss; keep the best.",
     )
+    non_finite: Literal["stop", "skip"] = Field(
+        "stop",
+        description="What becomes of a step whose loss or gradient is not finite: the run stops, "
+        "with parameters as before it, or its update is left out.",
+    )
+    shards: int | None = Field(
+        None,
+        ge=1,
+        description="Parts of each batch, each with noise of its own, that processes of torchrun "
+        "share out; as many as there are processes unless given.",
+    )
     num_particles: int = Field(10, ge=1, description="Samples of z a datum in the test ELBO.")
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of all randomness but the splits, which are fixed."

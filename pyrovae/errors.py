@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["InputError", "Interrupted", "did_you_mean"]
+__all__ = ["Agreed", "InputError", "Interrupted", "NotFinite", "Separated", "did_you_mean"]
 
 
 class InputError(ValueError):
@@ -11,6 +11,10 @@ class InputError(ValueError):
 
     The command line prints the message alone and ends with exit code 2.
     """
+
+
+class Agreed(InputError):
+    """The same error in all processes that work together; the first of them tells it."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -24,6 +28,23 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.number = number
+
+
+class NotFinite(FloatingPointError):
+    """A loss or a gradient was not finite.
+
+    Arguments:
+        message: one sentence.
+        step: number of the first such step, from 1 on.
+    """
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class Separated(RuntimeError):
+    """Another process, with which this one worked, has ended."""
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

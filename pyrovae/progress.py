@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
-from torch import Tensor
 
 if TYPE_CHECKING:
     from .history import Epoch
+    from .passes import Pass
 
 __all__ = ["LateProgress", "TrainingProgress"]
 
@@ -63,16 +63,16 @@ class TrainingProgress:
         self._epoch = min(epochs + 1, self._epochs)
         self._progress.update(self._task, epoch=self._epoch, completed=steps)
 
-    def step_done(self, total: Tensor, seen: int) -> None:
-        """Advance by a step; total holds the sums of loss, reconstruction and KL over seen data."""
+    def step_done(self, taken: "Pass") -> None:
+        """Advance by a step of a pass."""
         if self._progress.disable:
             return
         self._progress.advance(self._task)
         now = perf_counter()
         if now - self._last_read > _READ_EVERY:
             self._last_read = now
-            self._rate = f", {seen / (now - self._epoch_start):,.0f}/s"
-            self._show(*(total / seen).tolist())
+            self._rate = f", {taken.seen / (now - self._epoch_start):,.0f}/s"
+            self._show(*taken.figures())
 
     def compiling(self) -> None:
         """Say that the compiler is at work, during which no step is taken."""

@@ -4,7 +4,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from time import perf_counter
 from types import FrameType
 from typing import Any
@@ -15,31 +15,15 @@ from torch import Generator, Tensor
 from .data.batches import Batches, LoaderBatches
 from .errors import InputError, Interrupted
 from .history import Epoch, History
+from .infer.processes import Processes
+from .infer.shards import Shards
 from .infer.state import State
 from .infer.svi import SVI
+from .passes import Pass
 from .randomness import random_state, set_random_state
 from .snapshots import BEST, LAST, Snapshots
 
-__all__ = ["Pass", "Resumable", "interruptible"]
-
-
-@dataclass
-class Pass:
-    """How far a pass through the data has come.
-
-    Attributes:
-        batches: those that are left.
-        total: sums of the loss and its terms over the data seen.
-        seen: number of these.
-        steps: batches taken.
-        random: random numbers at its start, from which its order follows.
-    """
-
-    batches: Iterator[tuple[Any, ...]]
-    total: Tensor | None = None
-    seen: int = 0
-    steps: int = 0
-    random: State | None = None
+__all__ = ["Resumable", "interruptible"]
 
 
 class Resumable:
@@ -51,6 +35,7 @@ class Resumable:
         history: of whole epochs, written to on return.
         every: seconds from one state to the next.
         generators: of random numbers, beside those that all of a process share.
+        shards: parts of each batch that processes share out; the first of these writes.
     """
 
     def __init__(
@@ -60,12 +45,14 @@ class Resumable:
         history: History,
         every: float,
         generators: Sequence[Generator] = (),
+        shards: Shards | None = None,
     ) -> None:
         self._snapshots = snapshots
         self._svi = svi
         self._history = history
         self._every = every
         self._generators = generators
+        self._shards = Shards(1, Processes()) if shards is None else shards
         self._fit = uuid4().hex
         self._saved_at = perf_counter()
         self._pass: Pass | None = None
@@ -78,16 +65,14 @@ class Resumable:
     def prepare(
         self,
         data: Batches | LoaderBatches,
-        steps: Iterator[tuple[Any, ...]],
         *,
         num_scheduled: int | None,
         is_new: bool,
     ) -> None:
-        """Meet the parameters, and go back to the last state where there is one.
+        """Go back to the last state where there is one; the parameters have been met.
 
         Arguments:
             data: that are trained on.
-            steps: a pass through them.
             num_scheduled: steps over which the learning rate goes down, if it does.
             is_new: whether there is no state yet.
 
@@ -95,9 +80,6 @@ class Resumable:
             InputError: if the optimiser or the schedule cannot be kept, or the state is of another
                 fit.
         """
-        random = random_state(*self._generators)
-        self._svi.prepare(*next(steps))
-        set_random_state(random, *self._generators)
         self._svi.state()
         digest = data.digest() if isinstance(data, Batches) else None
         self._form = {
@@ -149,8 +131,19 @@ class Resumable:
             Interrupted: once the state is kept, if that was asked for.
             FloatingPointError: if a loss was not finite since the state before; none is kept then.
         """
-        if self.interrupted_by is not None or perf_counter() - self._saved_at > self._every:
+        is_due = perf_counter() - self._saved_at > self._every
+        if self._shards.processes.num == 1:
+            if is_due or self.interrupted_by is not None:
+                self._keep()
+            return
+        # Others have to know, by the next step, and then all look and stop at the same one.
+        if self._shards.is_stopping and self.interrupted_by is None:
+            self.interrupted_by = signal.SIGTERM
+        if self._shards.is_stopping or self._shards.is_keeping:
             self._keep()
+        self._shards.ask(
+            stop=self.interrupted_by is not None, keep=is_due and self._shards.processes.is_first
+        )
 
     def epoch_done(self, best: State | None, *, is_last: bool) -> None:
         """Keep a state where it is time to, and after the last epoch.
@@ -165,12 +158,26 @@ class Resumable:
         self._pass = None
         if best is not self.best:
             self.best, self._best_is_kept = best, False
-        is_due = perf_counter() - self._saved_at > self._every
-        if is_last or is_due or self.interrupted_by is not None:
+        is_due = self._shards.processes.num == 1 and (
+            perf_counter() - self._saved_at > self._every or self.interrupted_by is not None
+        )
+        if is_last or is_due:
             self._keep()
 
     def _keep(self) -> None:
         self._svi.check_finite()
+        if self._shards.processes.is_first:
+            self._write()
+        self._saved_at = perf_counter()
+        if self.interrupted_by is not None:
+            raise Interrupted(
+                f"stopped after epoch {len(self._history.epochs)} and "
+                f"{self._pass.steps if self._pass else 0} steps; go on from "
+                f"{self._snapshots.folder}",
+                self.interrupted_by,
+            )
+
+    def _write(self) -> None:
         if self.best is not None and not self._best_is_kept:
             best = State(record={"fit": self._fit})
             best.put("svi", self.best)
@@ -187,14 +194,6 @@ class Resumable:
         if self._pass is not None and self._pass.total is not None:
             state.put("pass", self._state_of(self._pass, self._pass.total))
         self._snapshots.write(LAST, state)
-        self._saved_at = perf_counter()
-        if self.interrupted_by is not None:
-            raise Interrupted(
-                f"stopped after epoch {len(self._history.epochs)} and "
-                f"{self._pass.steps if self._pass else 0} steps; go on from "
-                f"{self._snapshots.folder}",
-                self.interrupted_by,
-            )
 
     def _state_of(self, pass_: Pass, total: Tensor) -> State:
         assert pass_.random is not None

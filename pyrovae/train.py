@@ -1,6 +1,6 @@
 """``fit``: the loop round SVI, for any Pyro model and guide."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from math import isfinite
@@ -12,30 +12,35 @@ import pyro
 import torch
 from pyro.infer.util import is_validation_enabled
 from pyro.optim import PyroOptim
+from torch.distributed import ProcessGroup
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from .data.batches import Batches, LoaderBatches, Transform, batches_of
-from .errors import InputError
+from .errors import InputError, NotFinite
 from .history import Epoch, History
 from .infer.bound import PyroFunction
 from .infer.captured import Compile
 from .infer.catalogue import Declared, objective_of
+from .infer.guard import NonFinite
 from .infer.pair import Pair
+from .infer.parameters import MakeOptimiser
+from .infer.processes import Processes
+from .infer.shards import Shards
 from .infer.state import State
-from .infer.svi import SVI, MakeOptimiser
+from .infer.svi import SVI
+from .passes import Figures, Pass, in_turn, steps_of, validate
 from .progress import TrainingProgress
-from .resumable import Pass, Resumable, interruptible
+from .randomness import random_state, set_random_state
+from .resumable import Resumable, interruptible
 from .snapshots import Snapshots
+from .symptoms import Symptoms
 
 __all__ = ["fit"]
 
 Schedule = Literal["constant", "cosine"] | Callable[[Optimizer], LRScheduler]
 
 _ADVICE = "lower the learning rate (lr), clip the gradient (clip_norm=100), or standardise the data"
-
-_VALIDATION_SEED = 0
-"""Each validation uses the same noise, so that epochs differ by their parameters alone."""
 
 
 def fit(
@@ -58,6 +63,9 @@ def fit(
     transform: Transform | None = None,
     device: torch.device | str | None = None,
     plate: str = "data",
+    non_finite: NonFinite = "stop",
+    shards: int | None = None,
+    group: ProcessGroup | None = None,
     progress: bool = True,
     on_epoch: Callable[[History], None] | None = None,
     checkpoint: Path | str | None = None,
@@ -73,7 +81,8 @@ def fit(
 
     Before the first step all data pass through the pair once under Pyro's validation, in eval mode
     and without gradients, so that bad data are met before anything is trained; unless validation
-    is off (``pyro.enable_validation(False)``).
+    is off (``pyro.enable_validation(False)``). Posterior collapse, and scales that vanish or
+    explode, are warned about once (:class:`~pyrovae.symptoms.Symptoms`).
 
     Arguments:
         model: p(x, z), with a ``pyro.plate`` over data.
@@ -102,6 +111,18 @@ def fit(
             or ``lambda x, y: x`` to drop labels.
         device: where batches shall be; tensors stay where they are unless given.
         plate: name of the plate over data.
+        non_finite: what becomes of a step whose loss or gradient is not finite: ``"stop"``, and
+            parameters stay what they were before it, or ``"skip"`` (up to a hundred in a row). It
+            is noticed on the device, and told within a hundred steps, with the batch, the site and
+            the tensor; see :class:`~pyrovae.SVI`.
+        shards: parts of each batch, each with noise of its own, that the processes of the group
+            share out; as many as there are processes unless given. A fit depends on the number of
+            its shards, but not on that of the processes, to round-off; see
+            :class:`~pyrovae.infer.shards.Shards`.
+        group: of ``torch.distributed``, such as ``torch.distributed.group.WORLD``: all of its
+            processes call ``fit`` with the same arguments and data, begin with the parameters of
+            the first one, and end with the same. The first one keeps states and shows progress;
+            validation data are shared out, too. A DataLoader is read by each of them.
         progress: show a progress bar.
         on_epoch: called with the history after each epoch.
         checkpoint: folder to keep states in, so that a run that is killed can be resumed. What is
@@ -118,18 +139,23 @@ def fit(
 
     Raises:
         InputError: if the arguments, the pair or the data cannot be used; before any step is taken.
-        FloatingPointError: if the loss of an epoch is not finite.
+        NotFinite: if the loss or a gradient is not finite, by the policy.
+        Separated: if another process of the group ended.
         Interrupted: at Ctrl-C or SIGTERM, where states are kept.
     """
     _check(epochs, lr, optimiser, clip_norm, patience, validation)
-    snapshots = _snapshots(checkpoint, resume, checkpoint_every)
+    if shards is not None and shards < 1:
+        raise InputError(f"shards is {shards}; it must be 1 or more")
+    processes = Processes(group)
+    snapshots = _snapshots(checkpoint, resume, checkpoint_every, processes)
     make_batches = partial(batches_of, batch_size=batch_size, transform=transform, device=device)
     train = make_batches(data, shuffle=True)
     held_out = None if validation is None else make_batches(validation, shuffle=False)
     loss = objective_of(objective)
     loss.size, loss.plate = train.size, plate
     num_steps = epochs * len(train)
-    bar = TrainingProgress(epochs, len(train), enabled=progress)
+    bar = TrainingProgress(epochs, len(train), enabled=progress and processes.is_first)
+    parts = Shards(shards or processes.num, processes) if shards or processes.num > 1 else None
     svi = SVI(
         model,
         guide,
@@ -143,116 +169,133 @@ def fit(
         autocast=autocast,
         transform=train.finish if isinstance(train, Batches) else None,
         on_compile=bar.compiling,
+        non_finite=non_finite,
+        shards=parts,
         repeatable=snapshots is not None,
     )
     pair = svi.pair
     if is_validation_enabled():
         for batches in (train, held_out):
-            _check_data(pair, batches, train.size, plate)
+            processes.agree(partial(_check_data, pair, batches, train.size, plate, processes))
     history = History(pair)
+    loaders = [each for each in (train, held_out) if isinstance(each, LoaderBatches)]
+    generators = [generator for each in loaders for generator in each.generators()]
+    random = random_state(*generators)
+    symptoms = Symptoms(pair, loss, _first_batch(train))
+    if snapshots is not None or parts is not None:
+        processes.agree(lambda: svi.prepare(*next(steps_of(train, parts, 0))))
+    set_random_state(random, *generators)
+    if parts is not None:
+        _begin_alike(svi, train, processes)
     resumable = None
     if snapshots is not None:
-        loaders = [each for each in (train, held_out) if isinstance(each, LoaderBatches)]
-        generators = [generator for each in loaders for generator in each.generators()]
-        resumable = Resumable(snapshots, svi, history, checkpoint_every, generators)
-        num_scheduled = num_steps if schedule == "cosine" else None
-        resumable.prepare(train, _steps(train), num_scheduled=num_scheduled, is_new=resume is None)
+        resumable = Resumable(snapshots, svi, history, checkpoint_every, generators, parts)
+        scheduled = num_steps if schedule == "cosine" else None
+        processes.agree(
+            partial(resumable.prepare, train, num_scheduled=scheduled, is_new=resume is None)
+        )
         bar.start_at(len(history.epochs), resumable.num_steps)
     best: State | None = None if resumable is None else resumable.best
     with bar, pyro.validation_enabled(False), interruptible(resumable):
         while len(history.epochs) < epochs and not history.stopped_early:
             number = len(history.epochs) + 1
             start = perf_counter()
+            steps = steps_of(train, parts, number)
+            pass_ = Pass(steps) if resumable is None else resumable.enter(steps)
             # A DataLoader runs code of others between steps.
             steady = svi.steady() if isinstance(train, Batches) else nullcontext()
-            with _named_epoch(number), steady:
-                losses = _run(svi.step, _steps(train), bar, resumable)
+            with _named(len(train)), steady:
+                losses = _train(svi, pass_, bar, resumable, skip=non_finite == "skip")
             seconds = perf_counter() - start
-            epoch = Epoch(number, *losses, *_validate(svi, held_out), svi.learning_rate, seconds)
+            held = validate(svi, held_out, processes)
+            epoch = Epoch(number, *losses, *held, svi.learning_rate, seconds)
             history.epochs.append(epoch)
             bar.epoch_done(epoch, train.size)
-            if not isfinite(losses[0]):
-                raise FloatingPointError(
-                    f"the loss became {losses[0]} in epoch {number}: {_ADVICE}"
-                )
+            if parts is not None:
+                parts.check_alike(svi.parameters)
             if patience is not None:
                 history.stopped_early = number - history.best.epoch >= patience
             is_kept = patience is not None or resumable is not None
             if is_kept and held_out is not None and history.best is epoch:
                 best = svi.state()
+            is_last = number == epochs or history.stopped_early
+            symptoms.look(history.epochs, is_last)
             if on_epoch is not None:
                 on_epoch(history)
             if resumable is not None:
-                resumable.epoch_done(best, is_last=number == epochs or history.stopped_early)
+                resumable.epoch_done(best, is_last=is_last)
     if patience is not None and best is not None:
         best.load("parameter", svi.parameters)
         best.load("buffer", svi.buffers())
+    if parts is not None:
+        parts.end()
     return history
 
 
-def _check_data(pair: Pair, batches: Batches | LoaderBatches | None, size: int, plate: str) -> None:
+def _check_data(
+    pair: Pair,
+    batches: Batches | LoaderBatches | None,
+    size: int,
+    plate: str,
+    processes: Processes,
+) -> None:
     """Let all data pass once, leaving no trace in parameters or random numbers."""
     passed = batches.in_order() if isinstance(batches, Batches) else batches  # a file's own order
     with torch.random.fork_rng(), pair.throwaway_store(), pair.eval_mode():
-        for batch in passed or ():
+        for batch in in_turn(passed or (), processes):
             pair.check(*batch, size=size, plate=plate)
 
 
-def _run(
-    step: Callable[..., Any],
-    batches: Iterable[tuple[Any, ...]],
-    bar: TrainingProgress | None = None,
-    resumable: Resumable | None = None,
-) -> tuple[float, float, float]:
-    """Means of the loss and its terms over data; read from the device once."""
-    pass_ = resumable.enter(batches) if resumable is not None else Pass(iter(batches))
+def _first_batch(data: Batches | LoaderBatches) -> tuple[Any, ...]:
+    """Some data, as model and guide are given them."""
+    if isinstance(data, Batches):
+        return data.take(torch.arange(min(data.size, data.batch_size), device=data.device))
+    return next(iter(data))
+
+
+def _begin_alike(svi: SVI, data: Batches | LoaderBatches, processes: Processes) -> None:
+    """Make sure that processes have the same data, and give them the parameters of the first."""
+    digest = data.digest() if isinstance(data, Batches) else f"{data.size} in {len(data)}"
+    is_same = processes.text_of_first(digest) == digest
+
+    def refuse() -> None:
+        if not is_same:
+            raise InputError(
+                f"process {processes.rank} has other data than the first one; give all processes "
+                "the same, of which each takes its part"
+            )
+
+    processes.agree(refuse)
+    for tensor in (*svi.parameters, *svi.buffers()):
+        processes.first(tensor.detach())
+
+
+def _train(
+    svi: SVI, pass_: Pass, bar: TrainingProgress, resumable: Resumable | None, *, skip: bool
+) -> Figures:
+    """The rest of a pass, and the figures of all of it, before each step."""
     for batch in pass_.batches:
-        count = len(batch[0])
-        loss = torch.stack(step(*batch))
-        total = pass_.total
-        pass_.total = loss.mul_(count) if total is None else total.add_(loss, alpha=count)
-        pass_.seen += count
-        pass_.steps += 1
-        if bar is not None:
-            bar.step_done(pass_.total, pass_.seen)
+        pass_.add(svi.step(*batch), len(batch[0]), skip=skip)
+        bar.step_done(pass_)
         if resumable is not None:
             resumable.step_done()
-    if pass_.total is None:
-        raise InputError("the data gave no batch")
-    loss_mean, reconstruction, kl = (pass_.total / pass_.seen).tolist()
-    return loss_mean, reconstruction, kl
-
-
-def _validate(
-    svi: SVI, batches: Batches | LoaderBatches | None
-) -> tuple[float | None, float | None, float | None]:
-    if batches is None:
-        return None, None, None
-    with _fixed_noise(), svi.pair.eval_mode():
-        return _run(svi.evaluate_loss, batches)
-
-
-def _steps(batches: Batches | LoaderBatches) -> Iterator[tuple[Any, ...]]:
-    """The arguments of each step in a pass: of data where steps can reach them, their numbers."""
-    if isinstance(batches, Batches):
-        return map(batches.fetch, batches.indices())
-    return iter(batches)
+    svi.check_finite()
+    figures = pass_.figures()
+    if not isfinite(figures[0]):
+        raise NotFinite("no loss since the start of the epoch was finite", svi.num_steps)
+    return figures
 
 
 @contextmanager
-def _named_epoch(number: int) -> Iterator[None]:
+def _named(num_batches: int) -> Iterator[None]:
+    """Within, steps that are not finite are named by epoch and batch."""
     try:
         yield
-    except FloatingPointError as error:
-        raise FloatingPointError(f"in epoch {number}, {error}: {_ADVICE}") from None
-
-
-@contextmanager
-def _fixed_noise() -> Iterator[None]:
-    """The same random numbers each time, without disturbing those of training."""
-    with torch.random.fork_rng():
-        torch.manual_seed(_VALIDATION_SEED)
-        yield
+    except NotFinite as error:
+        epoch, batch = divmod(error.step - 1, num_batches)
+        raise NotFinite(
+            f"in batch {batch + 1} of epoch {epoch + 1}, {error}: {_ADVICE}", error.step
+        ) from None
 
 
 def _schedule(schedule: Schedule, num_steps: int) -> Callable[[Optimizer], LRScheduler] | None:
@@ -266,7 +309,7 @@ def _schedule(schedule: Schedule, num_steps: int) -> Callable[[Optimizer], LRSch
 
 
 def _snapshots(
-    checkpoint: Path | str | None, resume: Path | str | None, every: float
+    checkpoint: Path | str | None, resume: Path | str | None, every: float, processes: Processes
 ) -> Snapshots | None:
     if not every >= 0:
         raise InputError(f"checkpoint_every is {every}; it must be 0 seconds or more")
@@ -275,9 +318,14 @@ def _snapshots(
             "checkpoint is the folder of a new fit, and resume that of an earlier one, which "
             "keeps its states there; give one of them"
         )
-    if resume is not None:
-        return Snapshots.open(Path(resume))
-    return None if checkpoint is None else Snapshots.create(Path(checkpoint))
+    if checkpoint is not None:
+        folder, make = Path(checkpoint), Snapshots.create
+    elif resume is not None:
+        folder, make = Path(resume), Snapshots.open
+    else:
+        return None
+    processes.by_first(lambda: make(folder))
+    return Snapshots(folder)
 
 
 def _check(

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from .checkpoint import RunDirectory
 from .config import RunConfig
 from .data import Batches, Dataset
 from .device import find_device
-from .errors import InputError, Interrupted
+from .errors import Agreed, InputError, Interrupted
 from .evaluation import evaluate_elbo
 from .history import History
 from .infer import objective_of
+from .infer.processes import Processes
+from .launch import is_restarted, joined, may_restart
 from .likelihoods import Likelihood
 from .models.base import LatentVariableModel
 from .models.catalogue import check_declared
@@ -54,27 +57,31 @@ def train(config: RunConfig, console: Console) -> Path:
         FloatingPointError: if the loss becomes infinite or NaN.
         Interrupted: at Ctrl-C or SIGTERM; :func:`resume` goes on.
     """
-    if config.likelihood not in (None, INFER):
-        Likelihood.of(config.likelihood)
-    if config.objective is not None:
-        objective_of(config.objective)
-    check_declared(
-        config.model, prior=config.prior, posterior=config.posterior, inference=config.inference
-    )
-    path = config.output or Path("runs") / run_name(config)
-    RunDirectory.refuse_used(path)
-    dataset = load_data(config)
-    config = resolve(config, dataset, path, console)
-    dataset = arrange(config, dataset)
-    made = _made(config, dataset)
-    run = RunDirectory.create(path)
-    run.write_config(config)
-    try:
-        with _way_to_go_on(path):
-            _run(run, config, dataset, *made, console)
-    except (InputError, FloatingPointError):
-        _leave_empty(run)
-        raise
+    if config.output is None and may_restart():
+        raise Agreed(
+            "give --output, by which processes that are started again will find the run that they "
+            "go on with"
+        )
+    with joined() as processes:
+        path = config.output or Path("runs") / processes.text_of_first(run_name(config))
+        if is_restarted() and (path / "config.yaml").is_file():
+            return _go_on(path, processes, console)
+        shards = config.shards or (processes.num if processes.num > 1 else None)
+        begin = partial(_begin, config.model_copy(update={"shards": shards}), path, console)
+        config, dataset, prepared, family = processes.agree(begin)
+        run = RunDirectory(path)
+
+        def create() -> None:
+            RunDirectory.create(path).write_config(config)
+
+        processes.by_first(create)
+        try:
+            with _way_to_go_on(path):
+                _run(run, config, dataset, prepared, family, processes, console)
+        except (InputError, FloatingPointError):
+            if processes.is_first:
+                _leave_empty(run)
+            raise
     return path
 
 
@@ -89,17 +96,44 @@ def resume(path: Path, console: Console) -> Path:
         FloatingPointError: if the loss becomes infinite or NaN.
         Interrupted: as :func:`train`.
     """
+    with joined() as processes:
+        return _go_on(path, processes, console)
+
+
+def _begin(
+    config: RunConfig, path: Path, console: Console
+) -> tuple[RunConfig, Dataset, Dataset, LatentVariableModel]:
+    """The resolved configuration, the data as they are and as the likelihood sees them, a model."""
+    if config.likelihood not in (None, INFER):
+        Likelihood.of(config.likelihood)
+    if config.objective is not None:
+        objective_of(config.objective)
+    check_declared(
+        config.model, prior=config.prior, posterior=config.posterior, inference=config.inference
+    )
+    RunDirectory.refuse_used(path)
+    dataset = load_data(config)
+    config = resolve(config, dataset, path, console)
+    dataset = arrange(config, dataset)
+    return config, dataset, *_made(config, dataset)
+
+
+def _go_on(path: Path, processes: Processes, console: Console) -> Path:
+    config, dataset, prepared, family = processes.agree(partial(_begin_again, path))
+    processes.by_first(partial(atomic.sweep, path))
+    with _way_to_go_on(path):
+        _run(RunDirectory(path), config, dataset, prepared, family, processes, console)
+    return path
+
+
+def _begin_again(path: Path) -> tuple[RunConfig, Dataset, Dataset, LatentVariableModel]:
     run = RunDirectory.open(path, "config.yaml")
     config = run.read_config().model_copy(update={"output": path})
     is_finished = (path / "evaluation.json").is_file()
     if is_finished and _name(config.model) != "ppca" and not Snapshots(_states(run)).exist():
         raise InputError(f"{path} is of a finished run, and holds no states to go on from")
     dataset = arrange(config, load_data(config))
-    made = _made(config, dataset)
-    atomic.sweep(path)
-    with _way_to_go_on(path):
-        _run(run, config, dataset, *made, console)
-    return path
+    return config, dataset, *_made(config, dataset)
 
 
 def run_name(config: RunConfig) -> str:
@@ -124,20 +158,25 @@ def _run(
     dataset: Dataset,
     prepared: Dataset,
     family: LatentVariableModel,
+    processes: Processes,
     console: Console,
 ) -> None:
-    """All that is left of a run."""
+    """All that is left of a run, which processes share until the model is trained."""
     _announce(config, dataset, family, console)
     device = find_device(config.device)
     trained = Trained(run, config, prepared, family, device)
     if isinstance(family, ProbabilisticPCA):
         method = "em" if config.missing else "exact"
         family.fit(prepared.train.x.to(device), method)
-        _keep(trained)
+        if processes.is_first:
+            _keep(trained)
         console.print("fitted by EM" if config.missing else "fitted in closed form")
     else:
         batches = training_batches(config, dataset, prepared, device)
-        _train(trained, settle(config, dataset).objective or "elbo", batches, console)
+        objective = settle(config, dataset).objective or "elbo"
+        _train(trained, objective, batches, processes, console)
+    if not processes.is_first:
+        return
     family.eval()
     evaluate_elbo(trained, console)
     picture(trained)
@@ -146,7 +185,11 @@ def _run(
 
 
 def _train(
-    trained: Trained, objective: str | dict[str, Any], batches: Batches, console: Console
+    trained: Trained,
+    objective: str | dict[str, Any],
+    batches: Batches,
+    processes: Processes,
+    console: Console,
 ) -> None:
     """Train by SVI, keeping each epoch."""
     config, family = trained.config, trained.family
@@ -169,11 +212,16 @@ def _train(
         clip_norm=config.clip_norm,
         compile=config.compile,
         patience=config.patience,
+        non_finite=config.non_finite,
+        shards=config.shards,
+        group=processes.group,
         progress=True,
-        on_epoch=keep,
+        on_epoch=keep if processes.is_first else None,
         checkpoint=None if is_resumed else folder,
         resume=folder if is_resumed else None,
     )
+    if not processes.is_first:
+        return
     keep(history)
     seconds = sum(history["seconds"])
     console.print(

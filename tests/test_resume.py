@@ -153,10 +153,15 @@ def test_a_signal_ends_a_step_and_keeps_it(number: signal.Signals, at: int, tmp_
         ({"x": counts()[:40]}, "50 data in 5 batches; these are 40 in 4"),
         ({"x": counts() // 2}, "or other values"),
         ({"batch_size": 7}, "50 data in 5 batches; these are 50 in 8"),
-        ({"optimiser": partial(SGD, lr=1.0)}, "of another optimiser"),
+        ({"optimiser": partial(SGD, lr=1.0)}, "had optimiser Adam, and now has SGD"),
+        ({"lr": 0.5}, "and now has 0.5: give what it had"),
+        ({"clip_norm": 3.0}, "had clip_norm None, and now has 3.0"),
+        ({"accumulate": 2}, "had accumulate 1, and now has 2"),
+        ({"shards": 2}, "had shards None, and now has 2"),
+        ({"objective": {"name": "iwae", "num_particles": 2}}, "had objective "),
         ({"schedule": partial(LambdaLR, lr_lambda=lambda n: 1.0)}, "no schedule"),
         ({"schedule": "cosine"}, "the schedule and the epochs that it had"),
-        ({"objective": {"name": "beta", "beta": 2.0}}, "of another model"),
+        ({"objective": {"name": "beta", "beta": 2.0}}, "had objective "),
     ],
 )
 def test_another_fit_is_refused(settings: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -107,14 +107,14 @@ def test_an_interrupted_pass_goes_on_without_what_it_has_seen(counts: Any, tmp_p
 
     stop_at, one, other = 0, small(), small()
     whole = trained(one, counts, transform=counted, checkpoint=tmp_path / "whole")
-    check, prepare, steps = 5, 1, 2 * 5
-    assert num_calls == check + prepare + steps
-    num_calls, stop_at = 0, check + prepare + 3
+    check, looked_at, steps = 5, 2, 2 * 5
+    assert num_calls == check + looked_at + steps
+    num_calls, stop_at = 0, check + looked_at + 3
     with pytest.raises(Interrupted, match="after epoch 0 and 3 steps"):
         trained(small(), counts, transform=counted, checkpoint=tmp_path / "part")
     num_calls, stop_at = 0, 0
     resumed = trained(other, counts, transform=counted, resume=tmp_path / "part")
-    assert num_calls == check + prepare + steps - 3
+    assert num_calls == check + looked_at + steps - 3
     assert rows(resumed) == rows(whole)
     assert same(one, other)
 

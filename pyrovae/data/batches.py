@@ -46,6 +46,11 @@ class Batches:
         device: where the tensors shall live; where any is mapped, they stay on the host, and
             batches are moved there.
 
+    Attributes:
+        size: number of data.
+        batch_size: as given.
+        device: where their numbers are to be.
+
     Raises:
         InputError: if the tensors are empty or differ in length, or batch_size is not positive, or
             an array holds what no tensor does.
@@ -78,6 +83,7 @@ class Batches:
         self._destination = None if is_host or not self._maps else device
         home = device if self._destination is None else "cpu"
         self._sources = tuple(source.to(home) for source in sources)
+        self.device = self._sources[0].tensor.device
         self.size = lengths.pop()
         self.batch_size = batch_size
         self._shuffle = shuffle
@@ -116,8 +122,7 @@ class Batches:
     def indices(self) -> Iterator[Int[Tensor, "batch"]]:
         """One pass as the numbers of the data in each batch."""
         order_by = torch.randperm if self._shuffle else torch.arange
-        device = self._sources[0].tensor.device
-        order = order_by(self.size, device=device).split(self.batch_size)
+        order = order_by(self.size, device=self.device).split(self.batch_size)
         if self._shuffle and are_beyond_memory(self._maps):
             mapped = [source.tensor for source in self._sources if source.map is not None]
             yield from read_ahead(order, mapped, self._maps)

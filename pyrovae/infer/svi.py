@@ -1,19 +1,19 @@
 """Stochastic variational inference, for any Pyro model and guide, at the speed of compiled code."""
 
+import warnings
 from collections import namedtuple
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from math import nan
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import Any
 
 import torch
-from pyro.optim import PyroLRScheduler, PyroOptim
-from pyro.poutine.messenger import Messenger
+from pyro.optim import PyroOptim
 from torch import Tensor
-from torch.optim import LBFGS, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import (
     TreeSpec,
     tree_leaves,
@@ -22,23 +22,28 @@ from torch.utils._pytree import (
     tree_unflatten,
 )
 
-from ..errors import InputError
+from ..errors import InputError, NotFinite
 from .bound import PyroFunction
 from .captured import HALF_PRECISION, Captured, Compile, Results, compile_results, without_trace
-from .compiled import compile_recording, stored
+from .compiled import stored
+from .culprit import find_culprit
 from .elbo import ELBO
+from .guard import Guard, NonFinite, Taken
 from .pair import Pair
+from .parameters import MakeOptimiser, Meeting, Parameters
 from .record import Recording
+from .shards import Shards
 from .state import State
-from .update import AdamUpdate, clipped
 
-__all__ = ["SVI", "MakeOptimiser"]
+__all__ = ["SVI"]
 
-MakeOptimiser = Callable[[list[Tensor]], Optimizer]
-"""Makes an optimiser of the list of parameters, once they are known."""
+_LONGEST_RUN = 100
+"""Steps in a row that may be left out."""
 
-_CHECK_EVERY = 100
-"""Steps within which a loss that is not finite is noticed; each look waits for the device."""
+_NOTHING = (
+    "as plain Python, with the parameters of now, all is finite; the step came before others, or "
+    "its numbers are at the edge of what their type holds, where a compiled step rounds otherwise"
+)
 
 
 class SVI:
@@ -77,6 +82,12 @@ class SVI:
             ``torch.bfloat16``; None for that of the parameters.
         transform: makes the arguments of model and guide from those of a step, within the step.
         on_compile: called before the compiler is, which takes some seconds.
+        non_finite: what becomes of a step whose loss or gradient is not finite. ``"stop"``: it is
+            the last, and parameters stay what they were before it; ``"skip"``: its update is left
+            out. Either way it is noticed where it is computed, and told within a hundred steps, or
+            fewer where the arguments of so many take more than 64 MiB; the batch, the site and the
+            tensor are named. On a GPU, optimisers that are not fused wait for it at each step.
+        shards: parts of each batch that processes share out; None for the batch as it is.
         repeatable: whether the same steps shall give the same bits on the same machine, also where
             they are continued in another process: no clock then decides what is compiled. Call
             :meth:`prepare` before the first step.
@@ -84,6 +95,7 @@ class SVI:
     Attributes:
         pair: the model and the guide with their parameters.
         learning_rate: that of the last update, in the first parameter group; NaN before.
+        num_skipped: steps that were left out, as far as was looked.
 
     Raises:
         InputError: if an option cannot be used.
@@ -104,12 +116,14 @@ class SVI:
         autocast: torch.dtype | None = None,
         transform: Callable[..., Any] | None = None,
         on_compile: Callable[[], None] | None = None,
+        non_finite: NonFinite = "stop",
+        shards: Shards | None = None,
         repeatable: bool = False,
     ) -> None:
         if compile not in ("auto", True, False):
             raise InputError(f"compile is {compile!r}; it may be 'auto', True or False")
-        if accumulate < 1:
-            raise InputError(f"accumulate is {accumulate}; it must be 1 or more")
+        if non_finite not in ("stop", "skip"):
+            raise InputError(f"non_finite is {non_finite!r}; it may be 'stop' or 'skip'")
         self.loss = ELBO() if loss is None else loss
         if not hasattr(self.loss, "loss_and_grads"):
             raise InputError(
@@ -118,20 +132,15 @@ class SVI:
             )
         self.pair = Pair(model, guide)
         self.learning_rate = nan
-        self._make_optimiser = _maker(optimiser)
-        self._make_schedule = schedule
-        self._clip_norm = clip_norm
-        self._accumulate = accumulate
+        self.num_skipped = 0
+        self._parameters = Parameters(optimiser, schedule, clip_norm, accumulate)
         self._autocast = autocast
         self._transform = transform
-        self._optimiser: Optimizer | None = None
-        self._schedule: LRScheduler | None = None
-        self._parameters: dict[int, Tensor] = {}
-        self._places: list[tuple[torch.dtype, torch.device]] = []
-        self._sums: dict[int, Tensor] = {}
         self._num_steps = 0
-        self._not_finite: Tensor | None = None
-        self._update: AdamUpdate | None = None
+        self._policy = non_finite
+        self._guard: Guard | None = None
+        self._moving: list[Tensor] | None = None
+        self._shards = shards
         self._loss_spec: TreeSpec | None = None
         watched = (model, guide, self.loss, transform)
         tolerance = None if autocast is None else HALF_PRECISION
@@ -139,7 +148,7 @@ class SVI:
             self._gradients_of,
             watched,
             compile=compile,
-            num_calls=num_steps,
+            num_calls=num_steps if shards is None else (num_steps or 0) * len(shards.mine) or None,
             tolerance=tolerance,
             compiler=self._compile,
             on_compile=on_compile,
@@ -155,19 +164,18 @@ class SVI:
     @property
     def parameters(self) -> list[Tensor]:
         """The parameters found so far, unconstrained."""
-        return list(self._parameters.values())
+        return self._parameters.tensors
 
     @property
     def optimiser(self) -> Optimizer | None:
         """The torch optimiser, its state that after the last step; None before the first."""
-        self._settle()
-        return self._optimiser
+        self._parameters.settle()
+        return self._parameters.optimiser
 
-    def _settle(self, *_: Any) -> None:
-        """Bring what torch's optimiser knows of the number of steps up to date."""
-        if self._update is not None:
-            self._update.settle()
-            self._update = None
+    @property
+    def num_steps(self) -> int:
+        """Steps taken, those that were left out included."""
+        return self._num_steps
 
     @property
     def num_graphs(self) -> tuple[int, int]:
@@ -182,22 +190,32 @@ class SVI:
         Raises:
             InputError: if the pair has no bound, or nothing to train; or, where compile is True,
                 if the step cannot be recorded.
-            FloatingPointError: at each hundredth step, if the loss was not finite in one of the
-                last hundred.
+            NotFinite: at each hundredth step, if the loss or a gradient was not finite in one of
+                the last hundred; where such steps are skipped, if that goes for the last hundred.
+            Separated: if another process ended, with which steps are shared.
         """
+        taken = Taken.at_start(self._num_steps + 1, args, kwargs)
+        moving = self._floating_buffers() if self._moving is None else self._moving
+        before = [buffer.clone() for buffer in moving]
         self._num_steps += 1
         try:
-            loss, gradients = self._gradients(args, kwargs, self._key)
+            loss, gradients = self._of_batch(args, kwargs)
         except BaseException:
             self._num_steps -= 1
             raise
+        guard = self._guard
+        assert guard is not None
+        guard.took(taken)
         if gradients is not None:  # else the update was part of the step
-            self._follow(loss, gradients)
-        if self._is_update_due():
-            self.learning_rate = float(self._optimiser.param_groups[0]["lr"])  # type: ignore[union-attr]
-            if self._schedule is not None:
-                self._schedule.step()
-        if self._num_steps % _CHECK_EVERY == 0:
+            there = [gradient for gradient in gradients if gradient is not None]
+            guard.note(guard.counts, [*tree_leaves(loss), *there])
+            self._parameters.follow(gradients, guard, self._num_steps)
+        self._restore(moving, before, guard)
+        if self._parameters.is_due(self._num_steps):
+            self.learning_rate = self._parameters.learning_rate
+            if self._parameters.schedule is not None:
+                self._parameters.schedule.step()
+        if guard.is_due:
             self.check_finite()
         return loss
 
@@ -206,7 +224,7 @@ class SVI:
 
         They are not transformed, as those of :meth:`step` are.
         """
-        return self._losses(args, kwargs, lambda: tuple(self._places))
+        return self._losses(args, kwargs, lambda: tuple(self._parameters.places))
 
     def prepare(self, *args: Any, **kwargs: Any) -> None:
         """Meet all parameters and make the optimiser, as the first step does, without a step.
@@ -218,6 +236,8 @@ class SVI:
         Raises:
             InputError: if the pair has no bound, or nothing to train.
         """
+        if self._shards is not None:
+            _, args = self._shards.parts(args)[0]
         with without_trace(self._gradients.buffers()):
             self._gradients_of(*args, **kwargs)
         self._gradients.expect(args)
@@ -228,38 +248,42 @@ class SVI:
         Raises:
             InputError: if the optimiser, or the schedule, keeps what is no tensor or plain value.
         """
-        optimiser = self.optimiser
-        if optimiser is None:
+        if self._parameters.optimiser is None:
             raise InputError("there is no state before prepare() or a first step")
         state = State()
-        state.add("parameter", self.parameters)
+        self._parameters.keep(state)
         state.add("buffer", self.buffers())
-        state.add("sum", [self._sums[place] for place in sorted(self._sums)])
-        state.record["sums"] = sorted(self._sums)
-        state.add_tree("optimiser", optimiser)
-        if self._schedule is not None:
-            state.add_tree("schedule", self._schedule)
-        state.record |= {"num_steps": self._num_steps, "learning_rate": self.learning_rate}
+        state.record |= {
+            "num_steps": self._num_steps,
+            "num_skipped": self.num_skipped,
+            "learning_rate": self.learning_rate,
+            "settings": self._settings(),
+            "seed": None if self._shards is None else self._shards.seed,
+        }
         return state
 
     def load_state(self, state: State) -> None:
         """Go on from a state, after :meth:`prepare`.
 
         Raises:
-            InputError: if it is of other parameters, or another optimiser.
+            InputError: if it is of other parameters, or of steps with other settings.
         """
-        optimiser = self.optimiser
-        if optimiser is None:
+        if self._parameters.optimiser is None:
             raise InputError("call prepare() before load_state()")
-        state.load("parameter", self.parameters)
+        settings, kept = self._settings(), state.record["settings"]
+        for name in settings | kept:
+            if kept.get(name) != settings.get(name):
+                raise InputError(
+                    f"the fit had {name} {kept.get(name)}, and now has {settings.get(name)}: give "
+                    "what it had, or begin a new one"
+                )
+        self._parameters.load(state)
         state.load("buffer", self.buffers())
-        places = state.record["sums"]
-        self._sums = dict(zip(places, state.of("sum"), strict=True))
-        state.load_tree("optimiser", optimiser)
-        if self._schedule is not None:
-            state.load_tree("schedule", self._schedule)
         self._num_steps = state.record["num_steps"]
+        self.num_skipped = state.record["num_skipped"]
         self.learning_rate = state.record["learning_rate"]
+        if self._shards is not None:
+            self._shards.seed = state.record["seed"]
 
     def buffers(self) -> list[Tensor]:
         """The buffers of the networks, and of the objective, such as its count of steps."""
@@ -278,57 +302,111 @@ class SVI:
         return self._gradients.steady()
 
     def check_finite(self) -> None:
-        """Wait for the device, and see whether all losses since the last such look were finite.
+        """Wait for the device, and see whether all steps since the last such look were finite.
 
         Raises:
-            FloatingPointError: if one was not.
+            NotFinite: if one was not, and is not to be skipped; or none of the last hundred was.
         """
-        count = 0 if self._not_finite is None else int(self._not_finite)
-        if count:
-            assert self._not_finite is not None
-            self._not_finite.zero_()
-            raise FloatingPointError(
-                f"the loss was not finite in {count} of the last {_CHECK_EVERY} steps"
-            )
+        if self._guard is None:
+            return
+        seen, taken = self._guard.look()
+        self._moving = None
+        if taken is None:
+            return
+        step = taken.step
+        culprit = f"the loss or a gradient was not finite: {self._culprit(taken)}"
+        if self._policy == "stop":
+            raise NotFinite(f"{culprit}; parameters are as before that step", step)
+        if seen.run >= _LONGEST_RUN:
+            raise NotFinite(f"{culprit}; so it was in the last {seen.run} steps", step)
+        if not self.num_skipped:
+            warnings.warn(f"step {step} is left out: {culprit}", RuntimeWarning, stacklevel=3)
+        self.num_skipped += seen.bad
+
+    def _floating_buffers(self) -> list[Tensor]:
+        return [buffer for buffer in self.buffers() if buffer.is_floating_point()]
+
+    @torch.no_grad()
+    def _restore(self, moving: list[Tensor], before: list[Tensor], guard: Guard) -> None:
+        """Bring buffers, such as running means, back where the update was blocked.
+
+        Those that change at all are seen in the first step after a look, which waits anyway.
+        """
+        if self._moving is None:
+            pairs = zip(moving, before, strict=True)
+            self._moving = [buffer for buffer, value in pairs if not torch.equal(buffer, value)]
+        for buffer, value in zip(moving, before, strict=True):
+            buffer.copy_(torch.where(guard.blocked, value, buffer))
+
+    def _settings(self) -> dict[str, Any]:
+        """What steps depend on that is neither data nor learned, as plain values."""
+        return {
+            **self._parameters.settings(),
+            "objective": f"{type(self.loss).__name__} {_plain(vars(self.loss))}",
+            "autocast": str(self._autocast),
+            "shards": None if self._shards is None else self._shards.num,
+        }
+
+    def _culprit(self, taken: Taken) -> str:
+        """What is not finite in a step, which is run again, in whichever process it was."""
+        with without_trace(()):
+            torch.set_rng_state(taken.random[0])
+            if len(taken.random) > 1:
+                torch.cuda.set_rng_state_all(taken.random[1:])
+            if self._shards is None:
+                return self._found(taken.args, taken.kwargs) or _NOTHING
+            clause = ""
+            for _, part in self._shards.of_mine(taken.args, taken.step):
+                clause = clause or self._found(part, {}) or ""
+            return self._shards.processes.first_said(clause) or _NOTHING
+
+    def _found(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+        numbers = None  # of data, where batches are cut from those on the device
+        if self._transform is not None and len(args) == 1 and args[0].dtype == torch.long:
+            numbers = args[0].tolist()
+        with self._context():
+            try:
+                prepared = self._prepared(args)
+                return find_culprit(self.pair, self.loss, prepared, kwargs, numbers)
+            except Exception as error:
+                line = (str(error).splitlines() or [""])[0]
+                return f"run again, it stopped with {type(error).__name__}: {line}"
+
+    def _of_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if self._shards is None:
+            result: tuple[Any, Any] = self._gradients(args, kwargs, self._key)
+            return result
+        if kwargs:
+            raise InputError("arguments by name cannot be split into shards; give them by place")
+        if self._loss_spec is None:
+            self.prepare(*args)
+        assert self._loss_spec is not None
+        return self._shards.mean(
+            lambda part: self._gradients(part, {}, self._key),
+            args,
+            self._num_steps,
+            self.parameters,
+            self.buffers(),
+            self._loss_spec,
+        )
 
     def _key(self) -> Hashable:
         """What a compiled step depends on, beside its arguments and the program."""
-        if self._optimiser is None:
+        if self._parameters.optimiser is None:
             return None
-        if list(map(_place, self._parameters.values())) != self._places:
-            raise InputError(
-                "parameters changed their type or device after the optimiser was made; convert or "
-                "move the model first, or make a new SVI"
-            )
-        return (
-            AdamUpdate.key(self._optimiser),
-            tuple(map(_is_trained, self._parameters.values())),
-            self.pair.stored(),
-        )
-
-    def _is_update_due(self) -> bool:
-        return self._num_steps % self._accumulate == 0
+        return self._parameters.key(), self.pair.stored()
 
     def _gradients_of(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Tensor | None]]:
         """The loss, and the gradient in each parameter; no other trace is left."""
-        known = len(self._parameters)
-        for parameter in self._parameters.values():
-            parameter.grad = None
-        found = _Parameters(self._parameters)
+        self._parameters.drop_gradients()
         for parameter in self.pair.module_parameters():
-            found.meet(parameter)
-        with self._context(), torch.enable_grad(), found:
+            self._parameters.meet(parameter)
+        with self._context(), torch.enable_grad(), Meeting(self._parameters):
             loss = self.loss.loss_and_grads(*self.pair.functions, *self._prepared(args), **kwargs)
-        if not self._parameters:
-            raise InputError(
-                "model and guide have nothing to train: declare parameters with pyro.param, "
-                "networks with pyro.module, or pass modules"
-            )
-        if len(self._parameters) > known:
-            self._train_too(self.parameters[known:])
-        gradients = [parameter.grad for parameter in self._parameters.values()]
-        for parameter in self._parameters.values():
-            parameter.grad = None
+        self._parameters.train_new()
+        if self._guard is None:
+            self._guard = Guard(self._policy, self.parameters[0].device)
+        gradients = self._parameters.take_gradients()
         loss = _as_tensors(loss, self.parameters)
         self._loss_spec = tree_structure(loss)
         return loss, gradients
@@ -354,116 +432,20 @@ class SVI:
         parts = tuple(parts) if isinstance(parts, tuple | list) else (parts,)
         return tuple(stored(each) if isinstance(each, Tensor) else each for each in parts)
 
-    def _follow(self, loss: Any, gradients: list[Tensor | None]) -> None:
-        """The update of a step that did not hold it: by torch's optimiser."""
-        assert self._optimiser is not None
-        assert self._not_finite is not None
-        _count_not_finite(self._not_finite, tree_leaves(loss))
-        parameters = self.parameters
-        share = 1 / self._accumulate
-        with torch.no_grad():
-            if self._accumulate > 1:
-                for place, gradient in enumerate(gradients):
-                    if gradient is not None:
-                        total = self._sums.get(place, 0.0)
-                        self._sums[place] = total + share * gradient
-                if not self._is_update_due():
-                    return
-                gradients = [self._sums.get(place) for place in range(len(parameters))]
-                self._sums.clear()
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient
-        self._settle()
-        if self._clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, self._clip_norm)
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
-
     def _compile(
         self, recording: Recording, results: Results, inputs: list[Tensor]
     ) -> Callable[..., tuple[Any, list[Tensor | None] | None]]:
-        """The step as one graph: loss, gradient and, where it is Adam's, the update."""
-        assert self._optimiser is not None
-        assert self._not_finite is not None
+        """The step as one graph: loss, gradient and, where it can be, the update."""
         num_losses = len(results.present) - len(self._parameters)
-        has_gradient = results.present[num_losses:]
-        live = [p for p, there in zip(self.parameters, has_gradient, strict=True) if there]
-        places = {id(tensor): i for i, tensor in enumerate(recording.reads)}
-        if self._accumulate > 1 or AdamUpdate.key(self._optimiser) is None:
+        present = results.present[num_losses:]
+        run = None
+        if self._shards is None and self._guard is not None:
+            run = self._parameters.compiled(recording, inputs, num_losses, present, self._guard)
+        if run is None:
             return compile_results(recording, results, inputs)
-        update = AdamUpdate(self._optimiser, live)
-        own = [self._not_finite, *update.own]
-
-        def tail(tensors: list[Tensor], given: list[Tensor]) -> list[Tensor]:
-            bad, *moments = tensors[: len(own)]
-            reads = tensors[len(own) :]
-            losses, gradients = given[:num_losses], given[num_losses:]
-            _count_not_finite(bad, losses)
-            trained = [reads[places[id(parameter)]] for parameter in live]
-            update(moments, trained, clipped(gradients, self._clip_norm))
-            return losses
-
-        run = compile_recording(recording, inputs, tail, own)
         assert self._loss_spec is not None
-        as_loss = _rebuilder(self._loss_spec)
-
-        def step(*inputs: Tensor) -> tuple[Any, None]:
-            if self._update is not update:
-                self._settle()
-                update.resume()
-                self._update = update
-            update.tick()
-            return as_loss(run(*inputs)), None
-
-        return step
-
-    def _train_too(self, new: list[Tensor]) -> None:
-        """Give the optimiser parameters that it does not have."""
-        if self._optimiser is None:
-            self._optimiser = self._make_optimiser(new)
-            if not isinstance(self._optimiser, Optimizer) or isinstance(self._optimiser, LBFGS):
-                raise InputError(
-                    "optimiser makes a torch.optim optimiser of gradient steps from the list of "
-                    f"parameters; it gave {type(self._optimiser).__name__}"
-                )
-            if self._make_schedule is not None:
-                self._schedule = self._make_schedule(self._optimiser)
-                if not isinstance(self._schedule, LRScheduler) or isinstance(
-                    self._schedule, ReduceLROnPlateau
-                ):
-                    raise InputError(
-                        "schedule makes a torch schedule that is stepped at each update, without "
-                        "a loss, from the optimiser, such as functools.partial(LinearLR, "
-                        f"total_iters=1000); it gave {type(self._schedule).__name__}"
-                    )
-            self._optimiser.register_step_pre_hook(self._settle)
-            self._optimiser.register_state_dict_pre_hook(self._settle)
-            self._not_finite = torch.zeros((), dtype=torch.long, device=new[0].device)
-        else:
-            self._optimiser.param_groups[0]["params"].extend(new)
-        self._places += map(_place, new)
-
-
-_place = attrgetter("dtype", "device")
-_is_trained = attrgetter("requires_grad")
-
-
-class _Parameters(Messenger):
-    """Notes the unconstrained parameters that a program meets."""
-
-    def __init__(self, parameters: dict[int, Tensor]) -> None:
-        super().__init__()
-        self._parameters = parameters
-
-    def _pyro_post_param(self, msg: Any) -> None:
-        value = msg["value"]
-        self.meet(value.unconstrained() if hasattr(value, "unconstrained") else value)
-
-    def meet(self, parameter: Tensor) -> None:
-        """Take in a parameter; gradients that are not of this step are dropped."""
-        if id(parameter) not in self._parameters and parameter.requires_grad:
-            parameter.grad = None
-            self._parameters[id(parameter)] = parameter
+        as_loss, whole = _rebuilder(self._loss_spec), run
+        return lambda *inputs: (as_loss(whole(*inputs)), None)
 
 
 def _rebuilder(spec: TreeSpec) -> Callable[[list[Tensor]], Any]:
@@ -476,25 +458,13 @@ def _rebuilder(spec: TreeSpec) -> Callable[[list[Tensor]], Any]:
     return partial(tree_unflatten, treespec=spec)
 
 
-def _maker(optimiser: Any) -> MakeOptimiser:
-    """What makes the optimiser, also from one of Pyro's."""
-    if isinstance(optimiser, PyroOptim):
-        options, clip = optimiser.pt_optim_args, optimiser.pt_clip_args
-        if isinstance(optimiser, PyroLRScheduler) or not isinstance(options, dict) or clip:
-            raise InputError(
-                "of pyro.optim, optimisers with a dict of options can be used; give schedules as "
-                "schedule=, a limit on the gradient as clip_norm=, and options for each parameter "
-                "as a function from the list of parameters to a torch optimiser"
-            )
-        constructor: Any = optimiser.pt_optim_constructor
-        return partial(constructor, **options)
-    if not callable(optimiser):
-        raise InputError(
-            "optimiser is a function from the list of parameters to an optimiser, such as "
-            f"functools.partial(torch.optim.Adam, lr=1e-3); got {type(optimiser).__name__}"
-        )
-    make: MakeOptimiser = optimiser
-    return make
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are public numbers and words."""
+    return {
+        name: value
+        for name, value in sorted(values.items())
+        if not name.startswith("_") and isinstance(value, bool | int | float | str | None)
+    }
 
 
 def _as_tensors(loss: Any, parameters: list[Tensor]) -> Any:
@@ -505,8 +475,3 @@ def _as_tensors(loss: Any, parameters: list[Tensor]) -> Any:
         return value.detach() if isinstance(value, Tensor) else torch.tensor(value, device=device)
 
     return tree_map(as_tensor, loss)
-
-
-def _count_not_finite(count: Tensor, losses: list[Tensor]) -> None:
-    finite = torch.stack([loss.isfinite().all() for loss in losses]).all()
-    count.add_(~finite)

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
@@ -17,6 +18,9 @@ __all__ = ["AdamUpdate", "clipped"]
 
 _Rates = tuple[float, float, float]
 """Learning rate and betas."""
+
+_AT_REST = (0.0, 1.0, 0.0, 0.0, 1.0, 0.0)
+"""The numbers of an update that changes nothing."""
 
 
 def clipped(gradients: Sequence[Tensor], clip_norm: float | None) -> list[Tensor]:
@@ -58,7 +62,6 @@ class AdamUpdate:
         self._steps = torch.zeros(len(parameters), dtype=torch.float64, device=device)
         self._rates = torch.zeros(len(parameters), 3, dtype=torch.float64, device=device)
         self._known_rates: list[_Rates] = []
-        self._pending = 0
         self.own = [
             self._steps,
             self._rates,
@@ -83,7 +86,6 @@ class AdamUpdate:
 
     def tick(self) -> None:
         """Before each run: read the rates of the coming step."""
-        self._pending += 1
         rates = [(group["lr"], *group["betas"]) for group in self._optimiser.param_groups]
         if rates != self._known_rates:
             rates = [(float(lr), float(b1), float(b2)) for lr, b1, b2 in rates]
@@ -91,23 +93,30 @@ class AdamUpdate:
             self._known_rates = rates
 
     def settle(self) -> None:
-        """Tell the optimiser of the steps taken since."""
-        if self._pending:
-            torch._foreach_add_(self._counts, self._pending)
-            self._pending = 0
+        """Tell the optimiser how many steps each parameter has had; waits for the device."""
+        for count, steps in zip(self._counts, self._steps.tolist(), strict=True):
+            count.fill_(steps)
 
     def __call__(
-        self, own: Sequence[Tensor], parameters: Sequence[Tensor], gradients: Sequence[Tensor]
+        self,
+        own: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        blocked: Bool[Tensor, ""],
     ) -> None:
-        """The update of parameters, as a function of tensors alone."""
+        """The update of parameters, as a function of tensors alone; blocked, it changes nothing."""
         steps, rates, *moments = own
         means, squares = moments[: len(parameters)], moments[len(parameters) :]
-        steps.add_(1)
+        steps.add_(~blocked)
         lr, b1, b2 = rates.unbind(1)
-        step_sizes, corrections = lr / (1 - b1**steps), (1 - b2**steps) ** -0.5
-        scalars = stored(torch.stack([step_sizes, corrections, lr, 1 - b1, b2, 1 - b2], 1))
+        taken = steps.clamp_min(1)  # of those that are blocked none may have been
+        step_sizes, corrections = lr / (1 - b1**taken), (1 - b2**taken) ** -0.5
+        numbers = (step_sizes, corrections, lr, 1 - b1, b2, 1 - b2)
+        changing = [torch.where(blocked, *each) for each in zip(_AT_REST, numbers, strict=True)]
+        scalars = stored(torch.stack(changing, 1))
         for i, (p, g, m, v) in enumerate(zip(parameters, gradients, means, squares, strict=True)):
             eps, decay, is_decoupled = self._constants[i]
+            g = torch.where(blocked, 0.0, g)
             step_size, correction, lr, new_m, b2, new_v = scalars[i].to(p.dtype).unbind()
             if decay and is_decoupled:
                 p.mul_(1 - lr * decay)

@@ -84,8 +84,9 @@ class Watch:
 
     def buffers(self) -> list[Tensor]:
         """The buffers of all modules that the functions can reach."""
-        modules = (each for each in self.objects() if isinstance(each, nn.Module))
-        return list({id(b): b for module in modules for b in module.buffers()}.values())
+        self.state()
+        assert self._search is not None
+        return self._search.buffers
 
     def difference(self, before: Hashable) -> str | None:
         """A name for what is not as it was in an earlier state, or None if all is."""
@@ -133,6 +134,12 @@ class _Search:
             self._attributes.add(parameter, "requires_grad")
             found.append(("requires_grad", parameter.requires_grad))
         self.state: Hashable = tuple(found)
+
+    @functools.cached_property
+    def buffers(self) -> list[Tensor]:
+        """Those of all modules among the objects."""
+        modules = (each for each in self.objects if isinstance(each, nn.Module))
+        return list({id(b): b for module in modules for b in module.buffers()}.values())
 
     def is_current(self) -> bool:
         """Whether everything reads as it did."""
