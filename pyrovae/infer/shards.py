@@ -1,9 +1,10 @@
 """Data parallelism: parts of each batch, each with noise of its own, shared out among processes."""
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pyro
+import numpy as np
 import torch
 from numpy.random import SeedSequence
 from torch import Tensor
@@ -13,7 +14,7 @@ from ..errors import InputError
 from .particles import is_of_data
 from .processes import Processes
 
-__all__ = ["Shards", "seed_of"]
+__all__ = ["Shards", "seed_all"]
 
 Gradients = list[Tensor | None]
 
@@ -113,7 +114,7 @@ class Shards:
                 break
             share, part = parts[number]
             _write(buffers, before)
-            torch.manual_seed(seed_of(self.seed, step, number))
+            seed_all(self.seed, step, number)
             loss, gradients = of_shard(part)
             if len(gradients) > len(parameters):
                 raise InputError(
@@ -153,7 +154,7 @@ class Shards:
 
     def end(self) -> None:
         """Go on, in all processes, with the same random numbers."""
-        pyro.set_rng_seed(seed_of(self.seed))
+        seed_all(self.seed)
 
     def _told(self, flags: list[bool], whole: list[Tensor]) -> list[bool]:
         """Flags that are set in any process; whole numbers become those of the first."""
@@ -211,6 +212,12 @@ def _write(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         tensor.copy_(value)
 
 
-def seed_of(*numbers: int) -> int:
-    """A seed that is as good as drawn anew for each of these numbers."""
-    return int(SeedSequence(numbers).generate_state(1)[0])
+def seed_all(*numbers: int) -> None:
+    """Let all random generators begin anew, as if each of these numbers had seeds of its own."""
+    seed = int(SeedSequence(numbers).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the one that programs share
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # what this also does costs ten times as much, to seed devices that are not there
+        torch.default_generator.manual_seed(seed)
