@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..errors import InputError
 
-__all__ = ["Batches", "LoaderBatches", "batches_of"]
+__all__ = ["Batches", "LoaderBatches", "batches_of", "digest_of"]
 
 Transform = Callable[..., Any]
 """Applied to the parts of a batch on the device, such as dynamic binarisation or a cast."""
@@ -75,14 +75,7 @@ class Batches:
 
     def digest(self) -> str:
         """SHA-256 of up to a thousand data, evenly spaced, by which others are told from these."""
-        found = hashlib.sha256()
-        num = min(self.size, _DIGESTED)
-        rows = torch.arange(num) * self.size // num
-        for part in self._tensors:
-            values = part[rows.to(part.device)].cpu().contiguous()
-            found.update(f"{values.dtype} {tuple(values.shape)}".encode())
-            found.update(values.view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()
+        return digest_of(self._tensors)
 
     def indices(self) -> Iterator[Int[Tensor, "batch"]]:
         """One pass as the numbers of the data in each batch."""
@@ -173,6 +166,20 @@ def batches_of(
     ):
         return Batches(data, batch_size, shuffle=shuffle, transform=transform, device=device)
     return LoaderBatches(data, transform, device)
+
+
+def digest_of(parts: Sequence[Any]) -> str:
+    """SHA-256 of up to a thousand rows, evenly spaced, of each tensor among some parts."""
+    found = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            rows = torch.atleast_1d(part)
+            num = min(len(rows), _DIGESTED)
+            places = torch.arange(num, device=rows.device) * len(rows) // max(num, 1)
+            values = rows[places].cpu().contiguous()
+            found.update(f"{values.dtype} {tuple(values.shape)}".encode())
+            found.update(values.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _transformed(batch: tuple[Any, ...], transform: Transform | None) -> tuple[Any, ...]:

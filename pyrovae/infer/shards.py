@@ -10,7 +10,7 @@ from numpy.random import SeedSequence
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
 
-from ..errors import InputError
+from ..errors import Agreed, InputError
 from .particles import is_of_data
 from .processes import Processes
 
@@ -56,6 +56,7 @@ class Shards:
         self.num = num
         self.processes = processes
         drawn = torch.randint(_SEEDS, ()) if seed is None else torch.tensor(seed)
+        drawn = drawn.to(processes.device)
         processes.first(drawn)
         self.seed = int(drawn)
         self._asked = [False, False]
@@ -101,13 +102,16 @@ class Shards:
             parameters: those that have gradients.
             buffers: what a shard may write to.
             loss_spec: the tree of losses.
+
+        Raises:
+            InputError: in all processes, if there is a parameter more in one of the shards.
         """
         real = [each for each in buffers if each.is_floating_point()]
         whole = [each for each in buffers if not each.is_floating_point()]
         before = [each.clone() for each in buffers]
         losses = [parameters[0].new_zeros(()) for _ in range(loss_spec.num_leaves)]
         means = _Means([*losses, *parameters, *real])
-        present = [False] * len(parameters)
+        present, has_new = [False] * len(parameters), False
         parts = self.parts(args)
         for number in self.mine:
             if number >= len(parts):
@@ -116,17 +120,20 @@ class Shards:
             _write(buffers, before)
             seed_all(self.seed, step, number)
             loss, gradients = of_shard(part)
-            if len(gradients) > len(parameters):
-                raise InputError(
-                    "a parameter first appeared after the first batch, and other processes do not "
-                    "know of it; declare all parameters in each call of model and guide"
-                )
+            has_new = len(gradients) > len(parameters)
+            if has_new:
+                break
             means.add(share, [*tree_leaves(loss), *gradients, *real])
             present = [was or g is not None for was, g in zip(present, gradients, strict=True)]
         means.reduce(self.processes)
-        flags = self._told([*present, *self._asked], whole)
+        flags = self._told([*present, *self._asked, has_new], whole)
         self._asked = [False, False]
-        *present, self.is_stopping, self.is_keeping = flags
+        *present, self.is_stopping, self.is_keeping, has_new = flags
+        if has_new:
+            raise Agreed(
+                "a parameter first appeared after the first batch, and other shards do not know of "
+                "it; declare all parameters in each call of model and guide"
+            )
         mean_losses = means.values[: len(losses)]
         mean_gradients = means.values[len(losses) : len(losses) + len(parameters)]
         _write(real, means.values[len(losses) + len(parameters) :])
@@ -145,7 +152,7 @@ class Shards:
         for parameter in parameters:
             sums[self.processes.rank] += parameter.detach().double().sum()
         self.processes.add(sums)
-        if not bool((sums == sums[0]).logical_or(sums.isnan()).all()):
+        if not torch.allclose(sums, sums[0], rtol=0, atol=0, equal_nan=True):
             raise InputError(
                 "processes came to hold different parameters: model or guide read what is not the "
                 "same in all of them, such as the time, a file, or a network that is trained in "
