@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 
@@ -12,7 +11,7 @@ from .data.batches import Batches, LoaderBatches
 from .errors import InputError
 from .infer.captured import without_trace
 from .infer.processes import Processes
-from .infer.shards import Shards, seed_of
+from .infer.shards import Shards, seed_all
 from .infer.state import State
 from .infer.svi import SVI
 
@@ -116,7 +115,7 @@ def _seeded(batches: Iterable[tuple[Any, ...]], *numbers: int) -> Iterator[tuple
     left, place = iter(batches), 0
     while True:
         place += 1
-        pyro.set_rng_seed(seed_of(*numbers, place))
+        seed_all(*numbers, place)
         try:
             batch = next(left)
         except StopIteration:

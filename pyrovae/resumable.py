@@ -131,19 +131,15 @@ class Resumable:
             Interrupted: once the state is kept, if that was asked for.
             FloatingPointError: if a loss was not finite since the state before; none is kept then.
         """
-        is_due = perf_counter() - self._saved_at > self._every
-        if self._shards.processes.num == 1:
-            if is_due or self.interrupted_by is not None:
-                self._keep()
-            return
-        # Others have to know, by the next step, and then all look and stop at the same one.
-        if self._shards.is_stopping and self.interrupted_by is None:
-            self.interrupted_by = signal.SIGTERM
-        if self._shards.is_stopping or self._shards.is_keeping:
-            self._keep()
-        self._shards.ask(
-            stop=self.interrupted_by is not None, keep=is_due and self._shards.processes.is_first
-        )
+        is_keeping = perf_counter() - self._saved_at > self._every
+        is_stopping = self.interrupted_by is not None
+        shards = self._shards
+        if shards.processes.num > 1:
+            # Others have to know, by the next step, and then all keep or stop at the same one.
+            shards.ask(stop=is_stopping, keep=is_keeping and shards.processes.is_first)
+            is_keeping, is_stopping = shards.is_keeping, shards.is_stopping
+        if is_keeping or is_stopping:
+            self._keep(is_stopping=is_stopping)
 
     def epoch_done(self, best: State | None, *, is_last: bool) -> None:
         """Keep a state where it is time to, and after the last epoch.
@@ -162,19 +158,19 @@ class Resumable:
             perf_counter() - self._saved_at > self._every or self.interrupted_by is not None
         )
         if is_last or is_due:
-            self._keep()
+            self._keep(is_stopping=self.interrupted_by is not None)
 
-    def _keep(self) -> None:
+    def _keep(self, *, is_stopping: bool) -> None:
         self._svi.check_finite()
         if self._shards.processes.is_first:
             self._write()
         self._saved_at = perf_counter()
-        if self.interrupted_by is not None:
+        if is_stopping:
             raise Interrupted(
                 f"stopped after epoch {len(self._history.epochs)} and "
                 f"{self._pass.steps if self._pass else 0} steps; go on from "
                 f"{self._snapshots.folder}",
-                self.interrupted_by,
+                self.interrupted_by or signal.SIGTERM,  # of another process
             )
 
     def _write(self) -> None:

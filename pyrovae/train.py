@@ -16,7 +16,7 @@ from torch.distributed import ProcessGroup
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
-from .data.batches import Batches, LoaderBatches, Transform, batches_of
+from .data.batches import Batches, LoaderBatches, Transform, batches_of, digest_of
 from .errors import InputError, NotFinite
 from .history import Epoch, History
 from .infer.bound import PyroFunction
@@ -183,10 +183,10 @@ def fit(
     random = random_state(*generators)
     symptoms = Symptoms(pair, loss, _first_batch(train))
     if snapshots is not None or parts is not None:
-        processes.agree(lambda: svi.prepare(*next(steps_of(train, parts, 0))))
+        batch = processes.agree(partial(_prepare, svi, steps_of(train, parts, 0)))
+        if parts is not None:
+            _begin_alike(svi, train, batch, processes)
     set_random_state(random, *generators)
-    if parts is not None:
-        _begin_alike(svi, train, processes)
     resumable = None
     if snapshots is not None:
         resumable = Resumable(snapshots, svi, history, checkpoint_every, generators, parts)
@@ -253,16 +253,27 @@ def _first_batch(data: Batches | LoaderBatches) -> tuple[Any, ...]:
     return next(iter(data))
 
 
-def _begin_alike(svi: SVI, data: Batches | LoaderBatches, processes: Processes) -> None:
+def _prepare(svi: SVI, steps: Iterator[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """Meet all parameters; the first batch, on which they were met."""
+    batch = next(steps)
+    svi.prepare(*batch)
+    return batch
+
+
+def _begin_alike(
+    svi: SVI, data: Batches | LoaderBatches, batch: tuple[Any, ...], processes: Processes
+) -> None:
     """Make sure that processes have the same data, and give them the parameters of the first."""
-    digest = data.digest() if isinstance(data, Batches) else f"{data.size} in {len(data)}"
+    is_whole = isinstance(data, Batches)
+    digest = data.digest() if isinstance(data, Batches) else digest_of(batch)
     is_same = processes.text_of_first(digest) == digest
 
     def refuse() -> None:
         if not is_same:
             raise InputError(
-                f"process {processes.rank} has other data than the first one; give all processes "
-                "the same, of which each takes its part"
+                f"process {processes.rank} has other {'data' if is_whole else 'batches'} than the "
+                "first one; give all processes the same, without a DistributedSampler, of which "
+                "each takes its part"
             )
 
     processes.agree(refuse)

@@ -13,7 +13,7 @@ from ..errors import InputError
 from .arrays import Array, Source, is_array
 from .readahead import are_beyond_memory, read_ahead
 
-__all__ = ["Batches", "LoaderBatches", "batches_of"]
+__all__ = ["Batches", "LoaderBatches", "batches_of", "digest_of"]
 
 Transform = Callable[..., Any]
 """Applied to the parts of a batch on the device, such as dynamic binarisation or a cast."""
@@ -229,6 +229,17 @@ def batches_of(
     if is_array(data) or (isinstance(data, tuple | list) and all(is_array(part) for part in data)):
         return Batches(data, batch_size, shuffle=shuffle, transform=transform, device=device)
     return LoaderBatches(data, transform, device)
+
+
+def digest_of(batch: Sequence[Any]) -> str:
+    """SHA-256 of the tensors among the parts of a batch."""
+    found = hashlib.sha256()
+    for part in batch:
+        if isinstance(part, Tensor):
+            values = torch.atleast_1d(part).cpu().contiguous()
+            found.update(f"{values.dtype} {tuple(values.shape)}".encode())
+            found.update(values.view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _transformed(batch: tuple[Any, ...], transform: Transform | None) -> tuple[Any, ...]:

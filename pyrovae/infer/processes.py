@@ -1,5 +1,6 @@
 """Several processes at one piece of work, as ``torch.distributed`` joins them."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar, cast
@@ -52,8 +53,11 @@ class Processes:
     def first(self, tensor: Tensor) -> None:
         """Put the tensor of the first process in place of all."""
         if self.group is not None:
+            whole = tensor.contiguous()
             with self._together():
-                dist.broadcast(tensor, group_src=0, group=self.group)
+                dist.broadcast(whole, group_src=0, group=self.group)
+            if whole is not tensor:
+                tensor.copy_(whole)
 
     def text_of_first(self, text: str) -> str:
         """The text that the first process has."""
@@ -115,5 +119,11 @@ class Processes:
         except RuntimeError as error:  # DistBackendError among them; gloo raises it as it is
             raise Separated(
                 f"process {self.rank} of {self.num} stopped, as another one did not answer: "
-                f"{(str(error).splitlines() or [''])[0]}"
+                f"{_reason(error)}"
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What torch says, without the place in its code and without its advice."""
+    line = (str(error).splitlines() or [""])[0]
+    return re.sub(r"^\[[^]]*:\d+\] ", "", line).partition(". ")[0]

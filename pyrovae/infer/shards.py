@@ -1,19 +1,20 @@
 """Data parallelism: parts of each batch, each with noise of its own, shared out among processes."""
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import pyro
+import numpy as np
 import torch
 from numpy.random import SeedSequence
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
 
-from ..errors import InputError
+from ..errors import Agreed
 from .particles import is_of_data
 from .processes import Processes
 
-__all__ = ["Shards", "seed_of"]
+__all__ = ["Shards", "seed_all"]
 
 Gradients = list[Tensor | None]
 
@@ -48,13 +49,14 @@ class Shards:
 
     def __init__(self, num: int, processes: Processes, seed: int | None = None) -> None:
         if num < processes.num:
-            raise InputError(
+            raise Agreed(
                 f"there are {processes.num} processes for {num} shards of a batch; give at least "
                 "as many shards as processes"
             )
         self.num = num
         self.processes = processes
         drawn = torch.randint(_SEEDS, ()) if seed is None else torch.tensor(seed)
+        drawn = drawn.to(processes.device)
         processes.first(drawn)
         self.seed = int(drawn)
         self._asked = [False, False]
@@ -82,7 +84,7 @@ class Shards:
         parts = self.parts(args)
         for number in self.mine:
             if number < len(parts):
-                torch.manual_seed(seed_of(self.seed, step, number))
+                seed_all(self.seed, step, number)
                 yield parts[number]
 
     def ask(self, *, stop: bool = False, keep: bool = False) -> None:
@@ -108,27 +110,33 @@ class Shards:
             parameters: those that have gradients.
             buffers: what a shard may write to.
             loss_spec: the tree of losses.
+
+        Raises:
+            InputError: in all processes, if there is a parameter more in one of the shards.
         """
         real = [each for each in buffers if each.is_floating_point()]
         whole = [each for each in buffers if not each.is_floating_point()]
         before = [each.clone() for each in buffers]
         losses = [parameters[0].new_zeros(()) for _ in range(loss_spec.num_leaves)]
         means = _Means([*losses, *parameters, *real])
-        present = [False] * len(parameters)
+        present, has_new = [False] * len(parameters), False
         for share, part in self.of_mine(args, step):
             _write(buffers, before)
             loss, gradients = of_shard(part)
-            if len(gradients) > len(parameters):
-                raise InputError(
-                    "a parameter first appeared after the first batch, and other processes do not "
-                    "know of it; declare all parameters in each call of model and guide"
-                )
+            has_new = len(gradients) > len(parameters)
+            if has_new:
+                break
             means.add(share, [*tree_leaves(loss), *gradients, *real])
             present = [was or g is not None for was, g in zip(present, gradients, strict=True)]
         means.reduce(self.processes)
-        flags = self._told([*present, *self._asked], whole)
+        flags = self._told([*present, *self._asked, has_new], whole)
         self._asked = [False, False]
-        *present, self.is_stopping, self.is_keeping = flags
+        *present, self.is_stopping, self.is_keeping, has_new = flags
+        if has_new:
+            raise Agreed(
+                "a parameter first appeared after the first batch, and other shards do not know of "
+                "it; declare all parameters in each call of model and guide"
+            )
         mean_losses = means.values[: len(losses)]
         mean_gradients = means.values[len(losses) : len(losses) + len(parameters)]
         _write(real, means.values[len(losses) + len(parameters) :])
@@ -147,8 +155,8 @@ class Shards:
         for parameter in parameters:
             sums[self.processes.rank] += parameter.detach().double().sum()
         self.processes.add(sums)
-        if not bool((sums == sums[0]).logical_or(sums.isnan()).all()):
-            raise InputError(
+        if not torch.allclose(sums, sums[0], rtol=0, atol=0, equal_nan=True):
+            raise Agreed(
                 "processes came to hold different parameters: model or guide read what is not the "
                 "same in all of them, such as the time, a file, or a network that is trained in "
                 "one alone"
@@ -156,7 +164,7 @@ class Shards:
 
     def end(self) -> None:
         """Go on, in all processes, with the same random numbers."""
-        pyro.set_rng_seed(seed_of(self.seed))
+        seed_all(self.seed)
 
     def _told(self, flags: list[bool], whole: list[Tensor]) -> list[bool]:
         """Flags that are set in any process; whole numbers become those of the first."""
@@ -214,6 +222,12 @@ def _write(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         tensor.copy_(value)
 
 
-def seed_of(*numbers: int) -> int:
-    """A seed that is as good as drawn anew for each of these numbers."""
-    return int(SeedSequence(numbers).generate_state(1)[0])
+def seed_all(*numbers: int) -> None:
+    """Let all random generators begin anew, as if each of these numbers had seeds of its own."""
+    seed = int(SeedSequence(numbers).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the one that programs share
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # what this also does costs ten times as much, to seed devices that are not there
+        torch.default_generator.manual_seed(seed)

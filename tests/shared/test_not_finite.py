@@ -1,0 +1,75 @@
+"""Numbers that are not finite in the shard of one process are so for all."""
+
+from functools import partial
+from pathlib import Path
+
+import pyro
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.optim import SGD
+
+from pyrovae import Batches
+from pyrovae.errors import NotFinite
+
+from .fits import Settings, end_of, user_program
+from .together import found, together
+
+
+def _setup(non_finite: str, compile: bool) -> Settings:
+    """A gradient that is NaN for one datum: in the second batch, and its second shard."""
+    program = user_program()
+    x = program["data"]
+    is_bad = torch.arange(len(x)) == 12
+
+    def model(x: Tensor, is_bad: Tensor) -> None:
+        program["model"](x)
+        loc = pyro.param("loc")[0]
+        with pyro.plate("rows", len(x)):
+            pyro.factor("bad", ((loc - loc.detach()).abs() + ~is_bad).sqrt())
+
+    def guide(x: Tensor, is_bad: Tensor) -> None:
+        program["guide"](x)
+
+    return program | {
+        "model": model,
+        "guide": guide,
+        "data": Batches((x, is_bad), 8, shuffle=False),
+        "optimiser": partial(SGD, lr=1e-3, momentum=0.9),
+        "non_finite": non_finite,
+        "compile": compile,
+        "spare_compiler": True,
+        "shards": 2,
+    }
+
+
+def _ends(group: ProcessGroup | None) -> dict[str, Tensor]:
+    ends = {}
+    for compile in (False, True):
+        end = end_of(partial(_setup, "skip", compile), group)
+        ends |= {f"{compile} {name}": tensor for name, tensor in end.items()}
+        try:
+            end_of(partial(_setup, "stop", compile), group)
+        except NotFinite as error:
+            print(error)
+        torch.set_default_dtype(torch.float32)
+    return ends
+
+
+def _alone(group: ProcessGroup) -> dict[str, Tensor]:
+    return _ends(None)
+
+
+def test_all_go_on_or_stop_alike(tmp_path: Path) -> None:
+    ended = together(_ends, folder=tmp_path)
+    alone = together(_alone, folder=tmp_path, num=1)
+    first, second = found(ended)
+    (expected,) = found(alone)
+    for name, value in first.items():
+        assert value.isfinite().all()
+        assert torch.equal(value, second[name])
+        torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-9)
+    assert ended[0].out == ended[1].out == alone[0].out
+    eager, recorded = ended[0].out.splitlines()
+    assert eager.startswith("in batch 2 of epoch 1, ")
+    assert recorded == eager
