@@ -1,6 +1,9 @@
 """``pyrovae``: the command line. Torch is loaded only once there is work to do."""
 
+import contextlib
+import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +14,8 @@ from cyclopts import ValidationError as CycloptsValidationError
 from pydantic import ValidationError
 
 from .config import RunConfig, explain, from_yaml, read_config, to_yaml
-from .errors import InputError, Interrupted
+from .errors import InputError, Interrupted, reason_of
+from .memory import is_too_large
 
 __all__ = ["app", "main"]
 
@@ -45,6 +49,8 @@ def _described(name: str) -> Parameter:
 
 
 _SEEDS = 2**62
+
+_SMALLER = "lower the sizes of the model, the batch_size, or the number of samples"
 
 Run = Annotated[Path, Parameter(help="Run directory that train has made.")]
 
@@ -366,16 +372,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Arguments:
         arguments: what follows the name of the program; ``sys.argv[1:]`` unless given.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # whatever the encoding cannot say
     try:
         app(
             _joined(sys.argv[1:] if arguments is None else arguments),
             exit_on_error=False,
             print_error=False,
         )
+        sys.stdout.flush()
     except CycloptsError as error:
         _fail(_one_line(error), 2)
     except InputError as error:
-        _fail(str(error).splitlines()[0], 2)  # to which Pyro may have added the shapes of sites
+        _fail(str(error).partition("\n")[0], 2)  # to which Pyro may have added the shapes of sites
+    except OSError as error:  # files of a run are written elsewhere, and name themselves
+        if error.filename is None:
+            _close_output()
+        _fail(f"{error.filename or 'standard output'}: {reason_of(error)}", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not is_too_large(error):
+            raise
+        _fail(f"this is too large for the memory of this machine: {_SMALLER}", 2)
     except FloatingPointError as error:
         _fail(str(error), 1)
     except Interrupted as error:
@@ -417,8 +435,19 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"pyrovae: {message}", file=sys.stderr)
+    print(f"pyrovae: {''.join(map(_printable, message))}", file=sys.stderr)
     sys.exit(code)
+
+
+def _printable(letter: str) -> str:
+    """The letter, or its escape where a terminal would obey it."""
+    return letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+
+
+def _close_output() -> None:
+    """Let nothing that is left be written, which would fail again as the program ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _one_line(error: CycloptsError) -> str:
@@ -441,4 +470,4 @@ def _check_seed(seed: int) -> None:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console()
+    return Console(markup=False, emoji=False)  # names of columns and files are not ours

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from .checkpoint import RunDirectory
 from .config import RunConfig
 from .data import Batches, Dataset, Split
 from .device import find_device
-from .errors import InputError
+from .errors import InputError, shown
 from .models.base import LatentVariableModel
 from .prepare import arrange, build, load_data, prepare
 
@@ -60,17 +61,22 @@ def open_run(path: Path) -> Trained:
     dataset = arrange(config, load_data(config))
     if list(dataset.event_shape) != event_shape:
         raise InputError(
-            f"{config.data} now has data of shape {dataset.event_shape}; the run was trained on "
-            f"{tuple(event_shape)}"
+            f"{config.data} now has data of shape {list(dataset.event_shape)}; the run was trained "
+            f"on {shown(event_shape)}"
         )
-    if list(dataset.features or ()) != list(features or ()):
+    columns = None if dataset.features is None else list(dataset.features)
+    if columns != features:
         raise InputError(
-            f"{config.data} now has columns {', '.join(dataset.features or ())}; the run was "
-            f"trained on {', '.join(features or ())}"
+            f"{config.data} now has columns {_listed(columns)}; the run was trained on "
+            f"{_listed(features)}"
         )
     family = build(config, dataset)
     run.read_weights(family)
     return Trained(run, config, prepare(config, dataset), family.to(device).eval(), device)
+
+
+def _listed(features: Any) -> str:
+    return ", ".join(map(str, features)) if isinstance(features, list) else shown(features)
 
 
 def in_order(part: Split, device: torch.device) -> Batches:

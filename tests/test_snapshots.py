@@ -14,7 +14,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from pyrovae import InputError, snapshots
+from pyrovae import InputError
+from pyrovae.checksum import checksum
 from pyrovae.infer.state import State
 from pyrovae.snapshots import LAST, Snapshots
 
@@ -45,7 +46,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     record = json.dumps(change(json.loads(metadata["record"])))
-    metadata = {"record": record, "sha256": snapshots._digest(tensors, record)}
+    metadata = {"record": record, "sha256": checksum(tensors, record)}
     path.write_bytes(safetensors.torch.save(tensors, metadata))
 
 
