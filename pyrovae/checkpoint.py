@@ -33,6 +33,9 @@ __all__ = ["RunDirectory"]
 
 _DIGEST = "sha256"
 
+_KEPT = (".yaml", ".csv", ".safetensors", ".json", ".npz", ".png")
+"""What files of a run end in."""
+
 _DAMAGED = (OSError, ValueError, RuntimeError, safetensors.SafetensorError)
 """What comes of reading a file of weights that is none, RecursionError included."""
 
@@ -105,6 +108,9 @@ class RunDirectory:
                 raise InputError(f"{path} is no run directory: it holds no {name}")
             if (path / name).is_symlink():
                 raise InputError(f"{path / name} is a link to elsewhere; put the file in its place")
+        for each in path.iterdir():
+            if each.suffix in _KEPT and each.is_dir():
+                raise InputError(f"{each} is a folder; a run keeps a file there, so move it")
         return cls(path)
 
     def write_config(self, config: RunConfig) -> None:
@@ -188,7 +194,10 @@ class RunDirectory:
                 text = dict(file.metadata() or {})
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except _DAMAGED as error:
-            raise InputError(f"{self._weights} is damaged: {reason_of(error)}") from error
+            raise InputError(
+                f"{self._weights} does not fit its config.yaml, as it is damaged: "
+                f"{reason_of(error)}"
+            ) from error
         digest = text.pop(_DIGEST, None)  # which older runs have not
         if digest not in (None, checksum(tensors, json.dumps(text, sort_keys=True))):
             raise InputError(

@@ -160,7 +160,7 @@ def read_config(path: Path | None, overrides: Mapping[str, Any]) -> RunConfig:
             with path.open(encoding="utf-8") as file:
                 text = file.read(_LONGEST)
         except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not UTF-8: {error.reason}; save it as UTF-8") from error
+            raise InputError(f"{path} is not YAML in UTF-8; save it as UTF-8") from error
         except (OSError, ValueError) as error:  # a ValueError where NUL is in the name
             raise InputError(f"cannot read {path}: {reason_of(error)}") from error
         try:

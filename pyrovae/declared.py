@@ -87,7 +87,8 @@ def settings_of(
             reason = _mappings(hints[key]) if isinstance(value, Mapping) else ""
             reason = reason or error.errors()[0]["msg"]
             raise InputError(
-                f"{key} of {kind} {name!r} cannot be {shown(value)}: {reason[0].lower()}{reason[1:]}"
+                f"{key} of {kind} {name!r} cannot be {shown(value)}: "
+                f"{reason[0].lower()}{reason[1:]}"
             ) from None
     missing = [key for key, each in known.items() if each.default is each.empty]
     for key in missing:

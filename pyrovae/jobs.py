@@ -22,7 +22,7 @@ from .prepare import (
     resolve,
 )
 from .report import print_comparison
-from .trained import in_chunks, open_run
+from .trained import finite, in_chunks, open_run
 from .training import run_name, train
 
 __all__ = ["compare", "evaluate", "reconstruct", "sample"]
@@ -63,12 +63,13 @@ def evaluate(
     trained = open_run(path)
     if num_particles is not None:
         trained.config = trained.config.model_copy(update={"num_particles": num_particles})
-    evaluate_elbo(trained, console)
-    estimate = None
-    if num_samples is not None:
-        estimate = evaluate_log_likelihood(trained, num_samples, console)
-    if ais:
-        evaluate_annealed(trained, estimate, console)
+    with finite(path):
+        evaluate_elbo(trained, console)
+        estimate = None
+        if num_samples is not None:
+            estimate = evaluate_log_likelihood(trained, num_samples, console)
+        if ais:
+            evaluate_annealed(trained, estimate, console)
 
 
 def compare(config: RunConfig, likelihoods: list[Any], console: Console) -> Path:

@@ -89,7 +89,8 @@ class Snapshots:
             raise InputError(f"cannot write to {self.folder}: {error.strerror or error}") from error
         for path in map(self._path, (LAST, _PREVIOUS, BEST)):
             if path.is_symlink() or (path.exists() and not path.is_file()):
-                raise InputError(f"{path} is no plain file; a state is kept there, so move it")
+                what = "folder" if path.is_dir() else "link, or no plain file"
+                raise InputError(f"{path} is a {what}; a state is kept there, so move it")
 
     def write(self, name: str, state: State) -> None:
         """Keep a state under a name; the last before it stays as the previous one.

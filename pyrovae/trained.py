@@ -1,6 +1,8 @@
 """A trained model and its data, as a run directory keeps them."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from .errors import InputError, shown
 from .models.base import LatentVariableModel
 from .prepare import arrange, build, load_data, prepare
 
-__all__ = ["EVALUATION_BATCH", "Trained", "in_chunks", "in_order", "open_run"]
+__all__ = ["EVALUATION_BATCH", "Trained", "finite", "in_chunks", "in_order", "open_run"]
 
 EVALUATION_BATCH = 1000
 """Data in a batch where nothing is trained."""
@@ -73,6 +75,29 @@ def open_run(path: Path) -> Trained:
     family = build(config, dataset)
     run.read_weights(family)
     return Trained(run, config, prepare(config, dataset), family.to(device).eval(), device)
+
+
+@contextmanager
+def finite(path: Path) -> Iterator[None]:
+    """Within, a run that gives NaN or infinite numbers is refused.
+
+    Arguments:
+        path: of the run.
+
+    Raises:
+        InputError: in place of the FloatingPointError that says so.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Encountered (NaN|[+-]?inf)"
+            )  # which Pyro raises, too
+            yield
+    except FloatingPointError as error:
+        raise InputError(
+            f"the model of {path} gives numbers that are not finite: its weights are damaged, or "
+            "its training went astray"
+        ) from error
 
 
 def _listed(features: Any) -> str:

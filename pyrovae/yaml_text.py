@@ -19,6 +19,9 @@ _MOST = 100_000
 
 _DEEPEST = 50
 
+_LARGEST_BITS = 1024
+"""Beyond it, a whole number is more than a float may be."""
+
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
@@ -64,8 +67,7 @@ def plain_yaml(text: str) -> Any:
     finally:
         if loader is not None:
             loader.dispose()
-    _refuse_others(value)
-    return value
+    return _plain(value)
 
 
 def _measure(node: Any, known: dict[int, int], depth: int = 1) -> int:
@@ -89,22 +91,20 @@ def _measure(node: Any, known: dict[int, int], depth: int = 1) -> int:
     return size
 
 
-def _refuse_others(value: Any) -> None:
+def _plain(value: Any) -> Any:
+    """The value with words for names, which YAML may take for numbers.
+
+    Raises:
+        InputError: if it is, or holds, something else.
+    """
     if isinstance(value, dict):
-        for key, each in value.items():
-            if not isinstance(key, str):
-                raise InputError(f"it has a name {key!r}, which is no word; put it in quotes")
-            _refuse_others(each)
-    elif isinstance(value, list):
-        for each in value:
-            _refuse_others(each)
-    elif isinstance(value, int) and value.bit_length() > _LARGEST_BITS:
+        return {str(_plain(key)): _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, int) and value.bit_length() > _LARGEST_BITS:
         raise InputError(f"it holds a whole number of more than {_LARGEST_BITS} bits")
-    elif not isinstance(value, str | bool | int | float | None):
+    if not isinstance(value, str | bool | int | float | None):
         raise InputError(
             f"it holds a {type(value).__name__}; options are words, numbers, lists and mappings"
         )
-
-
-_LARGEST_BITS = 1024
-"""Beyond it, a whole number is more than a float may be."""
+    return value

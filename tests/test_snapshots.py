@@ -14,7 +14,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from pyrovae import InputError
+from pyrovae import InputError, snapshots
 from pyrovae.checksum import checksum
 from pyrovae.infer.state import State
 from pyrovae.snapshots import LAST, Snapshots
@@ -196,7 +196,7 @@ _FULL = """
 import resource, signal, sys
 from pathlib import Path
 from tests.test_snapshots import state
-from pyrovae import InputError
+from pyrovae import InputError, snapshots
 from pyrovae.snapshots import BEST, LAST, Snapshots
 import torch
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

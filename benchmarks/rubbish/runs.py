@@ -39,7 +39,8 @@ _COMMANDS = (
     ("train", "--resume", "run"),
 )  # fmt: skip
 
-_WEIGHTS, _CONFIG, _LAST = "run/model.safetensors", "run/config.yaml", "run/checkpoint/last.safetensors"  # fmt: skip
+_WEIGHTS, _CONFIG = "run/model.safetensors", "run/config.yaml"
+_LAST = "run/checkpoint/last.safetensors"
 
 
 @functools.cache
@@ -222,7 +223,7 @@ _OTHER_NUMBERS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
     lambda x: x.long(),
     lambda x: x.bool(),
     lambda x: x.to(torch.complex64),
-    lambda x: x[:0],
+    lambda x: x.flatten()[:0],
     lambda x: x.flatten(),
     lambda x: x[None],
     lambda x: x.new_zeros(()),

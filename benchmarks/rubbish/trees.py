@@ -57,7 +57,7 @@ def seen(folder: Path) -> dict[str, bytes | Link | Folder | Pipe]:
         name = path.name
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode):
-            found[name] = Link(os.readlink(path))
+            found[name] = Link(str(path.readlink()))
         elif stat.S_ISFIFO(mode):
             found[name] = PIPE
         elif stat.S_ISDIR(mode):
