@@ -98,7 +98,7 @@ def _oddities() -> dict[str, bytes]:
         "lzma": _zip({"x.npy": _npy(_GOOD)}, zipfile.ZIP_LZMA),
         "bzip2": _zip({"x.npy": _npy(_GOOD)}, zipfile.ZIP_BZIP2),
         "locked": _zip({"x.npy": _npy(_GOOD)}).replace(b"\0\0\x08\0", b"\x01\0\x08\0"),
-        "unknown packing": _zip({"x.npy": _npy(_GOOD)}).replace(b"\x14\0\0\0\x08\0", b"\x14\0\0\0\x63\0"),
+        "unknown packing": _zip({"x.npy": _npy(_GOOD)}).replace(b"\0\0\x08\0", b"\0\0\x63\0"),
         "a shape too large": _header(form.format((10**12, 4))),
         "a shape beyond all": _header(form.format((10**30, 4))),
         "a negative shape": _header(form.format((-1, 4)), bytes(160)),

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import resource
 import signal
 import tempfile
 import traceback
@@ -35,11 +36,14 @@ class Attempt:
         arguments: as on the command line.
         tree: what lies in the folder that it works in.
         kind: of input that is tried.
+        room: bytes that a file may have, as on a disk that fills up; None for no limit. A run that
+            is refused for that has lost nothing where it goes on to its end once there is room.
     """
 
     arguments: tuple[str, ...]
     tree: Tree = field(default_factory=dict, repr=False)
     kind: str = ""
+    room: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,27 @@ def attempted(attempt: Attempt) -> Ending:
         laid(BYSTANDERS, root)
         laid(attempt.tree, root / "work")
         before = seen(root)
-        code, said, trace = run_in(root / "work", attempt.arguments)
+        with _room(attempt.room):
+            code, said, trace = run_in(root / "work", attempt.arguments)
         after = seen(root)
-    return Ending(code, said, trace, _lost(before, after, code == 0))
+        lost = _lost(before, after, code == 0)
+        if attempt.room is not None and lost and code == 2:
+            lost = tuple(name for name in lost if name.endswith(".partial"))
+            again, _, trace = run_in(root / "work", ("train", "--resume", "run"))
+            if again != 0:
+                lost = (*lost, "work/run")
+    return Ending(code, said, trace, lost)
+
+
+@contextlib.contextmanager
+def _room(size: int | None) -> Iterator[None]:
+    """Within, a file that becomes larger cannot be written, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft if size is None else size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def run_in(folder: Path, arguments: tuple[str, ...]) -> tuple[int | None, tuple[str, ...], str]:

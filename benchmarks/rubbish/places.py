@@ -62,6 +62,8 @@ _TINY = ("--epochs", "1", "--hidden", "4", "--latent-dim", "2", "--device", "cpu
 def places_of_output() -> st.SearchStrategy[Attempt]:
     """For whatever a command writes, and wherever a command reads."""
 
+    run = finished_run()
+
     def made(what: str, place: str) -> Attempt:
         tree = _TAKEN
         # A program gets no NUL, and other bytes than UTF-8 as half surrogates.
@@ -86,7 +88,7 @@ def places_of_output() -> st.SearchStrategy[Attempt]:
                 words = ("compare-em-vi", "t.csv", f"--output={place}", "--steps", "1",
                          "--draws", "0", "--components=-1")  # fmt: skip
             case _:
-                tree = {**finished_run(), **_TAKEN}
+                tree = {**run, **_TAKEN}
                 words = (what, place) if what != "resume" else ("train", f"--resume={place}")
         return Attempt(words, tree, "places")
 

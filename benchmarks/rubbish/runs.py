@@ -319,8 +319,10 @@ def _put(record: Any, path: tuple[Any, ...], value: Any) -> Any:
 def changed_runs() -> st.SearchStrategy[Attempt]:
     """For every command that takes a run."""
 
+    runs = {kind: finished_run(kind) for kind in ("images", "table")}
+
     def of(kind: str) -> st.SearchStrategy[Tree]:
-        tree = finished_run(kind)
+        tree = runs[kind]
         ways = (_replaced, _replaced, _folders, _options, _weights, _states)
         return st.one_of(*(way(tree) for way in ways))
 
