@@ -13,6 +13,7 @@
 import csv
 import io
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -40,6 +41,10 @@ _DAMAGED = (OSError, ValueError, RuntimeError, safetensors.SafetensorError)
 """What comes of reading a file of weights that is none, RecursionError included."""
 
 
+def _no_name(path: Path) -> InputError:
+    return InputError(f"{shown(str(path))} is no name of a folder; give another --output")
+
+
 class RunDirectory:
     """A run directory, new or from a finished run.
 
@@ -61,12 +66,14 @@ class RunDirectory:
             InputError: if there is something already.
         """
         try:
+            if b"\0" in os.fsencode(path):
+                raise _no_name(path)
             is_used = path.exists() and not (path.is_dir() and not any(path.iterdir()))
             is_used = is_used or (path.is_symlink() and not path.exists())
+        except UnicodeEncodeError as error:
+            raise _no_name(path) from error
         except OSError as error:
             raise InputError(f"cannot write to {path}: {reason_of(error)}") from error
-        if "\0" in str(path):
-            raise InputError(f"{shown(str(path))} is no name of a folder; give another --output")
         if is_used:
             raise InputError(f"{path} is there already; give another --output, or move it away")
 

@@ -28,6 +28,9 @@ Maybe = Annotated[str | dict[str, Any] | None, _Own]
 _TOO_LARGE = 2**31
 """No size or number of anything is so large."""
 
+_LARGEST = 1e38
+"""Number of single precision, nearly."""
+
 Width = Annotated[int, Field(ge=1, lt=_TOO_LARGE)]
 
 
@@ -106,7 +109,9 @@ class RunConfig(BaseModel):
     hidden: tuple[Width, ...] = Field((400,), description="Widths of the hidden layers of the MLP.")
     epochs: int = Field(100, ge=1, lt=_TOO_LARGE, description="Passes through the training data.")
     batch_size: int = Field(128, ge=1, lt=_TOO_LARGE, description="Data in a step.")
-    lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Learning rate of Adam.")
+    lr: float = Field(
+        1e-3, gt=0, le=_LARGEST, allow_inf_nan=False, description="Learning rate of Adam."
+    )
     schedule: Schedule = Field("constant", description="Learning rate over the steps.")
     compile: Literal["auto"] | bool = Field(
         "auto",
@@ -116,6 +121,7 @@ class RunConfig(BaseModel):
     clip_norm: float | None = Field(
         None,
         gt=0,
+        le=_LARGEST,
         allow_inf_nan=False,
         description="Largest global norm of the gradient of the loss per datum.",
     )

@@ -79,13 +79,13 @@ def open_run(path: Path) -> Trained:
 
 @contextmanager
 def finite(path: Path) -> Iterator[None]:
-    """Within, a run that gives NaN or infinite numbers is refused.
+    """Within, a run whose model gives NaN or infinite numbers is refused.
 
     Arguments:
         path: of the run.
 
     Raises:
-        InputError: in place of the FloatingPointError that says so.
+        InputError: in place of the error that says so.
     """
     try:
         with warnings.catch_warnings():
@@ -93,10 +93,14 @@ def finite(path: Path) -> Iterator[None]:
                 "ignore", "Encountered (NaN|[+-]?inf)"
             )  # which Pyro raises, too
             yield
-    except FloatingPointError as error:
+    except (FloatingPointError, ValueError) as error:
+        if isinstance(error, InputError) or not (
+            isinstance(error, FloatingPointError) or "to satisfy the constraint" in str(error)
+        ):
+            raise
         raise InputError(
             f"the model of {path} gives numbers that are not finite: its weights are damaged, or "
-            "its training went astray"
+            "its training went astray: train with a lower learning rate (lr)"
         ) from error
 
 

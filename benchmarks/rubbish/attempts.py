@@ -68,9 +68,15 @@ class Ending:
         return self.code == 2 and len(self.said) == 1 and self.said[0].startswith("pyrovae: ")
 
     @property
+    def is_divergence(self) -> bool:
+        """One line that says that training diverged, and what to do, and exit code 1."""
+        return self.code == 1 and len(self.said) == 1 and "lower the learning rate" in self.said[0]
+
+    @property
     def is_good(self) -> bool:
-        """Success, or a refusal, with nothing lost."""
-        return (self.code == 0 or self.is_refusal) and not self.lost
+        """Success, or a refusal, with nothing lost; or options with which a loss became NaN."""
+        is_told = self.code == 0 or self.is_refusal or self.is_divergence
+        return is_told and not self.lost
 
 
 class _Hang(BaseException):

@@ -66,8 +66,9 @@ def places_of_output() -> st.SearchStrategy[Attempt]:
 
     def made(what: str, place: str) -> Attempt:
         tree = _TAKEN
-        # A program gets no NUL, and other bytes than UTF-8 as half surrogates.
-        place = place.replace("\0", "").replace("\ud800", "\udcff")
+        # A program gets no NUL, and other bytes than UTF-8 as surrogates of this range.
+        place = "\udcff" if place == "\ud800" else place.replace("\0", "")
+        place = place.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
         match what:
             case "train":
                 words = ("train", "t.csv", f"--output={place}", *_TINY)
@@ -94,6 +95,6 @@ def places_of_output() -> st.SearchStrategy[Attempt]:
 
     kinds = ("train", "train", "impute", "impute over", "imputations", "config", "data")
     others = ("data root", "mixture", "evaluate", "sample", "resume")
-    near = st.text(st.characters(exclude_characters="/."), max_size=9)
+    near = st.text(st.characters(exclude_characters="/.", exclude_categories=("Cs",)), max_size=9)
     place = st.one_of(st.sampled_from(_PLACES), st.sampled_from(_PLACES), near)
     return st.builds(made, st.sampled_from((*kinds, *others)), place)
