@@ -3,7 +3,8 @@
 Each is a command line in a folder of its own, in this process. It has ended well if it was a
 success, or was refused in one line on standard error with exit code 2, and nothing was lost: what
 was there is as it was, to the byte, and nothing new is half written. Options that are possible,
-and with which a loss becomes NaN, end in one line and exit code 1. What has not is printed whole,
+and with which a loss becomes NaN, end in one line that says so, and are counted by themselves
+("diverged"). What has not is printed whole,
 so that it can be run again.
 """
 

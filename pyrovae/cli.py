@@ -260,16 +260,18 @@ def restore(
         declared = {"name": "importance", **declared}
     from .degradation import Degradation
     from .restoration import restore
+    from .trained import finite
 
-    restore(
-        run,
-        Degradation(task, fraction=fraction, region=region, noise=noise, factor=factor),
-        num=num,
-        method=declared,
-        num_samples=num_samples,
-        seed=seed,
-        console=_console(),
-    )
+    with finite(run):
+        restore(
+            run,
+            Degradation(task, fraction=fraction, region=region, noise=noise, factor=factor),
+            num=num,
+            method=declared,
+            num_samples=num_samples,
+            seed=seed,
+            console=_console(),
+        )
 
 
 @app.command

@@ -68,11 +68,10 @@ def impute_file(
             f"imputations is {num_imputations}; it must be from 0 to {_MOST_IMPUTATIONS}"
         )
     check_level(level, NUM_SAMPLES)
-    if not output.name or "\0" in str(output):
-        raise InputError(f"--output is {str(output)!r}; give it the name of a file")
     numbered = range(1, num_imputations + 1)
+    targets = [_target(path, output, overwrite)]
     drawn = [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in numbered]
-    targets = [_target(path, each, overwrite) for each in (output, *drawn)]
+    targets += [_target(path, each, overwrite) for each in drawn]
     csv = CsvText.read(path)
     table = csv.table()
     declared = None if likelihood is None else Likelihood.of(likelihood)

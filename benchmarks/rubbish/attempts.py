@@ -24,6 +24,9 @@ __all__ = ["BYSTANDERS", "Attempt", "Ending", "attempted", "run_in"]
 BYSTANDERS: Tree = {"outside/kept.txt": b"of nobody's concern", "outside/empty": Folder()}
 """What lies beside the folder that a command works in, and is to stay as it is."""
 
+_ADVICE = "learning rate (lr)"
+"""In what is said where a loss, or what a model gives, is not finite."""
+
 _SECONDS = 120
 """After which a command is said to hang."""
 
@@ -69,8 +72,8 @@ class Ending:
 
     @property
     def is_divergence(self) -> bool:
-        """One line that says that training diverged, and what to do, and exit code 1."""
-        return self.code == 1 and len(self.said) == 1 and "lower the learning rate" in self.said[0]
+        """One line that says that training diverged, and what to do; what was trained stays."""
+        return self.code in (1, 2) and len(self.said) == 1 and _ADVICE in self.said[0]
 
     @property
     def is_good(self) -> bool:
@@ -94,7 +97,8 @@ def attempted(attempt: Attempt) -> Ending:
         with _room(attempt.room):
             code, said, trace = run_in(root / "work", attempt.arguments)
         after = seen(root)
-        lost = _lost(before, after, code == 0)
+        has_trained = code == 0 or any(_ADVICE in line for line in said)
+        lost = _lost(before, after, has_trained)
         if attempt.room is not None and lost and code == 2:
             lost = tuple(name for name in lost if name.endswith(".partial"))
             again, _, trace = run_in(root / "work", ("train", "--resume", "run"))
@@ -155,14 +159,14 @@ def _no_hang() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _lost(before: Tree, after: Tree, is_success: bool) -> tuple[str, ...]:
+def _lost(before: Tree, after: Tree, has_worked: bool) -> tuple[str, ...]:
     """What changed, but for folders that hold nothing, and what success may leave in the folder."""
     names = {*before, *after}
     changed = {name for name in names if before.get(name) != after.get(name)}
     changed = {name for name in changed if not _is_new_and_empty(name, before, after)}
-    if is_success:
-        kept = {name for name in changed if name.endswith(".partial") or _is_elsewhere(name)}
-        return tuple(sorted(kept))
+    if has_worked:
+        left = {name for name in changed & set(after) if name.endswith(".partial")}
+        return tuple(sorted(left | {name for name in changed if _is_elsewhere(name)}))
     return tuple(sorted(changed))
 
 

@@ -70,22 +70,9 @@ class Family:
             return False
 
     def __call__(self, **arguments: Any) -> Any:
-        """A distribution of the family that Pyro can sample.
-
-        Raises:
-            InputError: if an argument breaks its constraint (under validation).
-        """
+        """A distribution of the family that Pyro can sample."""
         cls: Any = self.distribution
-        try:
-            return _as_pyro(cls)(**arguments)
-        except ValueError as error:
-            if "to satisfy the constraint" not in str(error):
-                raise
-            first = str(error).partition(" of distribution")[0].partition("\n")[0]
-            raise InputError(
-                f"the arguments that {self.name} gets are none of its ({first[:200]} ...): its "
-                "parameters are too large, or damaged"
-            ) from error
+        return _as_pyro(cls)(**arguments)
 
     def resolve(self, declared: Mapping[str, Source]) -> dict[str, Source]:
         """The source of every argument that the distribution will be given.
