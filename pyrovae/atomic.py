@@ -30,7 +30,7 @@ def write(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():
+        if path.is_file() and not path.is_symlink():
             temporary.chmod(S_IMODE(path.stat().st_mode))  # who may read it is not ours to say
         temporary.replace(path)
     except BaseException:
@@ -42,7 +42,8 @@ def write(path: Path, data: bytes) -> None:
 def sweep(folder: Path) -> None:
     """Remove what writes that were killed have left in a folder; none may be under way."""
     for left in folder.glob(f".*{_PARTIAL}"):
-        left.unlink(missing_ok=True)
+        if left.is_symlink() or left.is_file():
+            left.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

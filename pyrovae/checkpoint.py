@@ -13,6 +13,7 @@
 import csv
 import io
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,14 +26,30 @@ from numpy.typing import NDArray
 from torch import nn
 
 from . import atomic
+from .checksum import checksum
 from .config import RunConfig, read_config, to_yaml
-from .errors import InputError
+from .errors import InputError, reason_of, shown
 
 __all__ = ["RunDirectory"]
+
+_DIGEST = "sha256"
+
+_KEPT = (".yaml", ".csv", ".safetensors", ".json", ".npz", ".png")
+"""What files of a run end in."""
+
+_DAMAGED = (OSError, ValueError, RuntimeError, safetensors.SafetensorError)
+"""What comes of reading a file of weights that is none, RecursionError included."""
+
+
+def _no_name(path: Path) -> InputError:
+    return InputError(f"{shown(str(path))} is no name of a folder; give another --output")
 
 
 class RunDirectory:
     """A run directory, new or from a finished run.
+
+    What is written replaces what was there whole, or raises an ``InputError`` that says why it
+    cannot be written, and leaves what was there.
 
     Arguments:
         path: the directory.
@@ -48,7 +65,16 @@ class RunDirectory:
         Raises:
             InputError: if there is something already.
         """
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        try:
+            if b"\0" in os.fsencode(path):
+                raise _no_name(path)
+            is_used = path.exists() and not (path.is_dir() and not any(path.iterdir()))
+            is_used = is_used or (path.is_symlink() and not path.exists())
+        except UnicodeEncodeError as error:
+            raise _no_name(path) from error
+        except OSError as error:
+            raise InputError(f"cannot write to {path}: {reason_of(error)}") from error
+        if is_used:
             raise InputError(f"{path} is there already; give another --output, or move it away")
 
     @classmethod
@@ -64,7 +90,7 @@ class RunDirectory:
             with tempfile.TemporaryFile(dir=path):
                 pass
         except OSError as error:
-            raise InputError(f"cannot write to {path}: {error.strerror or error}") from error
+            raise InputError(f"cannot write to {path}: {reason_of(error)}") from error
         return cls(path)
 
     @classmethod
@@ -75,12 +101,23 @@ class RunDirectory:
             path: the directory.
             needed: files without which it is of no use; options and weights unless given.
 
+        Nothing that was put there as a link is read, as it may lead to where nobody meant to go.
+
         Raises:
-            InputError: if it holds no run.
+            InputError: if it holds no run, or one of these files is a link.
         """
         for name in needed or ("config.yaml", "model.safetensors"):
-            if not (path / name).is_file():
+            try:
+                is_there = (path / name).is_file()
+            except OSError as error:
+                raise InputError(f"cannot read {path / name}: {reason_of(error)}") from error
+            if not is_there:
                 raise InputError(f"{path} is no run directory: it holds no {name}")
+            if (path / name).is_symlink():
+                raise InputError(f"{path / name} is a link to elsewhere; put the file in its place")
+        for each in path.iterdir():
+            if each.suffix in _KEPT and each.is_dir():
+                raise InputError(f"{each} is a folder; a run keeps a file there, so move it")
         return cls(path)
 
     def write_config(self, config: RunConfig) -> None:
@@ -88,8 +125,11 @@ class RunDirectory:
         self._write("config.yaml", to_yaml(config).encode())
 
     def read_config(self) -> RunConfig:
-        """The options that the run was made with."""
-        return read_config(self.path / "config.yaml", {})
+        """The options that the run was made with, but that nothing is fetched.
+
+        A run may come from others, and is not to say what is written where.
+        """
+        return read_config(self.path / "config.yaml", {"download": False})
 
     def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Keep one line an epoch."""
@@ -113,14 +153,25 @@ class RunDirectory:
         self._write(f"{name}.json", (json.dumps(record, indent=2) + "\n").encode())
 
     def read_evaluation(self) -> dict[str, Any]:
-        """The test figures that the run ended with."""
-        evaluation: dict[str, Any] = json.loads((self.path / "evaluation.json").read_text())
+        """The test figures that the run ended with.
+
+        Raises:
+            InputError: if they cannot be read.
+        """
+        path = self.path / "evaluation.json"
+        try:
+            evaluation = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{path} cannot be read: {reason_of(error)}") from error
+        if not isinstance(evaluation, dict):
+            raise InputError(f"{path} holds no test figures; evaluate the run again")
         return evaluation
 
     def write_weights(self, module: nn.Module, metadata: Mapping[str, Any]) -> None:
         """Keep the weights, and with them what is needed to build the module anew."""
         tensors = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
         text = {key: json.dumps(value) for key, value in metadata.items()}
+        text[_DIGEST] = checksum(tensors, json.dumps(text, sort_keys=True))
         self._write("model.safetensors", safetensors.torch.save(tensors, text))
 
     def read_metadata(self, *names: str) -> list[Any]:
@@ -133,18 +184,45 @@ class RunDirectory:
             with safetensors.safe_open(self._weights, framework="pt") as file:
                 texts = file.metadata() or {}
             return [json.loads(texts[name]) for name in names]
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-            raise InputError(f"{self._weights} is damaged, or of no run: {error}") from error
+        except (*_DAMAGED, KeyError) as error:
+            raise InputError(
+                f"{self._weights} is damaged, or of no run: {reason_of(error)}"
+            ) from error
 
     def read_weights(self, module: nn.Module) -> None:
         """Load the weights into a module of the same make.
 
         Raises:
-            InputError: if the file is damaged, or holds the weights of another model.
+            InputError: if the file is damaged, or holds the weights of another model, or numbers
+                that are not finite.
         """
         try:
-            module.load_state_dict(safetensors.torch.load_file(self._weights))
-        except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+            with safetensors.safe_open(self._weights, framework="pt") as file:
+                text = dict(file.metadata() or {})
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except _DAMAGED as error:
+            raise InputError(
+                f"{self._weights} does not fit its config.yaml, as it is damaged: "
+                f"{reason_of(error)}"
+            ) from error
+        digest = text.pop(_DIGEST, None)  # which older runs have not
+        if digest not in (None, checksum(tensors, json.dumps(text, sort_keys=True))):
+            raise InputError(
+                f"{self._weights} is damaged or was changed: its checksum is not that of what it "
+                "holds"
+            )
+        own = module.state_dict()
+        for name, tensor in tensors.items():
+            if name in own and tensor.dtype != own[name].dtype:
+                raise InputError(
+                    f"{self._weights} does not fit its config.yaml: {name} is of {tensor.dtype}, "
+                    f"and should be of {own[name].dtype}"
+                )
+            if not bool(tensor.isfinite().all()):
+                raise InputError(f"{self._weights} holds numbers that are not finite, in {name}")
+        try:
+            module.load_state_dict(tensors)
+        except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{self._weights} does not fit its config.yaml: {reason}") from error
 
@@ -174,4 +252,7 @@ class RunDirectory:
         return self.path / "model.safetensors"
 
     def _write(self, name: str, data: bytes) -> None:
-        atomic.write(self.path / name, data)
+        try:
+            atomic.write(self.path / name, data)
+        except OSError as error:
+            raise InputError(f"cannot write {self.path / name}: {reason_of(error)}") from error

@@ -1,6 +1,9 @@
 """``pyrovae``: the command line. Torch is loaded only once there is work to do."""
 
+import contextlib
+import io
 import json
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,8 +16,9 @@ from cyclopts import ValidationError as CycloptsValidationError
 from pydantic import ValidationError
 
 from .config import RunConfig, explain, from_yaml, read_config, to_yaml
-from .errors import InputError, Interrupted, Separated
+from .errors import InputError, Interrupted, Separated, reason_of
 from .launch import is_first, num_processes
+from .memory import is_too_large
 
 __all__ = ["app", "main"]
 
@@ -48,6 +52,8 @@ def _described(name: str) -> Parameter:
 
 
 _SEEDS = 2**62
+
+_SMALLER = "lower the sizes of the model, the batch_size, or the number of samples"
 
 Run = Annotated[Path, Parameter(help="Run directory that train has made.")]
 
@@ -257,16 +263,18 @@ def restore(
         declared = {"name": "importance", **declared}
     from .degradation import Degradation
     from .restoration import restore
+    from .trained import finite
 
-    restore(
-        run,
-        Degradation(task, fraction=fraction, region=region, noise=noise, factor=factor),
-        num=num,
-        method=declared,
-        num_samples=num_samples,
-        seed=seed,
-        console=_console(),
-    )
+    with finite(run):
+        restore(
+            run,
+            Degradation(task, fraction=fraction, region=region, noise=noise, factor=factor),
+            num=num,
+            method=declared,
+            num_samples=num_samples,
+            seed=seed,
+            console=_console(),
+        )
 
 
 @app.command
@@ -369,6 +377,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Arguments:
         arguments: what follows the name of the program; ``sys.argv[1:]`` unless given.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # whatever the encoding cannot say
     words = list(sys.argv[1:] if arguments is None else arguments)
     with _warnings_in_a_line():
         _run(words)
@@ -386,15 +397,24 @@ def _run(words: list[str]) -> None:
             exit_on_error=False,
             print_error=False,
         )
+        sys.stdout.flush()
     except CycloptsError as error:
         _fail(_one_line(error), 2)
     except InputError as error:
-        _fail(str(error).splitlines()[0], 2)  # to which Pyro may have added the shapes of sites
+        _fail(str(error).partition("\n")[0], 2)  # to which Pyro may have added the shapes of sites
+    except OSError as error:  # files of a run are written elsewhere, and name themselves
+        if error.filename is None:
+            _close_output()
+        _fail(f"{error.filename or 'standard output'}: {reason_of(error)}", 2)
+    except Separated as error:
+        _print_error(str(error))
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not is_too_large(error):
+            raise
+        _fail(f"this is too large for the memory of this machine: {_SMALLER}", 2)
     except FloatingPointError as error:
         _fail(str(error), 1)
-    except Separated as error:
-        print(f"pyrovae: {error}", file=sys.stderr)
-        sys.exit(1)
     except Interrupted as error:
         _fail(str(error), 128 + error.number)
     except KeyboardInterrupt:
@@ -447,11 +467,26 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     return rest
 
 
+def _print_error(message: str) -> None:
+    print(f"pyrovae: {''.join(map(_printable, message))}", file=sys.stderr)
+
+
 def _fail(message: str, code: int) -> NoReturn:
     """End with a sentence, which of processes that all end so the first tells."""
     if is_first():
-        print(f"pyrovae: {message}", file=sys.stderr)
+        _print_error(message)
     sys.exit(code)
+
+
+def _printable(letter: str) -> str:
+    """The letter, or its escape where a terminal would obey it."""
+    return letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+
+
+def _close_output() -> None:
+    """Let nothing that is left be written, which would fail again as the program ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _one_line(error: CycloptsError) -> str:
@@ -474,4 +509,5 @@ def _check_seed(seed: int) -> None:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(quiet=not is_first())
+    # Names of columns and files are not ours.
+    return Console(quiet=not is_first(), markup=False, emoji=False)

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from cyclopts import Parameter
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .errors import InputError, did_you_mean
+from .errors import InputError, did_you_mean, reason_of, shown
+from .yaml_text import plain_yaml
 
 __all__ = ["RunConfig", "explain", "from_yaml", "read_config", "to_yaml", "validated"]
 
@@ -23,6 +24,14 @@ Declared = Annotated[str | dict[str, Any], _Own]
 """A name, or settings with a name, for which the command line has parameters of its own."""
 Maybe = Annotated[str | dict[str, Any] | None, _Own]
 """Likewise, or what follows from the rest."""
+
+_TOO_LARGE = 2**31
+"""No size or number of anything is so large."""
+
+_LARGEST = 1e38
+"""Number of single precision, nearly."""
+
+Width = Annotated[int, Field(ge=1, lt=_TOO_LARGE)]
 
 
 class RunConfig(BaseModel):
@@ -91,17 +100,18 @@ class RunConfig(BaseModel):
     num_labels: int | None = Field(
         None,
         ge=1,
+        lt=_TOO_LARGE,
         description="Labels of training data that a semi-supervised model is told, as many of "
         "each class; all of them unless given.",
     )
-    latent_dim: int = Field(20, ge=1, description="Number of latent dimensions.")
+    latent_dim: int = Field(20, ge=1, lt=_TOO_LARGE, description="Number of latent dimensions.")
     network: Network = Field("mlp", description="Bodies of encoder and decoder.")
-    hidden: tuple[PositiveInt, ...] = Field(
-        (400,), description="Widths of the hidden layers of the MLP."
+    hidden: tuple[Width, ...] = Field((400,), description="Widths of the hidden layers of the MLP.")
+    epochs: int = Field(100, ge=1, lt=_TOO_LARGE, description="Passes through the training data.")
+    batch_size: int = Field(128, ge=1, lt=_TOO_LARGE, description="Data in a step.")
+    lr: float = Field(
+        1e-3, gt=0, le=_LARGEST, allow_inf_nan=False, description="Learning rate of Adam."
     )
-    epochs: int = Field(100, ge=1, description="Passes through the training data.")
-    batch_size: int = Field(128, ge=1, description="Data in a step.")
-    lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Learning rate of Adam.")
     schedule: Schedule = Field("constant", description="Learning rate over the steps.")
     compile: Literal["auto"] | bool = Field(
         "auto",
@@ -111,12 +121,14 @@ class RunConfig(BaseModel):
     clip_norm: float | None = Field(
         None,
         gt=0,
+        le=_LARGEST,
         allow_inf_nan=False,
         description="Largest global norm of the gradient of the loss per datum.",
     )
     patience: int | None = Field(
         None,
         ge=1,
+        lt=_TOO_LARGE,
         description="Stop after this many epochs without a lower validation loss; keep the best.",
     )
     non_finite: Literal["stop", "skip"] = Field(
@@ -127,10 +139,13 @@ class RunConfig(BaseModel):
     shards: int | None = Field(
         None,
         ge=1,
+        lt=_TOO_LARGE,
         description="Parts of each batch, each with noise of its own, that processes of torchrun "
         "share out; as many as there are processes unless given.",
     )
-    num_particles: int = Field(10, ge=1, description="Samples of z a datum in the test ELBO.")
+    num_particles: int = Field(
+        10, ge=1, lt=_TOO_LARGE, description="Samples of z a datum in the test ELBO."
+    )
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of all randomness but the splits, which are fixed."
     )
@@ -139,6 +154,9 @@ class RunConfig(BaseModel):
         None, description="Run directory, which must not hold a run; runs/DATA-TIME unless given."
     )
 
+
+_LONGEST = 2_000_000
+"""Characters that are read of a file; more are no options."""
 
 _PLAINLY = {
     "tuple_type": "it must be a list, as in [400]",
@@ -157,14 +175,19 @@ def read_config(path: Path | None, overrides: Mapping[str, Any]) -> RunConfig:
     options: Any = {}
     if path is not None:
         try:
-            options = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+            with path.open(encoding="utf-8") as file:
+                text = file.read(_LONGEST)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not YAML in UTF-8; save it as UTF-8") from error
+        except (OSError, ValueError) as error:  # a ValueError where NUL is in the name
+            raise InputError(f"cannot read {path}: {reason_of(error)}") from error
+        try:
+            options = plain_yaml(text)
+        except InputError as error:
+            raise InputError(f"{path} cannot be used: {error}") from None
+        options = {} if options is None else options
         if not isinstance(options, dict):
-            raise InputError(f"{path} must hold options, as in 'epochs: 10'; got {options!r}")
-    options = {str(name): value for name, value in options.items()}
+            raise InputError(f"{path} must hold options, as in 'epochs: 10'; got {shown(options)}")
     return validated({**options, **overrides}, str(path) if path else "options")
 
 
@@ -183,17 +206,19 @@ def validated(options: Mapping[str, Any], source: str) -> RunConfig:
 def explain(error: ValidationError) -> str:
     """The first complaint of pydantic as one sentence that names the nearest right word."""
     first = error.errors()[0]
-    key, given = str(first["loc"][0]), first["input"]
+    if not first["loc"]:
+        return f"options are named by words; got {shown(first['input'])}"
+    key, given = str(first["loc"][0]), shown(first["input"])
     if first["type"] == "extra_forbidden":
-        return f"unknown option {key!r}: {did_you_mean(key, RunConfig.model_fields)}"
+        return f"unknown option {shown(key)}: {did_you_mean(key, RunConfig.model_fields)}"
     if first["type"] == "literal_error":
         known = [
             word.strip().strip("'")
             for word in first["ctx"]["expected"].replace(" or ", ",").split(",")
         ]
-        return f"{key} cannot be {given!r}: {did_you_mean(str(given), known)}"
+        return f"{key} cannot be {given}: {did_you_mean(str(first['input']), known)}"
     message = _PLAINLY.get(first["type"], first["msg"])
-    return f"{key} cannot be {given!r}: {message[0].lower()}{message[1:]}"
+    return f"{key} cannot be {given}: {message[0].lower()}{message[1:]}"
 
 
 def from_yaml(text: str, option: str) -> Any:
@@ -206,11 +231,13 @@ def from_yaml(text: str, option: str) -> Any:
         InputError: if it means nothing.
     """
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = None
+        value = plain_yaml(text)
+    except InputError as error:
+        raise InputError(f"{option} cannot be {shown(text)}: {error}") from None
     if value is None:
-        raise InputError(f"{option} cannot be {text!r}: it must be a word, or settings in YAML")
+        raise InputError(
+            f"{option} cannot be {shown(text)}: it must be a word, or settings in YAML"
+        )
     return value
 
 

@@ -7,11 +7,14 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from .errors import InputError, did_you_mean
+from .errors import InputError, did_you_mean, shown
 
 __all__ = ["made", "settings_of"]
 
 Part = TypeVar("Part")
+
+_TOO_LARGE = 2**31
+"""No size or number of anything is so large."""
 
 
 def made(
@@ -60,7 +63,9 @@ def settings_of(
     settings = dict(declared) if isinstance(declared, Mapping) else {"name": declared}
     name = settings.pop("name", None)
     if not (is_named and isinstance(name, str) and name in catalogue):
-        raise InputError(f"{kind} cannot be {declared!r}: {did_you_mean(str(name), catalogue)}")
+        raise InputError(
+            f"{kind} cannot be {shown(declared)}: {did_you_mean(str(name), catalogue)}"
+        )
     maker: Any = catalogue[name]
     hints = get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
     known = {
@@ -70,9 +75,11 @@ def settings_of(
     }
     for key, value in settings.items():
         if key not in known:
-            advice = did_you_mean(key, known) if known else "it has none"
-            raise InputError(f"unknown setting {key!r} of {kind} {name!r}: {advice}")
+            advice = did_you_mean(str(key), known) if known else "it has none"
+            raise InputError(f"unknown setting {shown(key)} of {kind} {name!r}: {advice}")
         try:
+            if isinstance(value, int) and abs(value) >= _TOO_LARGE:
+                raise InputError(f"{key} of {kind} {name!r} cannot be {value:.3g}: it is too large")
             if isinstance(value, bool) and hints[key] in (int, float):
                 raise InputError(f"{key} of {kind} {name!r} cannot be {value}: it must be a number")
             settings[key] = TypeAdapter(hints[key]).validate_python(value)
@@ -80,7 +87,8 @@ def settings_of(
             reason = _mappings(hints[key]) if isinstance(value, Mapping) else ""
             reason = reason or error.errors()[0]["msg"]
             raise InputError(
-                f"{key} of {kind} {name!r} cannot be {value!r}: {reason[0].lower()}{reason[1:]}"
+                f"{key} of {kind} {name!r} cannot be {shown(value)}: "
+                f"{reason[0].lower()}{reason[1:]}"
             ) from None
     missing = [key for key, each in known.items() if each.default is each.empty]
     for key in missing:

@@ -2,8 +2,31 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from reprlib import Repr
+from typing import Any
 
-__all__ = ["Agreed", "InputError", "Interrupted", "NotFinite", "Separated", "did_you_mean"]
+__all__ = [
+    "Agreed",
+    "InputError",
+    "Interrupted",
+    "NotFinite",
+    "Separated",
+    "did_you_mean",
+    "reason_of",
+    "shown",
+]
+
+_SHOWN = 200
+"""Characters of what was given that a sentence repeats."""
+
+_LISTED = 40
+"""Known words that a sentence lists."""
+
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHOWN
+_SHORT.maxlong = 40
+_SHORT.maxlist = _SHORT.maxdict = 8
 
 
 class InputError(ValueError):
@@ -56,8 +79,30 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     'choose from Bernoulli, Normal'
     """
     known = list(known)
+    given = given[:_SHOWN]
     lowered = {word.lower(): word for word in known}
     nearest = get_close_matches(given.lower(), lowered, n=1)
-    return (
-        f"did you mean '{lowered[nearest[0]]}'?" if nearest else f"choose from {', '.join(known)}"
-    )
+    if nearest:
+        return f"did you mean '{lowered[nearest[0]]}'?"
+    others = [*known[:_LISTED], "..."] if len(known) > _LISTED else known
+    return f"choose from {', '.join(others)}"
+
+
+def shown(given: Any) -> str:
+    """What was given, as Python writes it, cut where it is long.
+
+    >>> shown([0] * 1000)
+    '[0, 0, 0, 0, 0, 0, 0, 0, ...]'
+    >>> len(shown("x" * 1000)) < 250
+    True
+    """
+    return _SHORT.repr(given)
+
+
+def reason_of(error: Exception) -> str:
+    """What the system says is wrong, without names and numbers.
+
+    >>> reason_of(FileNotFoundError(2, "No such file or directory", "a"))
+    'No such file or directory'
+    """
+    return (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())

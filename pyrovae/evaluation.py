@@ -23,7 +23,7 @@ from .models.mixture import MixtureVAE
 from .models.semi_supervised import SemiSupervisedVAE
 from .prepare import NOISE_SEED
 from .report import evaluation_record, print_annealed, print_evaluation, print_log_likelihood
-from .trained import Trained, in_order
+from .trained import Trained, finite, in_order
 
 __all__ = ["evaluate_annealed", "evaluate_elbo", "evaluate_log_likelihood"]
 
@@ -50,7 +50,7 @@ _HEAVY_TAIL = 0.7
 
 def evaluate_elbo(trained: Trained, console: Console) -> None:
     """The test ELBO, and how far the latents are used, as a table and as ``evaluation.json``."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), finite(trained.run.path):
         torch.manual_seed(_SEED)
         evaluation = evaluate_pair(
             trained.family.model,
@@ -108,14 +108,15 @@ def evaluate_log_likelihood(
     figures and their protocol, and ``log_likelihood.csv`` with a line for each datum.
     """
     _refuse_autoencoders(trained)
-    estimate = importance_sample(
-        trained.family.model,
-        trained.family.guide,
-        in_order(trained.data.test, trained.device),
-        num_samples=num_samples,
-        bounds=[k for k in _BOUNDS if k < num_samples],
-        seed=_SEED,
-    )
+    with finite(trained.run.path):
+        estimate = importance_sample(
+            trained.family.model,
+            trained.family.guide,
+            in_order(trained.data.test, trained.device),
+            num_samples=num_samples,
+            bounds=[k for k in _BOUNDS if k < num_samples],
+            seed=_SEED,
+        )
     record = {
         **_figures(estimate),
         "unit": "nats per datum",
@@ -148,8 +149,9 @@ def evaluate_annealed(
     _refuse_autoencoders(trained)
     model, parts = trained.family.model, trained.data.test.parts
     data = tuple(part[:_ANNEALED].to(trained.device) for part in parts)
-    estimate = annealed_importance_sample(model, data, seed=_SEED)
-    check = bidirectional_check(model, tuple(part[:_SIMULATED] for part in data), seed=_SEED)
+    with finite(trained.run.path):
+        estimate = annealed_importance_sample(model, data, seed=_SEED)
+        check = bidirectional_check(model, tuple(part[:_SIMULATED] for part in data), seed=_SEED)
     record = {
         "log_likelihood": {
             **_of(estimate.mean),

@@ -69,8 +69,9 @@ def impute_file(
         )
     check_level(level, NUM_SAMPLES)
     numbered = range(1, num_imputations + 1)
+    targets = [_target(path, output, overwrite)]
     drawn = [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in numbered]
-    targets = [_target(path, each, overwrite) for each in (output, *drawn)]
+    targets += [_target(path, each, overwrite) for each in drawn]
     csv = CsvText.read(path)
     table = csv.table()
     declared = None if likelihood is None else Likelihood.of(likelihood)

@@ -22,7 +22,7 @@ from .prepare import (
     resolve,
 )
 from .report import print_comparison
-from .trained import in_chunks, open_run
+from .trained import finite, in_chunks, open_run
 from .training import run_name, train
 
 __all__ = ["compare", "evaluate", "reconstruct", "sample"]
@@ -32,7 +32,8 @@ def sample(path: Path, num: int, seed: int, console: Console) -> None:
     """Draw from a trained model: ``samples.npz`` (draws x, means) and ``samples.png``."""
     trained = open_run(path)
     torch.manual_seed(seed)
-    z, drawn, means = trained.draw(num)
+    with finite(path):
+        z, drawn, means = trained.draw(num)
     trained.run.write_arrays("samples", x=drawn.numpy(), mean=means.numpy(), z=z.numpy())
     picture_samples(trained, drawn, means)
     console.print(
@@ -45,8 +46,9 @@ def reconstruct(path: Path, num: int, console: Console) -> None:
     trained = open_run(path)
     family, parts = trained.family, tuple(part[:num] for part in trained.data.test.parts)
     x = parts[0].float()
-    z = in_chunks(family.embed, *parts, device=trained.device)
-    mean = in_chunks(family.reconstruct, *parts, device=trained.device)
+    with finite(path):
+        z = in_chunks(family.embed, *parts, device=trained.device)
+        mean = in_chunks(family.reconstruct, *parts, device=trained.device)
     trained.run.write_arrays("reconstructions", x=x.numpy(), mean=mean.numpy(), z=z.numpy())
     picture_reconstructions(trained)
     console.print(

@@ -70,6 +70,9 @@ def training_curves(epochs: Sequence[dict[str, Any]]) -> Figure:
 def _leave_out_start(axes: Any, curves: Sequence[Sequence[float]]) -> None:
     """Limits that show the last nine tenths of the run, which the first epochs would flatten."""
     shown = np.concatenate([np.asarray(c, dtype=float)[len(c) // 10 :] for c in curves])
+    shown = shown[np.isfinite(shown)]
+    if not len(shown):
+        return
     low, high = shown.min(), shown.max()
     margin = 0.05 * (high - low) or 1.0
     axes.set_ylim(low - margin, high + margin)

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from .errors import InputError
 from .likelihoods import Likelihood, Mixed
 from .likelihoods.infer import propose
 from .likelihoods.support import check_values
+from .memory import fitting, refuse_larger
 from .models.base import LatentVariableModel
 from .models.catalogue import MODELS, check_declared, model_of
 from .nn import MLP, ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
@@ -49,6 +52,11 @@ INFER = "infer"
 _DIGITS_LEVELS = 16
 _LABEL_SEED = 0
 """Which labels are kept back is the same in every run."""
+
+_SMALLER = "lower latent_dim, hidden, or the sizes of its parts"
+
+_COPIES = 4
+"""Of each parameter in training: itself, its gradient, and two moments of Adam's."""
 
 _ALPHA = 0.1
 """Weight of the classification of N data, for each of them, in Kingma et al. (2014)."""
@@ -313,24 +321,35 @@ def build(config: RunConfig, dataset: Dataset) -> LatentVariableModel:
     if config.likelihood is None:
         raise InputError("the run's config.yaml names no likelihood")
     config = settle(config, dataset)
+    widths = (prod(dataset.event_shape), *config.hidden, config.latent_dim)
+    if config.network == "mlp":
+        _refuse_larger(sum(a * b for a, b in pairwise(widths)))
     mlp = partial(MLP, hidden=config.hidden)
     encoder, decoder = {
         "mlp": (mlp, mlp),
         "conv": (ConvEncoder, ConvDecoder),
         "residual": (ResidualEncoder, ResidualDecoder),
     }[config.network]
-    return model_of(
-        config.model,
-        event_shape=dataset.event_shape,
-        latent_dim=config.latent_dim,
-        prior=config.prior,
-        posterior=config.posterior,
-        inference=config.inference,
-        likelihood=config.likelihood,
-        encoder=encoder,
-        decoder=decoder,
-        missing=bool(config.missing),
-    )
+    with fitting("the model", _SMALLER):
+        family = model_of(
+            config.model,
+            event_shape=dataset.event_shape,
+            latent_dim=config.latent_dim,
+            prior=config.prior,
+            posterior=config.posterior,
+            inference=config.inference,
+            likelihood=config.likelihood,
+            encoder=encoder,
+            decoder=decoder,
+            missing=bool(config.missing),
+        )
+    _refuse_larger(sum(parameter.numel() for parameter in family.parameters()))
+    return family
+
+
+def _refuse_larger(num_parameters: int) -> None:
+    num_bytes = _COPIES * num_parameters * torch.get_default_dtype().itemsize
+    refuse_larger(num_bytes, f"training {num_parameters:,} parameters", _SMALLER)
 
 
 def check(family: LatentVariableModel, dataset: Dataset) -> None:

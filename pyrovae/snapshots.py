@@ -1,18 +1,16 @@
 """States of a fit on disk: the last, the one before it, and the best."""
 
-import hashlib
 import json
 import tempfile
 import warnings
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
 
 from . import atomic
+from .checksum import checksum
 from .errors import InputError
 from .infer.state import State
 
@@ -77,6 +75,11 @@ class Snapshots:
         return any(self._path(name).is_file() for name in (LAST, _PREVIOUS))
 
     def _prepare(self) -> None:
+        if self.folder.is_symlink():
+            raise InputError(
+                f"{self.folder} is a link to elsewhere; states are kept in a folder, so put one "
+                "in its place"
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
@@ -85,8 +88,9 @@ class Snapshots:
         except OSError as error:
             raise InputError(f"cannot write to {self.folder}: {error.strerror or error}") from error
         for path in map(self._path, (LAST, _PREVIOUS, BEST)):
-            if path.is_dir():
-                raise InputError(f"{path} is a folder; a state is kept as a file there, so move it")
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                what = "folder" if path.is_dir() else "link, or no plain file"
+                raise InputError(f"{path} is a {what}; a state is kept there, so move it")
 
     def write(self, name: str, state: State) -> None:
         """Keep a state under a name; the last before it stays as the previous one.
@@ -98,7 +102,7 @@ class Snapshots:
             {"format": _FORMAT, "versions": _versions(), "state": state.record}, sort_keys=True
         )
         tensors = {key: tensor.cpu().contiguous() for key, tensor in state.tensors.items()}
-        metadata = {_RECORD: record, _DIGEST: _digest(tensors, record)}
+        metadata = {_RECORD: record, _DIGEST: checksum(tensors, record)}
         path = self._path(name)
         try:
             if name == LAST and path.is_file() and self._is_last_good:
@@ -146,7 +150,7 @@ def _read(path: Path) -> State:
         text, digest = metadata[_RECORD], metadata[_DIGEST]
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise InputError(f"{path} is damaged, or no checkpoint: {error}") from error
-    if digest != _digest(tensors, text):
+    if digest != checksum(tensors, text):
         raise InputError(
             f"{path} is damaged or was changed: its checksum is not that of what it holds"
         )
@@ -172,16 +176,6 @@ def _read(path: Path) -> State:
             stacklevel=3,
         )
     return State(tensors, record)
-
-
-def _digest(tensors: Mapping[str, Tensor], record: str) -> str:
-    """SHA-256 of the record, and of each tensor with its name, type and shape."""
-    found = hashlib.sha256(record.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(safetensors.torch.save({name: tensor.contiguous()}))
-    return found.hexdigest()
 
 
 def _versions() -> dict[str, str]:

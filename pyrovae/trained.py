@@ -1,8 +1,11 @@
 """A trained model and its data, as a run directory keeps them."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,11 +14,11 @@ from .checkpoint import RunDirectory
 from .config import RunConfig
 from .data import Batches, Dataset, Split
 from .device import find_device
-from .errors import InputError
+from .errors import InputError, shown
 from .models.base import LatentVariableModel
 from .prepare import arrange, build, load_data, prepare
 
-__all__ = ["EVALUATION_BATCH", "Trained", "in_chunks", "in_order", "open_run"]
+__all__ = ["EVALUATION_BATCH", "Trained", "finite", "in_chunks", "in_order", "open_run"]
 
 EVALUATION_BATCH = 1000
 """Data in a batch where nothing is trained."""
@@ -60,17 +63,49 @@ def open_run(path: Path) -> Trained:
     dataset = arrange(config, load_data(config))
     if list(dataset.event_shape) != event_shape:
         raise InputError(
-            f"{config.data} now has data of shape {dataset.event_shape}; the run was trained on "
-            f"{tuple(event_shape)}"
+            f"{config.data} now has data of shape {list(dataset.event_shape)}; the run was trained "
+            f"on {shown(event_shape)}"
         )
-    if list(dataset.features or ()) != list(features or ()):
+    columns = None if dataset.features is None else list(dataset.features)
+    if columns != features:
         raise InputError(
-            f"{config.data} now has columns {', '.join(dataset.features or ())}; the run was "
-            f"trained on {', '.join(features or ())}"
+            f"{config.data} now has columns {_listed(columns)}; the run was trained on "
+            f"{_listed(features)}"
         )
     family = build(config, dataset)
     run.read_weights(family)
     return Trained(run, config, prepare(config, dataset), family.to(device).eval(), device)
+
+
+@contextmanager
+def finite(path: Path) -> Iterator[None]:
+    """Within, a run whose model gives NaN or infinite numbers is refused.
+
+    Arguments:
+        path: of the run.
+
+    Raises:
+        InputError: in place of the error that says so.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Encountered (NaN|[+-]?inf)"
+            )  # which Pyro raises, too
+            yield
+    except (FloatingPointError, ValueError) as error:
+        if isinstance(error, InputError) or not (
+            isinstance(error, FloatingPointError) or "to satisfy the constraint" in str(error)
+        ):
+            raise
+        raise InputError(
+            f"the model of {path} gives numbers that are not finite: its weights are damaged, or "
+            "its training went astray: train with a lower learning rate (lr)"
+        ) from error
+
+
+def _listed(features: Any) -> str:
+    return ", ".join(map(str, features)) if isinstance(features, list) else shown(features)
 
 
 def in_order(part: Split, device: torch.device) -> Batches:

@@ -54,7 +54,7 @@ def test_a_write_that_fails_leaves_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match=r"metrics\.csv: No space left"):
         run.write_metrics([{"epoch": 1}, {"epoch": 2}])
     assert (run.path / "metrics.csv").read_text() == "epoch\n1\n"
     assert [path.name for path in run.path.iterdir()] == ["metrics.csv"]

@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 
 from pyrovae import InputError, snapshots
+from pyrovae.checksum import checksum
 from pyrovae.infer.state import State
 from pyrovae.snapshots import LAST, Snapshots
 
@@ -45,7 +46,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     record = json.dumps(change(json.loads(metadata["record"])))
-    metadata = {"record": record, "sha256": snapshots._digest(tensors, record)}
+    metadata = {"record": record, "sha256": checksum(tensors, record)}
     path.write_bytes(safetensors.torch.save(tensors, metadata))
 
 
@@ -195,7 +196,7 @@ _FULL = """
 import resource, signal, sys
 from pathlib import Path
 from tests.test_snapshots import state
-from pyrovae import InputError
+from pyrovae import InputError, snapshots
 from pyrovae.snapshots import BEST, LAST, Snapshots
 import torch
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

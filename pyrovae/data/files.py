@@ -1,5 +1,8 @@
 """Data from files of the user's: arrays and tables. Nothing is unpickled."""
 
+import lzma
+import struct
+import tokenize
 import zipfile
 import zlib
 from dataclasses import replace
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError, did_you_mean
+from ..memory import fitting, refuse_larger
 from .dataset import Read, Split
 
 if TYPE_CHECKING:
@@ -20,6 +24,23 @@ if TYPE_CHECKING:
 __all__ = ["SUFFIXES", "read_file"]
 
 SUFFIXES = (".npz", ".npy", ".csv")
+
+_DAMAGED = (
+    ValueError,
+    OSError,
+    EOFError,
+    LookupError,
+    RuntimeError,  # of zipfile, where a password is needed, or the packing is not known
+    TypeError,
+    AttributeError,
+    struct.error,
+    tokenize.TokenError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+"""What NumPy and zipfile raise at bytes that are no arrays."""
 
 
 def read_file(
@@ -93,11 +114,23 @@ def _numbered(read: Read) -> Read:
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        return dict(loaded) if hasattr(loaded, "files") else {"x": loaded}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        with path.open("rb") as file, fitting(f"{path}", "give fewer data"):
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    num_bytes = sum(member.file_size for member in archive.infolist())
+                refuse_larger(num_bytes, f"{path}", "give fewer data")
+            file.seek(0)
+            loaded = np.load(file, allow_pickle=False)
+            arrays = dict(loaded) if hasattr(loaded, "files") else {"x": loaded}
+    except InputError:
+        raise
+    except _DAMAGED as error:
         reason = "it is damaged, is none, or holds Python objects in place of numbers"
         raise InputError(f"{path} cannot be read as {path.suffix}: {reason}") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"{path}: {name} is no array; save arrays with numpy.savez")
+    return arrays
 
 
 def _split(path: Path, arrays: dict[str, NDArray[Any]], suffix: str) -> Split:
@@ -126,6 +159,8 @@ def _split(path: Path, arrays: dict[str, NDArray[Any]], suffix: str) -> Split:
 def _tensor(path: Path, name: str, array: NDArray[Any]) -> Tensor:
     if array.dtype.kind not in "biuf":
         raise InputError(f"{path}: {name} has dtype {array.dtype}; it must hold real numbers")
+    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+        raise InputError(f"{path}: {name} holds {array.max()}, beyond 64 bits with a sign")
     if array.dtype == np.uint8:
         return torch.tensor(array)
     if array.dtype == np.float32:

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Adam, AdamW, Optimizer
 
 from ..errors import InputError
 
@@ -13,6 +15,9 @@ __all__ = ["State"]
 
 _TENSOR = "tensor"
 """The key that stands for a tensor in a tree of plain values."""
+
+_OF_A_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
+"""What optimisers keep of each parameter, in its shape, which fused ones take on trust."""
 
 
 @dataclass
@@ -80,8 +85,11 @@ class State:
         if kept != here:
             raise InputError(f"the state is of another {name}: of {kept}, and this is {here}")
         try:
-            owner.load_state_dict(self._tree(self.record[name]))
-        except (ValueError, KeyError, TypeError) as error:
+            tree = self._tree(self.record[name])
+            if isinstance(owner, Optimizer):
+                _check_optimiser(tree, owner)
+            owner.load_state_dict(tree)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"the state is of another {name}: {error}") from error
 
     def put(self, name: str, state: "State") -> None:
@@ -122,3 +130,53 @@ class State:
         if _TENSOR in plain:
             return self.tensors[plain[_TENSOR]].clone()
         return {key: self._tree(each) for key, each in plain["pairs"]}
+
+
+def _check_optimiser(tree: Any, owner: Optimizer) -> None:
+    """Make sure that a state is of these parameters; fused steps would write beyond another.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    groups = tree["param_groups"]
+    if len(groups) != len(owner.param_groups):
+        raise ValueError(f"it has {len(groups)} groups of parameters")
+    parameters: dict[int, Tensor] = {}
+    for kept, here in zip(groups, owner.param_groups, strict=True):
+        if len(kept["params"]) != len(here["params"]):
+            raise ValueError(f"a group has {len(kept['params'])} parameters")
+        parameters |= dict(zip(kept["params"], here["params"], strict=True))
+        for key, value in here.items():
+            is_of_schedule = key == "initial_lr" and key not in kept
+            if not (key == "params" or is_of_schedule or _is_like(kept[key], value)):
+                raise ValueError(f"its {key} is another")
+    for number, kept in tree["state"].items():
+        of = parameters[number]
+        if isinstance(owner, Adam | AdamW) and not {"step", *_OF_A_PARAMETER[:2]} <= kept.keys():
+            raise ValueError(f"it lacks what Adam keeps of parameter {number}")
+        for key, value in kept.items():
+            shape = () if key == "step" else of.shape
+            checked = key == "step" or key in _OF_A_PARAMETER
+            if checked and isinstance(value, Tensor):
+                is_real = value.is_floating_point() and bool(value.isfinite().all())
+                if value.shape != shape or not is_real:
+                    raise ValueError(f"{key} of parameter {number} is not of its shape and type")
+                if key != "step" and value.dtype != of.dtype:
+                    raise ValueError(f"{key} of parameter {number} is of {value.dtype}")
+            elif key in _OF_A_PARAMETER and value is not None:
+                raise ValueError(f"{key} of parameter {number} is no tensor")
+
+
+def _is_like(kept: Any, here: Any) -> bool:
+    """Whether an option of an optimiser is of the same kind: numbers may be others."""
+    if isinstance(here, bool | str | None):
+        return kept is here or (isinstance(here, str) and kept == here)
+    if isinstance(here, int | float):
+        return isinstance(kept, int | float) and not isinstance(kept, bool) and isfinite(kept)
+    if isinstance(here, list | tuple):
+        return (
+            isinstance(kept, list | tuple)
+            and len(kept) == len(here)
+            and all(map(_is_like, kept, here))
+        )
+    return isinstance(kept, Tensor) == isinstance(here, Tensor)

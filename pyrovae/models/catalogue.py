@@ -14,6 +14,7 @@ from .conditional import ConditionalVAE
 from .hierarchical import HierarchicalVAE
 from .mixture import MixtureVAE
 from .pca import ProbabilisticPCA
+from .refined import INFERENCES
 from .semi_supervised import SemiSupervisedVAE
 from .vae import VAE
 
@@ -46,6 +47,9 @@ _CONTEXT = (
 )
 """Arguments of families that are no settings of theirs, but options of a run."""
 
+_OF_GUIDES = ("model", "encoder", "posterior", "event_shape", "missing")
+"""Likewise, of what finds q(z | x)."""
+
 
 def check_declared(
     model: Any, *, prior: Any = None, posterior: Any = None, inference: Any = "amortised"
@@ -70,6 +74,9 @@ def check_declared(
         settings_of("prior", PRIORS, prior, "latent_dim", "event_shape")
     if posterior is not None:
         settings_of("posterior", POSTERIORS, posterior, "latent_dim")
+    is_counted = isinstance(inference, Mapping) and "num_data" in inference
+    of_data = () if is_counted else ("num_data",)
+    settings_of("inference", INFERENCES, inference, *_OF_GUIDES, *of_data)
     return name
 
 
