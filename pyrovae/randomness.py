@@ -42,6 +42,8 @@ def set_random_state(state: State, *own: Generator) -> None:
         generator.set_state(kept)
     name, place, has_gauss, gauss = state.record["numpy_rest"]
     (words,) = state.of("numpy")
+    if len(words) != 624 or not 0 <= int(place) <= 624:  # where NumPy would read beyond them
+        raise ValueError("the state of NumPy's random numbers is none")
     numpy: Any = (name, words.numpy().astype(np.uint32), place, has_gauss, gauss)
     np.random.set_state(numpy)  # noqa: NPY002
     version, python_gauss = state.record["python_rest"]

@@ -225,8 +225,10 @@ class Resumable:
         self._history.stopped_early = state.record["stopped_early"]
         if "pass" in state.record:
             self._resumed = state.part("pass")
-            if not all(isinstance(self._resumed.record[name], int) for name in ("steps", "seen")):
-                raise TypeError("the place in a pass is no number of steps")
+            most = {"steps": form["batches"], "seen": form["data"]}
+            for name, limit in most.items():
+                if not (type(taken := self._resumed.record[name]) is int and 0 <= taken <= limit):
+                    raise TypeError(f"{name} in a pass are {taken!r}, of {limit}")
 
     def _read_best(self) -> State:
         best = self._snapshots.read(BEST)

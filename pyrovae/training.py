@@ -78,7 +78,7 @@ def train(config: RunConfig, console: Console) -> Path:
         try:
             with _way_to_go_on(path):
                 _run(run, config, dataset, prepared, family, processes, console)
-        except (InputError, FloatingPointError):
+        except Exception:
             if processes.is_first:
                 _leave_empty(run)
             raise
