@@ -20,7 +20,7 @@ from .infer.objective import Objective
 from .infer.pair import Pair
 from .infer.schedules import Cyclical, Linear, weight_at
 
-__all__ = ["Symptoms"]
+__all__ = ["SymptomWarning", "Symptoms"]
 
 _UNUSED = 0.01
 """Nats of KL about a datum below which latents are as good as unused."""
@@ -61,6 +61,10 @@ _EXPLODED = {
     ),
 }
 """Likewise where it explodes."""
+
+
+class SymptomWarning(RuntimeWarning):
+    """Training went on, and what came of it may be of no use."""
 
 
 class Symptoms:
@@ -162,7 +166,7 @@ class Symptoms:
     def _say(self, key: tuple[str, ...], sentence: str) -> None:
         if key not in self._said:
             self._said.add(key)
-            warnings.warn(sentence, RuntimeWarning, stacklevel=5)
+            warnings.warn(sentence, SymptomWarning, stacklevel=5)
 
 
 def _is_changing(loss: ELBO | Objective) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from pyrovae import cli
+from pyrovae.symptoms import SymptomWarning
 
 from .trees import Folder, Tree, laid, seen
 
@@ -55,7 +56,7 @@ class Ending:
 
     Attributes:
         code: with which it ended; None where an exception went through.
-        said: on standard error, in lines, warnings included.
+        said: on standard error, in lines, with warnings but those of what was learned.
         trace: of the exception that went through.
         lost: the paths that are not as they were, though it was refused; and what is half written.
     """
@@ -141,7 +142,8 @@ def run_in(folder: Path, arguments: tuple[str, ...]) -> tuple[int | None, tuple[
             code, trace = None, traceback.format_exc()
     buffer: Any = err.buffer
     lines = buffer.getvalue().decode("utf-8", "replace").split("\n")
-    said = [*(str(each.message) for each in warned), *filter(None, lines)]
+    others = (each for each in warned if not issubclass(each.category, SymptomWarning))
+    said = [*(str(each.message) for each in others), *filter(None, lines)]
     return code, tuple(said), trace
 
 
