@@ -13,6 +13,7 @@ from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
 from ..errors import Agreed, InputError
 from .particles import is_of_data
 from .processes import Processes
+from .split import is_split
 
 __all__ = ["Shards", "seed_all"]
 
@@ -79,6 +80,19 @@ class Shards:
             shards.append((len(part[0]) / total, part))
         return shards
 
+    def check_even(self, num: int) -> None:
+        """Make sure that shards are of one size in a batch of so many data.
+
+        Raises:
+            InputError: if they are not.
+        """
+        if num % self.num:
+            raise InputError(
+                f"parameters are split over processes, which weigh alike in their gradients, and a "
+                f"batch of {num} data cannot be cut into {self.num} shards of one size; give a "
+                f"batch_size, and a number of data, that {self.num} divides"
+            )
+
     def ask(self, *, stop: bool = False, keep: bool = False) -> None:
         """Have all processes know, after the next step, that this one is to stop, or keep."""
         self._asked = [self._asked[_STOP] or stop, self._asked[_KEEP] or keep]
@@ -109,10 +123,16 @@ class Shards:
         real = [each for each in buffers if each.is_floating_point()]
         whole = [each for each in buffers if not each.is_floating_point()]
         before = [each.clone() for each in buffers]
-        losses = [parameters[0].new_zeros(()) for _ in range(loss_spec.num_leaves)]
+        of_one = parameters[0]
+        losses = [
+            torch.zeros((), dtype=of_one.dtype, device=of_one.device)
+            for _ in range(loss_spec.num_leaves)
+        ]
         means = _Means([*losses, *parameters, *real])
         present, has_new = [False] * len(parameters), False
         parts = self.parts(args)
+        if any(map(is_split, parameters)):
+            self.check_even(len(args[0]))
         for number in self.mine:
             if number >= len(parts):
                 break
@@ -150,6 +170,8 @@ class Shards:
         """
         sums = torch.zeros(self.processes.num, dtype=torch.double, device=self.processes.device)
         for parameter in parameters:
+            if is_split(parameter):
+                continue
             sums[self.processes.rank] += parameter.detach().double().sum()
         self.processes.add(sums)
         if not torch.allclose(sums, sums[0], rtol=0, atol=0, equal_nan=True):
@@ -182,6 +204,8 @@ class Shards:
 class _Means:
     """Means of tensors over shards, one stretch of memory for each of their types.
 
+    Of parameters that are split, what the one shard of this process has is the mean already.
+
     Arguments:
         like: tensors of the same shapes and types.
 
@@ -192,6 +216,8 @@ class _Means:
     def __init__(self, like: Sequence[Tensor]) -> None:
         places: dict[tuple[torch.dtype, torch.device], list[int]] = {}
         for place, each in enumerate(like):
+            if is_split(each):
+                continue
             places.setdefault((each.dtype, each.device), []).append(place)
         self.values = list(like)
         self._flat = []
@@ -204,9 +230,13 @@ class _Means:
 
     def add(self, share: float, tensors: Sequence[Tensor | None]) -> None:
         """Add what a shard has, by its share in the batch."""
-        there = [(v, t) for v, t in zip(self.values, tensors, strict=True) if t is not None]
-        for value, tensor in there:
-            value.add_(tensor, alpha=share)
+        for place, tensor in enumerate(tensors):
+            if tensor is None:
+                continue
+            if is_split(tensor):
+                self.values[place] = tensor
+            else:
+                self.values[place].add_(tensor, alpha=share)
 
     def reduce(self, processes: Processes) -> None:
         """Add what other processes have."""
