@@ -96,6 +96,7 @@ def validate(
     if batches is None:
         return None, None, None
     taken = Pass(iter(()))
+    processes = Processes() if svi.is_split else processes  # each needs the others' parts
     with without_trace(()), svi.pair.eval_mode():
         for batch in in_turn(_seeded(batches, _VALIDATION_SEED), processes):
             taken.add(svi.evaluate_loss(*batch), len(batch[0]), skip=False)

@@ -162,8 +162,8 @@ class Resumable:
 
     def _keep(self, *, is_stopping: bool) -> None:
         self._svi.check_finite()
-        if self._shards.processes.is_first:
-            self._write()
+        if self._shards.processes.is_first or self._svi.is_split:
+            self._write(self._svi.state())
         self._saved_at = perf_counter()
         if is_stopping:
             raise Interrupted(
@@ -173,14 +173,16 @@ class Resumable:
                 self.interrupted_by or signal.SIGTERM,  # of another process
             )
 
-    def _write(self) -> None:
+    def _write(self, svi: State) -> None:
+        if not self._shards.processes.is_first:
+            return
         if self.best is not None and not self._best_is_kept:
             best = State(record={"fit": self._fit})
             best.put("svi", self.best)
             self._snapshots.write(BEST, best)
             self._best_is_kept = True
         state = State()
-        state.put("svi", self._svi.state())
+        state.put("svi", svi)
         state.put("random", random_state(*self._generators))
         state.record["fit"] = self._fit
         state.record["epochs"] = [asdict(epoch) for epoch in self._history.epochs]

@@ -27,6 +27,7 @@ from .infer.pair import Pair
 from .infer.parameters import MakeOptimiser
 from .infer.processes import Processes
 from .infer.shards import Shards
+from .infer.split import is_split
 from .infer.state import State
 from .infer.svi import SVI
 from .passes import Figures, Pass, in_turn, steps_of, validate
@@ -176,7 +177,8 @@ def fit(
     pair = svi.pair
     if is_validation_enabled():
         for batches in (train, held_out):
-            processes.agree(partial(_check_data, pair, batches, train.size, plate, processes))
+            turns = Processes() if svi.is_split else processes  # each needs the others' parts
+            processes.agree(partial(_check_data, pair, batches, train.size, plate, turns))
     history = History(pair)
     loaders = [each for each in (train, held_out) if isinstance(each, LoaderBatches)]
     generators = [generator for each in loaders for generator in each.generators()]
@@ -278,7 +280,8 @@ def _begin_alike(
 
     processes.agree(refuse)
     for tensor in (*svi.parameters, *svi.buffers()):
-        processes.first(tensor.detach())
+        if not is_split(tensor):
+            processes.first(tensor.detach())
 
 
 def _train(

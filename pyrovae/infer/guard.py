@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from .split import sums
+
 __all__ = ["Guard", "NonFinite", "Seen", "Taken", "is_finite"]
 
 NonFinite = Literal["stop", "skip"]
@@ -129,4 +131,4 @@ def is_finite(tensors: Sequence[Tensor]) -> Bool[Tensor, ""]:
     A sum is not finite where an entry is not, and is had at twenty times the speed of a look at
     each entry.
     """
-    return torch.stack([tensor.sum() for tensor in tensors]).isfinite().all()
+    return torch.stack(sums(tensors)).isfinite().all()

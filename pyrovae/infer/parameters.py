@@ -1,6 +1,7 @@
 """The parameters that a pair trains, and what updates them: an optimiser and a schedule."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -16,6 +17,7 @@ from ..errors import InputError
 from .compiled import compile_recording
 from .guard import Guard
 from .record import Recording
+from .split import is_split, like, total_norm
 from .state import State
 from .update import AdamUpdate, clipped
 
@@ -154,18 +156,22 @@ class Parameters:
             self._sums.clear()
             if not guard.stops:
                 blocked = torch.zeros_like(blocked)
-        sees = getattr(self.optimiser, "_step_supports_amp_scaling", False)
+        are_split = any(map(is_split, tensors))
+        sees = getattr(self.optimiser, "_step_supports_amp_scaling", False) and not are_split
         if not sees and bool(blocked):
             return
         for parameter, gradient in zip(tensors, gradients, strict=True):
             parameter.grad = gradient
         self.settle()
-        if self._clip_norm is not None:
+        if self._clip_norm is not None and are_split:
+            _clip([each for each in gradients if each is not None], self._clip_norm)
+        elif self._clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(tensors, self._clip_norm)
         if sees:
             self.optimiser.found_inf = blocked.float()  # type: ignore[attr-defined]
             self.optimiser.grad_scale = None  # type: ignore[attr-defined]
-        self.optimiser.step()
+        with _apart(self.optimiser) if are_split else nullcontext():
+            self.optimiser.step()
         self.drop_gradients()
 
     def compiled(
@@ -256,10 +262,24 @@ class Parameters:
         """
         self.settle()
         state.load("parameter", self.tensors)
-        self._sums = dict(zip(state.record["sums"], state.of("sum"), strict=True))
+        tensors, places = self.tensors, state.record["sums"]
+        self._sums = {
+            place: like(value, tensors[place])
+            for place, value in zip(places, state.of("sum"), strict=True)
+        }
         state.load_tree("optimiser", self.optimiser)
+        self._split_moments()
         if self.schedule is not None:
             state.load_tree("schedule", self.schedule)
+
+    def _split_moments(self) -> None:
+        """Hold a part alone of what an optimiser keeps for each entry of a parameter."""
+        assert self.optimiser is not None
+        for parameter in filter(is_split, self.tensors):
+            kept = self.optimiser.state.get(parameter, {})
+            for name, value in kept.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    kept[name] = like(value, parameter)
 
     def _make(self, new: list[Tensor]) -> None:
         self.optimiser = self._make_optimiser(new)
@@ -296,6 +316,28 @@ class Meeting(Messenger):
 
 _place = attrgetter("dtype", "device")
 _is_trained = attrgetter("requires_grad")
+
+
+@contextmanager
+def _apart(optimiser: Optimizer) -> Iterator[None]:
+    """Within, parameters that are split are in groups of their own, as fused kernels need."""
+    groups = optimiser.param_groups
+    parts = (
+        group | {"params": [p for p in group["params"] if is_split(p) == are_split]}
+        for group in groups
+        for are_split in (False, True)
+    )
+    optimiser.param_groups = [part for part in parts if part["params"]]
+    try:
+        yield
+    finally:
+        optimiser.param_groups = groups
+
+
+def _clip(gradients: list[Tensor], clip_norm: float) -> None:
+    factor = (clip_norm / (total_norm(gradients) + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor.to(gradient.dtype))
 
 
 def _maker(optimiser: Any) -> MakeOptimiser:

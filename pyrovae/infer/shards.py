@@ -10,9 +10,10 @@ from numpy.random import SeedSequence
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
 
-from ..errors import Agreed
+from ..errors import Agreed, InputError
 from .particles import is_of_data
 from .processes import Processes
+from .split import is_split
 
 __all__ = ["Shards", "seed_all"]
 
@@ -87,6 +88,19 @@ class Shards:
                 seed_all(self.seed, step, number)
                 yield parts[number]
 
+    def check_even(self, num: int) -> None:
+        """Make sure that shards are of one size in a batch of so many data.
+
+        Raises:
+            InputError: if they are not.
+        """
+        if num % self.num:
+            raise InputError(
+                f"parameters are split over processes, which weigh alike in their gradients, and a "
+                f"batch of {num} data cannot be cut into {self.num} shards of one size; give a "
+                f"batch_size, and a number of data, that {self.num} divides"
+            )
+
     def ask(self, *, stop: bool = False, keep: bool = False) -> None:
         """Have all processes know, after the next step, that this one is to stop, or keep."""
         self._asked = [self._asked[_STOP] or stop, self._asked[_KEEP] or keep]
@@ -117,9 +131,15 @@ class Shards:
         real = [each for each in buffers if each.is_floating_point()]
         whole = [each for each in buffers if not each.is_floating_point()]
         before = [each.clone() for each in buffers]
-        losses = [parameters[0].new_zeros(()) for _ in range(loss_spec.num_leaves)]
+        of_one = parameters[0]
+        losses = [
+            torch.zeros((), dtype=of_one.dtype, device=of_one.device)
+            for _ in range(loss_spec.num_leaves)
+        ]
         means = _Means([*losses, *parameters, *real])
         present, has_new = [False] * len(parameters), False
+        if any(map(is_split, parameters)):
+            self.check_even(len(args[0]))
         for share, part in self.of_mine(args, step):
             _write(buffers, before)
             loss, gradients = of_shard(part)
@@ -153,6 +173,8 @@ class Shards:
         """
         sums = torch.zeros(self.processes.num, dtype=torch.double, device=self.processes.device)
         for parameter in parameters:
+            if is_split(parameter):
+                continue
             sums[self.processes.rank] += parameter.detach().double().sum()
         self.processes.add(sums)
         if not torch.allclose(sums, sums[0], rtol=0, atol=0, equal_nan=True):
@@ -185,6 +207,8 @@ class Shards:
 class _Means:
     """Means of tensors over shards, one stretch of memory for each of their types.
 
+    Of parameters that are split, what the one shard of this process has is the mean already.
+
     Arguments:
         like: tensors of the same shapes and types.
 
@@ -195,6 +219,8 @@ class _Means:
     def __init__(self, like: Sequence[Tensor]) -> None:
         places: dict[tuple[torch.dtype, torch.device], list[int]] = {}
         for place, each in enumerate(like):
+            if is_split(each):
+                continue
             places.setdefault((each.dtype, each.device), []).append(place)
         self.values = list(like)
         self._flat = []
@@ -207,9 +233,13 @@ class _Means:
 
     def add(self, share: float, tensors: Sequence[Tensor | None]) -> None:
         """Add what a shard has, by its share in the batch."""
-        there = [(v, t) for v, t in zip(self.values, tensors, strict=True) if t is not None]
-        for value, tensor in there:
-            value.add_(tensor, alpha=share)
+        for place, tensor in enumerate(tensors):
+            if tensor is None:
+                continue
+            if is_split(tensor):
+                self.values[place] = tensor
+            else:
+                self.values[place].add_(tensor, alpha=share)
 
     def reduce(self, processes: Processes) -> None:
         """Add what other processes have."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
 from ..errors import InputError
+from .split import like, whole
 
 __all__ = ["State"]
 
@@ -33,8 +34,8 @@ class State:
     record: dict[str, Any] = field(default_factory=dict)
 
     def add(self, name: str, tensors: Sequence[Tensor]) -> None:
-        """Keep copies of tensors in their order."""
-        copies = {f"{name}.{i}": t.detach().clone() for i, t in enumerate(tensors)}
+        """Keep copies of tensors in their order; of those that are split, of the whole."""
+        copies = {f"{name}.{i}": whole(t.detach()).clone() for i, t in enumerate(tensors)}
         self.tensors |= copies
         self.record[name] = len(copies)
 
@@ -62,7 +63,7 @@ class State:
             )
             raise InputError(f"the state is of another model, likelihood or optimiser: {what}")
         for tensor, value in zip(tensors, kept, strict=True):
-            tensor.copy_(value)
+            tensor.copy_(like(value, tensor))
 
     def add_tree(self, name: str, owner: Any) -> None:
         """Keep the ``state_dict()`` of an optimiser or a schedule.
@@ -107,7 +108,7 @@ class State:
 
     def _plain(self, name: str, value: Any) -> Any:
         if isinstance(value, Tensor):
-            self.tensors[name] = value.detach().clone()
+            self.tensors[name] = whole(value.detach()).clone()
             return {_TENSOR: name}
         if isinstance(value, Mapping):
             pairs = [[key, self._plain(f"{name}.{key}", each)] for key, each in value.items()]

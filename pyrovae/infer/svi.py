@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from pyro.optim import PyroOptim
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import (
@@ -33,7 +33,9 @@ from .pair import Pair
 from .parameters import MakeOptimiser, Meeting, Parameters
 from .record import Recording
 from .shards import Shards
+from .split import check_split
 from .state import State
+from .watch import Watch
 
 __all__ = ["SVI"]
 
@@ -96,6 +98,8 @@ class SVI:
         pair: the model and the guide with their parameters.
         learning_rate: that of the last update, in the first parameter group; NaN before.
         num_skipped: steps that were left out, as far as was looked.
+        is_split: whether parameters are split over processes, which then do together all that uses
+            them: states, evaluations and draws.
 
     Raises:
         InputError: if an option cannot be used.
@@ -143,6 +147,16 @@ class SVI:
         self._shards = shards
         self._loss_spec: TreeSpec | None = None
         watched = (model, guide, self.loss, transform)
+        modules = [each for each in Watch(model, guide).objects() if isinstance(each, nn.Module)]
+        processes = None if shards is None else shards.processes
+        self.is_split = check_split(modules, processes, 0 if shards is None else shards.num)
+        if self.is_split:
+            if compile is True:
+                raise InputError(
+                    "compile is True, but steps of parameters that are split over processes "
+                    "(fully_shard) cannot be recorded; give 'auto' or False"
+                )
+            compile = False
         tolerance = None if autocast is None else HALF_PRECISION
         self._gradients = Captured(
             self._gradients_of,
