@@ -4,14 +4,23 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from secrets import token_hex
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
-from .errors import Agreed, InputError
+from .errors import Agreed, InputError, Separated
 
 if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]
+
     from .infer.processes import Processes
 
 __all__ = ["is_first", "is_restarted", "joined", "may_restart", "num_processes"]
+
+_LONGEST_WAIT = 300
+"""Seconds for which a process that has started waits for the others."""
+
+_POLL = 0.02
 
 
 def is_first() -> bool:
@@ -42,6 +51,7 @@ def joined() -> Iterator["Processes"]:
     """
     import torch
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     from .infer.processes import Processes
 
@@ -51,7 +61,15 @@ def joined() -> Iterator["Processes"]:
     has_gpus = torch.cuda.is_available() and dist.is_nccl_available()
     if has_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpus else "gloo")
+    store, rank, num = next(rendezvous("env://"))
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if has_gpus else "gloo",
+        store=dist.PrefixStore(  # type: ignore[attr-defined]
+            _agreed_start(store, rank, num), store
+        ),
+        rank=rank,
+        world_size=num,
+    )
     processes = Processes(dist.group.WORLD)
     try:
         yield processes
@@ -61,6 +79,42 @@ def joined() -> Iterator["Processes"]:
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _agreed_start(store: "Store", rank: int, num: int) -> str:
+    """A name for this start, which all processes of it have, and none of an earlier one.
+
+    The store of torchrun outlives a restart, with all that processes wrote that are no more: they
+    would be waited for where they were. So each process says a word of its own, the first repeats
+    what it hears until all have found theirs, and they answer with its word.
+
+    Raises:
+        Separated: if one has not come within five minutes.
+    """
+    own = token_hex(8)
+    deadline = monotonic() + _LONGEST_WAIT
+
+    def heard(key: str) -> str:
+        return store.get(key).decode() if store.check([key]) else ""
+
+    others = range(1, num)
+    if rank:
+        store.set(f"pyrovae/word/{rank}", own)
+    while monotonic() < deadline:
+        if rank:
+            first, *words = heard("pyrovae/words").split() or [""]
+            if own in words:
+                store.set(f"pyrovae/answer/{rank}", first)
+                return first
+        else:
+            words = [own, *(heard(f"pyrovae/word/{each}") or "?" for each in others)]
+            store.set("pyrovae/words", " ".join(words))
+            if all(heard(f"pyrovae/answer/{each}") == own for each in others):
+                return own
+        sleep(_POLL)
+    raise Separated(
+        f"process {rank} of {num} waited {_LONGEST_WAIT // 60} minutes for the others to start"
+    )
 
 
 def _is_launched() -> bool:
