@@ -29,10 +29,12 @@ from . import atomic
 from .checksum import checksum
 from .config import RunConfig, read_config, to_yaml
 from .errors import InputError, reason_of, shown
+from .versions import versions
 
 __all__ = ["RunDirectory"]
 
 _DIGEST = "sha256"
+_VERSIONS = "versions"
 
 _KEPT = (".yaml", ".csv", ".safetensors", ".json", ".npz", ".png")
 """What files of a run end in."""
@@ -129,7 +131,10 @@ class RunDirectory:
 
         A run may come from others, and is not to say what is written where.
         """
-        return read_config(self.path / "config.yaml", {"download": False})
+        try:
+            return read_config(self.path / "config.yaml", {"download": False})
+        except InputError as error:
+            raise InputError(f"{error}{self._of_others()}") from None
 
     def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Keep one line an epoch."""
@@ -170,7 +175,8 @@ class RunDirectory:
     def write_weights(self, module: nn.Module, metadata: Mapping[str, Any]) -> None:
         """Keep the weights, and with them what is needed to build the module anew."""
         tensors = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
-        text = {key: json.dumps(value) for key, value in metadata.items()}
+        known = {**metadata, _VERSIONS: versions()}
+        text = {key: json.dumps(value) for key, value in known.items()}
         text[_DIGEST] = checksum(tensors, json.dumps(text, sort_keys=True))
         self._write("model.safetensors", safetensors.torch.save(tensors, text))
 
@@ -224,7 +230,19 @@ class RunDirectory:
             module.load_state_dict(tensors)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{self._weights} does not fit its config.yaml: {reason}") from error
+            raise InputError(
+                f"{self._weights} does not fit its config.yaml: {reason}{self._of_others()}"
+            ) from error
+
+    def _of_others(self) -> str:
+        """Under which versions the run was trained, where these are others than now."""
+        try:
+            (theirs,) = self.read_metadata(_VERSIONS)
+        except InputError:
+            return ""
+        names = [f"{name} {theirs.get(name)}" for name in versions() if isinstance(theirs, dict)]
+        is_same = theirs == versions()
+        return "" if is_same else f"; the run was trained under {', '.join(names)}"
 
     def write_arrays(self, name: str, **arrays: NDArray[Any]) -> None:
         """Keep arrays as ``NAME.npz``."""

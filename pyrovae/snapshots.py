@@ -3,7 +3,6 @@
 import json
 import tempfile
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 
 import safetensors
@@ -13,13 +12,14 @@ from . import atomic
 from .checksum import checksum
 from .errors import InputError
 from .infer.state import State
+from .versions import versions
 
 __all__ = ["BEST", "LAST", "Snapshots"]
 
 LAST, BEST = "last", "best"
 _PREVIOUS = "previous"
 
-_FORMAT = 1
+_FORMAT = 2
 """Of the files; another one is refused."""
 
 _RECORD, _DIGEST = "record", "sha256"
@@ -99,7 +99,7 @@ class Snapshots:
             InputError: if there is no room for it, or it cannot be written.
         """
         record = json.dumps(
-            {"format": _FORMAT, "versions": _versions(), "state": state.record}, sort_keys=True
+            {"format": _FORMAT, "versions": versions(), "state": state.record}, sort_keys=True
         )
         tensors = {key: tensor.cpu().contiguous() for key, tensor in state.tensors.items()}
         metadata = {_RECORD: record, _DIGEST: checksum(tensors, record)}
@@ -156,19 +156,20 @@ def _read(path: Path) -> State:
         )
     try:
         kept = json.loads(text)
-        written, versions = kept["format"], dict(kept["versions"])
+        written, theirs = kept["format"], dict(kept["versions"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is no checkpoint: {error}") from error
+    ours = versions()
     if written != _FORMAT:
         raise InputError(
-            f"{path} has format {written}, of pyrovae {versions.get('pyrovae')}; this is "
-            f"{version('pyrovae')}, whose format is {_FORMAT}"
+            f"{path} has format {written}, of pyrovae {theirs.get('pyrovae')}; this is "
+            f"{ours['pyrovae']}, whose format is {_FORMAT}"
         )
     record = kept.get("state")
     if not isinstance(record, dict):
         raise InputError(f"{path} is no checkpoint: it records no state")
-    if versions != _versions():
-        others = [f"{name} {versions.get(name)}" for name in _versions()]
+    if theirs != ours:
+        others = [f"{name} {theirs.get(name)}" for name in ours]
         warnings.warn(
             f"{path} was written under {', '.join(others)}; what follows may differ in the last "
             "bits",
@@ -176,7 +177,3 @@ def _read(path: Path) -> State:
             stacklevel=3,
         )
     return State(tensors, record)
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("pyrovae", "torch", "pyro-ppl")}

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from pyrovae import InputError
+from pyrovae import InputError, checkpoint
 from pyrovae.checkpoint import RunDirectory
 from pyrovae.config import RunConfig
 
@@ -91,6 +91,22 @@ def test_damaged_and_foreign_weights(run: RunDirectory) -> None:
         run.read_metadata("event_shape")
     with pytest.raises(InputError, match="does not fit"):
         run.read_weights(nn.Linear(3, 4))
+
+
+def test_what_other_versions_have_left_is_read_or_they_are_named(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = {"pyrovae": "0.0.9", "torch": "2.14.0", "pyro-ppl": "1.9.1"}
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "versions", lambda: older)
+        run.write_weights(nn.Linear(2, 3), {})
+        (run.path / "config.yaml").write_text("an_option: 3")
+    run.read_weights(nn.Linear(2, 3))
+    said = "; the run was trained under pyrovae 0.0.9, torch 2.14.0, pyro-ppl 1.9.1$"
+    with pytest.raises(InputError, match=rf"does not fit its config\.yaml: .*{said}"):
+        run.read_weights(nn.Linear(2, 4))
+    with pytest.raises(InputError, match=f"unknown option 'an_option': .*{said}"):
+        run.read_config()
 
 
 def test_a_pickle_in_place_of_weights_is_not_run(run: RunDirectory, tmp_path: Path) -> None:

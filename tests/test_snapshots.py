@@ -154,8 +154,8 @@ def test_a_record_of_wrong_types(change: Callable[[Any], Any], kept: Snapshots) 
 
 def test_a_format_of_the_future(kept: Snapshots) -> None:
     path = kept.folder / "last.safetensors"
-    rewritten(path, lambda record: {"format": 2, "versions": {"pyrovae": "9.0"}})
-    assert "has format 2, of pyrovae 9.0; this is" in refusal(path)
+    rewritten(path, lambda record: {"format": 3, "versions": {"pyrovae": "9.0"}})
+    assert "has format 3, of pyrovae 9.0; this is" in refusal(path)
 
 
 def test_other_versions_are_told(kept: Snapshots) -> None:
