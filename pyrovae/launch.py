@@ -26,7 +26,7 @@ def num_processes() -> int:
 
 def is_restarted() -> bool:
     """Whether torchrun started these processes again, since one had died."""
-    return _is_launched() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _is_launched() and _num_restarts() > 0
 
 
 def may_restart() -> bool:
@@ -51,7 +51,11 @@ def joined() -> Iterator["Processes"]:
     has_gpus = torch.cuda.is_available() and dist.is_nccl_available()
     if has_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpus else "gloo")
+    store, rank, num = next(dist.rendezvous("env://"))
+    # Addresses of processes before a restart would be found under the same keys.
+    store = dist.PrefixStore(f"restart {_num_restarts()}", store)
+    backend = "cpu:gloo,cuda:nccl" if has_gpus else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=num)
     processes = Processes(dist.group.WORLD)
     try:
         yield processes
@@ -65,3 +69,7 @@ def joined() -> Iterator["Processes"]:
 
 def _is_launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _num_restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

@@ -50,7 +50,7 @@ class Shards:
 
     def __init__(self, num: int, processes: Processes, seed: int | None = None) -> None:
         if num < processes.num:
-            raise InputError(
+            raise Agreed(
                 f"there are {processes.num} processes for {num} shards of a batch; give at least "
                 "as many shards as processes"
             )
@@ -87,7 +87,7 @@ class Shards:
             InputError: if they are not.
         """
         if num % self.num:
-            raise InputError(
+            raise Agreed(
                 f"parameters are split over processes, which weigh alike in their gradients, and a "
                 f"batch of {num} data cannot be cut into {self.num} shards of one size; give a "
                 f"batch_size, and a number of data, that {self.num} divides"
