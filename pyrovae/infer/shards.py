@@ -95,7 +95,7 @@ class Shards:
             InputError: if they are not.
         """
         if num % self.num:
-            raise InputError(
+            raise Agreed(
                 f"parameters are split over processes, which weigh alike in their gradients, and a "
                 f"batch of {num} data cannot be cut into {self.num} shards of one size; give a "
                 f"batch_size, and a number of data, that {self.num} divides"

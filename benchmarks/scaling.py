@@ -1,0 +1,189 @@
+"""``python -m benchmarks.scaling``: data a second where two processes share the shards of a batch.
+
+What hundreds of processes would do is computed from that: with compute t_c(b) of a shard of b data,
+D bytes of gradients, and w bytes a second between any two, a step of B data in P processes takes
+
+    t(P) = t_c(B / P) + 2 (P - 1) / P D / w,
+
+as a ring moves 2 (P - 1) / P D through each process; its 2 (P - 1) latencies are left out. So a
+batch is done sooner by more processes where its compute takes longer than 2 D / w, and the speed-up
+stays below t_c(B) / (t_c(0) + 2 D / w).
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from cyclopts import App
+from torch import Tensor
+from torch.optim import Adam
+
+from pyrovae import VAE
+from pyrovae.infer import ELBO, SVI
+from pyrovae.infer.processes import Processes
+from pyrovae.infer.shards import Shards
+from pyrovae.nn import MLP
+
+from .data import binary_batches
+from .race import Contestant, race
+
+__all__ = ["alone", "shared"]
+
+Run = Callable[[int], None]
+
+app = App(name="python -m benchmarks.scaling", help_format="markdown")
+
+_NETWORKS = {"784-400-40": ((400,), 40), "784-2000-2000-50": ((2000, 2000), 50)}
+_SIZES = (128, 512, 2048)
+_STEPS = {"784-400-40": {128: 40, 512: 20, 2048: 8}, "784-2000-2000-50": {128: 6, 512: 3, 2048: 2}}
+_ONE, _THREADS, _TWO = "1 process", "1 process, 2 threads", "2 processes"
+_REDUCE = "all-reduce between 2"
+_GBITS = (10, 400)
+_NUM_PROCESSES = (2, 8, 32, 128, 512)
+
+
+def alone(network: str, batch_size: int, threads: int) -> Run:
+    """Compiled steps in one process."""
+    torch.set_num_threads(threads)
+    return _steps(network, batch_size, None)
+
+
+def shared(work: str, network: str, batch_size: int) -> Run:
+    """Steps, or sums of gradients alone, in this process and another."""
+    store = Path(tempfile.mkdtemp()) / "store"
+    arguments = [str(store), work, network, str(batch_size)]
+    subprocess.Popen([sys.executable, "-m", "benchmarks.scaling", "second", *arguments])
+    run = _joined(0, store, work, network, batch_size)
+
+    def both(num: int) -> None:
+        dist.broadcast(torch.tensor([num]), 0)
+        run(num)
+
+    return both
+
+
+@app.command(show=False)
+def second(store: Path, work: str, network: str, batch_size: int) -> None:
+    """The other process, which does as many steps as the first, until that ends."""
+    run = _joined(1, store, work, network, batch_size)
+    num = torch.tensor([0])
+    while True:
+        try:
+            dist.broadcast(num, 0)
+        except RuntimeError:  # the first has ended
+            return
+        run(int(num))
+
+
+def _joined(rank: int, store: Path, work: str, network: str, batch_size: int) -> Run:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(str(store), 2), rank=rank, world_size=2)
+    if work == "steps":
+        return _steps(network, batch_size, Shards(2, Processes(dist.group.WORLD)))
+    gradients = torch.zeros(_num_numbers(network))
+
+    def run(num: int) -> None:
+        for _ in range(num):
+            dist.all_reduce(gradients)
+
+    return run
+
+
+def _vae(network: str) -> VAE:
+    torch.manual_seed(0)
+    hidden, latent = _NETWORKS[network]
+    body = partial(MLP, hidden=hidden)
+    return VAE((784,), latent, "Bernoulli", encoder=body, decoder=body)
+
+
+def _num_numbers(network: str) -> int:
+    """Gradients, and the loss with its two terms."""
+    return sum(parameter.numel() for parameter in _vae(network).parameters()) + 3
+
+
+def _steps(network: str, batch_size: int, shards: Shards | None) -> Run:
+    vae = _vae(network)
+    adam = partial(Adam, lr=1e-3, fused=True)
+    svi = SVI(vae.model, vae.guide, adam, ELBO(60_000), compile=True, shards=shards)
+    batches: list[Tensor] = binary_batches(batch_size, num=4)
+
+    def run(num: int) -> None:
+        with svi.steady():
+            for i in range(num):
+                svi.step(batches[i % 4])
+
+    return run
+
+
+@app.default
+def main(rounds: int = 7, sizes: tuple[int, ...] = _SIZES) -> None:
+    """Time steps of two networks, and compute what more processes would do.
+
+    Parameters
+    ----------
+    rounds:
+        Turns of each contestant, of which the median is taken.
+    sizes:
+        Data in a batch; two or more, by which t_c is known.
+    """
+    here = "benchmarks.scaling"
+    if len(set(sizes)) < 2:
+        raise SystemExit("give two sizes or more, by which the compute of a shard is known")
+    for network in _NETWORKS:
+        num_bytes = 4 * _num_numbers(network)
+        print(f"{network}: {num_bytes / 1e6:.1f} MB of gradients a step")
+        compute = {}
+        for size in sizes:
+            of = {"network": network, "batch_size": size}
+            contestants = [
+                Contestant(_ONE, f"{here}:alone", {**of, "threads": 1}),
+                Contestant(_THREADS, f"{here}:alone", {**of, "threads": 2}),
+                Contestant(_TWO, f"{here}:shared", {**of, "work": "steps"}),
+                Contestant(_REDUCE, f"{here}:shared", {**of, "work": "sums"}),
+            ]
+            found = race(contestants, _STEPS[network].get(size, 4), rounds)
+            compute[size] = found[_ONE]
+            rates = [
+                f"{name} {size / found[name]:,.0f} data/s (x {found[_ONE] / found[name]:.2f})"
+                for name in (_ONE, _THREADS, _TWO)
+            ]
+            print(f"  batch {size}: {'; '.join(rates)}; {_REDUCE} {1e3 * found[_REDUCE]:.1f} ms")
+        _computed(compute, num_bytes)
+
+
+def _computed(compute: dict[int, float], num_bytes: int) -> None:
+    """Speed-ups of one batch in more and more processes, and of one shard in each of them."""
+    sizes, seconds = np.array(list(compute)), np.array(list(compute.values()))
+    slope, fixed = np.polyfit(sizes, seconds, 1, w=1 / seconds)
+    fixed = max(float(fixed), 0.0)
+    size = max(compute)
+    print(
+        f"  computed from that, not measured: t_c(b) = {1e3 * fixed:.2f} ms + b x "
+        f"{1e6 * slope:.1f} us"
+    )
+    for gbits in _GBITS:
+        transfer = 2 * num_bytes / (gbits * 1e9 / 8)
+        whole = fixed + slope * size
+        row = []
+        for num in _NUM_PROCESSES:
+            step = fixed + slope * size / num + (num - 1) / num * transfer
+            row.append(f"P={num}: x {whole / step:.1f}")
+        half = slope * size / (fixed + transfer)
+        print(
+            f"  {gbits} Gbit/s, batch {size}: {', '.join(row)}; never above x "
+            f"{whole / (fixed + transfer):.1f}, half efficient at P = {half:.0f}"
+        )
+        shares = [f"{each}: {compute[each] / (compute[each] + transfer):.0%}" for each in compute]
+        print(
+            f"  {gbits} Gbit/s, efficiency of many processes, by data in each: {', '.join(shares)}"
+        )
+
+
+if __name__ == "__main__":
+    app()
