@@ -10,7 +10,7 @@ from numpy.random import SeedSequence
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
 
-from ..errors import Agreed, InputError
+from ..errors import Agreed
 from .particles import is_of_data
 from .processes import Processes
 from .split import is_split
