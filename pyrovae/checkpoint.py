@@ -36,8 +36,8 @@ __all__ = ["RunDirectory"]
 _DIGEST = "sha256"
 _VERSIONS = "versions"
 
-_KEPT = (".yaml", ".csv", ".safetensors", ".json", ".npz", ".png")
-"""What files of a run end in."""
+_KEPT = ("config.yaml", "metrics.csv", "model.safetensors", "evaluation.json", "training.png")
+"""Files that training writes to."""
 
 _DAMAGED = (OSError, ValueError, RuntimeError, safetensors.SafetensorError)
 """What comes of reading a file of weights that is none, RecursionError included."""
@@ -118,7 +118,7 @@ class RunDirectory:
             if (path / name).is_symlink():
                 raise InputError(f"{path / name} is a link to elsewhere; put the file in its place")
         for each in path.iterdir():
-            if each.suffix in _KEPT and each.is_dir():
+            if each.name in _KEPT and each.is_dir():
                 raise InputError(f"{each} is a folder; a run keeps a file there, so move it")
         return cls(path)
 

@@ -1,6 +1,7 @@
 """``pyrovae``: the command line, from the words that were given to an exit code."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -24,6 +25,9 @@ __all__ = ["main"]
 
 _SETTINGS = {**DECLARED, "method": "name"}
 """Options that take settings, and the setting that a word alone is."""
+
+_OF_OUTPUT = (errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EBADF)
+"""What goes wrong as standard output is written to."""
 
 _SMALLER = "lower the sizes of the model, the batch_size, or the number of samples"
 
@@ -60,6 +64,8 @@ def _run(words: list[str]) -> None:
     except InputError as error:
         _fail(str(error).partition("\n")[0], 2)  # to which Pyro may have added the shapes of sites
     except OSError as error:  # files of a run are written elsewhere, and name themselves
+        if error.filename is None and error.errno not in _OF_OUTPUT:
+            raise
         if error.filename is None:
             _close_output()
         _fail(f"{error.filename or 'standard output'}: {reason_of(error)}", 2)

@@ -100,8 +100,9 @@ def validate(
     with without_trace(()), svi.pair.eval_mode():
         for batch in in_turn(_seeded(batches, _VALIDATION_SEED), processes):
             taken.add(svi.evaluate_loss(*batch), len(batch[0]), skip=False)
-    if taken.total is None:
-        taken.total = svi.parameters[0].new_zeros(4)
+    device = svi.parameters[0].device
+    total = torch.zeros(4) if taken.total is None else taken.total
+    taken.total = total.to(device, torch.double)
     processes.add(taken.total)
     return taken.figures()
 

@@ -36,6 +36,7 @@ __all__ = [
     "arrange",
     "build",
     "check",
+    "check_size",
     "load_data",
     "prepare",
     "resolve",
@@ -347,9 +348,16 @@ def build(config: RunConfig, dataset: Dataset) -> LatentVariableModel:
     return family
 
 
-def _refuse_larger(num_parameters: int) -> None:
-    num_bytes = _COPIES * num_parameters * torch.get_default_dtype().itemsize
-    refuse_larger(num_bytes, f"training {num_parameters:,} parameters", _SMALLER)
+def check_size(family: LatentVariableModel, device: torch.device) -> None:
+    """Refuse a model that cannot be trained in the memory of this machine, where it is to be."""
+    if device.type == "cpu":
+        num_parameters = sum(parameter.numel() for parameter in family.parameters())
+        _refuse_larger(num_parameters, "training", _COPIES)
+
+
+def _refuse_larger(num_parameters: int, what: str = "holding", copies: int = 1) -> None:
+    num_bytes = copies * num_parameters * torch.get_default_dtype().itemsize
+    refuse_larger(num_bytes, f"{what} {num_parameters:,} parameters", _SMALLER)
 
 
 def check(family: LatentVariableModel, dataset: Dataset) -> None:

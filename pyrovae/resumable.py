@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from time import perf_counter
 from types import FrameType
 from typing import Any
@@ -85,6 +86,7 @@ class Resumable:
         self._form = {
             "data": data.size,
             "batches": len(data),
+            "batch_size": getattr(data, "batch_size", None),
             "digest": digest,
             "scheduled": num_scheduled,
         }
@@ -100,6 +102,11 @@ class Resumable:
                 f"{self._snapshots.folder} holds no state that can be gone on from: "
                 f"{type(error).__name__}: {error}"
             ) from error
+
+    @property
+    def folder(self) -> Path:
+        """Where states are kept."""
+        return self._snapshots.folder
 
     @property
     def num_steps(self) -> int:
@@ -136,7 +143,8 @@ class Resumable:
         shards = self._shards
         if shards.processes.num > 1:
             # Others have to know, by the next step, and then all keep or stop at the same one.
-            shards.ask(stop=is_stopping, keep=is_keeping and shards.processes.is_first)
+            is_asked = is_keeping and shards.processes.is_first and not shards.is_keeping
+            shards.ask(stop=is_stopping, keep=is_asked)
             is_keeping, is_stopping = shards.is_keeping, shards.is_stopping
         if is_keeping or is_stopping:
             self._keep(is_stopping=is_stopping)
@@ -227,10 +235,9 @@ class Resumable:
         self._history.stopped_early = state.record["stopped_early"]
         if "pass" in state.record:
             self._resumed = state.part("pass")
-            most = {"steps": form["batches"], "seen": form["data"]}
-            for name, limit in most.items():
-                if not (type(taken := self._resumed.record[name]) is int and 0 <= taken <= limit):
-                    raise TypeError(f"{name} in a pass are {taken!r}, of {limit}")
+            steps, seen = (self._resumed.record[name] for name in ("steps", "seen"))
+            if not (type(steps) is type(seen) is int and 0 <= steps <= form["batches"]):
+                raise TypeError(f"the place in a pass is {steps!r} steps, of {form['batches']}")
 
     def _read_best(self) -> State:
         best = self._snapshots.read(BEST)
@@ -261,6 +268,11 @@ def interruptible(resumable: Resumable | None) -> Iterator[None]:
         signal.signal(sent, note)
     try:
         yield
+        if resumable.interrupted_by is not None:  # as the last state was written
+            raise Interrupted(
+                f"stopped after the last epoch; go on from {resumable.folder}",
+                resumable.interrupted_by,
+            )
     finally:
         for sent, handler in before.items():
             signal.signal(sent, handler)

@@ -163,7 +163,8 @@ def _read(path: Path) -> State:
     if written != _FORMAT:
         raise InputError(
             f"{path} has format {written}, of pyrovae {theirs.get('pyrovae')}; this is "
-            f"{ours['pyrovae']}, whose format is {_FORMAT}"
+            f"{ours['pyrovae']}, whose format is {_FORMAT}: train anew, or go on under the version "
+            "that wrote it"
         )
     record = kept.get("state")
     if not isinstance(record, dict):

@@ -11,10 +11,11 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution
 
+from .errors import InputError
 from .history import Epoch
 from .infer.arguments import arguments_of
 from .infer.captured import without_trace
-from .infer.collapse import LatentReport
+from .infer.collapse import LatentReport, latent_report
 from .infer.elbo import ELBO
 from .infer.objective import Objective
 from .infer.pair import Pair
@@ -22,8 +23,11 @@ from .infer.schedules import Cyclical, Linear, weight_at
 
 __all__ = ["SymptomWarning", "Symptoms"]
 
+_LITTLE = 0.1
+"""Nats of KL about a datum below which it is looked whether latents are used at all."""
+
 _UNUSED = 0.01
-"""Nats of KL about a datum below which latents are as good as unused."""
+"""Nats below which they are as good as unused, where no more can be told."""
 
 _EPOCHS = 5
 """Epochs running in which they are to be unused."""
@@ -70,13 +74,15 @@ class SymptomWarning(RuntimeWarning):
 class Symptoms:
     """Watches a fit for what is no error and yet wrong, and warns of each thing once.
 
-    Posterior collapse: a KL below 0.01 nats a datum for five epochs running, or in the last epoch
-    of a shorter fit; unless it is exactly 0, no latent belongs to one datum, or the objective's
-    weights were still changing.
+    Posterior collapse, by :func:`~pyrovae.infer.latent_report` on one batch, where the KL is below
+    0.1 nats a datum for five epochs running, or in the last epoch of a shorter fit; below 0.01
+    where that report cannot be had. Not where it is exactly 0, no latent belongs to one datum, or
+    the objective's weights were still changing.
 
     Scales, of the posterior and of a likelihood that is a density, that are 10,000 times smaller or
-    larger than at the start: on one batch, in eval mode, after epochs 1, 2, 4, 8 and so on, and the
-    last. A look runs model and guide once, without densities and gradients: some milliseconds.
+    larger than at the start, and than any was then: on one batch, in eval mode, after epochs 1, 2,
+    4, 8 and so on, and the last. A look runs model and guide once, without densities and gradients:
+    some milliseconds.
 
     Parameters, random numbers and the modes of networks are left as they were.
 
@@ -111,7 +117,19 @@ class Symptoms:
 
     def _look_at_kl(self, kl: list[float], is_last: bool) -> None:
         recent = kl[-_EPOCHS:] if len(kl) >= _EPOCHS else kl[-1:] if is_last else []
-        if not (self._latents and recent) or any(not 0 < abs(each) < _UNUSED for each in recent):
+        is_said = ("collapse",) in self._said
+        if (
+            is_said
+            or not (self._latents and recent)
+            or any(not 0 < abs(each) < _LITTLE for each in recent)
+        ):
+            return
+        report = self._latent_report()
+        if report is not None:
+            if report.is_collapsed:
+                self._say(("collapse",), report.sentence)
+            return
+        if max(map(abs, recent)) >= _UNUSED:
             return
         # Of the latents it is known that I(x; z) is no more than the KL; not their means.
         known = torch.tensor([recent[-1]])
@@ -129,6 +147,22 @@ class Symptoms:
             f"the KL has come below {_UNUSED} nats a datum: {report.sentence}",
         )
 
+    def _latent_report(self) -> LatentReport | None:
+        """How far the latents are used that are used the most; None where that cannot be told."""
+        if not all(isinstance(part, Tensor) for part in self._batch):
+            return None
+        try:
+            reports = latent_report(
+                self._pair.model,
+                self._pair.guide,
+                self._batch,
+                plate=self._loss.plate,
+                progress=False,
+            )
+        except (InputError, FloatingPointError):
+            return None
+        return max(reports, key=lambda report: report.mutual_information)
+
     def _look_at_scales(self) -> None:
         now = self._scales()
         keys = [key for key, scale in now.items() if _have_one_shape(scale, self._first.get(key))]
@@ -138,10 +172,11 @@ class Symptoms:
         for key, (low_before, low, high_before, high) in zip(keys, figures.tolist(), strict=True):
             role, site, argument = key
             what = f"{argument} at site {site!r} of the {role}"
-            if low * _FAR < low_before:
+            first = self._first[key]
+            if low * _FAR < low_before and low < float(first.min()):
                 figure = f"it was {low_before:.2g} at the start, and is {low:.2g} now"
                 self._say((*key, "low"), f"{what} has vanished: {figure}; {_VANISHED[role]}")
-            if high > high_before * _FAR:
+            if high > high_before * _FAR and high > float(first.max()):
                 figure = f"it was {high_before:.2g} at the start, and is {high:.2g} now"
                 self._say((*key, "high"), f"{what} has exploded: {figure}; {_EXPLODED[role]}")
 

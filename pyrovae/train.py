@@ -100,7 +100,8 @@ def fit(
             many data there are, and whose count of steps goes on; see
             :func:`~pyrovae.infer.objective_of`.
         clip_norm: largest global norm of the gradient of the loss per datum.
-        accumulate: batches whose mean gradient makes one update.
+        accumulate: batches whose mean gradient makes one update; what is left over after the last
+            epoch makes none.
         autocast: floating-point type of matrix products and convolutions, such as
             ``torch.bfloat16``; None for that of the parameters.
         compile: whether steps are recorded and compiled, as :class:`~pyrovae.SVI` explains.
@@ -155,6 +156,11 @@ def fit(
     loss = objective_of(objective)
     loss.size, loss.plate = train.size, plate
     num_steps = epochs * len(train)
+    if accumulate > num_steps:
+        raise InputError(
+            f"accumulate is {accumulate}, and there are {num_steps} batches in all, so that no "
+            "update would be made; give fewer"
+        )
     bar = TrainingProgress(epochs, len(train), enabled=progress and processes.is_first)
     parts = Shards(shards or processes.num, processes) if shards or processes.num > 1 else None
     svi = SVI(
@@ -175,14 +181,14 @@ def fit(
         repeatable=snapshots is not None,
     )
     pair = svi.pair
+    loaders = [each for each in (train, held_out) if isinstance(each, LoaderBatches)]
+    generators = [generator for each in loaders for generator in each.generators()]
+    random = random_state(*generators)
     if is_validation_enabled():
         for batches in (train, held_out):
             turns = Processes() if svi.is_split else processes  # each needs the others' parts
             processes.agree(partial(_check_data, pair, batches, train.size, plate, turns))
     history = History(pair)
-    loaders = [each for each in (train, held_out) if isinstance(each, LoaderBatches)]
-    generators = [generator for each in loaders for generator in each.generators()]
-    random = random_state(*generators)
     symptoms = Symptoms(pair, loss, _first_batch(train))
     if snapshots is not None or parts is not None:
         batch = processes.agree(partial(_prepare, svi, steps_of(train, parts, 0)))
@@ -221,7 +227,8 @@ def fit(
             if is_kept and held_out is not None and history.best is epoch:
                 best = svi.state()
             is_last = number == epochs or history.stopped_early
-            symptoms.look(history.epochs, is_last)
+            if processes.is_first or svi.is_split:  # else no other is needed for it
+                symptoms.look(history.epochs, is_last)
             if on_epoch is not None:
                 on_epoch(history)
             if resumable is not None:
@@ -295,7 +302,7 @@ def _train(
             resumable.step_done()
     svi.check_finite()
     figures = pass_.figures()
-    if not isfinite(figures[0]):
+    if not (skip or isfinite(figures[0])):
         raise NotFinite("no loss since the start of the epoch was finite", svi.num_steps)
     return figures
 

@@ -33,6 +33,7 @@ from .prepare import (
     arrange,
     build,
     check,
+    check_size,
     load_data,
     prepare,
     resolve,
@@ -146,7 +147,9 @@ def _made(config: RunConfig, dataset: Dataset) -> tuple[Dataset, LatentVariableM
     device = find_device(config.device)
     torch.manual_seed(config.seed)
     prepared = prepare(config, dataset)
-    family = build(config, dataset).to(device)
+    family = build(config, dataset)
+    check_size(family, device)
+    family.to(device)
     check(family, prepared)
     family.standardise(*(part.to(device) for part in prepared.train.parts))
     return prepared, family

@@ -46,10 +46,16 @@ class Source:
         """
         if isinstance(part, Tensor):
             return cls(part, part.dtype)
+        if isinstance(part, np.ma.MaskedArray):
+            raise InputError(
+                "an array is masked; fill what is missing with NaN: array.filled(numpy.nan)"
+            )
         if part.dtype.kind not in "biuf":
             raise InputError(f"an array holds {part.dtype}; data are real numbers")
         map_ = _map_of(part)
-        tensor = _tensor_of(part if map_ is not None or part.flags.writeable else part.copy())
+        if map_ is None:
+            part = np.require(part, part.dtype.newbyteorder("="), ["C", "W"])
+        tensor = _tensor_of(part)
         dtype = torch.get_default_dtype() if tensor.is_floating_point() else tensor.dtype
         return cls(tensor if map_ is not None else tensor.to(dtype), dtype, map_)
 

@@ -70,7 +70,7 @@ class Batches:
         device: torch.device | str | None = None,
     ) -> None:
         parts = (tensors,) if is_array(tensors) else tuple(tensors)
-        lengths = {len(part) for part in parts}
+        lengths = {len(part) if part.ndim else 0 for part in parts}
         if len(lengths) != 1 or 0 in lengths:
             raise InputError(
                 f"batches need tensors of one length, 1 or more; got {sorted(lengths)}"

@@ -55,7 +55,7 @@ def read_ahead(
                     yield coming.popleft()
             yield from coming
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)  # the file may go once the pass is over
 
 
 class _Pages:

@@ -345,7 +345,8 @@ class Captured:
             if want is None or got is None:  # a compiled step keeps its gradients to itself
                 continue
             tolerance = self._tolerance or _TOLERANCE.get(got.dtype, HALF_PRECISION)
-            scale = want.abs().max().clamp_min(1.0) if want.numel() else want.new_ones(())
+            finite = want.nan_to_num(0.0, 0.0, 0.0)
+            scale = finite.abs().max().clamp_min(1.0) if want.numel() else want.new_ones(())
             if not torch.allclose(want, got, rtol=0, atol=float(tolerance * scale), equal_nan=True):
                 self._refuse(
                     "the recorded step no longer computes what the program does (a tensor or an "

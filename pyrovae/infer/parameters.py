@@ -10,7 +10,7 @@ import torch
 from pyro.optim import PyroLRScheduler, PyroOptim
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.optim import LBFGS, Optimizer
+from torch.optim import LBFGS, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ..errors import InputError
@@ -60,6 +60,7 @@ class Parameters:
         self._met: dict[int, Tensor] = {}
         self._num_known = 0
         self._sums: dict[int, Tensor] = {}
+        self._num_summed = torch.zeros((), dtype=torch.long)
         self._update: AdamUpdate | None = None
         self.optimiser: Optimizer | None = None
         self.schedule: LRScheduler | None = None
@@ -150,14 +151,26 @@ class Parameters:
                     share = torch.where(blocked, 0.0, gradient / self._accumulate)
                     total = self._sums.get(place)
                     self._sums[place] = share if total is None else total + share
+            self._num_summed = self._num_summed.to(blocked.device) + ~blocked
             if not self.is_due(num_steps):
                 return
-            gradients = [self._sums.get(place) for place in range(len(tensors))]
-            self._sums.clear()
+            # Of the mean over all steps it makes that over those that count.
+            factor = self._accumulate / self._num_summed.clamp_min(1)
+            gradients = [
+                None if total is None else total * factor.to(total.dtype)
+                for total in map(self._sums.get, range(len(tensors)))
+            ]
             if not guard.stops:
-                blocked = torch.zeros_like(blocked)
+                blocked = self._num_summed == 0
+            self._sums.clear()
+            self._num_summed = torch.zeros_like(self._num_summed)
         are_split = any(map(is_split, tensors))
-        sees = getattr(self.optimiser, "_step_supports_amp_scaling", False) and not are_split
+        # Others than Adam's may start from what is not there yet, where the first is blocked.
+        sees = (
+            isinstance(self.optimiser, Adam | AdamW)
+            and getattr(self.optimiser, "_step_supports_amp_scaling", False)
+            and not are_split
+        )
         if not sees and bool(blocked):
             return
         for parameter, gradient in zip(tensors, gradients, strict=True):
@@ -172,6 +185,8 @@ class Parameters:
             self.optimiser.grad_scale = None  # type: ignore[attr-defined]
         with _apart(self.optimiser) if are_split else nullcontext():
             self.optimiser.step()
+        if sees:
+            del self.optimiser.found_inf, self.optimiser.grad_scale  # type: ignore[attr-defined]
         self.drop_gradients()
 
     def compiled(
@@ -250,6 +265,7 @@ class Parameters:
         state.add("parameter", self.tensors)
         state.add("sum", [self._sums[place] for place in sorted(self._sums)])
         state.record["sums"] = sorted(self._sums)
+        state.add("num_summed", [self._num_summed])
         state.add_tree("optimiser", self.optimiser)
         if self.schedule is not None:
             state.add_tree("schedule", self.schedule)
@@ -263,6 +279,7 @@ class Parameters:
         self.settle()
         state.load("parameter", self.tensors)
         tensors, places = self.tensors, state.record["sums"]
+        (self._num_summed,) = state.of("num_summed")
         self._sums = {
             place: like(value, tensors[place])
             for place, value in zip(places, state.of("sum"), strict=True)

@@ -49,7 +49,8 @@ class PassedSite:
         drawn = None if self._msg["is_observed"] else value
         effects = [each for each in (drawn, log_density) if each is not None]
         if effects or not has_density:
-            for cause in (*self._arguments(), value):
+            has_nan = log_density is None or not log_density.how.startswith("infinite")
+            for cause in (*self._arguments(), value if has_nan else None):
                 if cause is not None and _may_explain(cause, effects):
                     return cause
         return log_density
@@ -95,12 +96,12 @@ class PassedSite:
         return None if wrong is None else self._with_figures(wrong)
 
     def _with_figures(self, wrong: WrongNumbers) -> WrongNumbers:
-        """With the extremes of the value and the arguments, all of which are finite."""
+        """With the extremes of what is finite in the arguments and the value."""
         tensors = [(each.name, each.value) for each in arguments_of(self._fn)]
-        figures = [f"{name} {_range(tensor)}" for name, tensor in tensors if tensor.numel()]
-        value = self._msg["value"]
-        if isinstance(value, Tensor) and value.numel():
-            figures.append(f"value {_range(value)}")
+        if isinstance(self._msg["value"], Tensor):
+            tensors.append(("value", self._msg["value"]))
+        known = [(name, tensor[tensor.isfinite()]) for name, tensor in tensors]
+        figures = [f"{name} {_range(tensor)}" for name, tensor in known if tensor.numel()]
         return replace(wrong, how=f"{wrong.how} ({', '.join(figures)})") if figures else wrong
 
     def _part(self, what: str, tensor: Any, behind: int) -> WrongNumbers | None:

@@ -85,7 +85,7 @@ class Processes:
         try:
             result = work()
         except InputError as error:
-            message = str(error).splitlines()[0]
+            message = str(error).partition("\n")[0] or type(error).__name__
         said = self.first_said(message)
         if said:
             raise Agreed(said)

@@ -136,6 +136,7 @@ class Shards:
             torch.zeros((), dtype=of_one.dtype, device=of_one.device)
             for _ in range(loss_spec.num_leaves)
         ]
+        starts = [value for value in before if value.is_floating_point()]
         means = _Means([*losses, *parameters, *real])
         present, has_new = [False] * len(parameters), False
         if any(map(is_split, parameters)):
@@ -146,7 +147,10 @@ class Shards:
             has_new = len(gradients) > len(parameters)
             if has_new:
                 break
-            means.add(share, [*tree_leaves(loss), *gradients, *real])
+            # Changes, which of constants are none, to the bit.
+            pairs = zip(real, starts, strict=True)
+            changes = [torch.where(b == start, 0.0, b - start) for b, start in pairs]
+            means.add(share, [*tree_leaves(loss), *gradients, *changes])
             present = [was or g is not None for was, g in zip(present, gradients, strict=True)]
         means.reduce(self.processes)
         flags = self._told([*present, *self._asked, has_new], whole)
@@ -159,7 +163,8 @@ class Shards:
             )
         mean_losses = means.values[: len(losses)]
         mean_gradients = means.values[len(losses) : len(losses) + len(parameters)]
-        _write(real, means.values[len(losses) + len(parameters) :])
+        mean_changes = means.values[len(losses) + len(parameters) :]
+        _write(real, [v + d for v, d in zip(starts, mean_changes, strict=True)])
         gradients = [
             mean if there else None for mean, there in zip(mean_gradients, present, strict=True)
         ]

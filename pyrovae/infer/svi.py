@@ -22,7 +22,7 @@ from torch.utils._pytree import (
     tree_unflatten,
 )
 
-from ..errors import InputError, NotFinite
+from ..errors import Agreed, InputError, NotFinite
 from .bound import PyroFunction
 from .captured import HALF_PRECISION, Captured, Compile, Results, compile_results, without_trace
 from .compiled import stored
@@ -143,7 +143,8 @@ class SVI:
         self._num_steps = 0
         self._policy = non_finite
         self._guard: Guard | None = None
-        self._moving: list[Tensor] | None = None
+        self._moving: list[Tensor] = []
+        self._is_whole = False
         self._shards = shards
         self._loss_spec: TreeSpec | None = None
         watched = (model, guide, self.loss, transform)
@@ -209,7 +210,7 @@ class SVI:
             Separated: if another process ended, with which steps are shared.
         """
         taken = Taken.at_start(self._num_steps + 1, args, kwargs)
-        moving = self._floating_buffers() if self._moving is None else self._moving
+        moving = self._moving if self._is_whole else self._floating_buffers()
         before = [buffer.clone() for buffer in moving]
         self._num_steps += 1
         try:
@@ -224,7 +225,14 @@ class SVI:
             there = [gradient for gradient in gradients if gradient is not None]
             guard.note(guard.counts, [*tree_leaves(loss), *there])
             self._parameters.follow(gradients, guard, self._num_steps)
-        self._restore(moving, before, guard)
+        if gradients is None and not self._is_whole:  # the first of a graph: what does it move?
+            pairs = zip(moving, before, strict=True)
+            self._moving = [buffer for buffer, value in pairs if not torch.equal(buffer, value)]
+        self._is_whole = gradients is None
+        with torch.no_grad():  # running means and the like; also those that were replaced
+            now = moving if self._is_whole else self._floating_buffers()
+            for buffer, value in zip(now, before, strict=False):
+                buffer.copy_(torch.where(guard.blocked, value, buffer))
         if self._parameters.is_due(self._num_steps):
             self.learning_rate = self._parameters.learning_rate
             if self._parameters.schedule is not None:
@@ -324,7 +332,6 @@ class SVI:
         if self._guard is None:
             return
         seen, taken = self._guard.look()
-        self._moving = None
         if taken is None:
             return
         step = taken.step
@@ -339,18 +346,6 @@ class SVI:
 
     def _floating_buffers(self) -> list[Tensor]:
         return [buffer for buffer in self.buffers() if buffer.is_floating_point()]
-
-    @torch.no_grad()
-    def _restore(self, moving: list[Tensor], before: list[Tensor], guard: Guard) -> None:
-        """Bring buffers, such as running means, back where the update was blocked.
-
-        Those that change at all are seen in the first step after a look, which waits anyway.
-        """
-        if self._moving is None:
-            pairs = zip(moving, before, strict=True)
-            self._moving = [buffer for buffer, value in pairs if not torch.equal(buffer, value)]
-        for buffer, value in zip(moving, before, strict=True):
-            buffer.copy_(torch.where(guard.blocked, value, buffer))
 
     def _settings(self) -> dict[str, Any]:
         """What steps depend on that is neither data nor learned, as plain values."""
@@ -395,14 +390,21 @@ class SVI:
         if self._loss_spec is None:
             self.prepare(*args)
         assert self._loss_spec is not None
-        return self._shards.mean(
+        buffers = self.buffers()
+        mean = self._shards.mean(
             lambda part: self._gradients(part, {}, self._key),
             args,
             self._num_steps,
             self.parameters,
-            self.buffers(),
+            buffers,
             self._loss_spec,
         )
+        if list(map(id, self.buffers())) != list(map(id, buffers)):
+            raise Agreed(
+                "a step puts another tensor in place of a buffer, whose mean over shards is then "
+                "not known; write into it, as with buffer.copy_(...)"
+            )
+        return mean
 
     def _key(self) -> Hashable:
         """What a compiled step depends on, beside its arguments and the program."""

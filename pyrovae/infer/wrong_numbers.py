@@ -103,9 +103,10 @@ class Batch:
 
     def note(self, rows: frozenset[int] | None) -> str:
         """What the batch holds that is not finite, where it may have to do with these data."""
-        if not self.wrong or not (rows is None or rows & self.wrong):
+        may_come_of_it = rows is None or rows <= self.wrong or len(rows) == self.size
+        if not (self.wrong and may_come_of_it):
             return ""
-        holds = "infinite numbers" if self.kind == "infinite" else self.kind
+        holds = "NaN" if self.kind == "NaN" else f"{self.kind} numbers"
         return f", where the batch holds {holds} in {self._listed(self.wrong)}"
 
     def _for(self, rows: frozenset[int] | None) -> str:

@@ -135,15 +135,29 @@ def test_a_digest_is_that_of_all_values(tmp_path: Path, monkeypatch: pytest.Monk
         (np.array(["a", "b"]), "an array holds <U1; data are real numbers"),
         (np.array([None]), "an array holds object"),
         (np.ones(2, dtype=complex), "an array holds complex128"),
-        (np.ones(2, dtype=">f4"), "byte order"),
-        (np.ones((4, 2))[::-1], "rows in order"),
+        (np.ma.masked_array(np.ones(2), mask=[True, False]), "an array is masked"),
+        (np.array(3.0), "1 or more"),
         (np.ones((0, 2)), "1 or more"),
     ],
-    ids=["words", "objects", "complex", "byte order", "backwards", "empty"],
+    ids=["words", "objects", "complex", "masked", "a number", "empty"],
 )
 def test_other_arrays_are_refused(array: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
         batches_of(array, 5, shuffle=True, transform=None, device=None)
+
+
+@pytest.mark.parametrize("form", ["byte order", "backwards", "of a record"])
+def test_arrays_in_any_layout(form: str) -> None:
+    values = np.arange(8.0).reshape(4, 2)
+    array = {
+        "byte order": values.astype(">f4"),
+        "backwards": values[::-1].copy()[::-1],
+        "of a record": np.array([((a, b), 0) for a, b in values], [("x", "f8", 2), ("y", "i4")])[
+            "x"
+        ],
+    }[form]
+    (x,) = next(iter(Batches(array, 5, shuffle=False)))
+    assert torch.equal(x, torch.tensor(values, dtype=torch.float32))
 
 
 def test_reading_ahead_changes_nothing(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW
 from torch.utils.data import DataLoader
 
-from pyrovae import fit
+from pyrovae import InputError, fit
 from pyrovae.errors import NotFinite
 from pyrovae.infer import ELBO, SVI
 
@@ -83,8 +83,27 @@ def test_parameters_stay_what_they_were_before_the_step(compile: bool, accumulat
 def test_what_is_accumulated_from_good_steps_counts() -> None:
     svi = of_pair(accumulate=2, non_finite="skip", optimiser=partial(SGD, lr=1.0))
     after = taken(svi, [GOOD[3], BAD])
-    # Half of the gradient (1 - 3) of the one batch.
-    torch.testing.assert_close(after, torch.full((2,), 2.0))
+    # The gradient (1 - 3) of the one batch.
+    torch.testing.assert_close(after, torch.full((2,), 3.0))
+    assert torch.equal(taken(svi, [BAD, BAD]), after)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
+def test_momentum_that_is_not_there_yet() -> None:
+    """A fused optimiser allocates it in the first step, which is skipped."""
+    options = {"optimiser": partial(SGD, lr=0.1, momentum=0.9, fused=True), "non_finite": "skip"}
+    after = taken(of_pair(**options), [BAD, *GOOD])
+    torch.testing.assert_close(after, taken(of_pair(**options), GOOD))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("first", [1, 2])
+def test_a_graph_whose_first_step_is_skipped(first: int) -> None:
+    """In which it is compared with the program itself."""
+    options: dict[str, Any] = {"compile": True, "non_finite": "skip"}
+    batches = [*GOOD[:first], BAD, *GOOD[first:5]]
+    after = taken(of_pair(**options), batches)
+    torch.testing.assert_close(after, taken(of_pair(compile=False), GOOD[:5]), rtol=1e-6, atol=0)
 
 
 def root_of_data(x: Tensor) -> None:
@@ -127,6 +146,42 @@ def test_running_means_of_a_skipped_step_are_those_before(compile: bool) -> None
     batches = [torch.randn(4, 2) for _ in range(8)]
     with_bad = trained([*batches[:4], BAD, *batches[4:]])
     torch.testing.assert_close(with_bad, trained(batches), rtol=1e-5, atol=1e-6)
+
+
+class Counting(nn.Module):
+    """Puts another tensor in place of its mean in each step from the third on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(2))
+        self.num_calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.num_calls += 1
+        if self.num_calls > 2:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return x
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
+def test_means_that_are_replaced_and_begin_late() -> None:
+    def trained(batches: list[Tensor]) -> Tensor:
+        network = Counting()
+
+        def model(x: Tensor) -> None:
+            mean_of_data(network(x))
+
+        svi = of_pair(model, non_finite="skip", compile=False)
+        taken(svi, batches)
+        return network.mean
+
+    good = trained(GOOD[:6])
+    assert good.isfinite().all()
+    assert torch.equal(trained([*GOOD[:6], BAD]), good)
+    network = Counting()
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 4, "shards": 2, "progress": False}
+    with pytest.raises(InputError, match="puts another tensor in place of a buffer"):
+        fit(lambda x: mean_of_data(network(x)), nothing, torch.cat(GOOD), **options)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")

@@ -153,3 +153,20 @@ def test_buffers_end_as_the_mean_over_shards() -> None:
     svi.step(x)
     torch.testing.assert_close(norm.running_mean, 0.1 * x.mean(0))
     assert norm.num_batches_tracked == 1
+
+
+def test_constants_stay_what_they_are() -> None:
+    """Shares of a batch do not add up to one, to the bit."""
+    torch.set_default_dtype(torch.float32)
+    network = nn.Linear(4, 4)
+    constants = torch.tensor([1.0, 16.0, 0.1, 255.0])
+    network.register_buffer("constants", constants.clone())
+
+    def model(x: Tensor) -> None:
+        pyro.module("network", network)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(network(x), network.constants).to_event(1), obs=x)
+
+    data = _data(4).float()
+    fit(model, lambda x: None, data, epochs=5, batch_size=10, shards=7, progress=False)
+    assert torch.equal(network.constants, constants)
