@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pyrovae import VAE, Batches, fit
 from pyrovae.infer.captured import Captured
+from tests import killed
 from tests.pairs import user_pair
 
 Settings = dict[str, Any]
@@ -108,25 +109,7 @@ def shared_and_discrete_latents() -> Settings:
 
 
 def discrete_latents() -> Settings:
-    decoder, encoder = nn.Linear(3, 16), nn.Linear(16, 3)
-
-    def model(x: Tensor) -> None:
-        pyro.module("decoder", decoder)
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Bernoulli(torch.full((3,), 0.5)).to_event(1))
-            pyro.sample("x", dist.Poisson(decoder(z).exp()).to_event(1), obs=x)
-
-    def guide(x: Tensor) -> None:
-        pyro.module("encoder", encoder)
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Bernoulli(logits=encoder(x / 16)).to_event(1))
-
-    return {
-        "model": model,
-        "guide": guide,
-        "data": counts().flatten(1),
-        "objective": {"name": "iwae", "num_particles": 2},
-    }
+    return killed.discrete_latents() | {"data": counts().flatten(1)}
 
 
 def user_program() -> Settings:

@@ -1,6 +1,5 @@
 """``pyrovae train`` in two processes, as ``torchrun`` starts them."""
 
-import json
 import os
 import signal
 import socket
@@ -9,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import safetensors.torch
 import torch
 
 from pyrovae import cli
+from tests.test_cli_resume import results
 
 from .signals import send_at
 from .together import Ended, started
@@ -67,14 +66,6 @@ def command(
 
 def train(folder: Path, **options: Any) -> list[Ended]:
     return command("train", "table.csv", "--output", "run", *OPTIONS, folder=folder, **options)
-
-
-def results(run: Path) -> tuple[Any, ...]:
-    """All that a run leaves, but for seconds and pictures."""
-    metrics = pd.read_csv(run / "metrics.csv").drop(columns="seconds").to_csv()
-    tensors = safetensors.torch.load_file(run / "model.safetensors")
-    weights = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
-    return metrics, weights, json.loads((run / "evaluation.json").read_text())
 
 
 def write_table(folder: Path) -> None:
