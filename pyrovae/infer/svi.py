@@ -232,7 +232,8 @@ class SVI:
         with torch.no_grad():  # running means and the like; also those that were replaced
             now = moving if self._is_whole else self._floating_buffers()
             for buffer, value in zip(now, before, strict=False):
-                buffer.copy_(torch.where(guard.blocked, value, buffer))
+                if buffer.shape == value.shape:
+                    buffer.copy_(torch.where(guard.blocked, value, buffer))
         if self._parameters.is_due(self._num_steps):
             self.learning_rate = self._parameters.learning_rate
             if self._parameters.schedule is not None:
@@ -371,8 +372,8 @@ class SVI:
 
     def _found(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         numbers = None  # of data, where batches are cut from those on the device
-        if self._transform is not None and len(args) == 1 and args[0].dtype == torch.long:
-            numbers = args[0].tolist()
+        if self._transform is not None and len(args) == 1 and isinstance(args[0], Tensor):
+            numbers = args[0].tolist() if args[0].dtype == torch.long else None
         with self._context():
             try:
                 prepared = self._prepared(args)
