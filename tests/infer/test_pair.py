@@ -178,8 +178,8 @@ def test_validation_is_in_eval_mode_and_training_is_not(registered: bool) -> Non
 
     x = torch.randn(8, 3)
     fit(model, guide, x, epochs=2, validation=x, batch_size=8, progress=False)
-    # The passes of the check of training and validation data, then two epochs.
-    assert network.modes == [False, False, True, False, True, False]
+    # The check of training and validation data, a look at scales, then two epochs with one each.
+    assert network.modes == [False] * 3 + [True, False, False] * 2
     assert all(part.training for part in network.modules())
     assert network.layers[1].num_batches_tracked == 2
 
@@ -234,9 +234,9 @@ class ModeReader(nn.Module):
 def test_evaluating_the_pair_of_a_history_is_in_eval_mode() -> None:
     module = ModeReader()
     history = fit(module.model, module.guide, X, epochs=1, progress=False)
-    assert module.modes == [False, True]
+    assert module.modes == [False, False, True, False]
     evaluate(history.model, history.guide, X, num_particles=1)
-    assert module.modes == [False, True, False]
+    assert module.modes == [False, False, True, False, False]
     assert module.training
 
 

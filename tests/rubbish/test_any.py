@@ -7,16 +7,16 @@ from benchmarks.bad_inputs import KINDS
 from .well_ended import well_ended
 
 NUM = {
-    "YAML text": 25,
-    "options in YAML": 25,
-    "command lines": 20,
-    "declared parts": 25,
-    "arrays": 12,
+    "YAML text": 12,
+    "options in YAML": 15,
+    "command lines": 15,
+    "declared parts": 15,
+    "arrays": 10,
     "tables, train": 8,
-    "tables, impute": 15,
-    "run directories": 20,
-    "places": 12,
-    "full disks": 3,
+    "tables, impute": 10,
+    "run directories": 10,
+    "places": 8,
+    "full disks": 2,
 }
 
 
