@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .infer.processes import Processes
 
-__all__ = ["is_first", "is_restarted", "joined", "may_restart", "num_processes"]
+__all__ = ["is_first", "joined", "may_restart", "num_processes"]
 
 _LONGEST_WAIT = 300
 """Seconds for which a process that has started waits for the others."""
@@ -33,21 +33,20 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if _is_launched() else 1
 
 
-def is_restarted() -> bool:
-    """Whether torchrun started these processes again, since one had died."""
-    return _is_launched() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-
-
 def may_restart() -> bool:
     """Whether torchrun would."""
     return _is_launched() and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
 
 
 @contextmanager
-def joined() -> Iterator["Processes"]:
+def joined() -> Iterator[tuple["Processes", bool]]:
     """Within, all of the processes are joined: by gloo, and by NCCL between GPUs.
 
     Each takes the GPU of its number on its machine, where there are any.
+
+    Yields:
+        The processes, and whether torchrun has started them again, since one had died: by its
+        store, as it counts restarts on each machine by itself.
     """
     import torch
     import torch.distributed as dist
@@ -56,7 +55,8 @@ def joined() -> Iterator["Processes"]:
     from .infer.processes import Processes
 
     if num_processes() == 1:
-        yield Processes()
+        num_restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        yield Processes(), _is_launched() and num_restarts != "0"
         return
     has_gpus = torch.cuda.is_available() and dist.is_nccl_available()
     if has_gpus:
@@ -71,8 +71,9 @@ def joined() -> Iterator["Processes"]:
         world_size=num,
     )
     processes = Processes(dist.group.WORLD)
+    num_starts = str(store.add("pyrovae/starts", 1)) if processes.is_first else ""
     try:
-        yield processes
+        yield processes, processes.text_of_first(num_starts) != "1"
     except InputError as error:
         if not (processes.is_first or isinstance(error, Agreed)):
             print(f"pyrovae: process {processes.rank}: {error}", file=sys.stderr)

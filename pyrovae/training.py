@@ -22,7 +22,7 @@ from .evaluation import evaluate_elbo
 from .history import History
 from .infer import objective_of
 from .infer.processes import Processes
-from .launch import is_restarted, joined, may_restart
+from .launch import joined, may_restart
 from .likelihoods import Likelihood
 from .models.base import LatentVariableModel
 from .models.catalogue import check_declared
@@ -63,9 +63,9 @@ def train(config: RunConfig, console: Console) -> Path:
             "give --output, by which processes that are started again will find the run that they "
             "go on with"
         )
-    with joined() as processes:
+    with joined() as (processes, is_restarted):
         path = config.output or Path("runs") / processes.text_of_first(run_name(config))
-        if is_restarted() and (path / "config.yaml").is_file():
+        if is_restarted and (path / "config.yaml").is_file():
             return _go_on(path, processes, console)
         shards = config.shards or (processes.num if processes.num > 1 else None)
         begin = partial(_begin, config.model_copy(update={"shards": shards}), path, console)
@@ -97,7 +97,7 @@ def resume(path: Path, console: Console) -> Path:
         FloatingPointError: if the loss becomes infinite or NaN.
         Interrupted: as :func:`train`.
     """
-    with joined() as processes:
+    with joined() as (processes, _):
         return _go_on(path, processes, console)
 
 
