@@ -46,7 +46,7 @@ def joined() -> Iterator[tuple["Processes", bool]]:
 
     Yields:
         The processes, and whether torchrun has started them again, since one had died: by its
-        store, as it counts restarts on each machine by itself.
+        count in any of them, which is of each machine by itself, or by its store.
     """
     import torch
     import torch.distributed as dist
@@ -55,8 +55,7 @@ def joined() -> Iterator[tuple["Processes", bool]]:
     from .infer.processes import Processes
 
     if num_processes() == 1:
-        num_restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        yield Processes(), _is_launched() and num_restarts != "0"
+        yield Processes(), _is_counted_as_restarted()
         return
     has_gpus = torch.cuda.is_available() and dist.is_nccl_available()
     if has_gpus:
@@ -71,9 +70,10 @@ def joined() -> Iterator[tuple["Processes", bool]]:
         world_size=num,
     )
     processes = Processes(dist.group.WORLD)
-    num_starts = str(store.add("pyrovae/starts", 1)) if processes.is_first else ""
+    is_again = processes.is_first and store.add("pyrovae/starts", 1) > 1
+    said = processes.first_said("again" if is_again or _is_counted_as_restarted() else "")
     try:
-        yield processes, processes.text_of_first(num_starts) != "1"
+        yield processes, bool(said)
     except InputError as error:
         if not (processes.is_first or isinstance(error, Agreed)):
             print(f"pyrovae: process {processes.rank}: {error}", file=sys.stderr)
@@ -116,6 +116,10 @@ def _agreed_start(store: "Store", rank: int, num: int) -> str:
     raise Separated(
         f"process {rank} of {num} waited {_LONGEST_WAIT // 60} minutes for the others to start"
     )
+
+
+def _is_counted_as_restarted() -> bool:
+    return _is_launched() and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def _is_launched() -> bool:
