@@ -39,11 +39,13 @@ class History:
     Attributes:
         epochs: one entry a pass, in order.
         stopped_early: whether patience ran out.
+        num_skipped: steps that were left out, as they were not finite.
     """
 
     _pair: Pair = field(repr=False)
     epochs: list[Epoch] = field(default_factory=list)
     stopped_early: bool = False
+    num_skipped: int = 0
 
     @property
     def model(self) -> PyroFunction:

@@ -218,6 +218,7 @@ def fit(
             held = validate(svi, held_out, processes)
             epoch = Epoch(number, *losses, *held, svi.learning_rate, seconds)
             history.epochs.append(epoch)
+            history.num_skipped = svi.num_skipped
             bar.epoch_done(epoch, train.size)
             if parts is not None:
                 parts.check_alike(svi.parameters)

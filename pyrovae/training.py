@@ -229,6 +229,7 @@ def _train(
     seconds = sum(history["seconds"])
     console.print(
         f"trained {len(history.epochs)} epochs in {seconds:.1f} s"
+        + (f"; {history.num_skipped:,} steps were left out" if history.num_skipped else "")
         + (f"; stopped early, kept epoch {history.best.epoch}" if history.stopped_early else "")
     )
     trained.run.write_figure("training", plots.training_curves(history.rows()))

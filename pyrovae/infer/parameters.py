@@ -140,7 +140,7 @@ class Parameters:
     def follow(self, gradients: Gradients, guard: Guard, num_steps: int) -> None:
         """What a step is followed by: an update by torch's optimiser, unless the guard blocks it.
 
-        Optimisers that are fused see for themselves whether it does; for others this waits for the
+        Fused Adam and AdamW see for themselves whether it does; for others this waits for the
         device.
         """
         assert self.optimiser is not None

@@ -88,7 +88,8 @@ class SVI:
             the last, and parameters stay what they were before it; ``"skip"``: its update is left
             out. Either way it is noticed where it is computed, and told within a hundred steps, or
             fewer where the arguments of so many take more than 64 MiB; the batch, the site and the
-            tensor are named. On a GPU, optimisers that are not fused wait for it at each step.
+            tensor are named. On a GPU, all optimisers but fused Adam and AdamW wait for it at each
+            step.
         shards: parts of each batch that processes share out; None for the batch as it is.
         repeatable: whether the same steps shall give the same bits on the same machine, also where
             they are continued in another process: no clock then decides what is compiled. Call

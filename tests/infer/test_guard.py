@@ -216,5 +216,6 @@ def test_figures_of_an_epoch_are_those_of_its_finite_batches() -> None:
             non_finite="skip",
             progress=False,
         )
+    assert history.num_skipped == 1
     of_each = -dist.Normal(1.0, 1.0).log_prob(torch.tensor([1.0, 3.0])) * 2
     assert history["loss"] == pytest.approx([of_each.mean().item()], rel=1e-6)
