@@ -26,8 +26,8 @@ from torch.optim import Adam
 
 from pyrovae import VAE
 from pyrovae.infer import ELBO, SVI
-from pyrovae.infer.processes import Processes
-from pyrovae.infer.shards import Shards
+from pyrovae.infer.parallel.processes import Processes
+from pyrovae.infer.parallel.shards import Shards
 from pyrovae.nn import MLP
 
 from .data import binary_batches

@@ -28,7 +28,7 @@ from torch.optim import Adam
 
 from pyrovae import importance_sample, load
 from pyrovae.infer import ImportanceEstimate, WakeSleep
-from pyrovae.infer.hmc import State, hmc_transition
+from pyrovae.infer.estimators.hmc import State, hmc_transition
 
 LATENT_DIM, HIDDEN, LEVELS = 3, 100, 16
 BATCH_SIZE, LEARNING_RATE = 100, 3e-3

@@ -28,7 +28,7 @@ from pyrovae.data.sprites import FACTORS, load_sprites
 from pyrovae.disentanglement import dci, mutual_information, mutual_information_gap, sap
 from pyrovae.infer import ImportanceEstimate, latent_report
 from pyrovae.nn import MLP, ConvDecoder, ConvEncoder
-from pyrovae.plots import image_grid
+from pyrovae.runs.plots import image_grid
 
 HIDDEN = 128
 

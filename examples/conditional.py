@@ -25,9 +25,9 @@ from torch import Tensor
 
 from pyrovae import VAE, fit, importance_sample, load
 from pyrovae.infer import Estimate, ImportanceEstimate
-from pyrovae.models.base import LatentVariableModel
+from pyrovae.models.base.model import LatentVariableModel
 from pyrovae.models.conditional import ConditionalVAE
-from pyrovae.plots import image_grid
+from pyrovae.runs.plots import image_grid
 
 LATENT_DIM = 8
 COUNTS = {"family": "Binomial", "total_count": 16}

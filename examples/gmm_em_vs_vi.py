@@ -26,7 +26,7 @@ from cyclopts import run
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor, nn
 
-from pyrovae.checkpoint import RunDirectory
+from pyrovae.cli.compare_em_vi import write_pictures
 from pyrovae.gmm import (
     AmortisedGuide,
     Mixture,
@@ -40,7 +40,7 @@ from pyrovae.gmm import (
     toy,
 )
 from pyrovae.gmm.compare import Settings, compare
-from pyrovae.gmm.job import write_pictures
+from pyrovae.runs.directory import RunDirectory
 
 
 def main(steps: int = 1000, output: Path = Path("runs/gmm-em-vs-vi")) -> None:

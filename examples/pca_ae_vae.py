@@ -34,7 +34,7 @@ from pyrovae import VAE, Dataset, Likelihood, fit, load
 from pyrovae.models.autoencoder import Autoencoder
 from pyrovae.models.pca import ProbabilisticPCA
 from pyrovae.nn import MLP
-from pyrovae.plots import image_grid
+from pyrovae.runs.plots import image_grid
 
 
 @dataclass

@@ -32,7 +32,7 @@ from torch import Tensor
 from pyrovae import Dataset, fit, load
 from pyrovae.models.semi_supervised import SemiSupervisedVAE
 from pyrovae.nn import MLP
-from pyrovae.plots import image_grid
+from pyrovae.runs.plots import image_grid
 
 M2 = "M2"
 LOGISTIC = "logistic"

@@ -24,7 +24,7 @@ from torch import Tensor
 from pyrovae import VAE, fit, load
 from pyrovae.infer import Estimate
 from pyrovae.inverse import Downsample, Mask, Noise, Operator, Posterior
-from pyrovae.plots import image_grid
+from pyrovae.runs.plots import image_grid
 
 LATENT_DIM = 8
 COUNTS = {"family": "Binomial", "total_count": 16}

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError, did_you_mean
-from ..memory import fitting, refuse_larger
 from .dataset import Read, Split
+from .memory import fitting, refuse_larger
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,12 +1,12 @@
 """The Gaussian mixture, on which EM and variational inference are compared step by step."""
 
-from .bayes import coordinate_ascent
-from .bayes_program import BayesianGuide, BayesianMixtureModel, Draws, bayesian_svi, nuts
+from .bayesian.conjugate import Posterior, Prior
+from .bayesian.coordinate_ascent import coordinate_ascent
+from .bayesian.evidence import Evidence, log_evidence
+from .bayesian.program import BayesianGuide, BayesianMixtureModel, Draws, bayesian_svi, nuts
 from .climb import Climb, State, bound_terms, record
-from .conjugate import Posterior, Prior
 from .em import em, floor_of, monte_carlo_em
 from .estimators import BayesianGaussianMixture, DegenerateComponentWarning, GaussianMixture
-from .evidence import Evidence, log_evidence
 from .gradient import amortised_vi, free_vi
 from .mixture import CovarianceType, Mixture
 from .points import as_points, check_fittable

@@ -15,12 +15,12 @@ from ..data import load
 from ..data.files import SUFFIXES
 from ..errors import InputError, did_you_mean
 from ..progress import LateProgress
-from .bayes import coordinate_ascent
-from .bayes_program import Draws, bayesian_svi, nuts
+from .bayesian.conjugate import Prior
+from .bayesian.coordinate_ascent import coordinate_ascent
+from .bayesian.evidence import FEWEST_EFFECTIVE, log_evidence
+from .bayesian.program import Draws, bayesian_svi, nuts
 from .climb import Climb, State, record
-from .conjugate import Prior
 from .em import em, floor_of, monte_carlo_em
-from .evidence import FEWEST_EFFECTIVE, log_evidence
 from .gradient import amortised_vi, free_vi
 from .mixture import Mixture, check_covariance_type
 from .points import as_points, check_fittable

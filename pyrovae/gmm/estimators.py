@@ -17,8 +17,8 @@ from torch import Tensor
 from ..device import find_device
 from ..errors import InputError
 from ..progress import LateProgress
-from .bayes import rounds
-from .conjugate import Posterior, Prior
+from .bayesian.conjugate import Posterior, Prior
+from .bayesian.coordinate_ascent import rounds
 from .em import floor_of, iterations
 from .mixture import CovarianceType, Mixture, check_covariance_type
 from .points import as_points, check_fittable

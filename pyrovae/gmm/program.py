@@ -15,7 +15,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..models.parameters import declare_parameters
+from ..models.base.parameters import declare_parameters
 from ..nn import MLP
 from .mixture import Mixture
 

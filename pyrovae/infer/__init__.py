@@ -1,25 +1,35 @@
 """Inference for any Pyro model and guide; nothing here knows what a VAE is."""
 
-from .ais import (
+from .estimators.ais import (
     AnnealedEstimate,
     BidirectionalEstimate,
     annealed_importance_sample,
     bidirectional_check,
 )
-from .bound import Bound, evaluate_bound
-from .catalogue import OBJECTIVES, objective_of
-from .collapse import LatentReport, latent_report
-from .elbo import ELBO, Loss
-from .enumerated import EnumeratedELBO
-from .evaluate import Estimate, Evaluation, evaluate
-from .gap import InferenceGap, inference_gap
-from .importance import ImportanceEstimate, importance_sample
-from .multisample import CIWAE, IWAE, MIWAE, PIWAE, RWS, DReG, Renyi, StickingTheLanding, WakeSleep
-from .objective import Objective
-from .objectives import BetaELBO, BetaTCVAE, Capacity, FreeBits, InfoVAE
-from .pair import Pair
-from .schedules import Cyclical, Linear
-from .svi import SVI
+from .estimators.collapse import LatentReport, latent_report
+from .estimators.evaluate import Estimate, Evaluation, evaluate
+from .estimators.gap import InferenceGap, inference_gap
+from .estimators.importance import ImportanceEstimate, importance_sample
+from .objectives.catalogue import OBJECTIVES, objective_of
+from .objectives.elbo import ELBO, Loss
+from .objectives.enumerated import EnumeratedELBO
+from .objectives.multisample import (
+    CIWAE,
+    IWAE,
+    MIWAE,
+    PIWAE,
+    RWS,
+    DReG,
+    Renyi,
+    StickingTheLanding,
+    WakeSleep,
+)
+from .objectives.objective import Objective
+from .objectives.schedules import Cyclical, Linear
+from .objectives.weighted import BetaELBO, BetaTCVAE, Capacity, FreeBits, InfoVAE
+from .pair.bound import Bound, evaluate_bound
+from .pair.pair import Pair
+from .svi.svi import SVI
 
 __all__ = [
     "CIWAE",

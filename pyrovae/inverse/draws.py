@@ -11,7 +11,7 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from ..errors import InputError
-from ..infer.pair import Pair
+from ..infer.pair.pair import Pair
 from ..likelihoods.support import check_values
 from .program import Latents, Observed, Parts
 

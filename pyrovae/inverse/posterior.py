@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..declared import made
 from ..errors import InputError
-from ..infer.bound import PyroFunction
-from ..infer.pair import Pair
+from ..infer.pair.bound import PyroFunction
+from ..infer.pair.pair import Pair
 from ..progress import LateProgress
 from .draws import Batch, Posterior, joined
 from .methods import METHODS, Method

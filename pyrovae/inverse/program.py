@@ -12,9 +12,9 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from ..errors import InputError
-from ..infer.allocations import bytes_made
-from ..infer.bound import Bound, PyroFunction
-from ..infer.particles import repeated
+from ..infer.pair.allocations import bytes_made
+from ..infer.pair.bound import Bound, PyroFunction
+from ..infer.pair.particles import repeated
 from .operators import Operator
 
 __all__ = ["Latents", "Observed", "Parts", "drawn", "likelihood", "log_weights"]

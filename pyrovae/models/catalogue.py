@@ -9,12 +9,12 @@ from ..errors import InputError
 from ..posteriors import POSTERIORS
 from ..priors import PRIORS
 from .autoencoder import Autoencoder
-from .base import LatentVariableModel
+from .base.model import LatentVariableModel
+from .base.refined import INFERENCES
 from .conditional import ConditionalVAE
 from .hierarchical import HierarchicalVAE
 from .mixture import MixtureVAE
 from .pca import ProbabilisticPCA
-from .refined import INFERENCES
 from .semi_supervised import SemiSupervisedVAE
 from .vae import VAE
 

@@ -14,11 +14,11 @@ from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP, concatenate, joint_network
 from ..posteriors import DiagonalNormal
-from .base import Body, LatentVariableModel, network
-from .condition import Condition, MakeBody, check_paired, check_vector
-from .conditional_normal import ConditionalNormal
-from .generative import Generative, Layer
-from .recognition import Recognition, seen_shape
+from .base.condition import Condition, MakeBody, check_paired, check_vector
+from .base.conditional_normal import ConditionalNormal
+from .base.generative import Generative, Layer
+from .base.model import Body, LatentVariableModel, network
+from .base.recognition import Recognition, seen_shape
 
 __all__ = ["ConditionalGuide", "ConditionalModel", "ConditionalVAE"]
 

@@ -13,10 +13,10 @@ from torch.distributions import kl_divergence
 from ..errors import InputError, did_you_mean
 from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP
-from .base import Body, LatentVariableModel, network
-from .conditional_normal import ConditionalNormal
+from .base.conditional_normal import ConditionalNormal
+from .base.model import Body, LatentVariableModel, network
+from .base.recognition import seen_shape
 from .ladder import BottomUpGuide, HierarchicalModel, TopDownGuide
-from .recognition import seen_shape
 
 __all__ = ["HierarchicalVAE"]
 

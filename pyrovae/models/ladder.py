@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..posteriors import DiagonalNormal
 from ..priors import StandardNormal
-from .generative import Generative, Layer
-from .recognition import Recognition
+from .base.generative import Generative, Layer
+from .base.recognition import Recognition
 
 __all__ = [
     "BottomUpGuide",

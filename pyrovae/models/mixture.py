@@ -13,9 +13,9 @@ from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP
 from ..posteriors import DiagonalNormal
 from ..priors import NormalMixture
-from .base import Body, LatentVariableModel, network
-from .generative import DeepLatentModel
-from .recognition import AmortisedGuide, seen_shape
+from .base.generative import DeepLatentModel
+from .base.model import Body, LatentVariableModel, network
+from .base.recognition import AmortisedGuide, seen_shape
 
 __all__ = ["MixtureGuide", "MixtureModel", "MixtureVAE"]
 

@@ -15,9 +15,9 @@ from ..likelihoods import Likelihood
 from ..likelihoods.support import check_values
 from ..nn import MLP
 from ..priors import StandardNormal
-from .generative import DeepLatentModel
+from .base.generative import DeepLatentModel
+from .base.recognition import AmortisedGuide, seen_shape
 from .linear_gaussian import closed_form, em, posterior
-from .recognition import AmortisedGuide, seen_shape
 from .vae import VAE
 
 __all__ = ["ExactPosterior", "ProbabilisticPCA"]

@@ -15,11 +15,11 @@ from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP, concatenate, joint_network
 from ..posteriors import DiagonalNormal
-from .base import Body, LatentVariableModel, network
-from .condition import Condition, check_labels, check_paired, check_vector
+from .base.condition import Condition, check_labels, check_paired, check_vector
+from .base.generative import Generative, Layer
+from .base.model import Body, LatentVariableModel, network
+from .base.recognition import seen_shape
 from .conditional import ConditionalGuide
-from .generative import Generative, Layer
-from .recognition import seen_shape
 
 __all__ = ["LabelGuide", "LabelModel", "SemiSupervisedVAE"]
 

@@ -14,10 +14,10 @@ from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP
 from ..posteriors import DiagonalNormal
 from ..priors import VampPrior
-from .base import Body, LatentVariableModel, network
-from .generative import DeepLatentModel
-from .recognition import AmortisedGuide, seen_shape
-from .refined import INFERENCES, Inference, NumberedModel
+from .base.generative import DeepLatentModel
+from .base.model import Body, LatentVariableModel, network
+from .base.recognition import AmortisedGuide, seen_shape
+from .base.refined import INFERENCES, Inference, NumberedModel
 
 __all__ = ["VAE"]
 

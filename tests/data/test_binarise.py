@@ -5,12 +5,7 @@ import torch
 
 from pyrovae import Dataset, InputError, binarise
 from pyrovae.data import Split
-from pyrovae.data.binarise import (
-    check_binarisable,
-    check_whole,
-    dequantise,
-    static_binarisation,
-)
+from pyrovae.data.binarise import check_binarisable, check_whole, dequantise, static_binarisation
 
 
 def test_mean_of_draws_is_the_grey_level() -> None:

@@ -11,7 +11,6 @@ from rich.console import Console
 from torch import Tensor
 
 from pyrovae import InputError, fit, load
-from pyrovae.config import RunConfig
 from pyrovae.data.sprites import (
     DSPRITES_FILE,
     FACTORS,
@@ -25,7 +24,8 @@ from pyrovae.data.sprites import (
     sprites,
 )
 from pyrovae.likelihoods import Likelihood
-from pyrovae.prepare import build, check, prepare, resolve, training_batches
+from pyrovae.runs.config import RunConfig
+from pyrovae.runs.prepare import build, check, prepare, resolve, training_batches
 
 SIZES = list(FACTORS.values())
 

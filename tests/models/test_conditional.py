@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from pyrovae import InputError, evaluate, fit, importance_sample
-from pyrovae.models.condition import Condition
+from pyrovae.models.base.condition import Condition
+from pyrovae.models.base.conditional_normal import ConditionalNormal
 from pyrovae.models.conditional import ConditionalVAE
-from pyrovae.models.conditional_normal import ConditionalNormal
 from pyrovae.nn import MLP, ConvDecoder, ConvEncoder, Joint
 from pyrovae.priors import StandardNormal
 from tests.recorded import assert_recorded_as_eager

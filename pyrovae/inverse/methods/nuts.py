@@ -8,7 +8,7 @@ from pyro.infer import NUTS as Kernel
 from torch import Tensor
 
 from ...errors import InputError
-from ...infer.densities import RowDensities
+from ...infer.estimators.densities import RowDensities
 from ..program import Observed, Parts
 from .chains import FEWEST, of_chains
 from .method import Advance, Drawn, Method, at_least

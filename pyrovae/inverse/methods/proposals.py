@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...declared import settings_of
-from ...infer.pareto import pareto_k
+from ...infer.estimators.pareto import pareto_k
 from ..program import Observed, Parts
 from .method import Advance, Diagnostics, Drawn, Method, at_least
 from .refined import Refined

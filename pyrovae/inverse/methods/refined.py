@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ...declared import made, settings_of
 from ...errors import InputError
-from ...infer.densities import RowDensities
-from ...infer.pareto import pareto_k
+from ...infer.estimators.densities import RowDensities
+from ...infer.estimators.pareto import pareto_k
 from ...posteriors import POSTERIORS
 from ..program import Observed, Parts
 from .method import Advance, Drawn, Method, at_least

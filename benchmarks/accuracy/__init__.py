@@ -1,0 +1,1 @@
+"""How good the results are, beside those of other methods."""

@@ -1,0 +1,1 @@
+"""Wrong inputs and killed processes."""

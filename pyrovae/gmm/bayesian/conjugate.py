@@ -1,0 +1,290 @@
+"""Conjugate priors of a Gaussian mixture, and the posteriors of the same family.
+
+::
+
+    weights ~ Dirichlet(concentration)
+    Lambda_k = Sigma_k^-1 ~ Wishart(df, scatter^-1)
+    locs_k | Lambda_k ~ Normal(loc, (precision Lambda_k)^-1)
+
+which is the normal-inverse-Wishart prior on (locs_k, Sigma_k). Tied covariances share one Lambda.
+Diagonal and spherical ones are made of Wishart variables of dimension one, that is of
+Gamma(df / 2, scatter / 2).
+"""
+
+from dataclasses import dataclass, replace
+from math import inf, log
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pyro.distributions import MultivariateStudentT, StudentT
+from torch import Tensor
+from torch.distributions import Dirichlet, kl_divergence
+
+from ...errors import InputError, did_you_mean
+from ..em import floored_cholesky
+from ..mixture import CovarianceType, Mixture, check_covariance_type
+
+__all__ = ["Posterior", "Prior"]
+
+_FLOOR = 1e-6
+
+_GIVEN = ("concentration", "loc", "precision", "df", "scatter")
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """p(weights) p(locs, Lambda), the same for each component.
+
+    Attributes:
+        concentration: of the Dirichlet, for each component.
+        loc: where locs are expected.
+        precision: how many data this expectation is worth.
+        df: how many data the scatter is worth; above d - 1 where covariances are matrices, and
+            positive where not.
+        scatter: df times the inverse of the expected Lambda: ``(d, d)`` where the type is full or
+            tied, ``(d,)`` where it is diag, ``()`` where it is spherical.
+        covariance_type: full, tied, diag or spherical.
+    """
+
+    concentration: float
+    loc: Float[Tensor, "d"]
+    precision: float
+    df: float
+    scatter: Float[Tensor, "..."]
+    covariance_type: CovarianceType
+
+    def __post_init__(self) -> None:
+        d = len(self.loc)
+        kind = self.covariance_type
+        shape = {"full": (d, d), "tied": (d, d), "diag": (d,), "spherical": ()}[kind]
+        if tuple(self.scatter.shape) != shape:
+            raise InputError(
+                f"the scatter of a {kind} prior in {d} dimensions has shape {shape}; got "
+                f"{tuple(self.scatter.shape)}"
+            )
+        blocks = self.blocks
+        if (
+            not torch.allclose(blocks, blocks.mT, rtol=1e-9, atol=0)
+            or torch.linalg.cholesky_ex(blocks).info.any()
+        ):
+            raise InputError(
+                f"the scatter of a {kind} prior must be symmetric and positive definite; where the "
+                "columns of the data depend on each other, leave some out, or use diag"
+            )
+        least = d - 1 if kind in ("full", "tied") else 0
+        for name, low in (("concentration", 0), ("precision", 0), ("df", least)):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and low < value < inf):
+                raise InputError(f"{name} of a {kind} prior is a number above {low}; got {value!r}")
+
+    @classmethod
+    def of(
+        cls,
+        x: Float[Tensor, "n d"],
+        num_components: int,
+        covariance_type: CovarianceType = "full",
+        **given: Any,
+    ) -> "Prior":
+        """A weak prior from the mean and covariance of the data.
+
+        ``concentration = 1 / K``, ``loc`` the mean, ``precision = 1``; full and tied: ``df = d``
+        and ``scatter`` the covariance, as scikit-learn has it, so that Sigma is expected near the
+        d-th part of the covariance; diag and spherical: ``df = 1`` and ``scatter`` the variances,
+        or their mean, so that it is expected near these. Where columns depend on each other, the
+        covariance is raised to 1e-6 of the variances.
+
+        Arguments:
+            x: data.
+            num_components: K.
+            covariance_type: full, tied, diag or spherical.
+            given: attributes to have instead.
+
+        Raises:
+            InputError: if there is no such attribute, or the prior is none.
+        """
+        unknown = given.keys() - _GIVEN
+        if unknown:
+            name = min(unknown)
+            raise InputError(f"a prior has no attribute {name!r}: {did_you_mean(name, _GIVEN)}")
+        check_covariance_type(covariance_type)
+        points = x.double()
+        d = points.shape[1]
+        loc = torch.as_tensor(given.get("loc", points.mean(0))).to(points)
+        if tuple(loc.shape) != (d,):
+            raise InputError(f"loc of a prior in {d} dimensions has shape ({d},); got {loc.shape}")
+        covariance = torch.cov(points.mT).reshape(d, d)
+        variances = covariance.diagonal()
+        if covariance_type == "diag":
+            scatter, df = variances, 1.0
+        elif covariance_type == "spherical":
+            scatter, df = variances.mean(), 1.0
+        else:
+            factor, low = floored_cholesky(covariance, _FLOOR * variances)
+            scatter, df = factor @ factor.mT if low else covariance, float(d)
+        derived = {"concentration": 1 / num_components, "precision": 1.0, "df": df}
+        scatter = torch.as_tensor(given.get("scatter", scatter)).to(points)
+        values = {**derived, **given, "loc": loc, "scatter": scatter}
+        return cls(**values, covariance_type=covariance_type)
+
+    @property
+    def blocks(self) -> Float[Tensor, "... p p"]:
+        """The scatter as matrices of the Wishart variables that make up one Lambda."""
+        return _blocks(self.scatter, self.covariance_type)
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """q(weights) q(locs, Lambda), of the family of the prior.
+
+    Attributes:
+        concentration: of the Dirichlet.
+        locs: expected locs.
+        precision: of locs_k given Lambda_k, as a multiple of it.
+        df: degrees of freedom of the Wishart variables: ``(K,)``, or ``()`` where tied.
+        scatter: their inverse scales: ``(K, d, d)`` where full, ``(d, d)`` where tied, ``(K, d)``
+            where diag, ``(K,)`` where spherical.
+        prior: what it is the posterior of.
+    """
+
+    concentration: Float[Tensor, "k"]
+    locs: Float[Tensor, "k d"]
+    precision: Float[Tensor, "k"]
+    df: Float[Tensor, "..."]
+    scatter: Float[Tensor, "..."]
+    prior: Prior
+
+    @property
+    def covariance_type(self) -> CovarianceType:
+        """That of the prior."""
+        return self.prior.covariance_type
+
+    @property
+    def mean(self) -> Mixture:
+        """The mixture at E[weights], E[locs] and Sigma = E[Lambda]^-1 = scatter / df."""
+        blocks = self._blocks / self._df[..., None, None]
+        if self.covariance_type in ("full", "tied"):
+            scales = torch.linalg.cholesky(blocks)
+        else:
+            scales = blocks[..., 0, 0].sqrt()
+        return Mixture(self._log_mean_weights, self.locs, scales, self.covariance_type)
+
+    def expected_log_joint(self) -> Mixture:
+        """A mixture whose log joint is E[log p(x, z | theta)]; its weights do not sum to one.
+
+        ::
+
+            E[log p(x, z = k)] = E[log weights_k] + E[log |Lambda_k|] / 2 - d log(2 pi) / 2
+                                 - (d / precision_k + squared distance under E[Lambda_k]) / 2
+
+        so that the optimal q(z) is the posterior of this mixture (Bishop 2006, eq. 10.46).
+        """
+        mean = self.mean
+        d = self.locs.shape[1]
+        log_weights = self.concentration.digamma() - self.concentration.sum().digamma()
+        # E[log |Lambda|] - log |E[Lambda]|
+        deficit = self.expected_log_det() - self._of_components(
+            self._p * self._df.log() - torch.logdet(self._blocks)
+        )
+        log_weights = log_weights + 0.5 * (deficit - d / self.precision)
+        return replace(mean, log_weights=log_weights)
+
+    def expected_log_det(self) -> Float[Tensor, "k"]:
+        """E[log |Lambda_k|] (Bishop 2006, eq. 10.65)."""
+        return self._of_components(_wishart_log_det(self._df, self._blocks))
+
+    def kl(self) -> Float[Tensor, ""]:
+        """KL(q(theta) || p(theta)), in nats (Bishop 2006, eqs. 10.73, 10.74, 10.76 and 10.77)."""
+        prior, d = self.prior, self.locs.shape[1]
+        of_weights = kl_divergence(
+            Dirichlet(self.concentration),
+            Dirichlet(torch.full_like(self.concentration, prior.concentration)),
+        )
+        ratio = prior.precision / self.precision
+        distance = self.mean.squared_distances(prior.loc.unsqueeze(0)).squeeze(0)
+        of_locs = 0.5 * (d * (ratio - 1 - ratio.log()) + prior.precision * distance)
+        ours, theirs = self._blocks, prior.blocks
+        df, df0 = self._df, torch.as_tensor(prior.df, dtype=ours.dtype, device=ours.device)
+        traces = torch.linalg.solve(ours, theirs.expand_as(ours)).diagonal(dim1=-2, dim2=-1).sum(-1)
+        of_precisions = (
+            _log_wishart_normaliser(df0, theirs)
+            - _log_wishart_normaliser(df, ours)
+            + 0.5 * (df - df0) * _wishart_log_det(df, ours)
+            - 0.5 * df * (self._p - traces)
+        )
+        kl: Tensor = of_weights + of_locs.sum() + of_precisions.sum()
+        return kl
+
+    def predictive(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
+        """log p(x | data), theta integrated out under q (Bishop 2006, eq. 10.81), in nats.
+
+        A mixture of Student t distributions with ``df - p + 1`` degrees of freedom.
+        """
+        x = x.to(self.locs.dtype).unsqueeze(1)
+        k, d = self.locs.shape
+        spread = (self.precision + 1) / self.precision
+        kind, df = self.covariance_type, self._df
+        log_density: Tensor
+        if kind in ("full", "tied"):
+            freedom = (df - d + 1).expand(k)
+            scale = torch.linalg.cholesky(
+                spread.view(-1, 1, 1) * self.scatter / freedom.view(-1, 1, 1)
+            )
+            log_density = MultivariateStudentT(freedom, self.locs, scale).log_prob(x)
+        elif kind == "diag":
+            scale = (spread.unsqueeze(1) * self.scatter / df).sqrt()
+            log_density = StudentT(df, self.locs, scale).log_prob(x).sum(-1)
+        else:
+            scale = (spread * self.scatter / df).sqrt()
+            eye = torch.eye(d, dtype=x.dtype, device=x.device)
+            log_density = MultivariateStudentT(df, self.locs, scale.view(-1, 1, 1) * eye).log_prob(
+                x
+            )
+        log_joint: Tensor = self._log_mean_weights + log_density
+        return log_joint.logsumexp(1)
+
+    @property
+    def _log_mean_weights(self) -> Tensor:
+        return self.concentration.log() - self.concentration.sum().log()
+
+    @property
+    def _p(self) -> int:
+        """Dimension of the Wishart variables."""
+        return self._blocks.shape[-1]
+
+    @property
+    def _blocks(self) -> Tensor:
+        return _blocks(self.scatter, self.covariance_type)
+
+    @property
+    def _df(self) -> Tensor:
+        """Degrees of freedom for each block."""
+        return self.df.unsqueeze(-1) if self.covariance_type == "diag" else self.df
+
+    def _of_components(self, blocks: Tensor) -> Tensor:
+        """From log determinants of blocks to those of each Lambda_k."""
+        k, d = self.locs.shape
+        if self.covariance_type == "diag":
+            return blocks.expand(k, d).sum(-1)
+        return (blocks * d if self.covariance_type == "spherical" else blocks).expand(k)
+
+
+def _blocks(scatter: Tensor, covariance_type: CovarianceType) -> Tensor:
+    return scatter if covariance_type in ("full", "tied") else scatter[..., None, None]
+
+
+def _wishart_log_det(df: Tensor, scatter: Tensor) -> Tensor:
+    """E[log |Lambda|] of Wishart(df, scatter^-1) (Bishop 2006, eq. B.81)."""
+    p = scatter.shape[-1]
+    halves = (df.unsqueeze(-1) - torch.arange(p, dtype=df.dtype, device=df.device)) / 2
+    return halves.digamma().sum(-1) + p * log(2) - torch.logdet(scatter)
+
+
+def _log_wishart_normaliser(df: Tensor, scatter: Tensor) -> Tensor:
+    """log Z with Wishart(Lambda) = |Lambda|^((df - p - 1) / 2) exp(-tr(scatter Lambda) / 2) / Z."""
+    p = scatter.shape[-1]
+    return (
+        0.5 * df * (p * log(2) - torch.logdet(scatter)) + torch.mvlgamma(df / 2, p)
+        if p > 1
+        else 0.5 * df * (log(2) - scatter[..., 0, 0].log()) + torch.lgamma(df / 2)
+    )

@@ -1,0 +1,164 @@
+"""Variational Bayes: EM whose parameters have a posterior, in closed form (Bishop 2006, sec. 10.2).
+
+The posterior is taken to be q(z) q(weights) prod_k q(locs_k, Lambda_k). Coordinate ascent sets each
+factor in turn to its best, which keeps the family of the conjugate :class:`Prior`: q(z) as EM's
+E-step with other weights, q(theta) as its M-step with pseudo-counts.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...errors import InputError
+from ..climb import State
+from ..em import Statistics, expectation, second_moments
+from ..mixture import CovarianceType, Mixture
+from .conjugate import Posterior, Prior
+
+__all__ = [
+    "coordinate_ascent",
+    "evidence_bound",
+    "restricted",
+    "rounds",
+    "state_of",
+    "update",
+]
+
+
+def update(statistics: Statistics, prior: Prior) -> Posterior:
+    """The best q(theta) for a q(z), of which only the statistics matter (Bishop, eqs. 10.58-63).
+
+    ::
+
+        concentration_k = concentration + n_k
+        precision_k     = precision + n_k
+        locs_k          = (precision loc + n_k means_k) / precision_k
+        df_k            = df + n_k
+        scatter_k       = scatter + scatters_k
+                          + precision n_k / precision_k (means_k - loc) (means_k - loc)^T
+
+    Where tied, df and scatter gather the terms of all k, and so N; where spherical, df gathers
+    d n_k and the scatter the trace.
+    """
+    n, kind = statistics.counts, prior.covariance_type
+    d = statistics.means.shape[1]
+    precision = prior.precision + n
+    locs = (prior.precision * prior.loc + n.unsqueeze(1) * statistics.means) / precision[:, None]
+    pulled = second_moments(statistics.means - prior.loc, prior.precision * n / precision, kind)
+    df = prior.df + {"tied": n.sum(), "spherical": d * n}.get(kind, n)
+    scatter = prior.scatter + statistics.scatters + pulled
+    return Posterior(prior.concentration + n, locs, precision, df, scatter, prior)
+
+
+def restricted(posterior: Posterior, to: CovarianceType) -> Posterior:
+    """The best q of a smaller family: full components whose Wishart factors are alike or simple.
+
+    From the best q(Lambda_k) = Wishart(df_k, scatter_k^-1) of a full mixture, the best with one df
+    and one scatter for all k (tied: their means), with diagonal scatters (diag: the diagonals), or
+    with multiples of the identity (spherical: the mean of the diagonal). The model keeps a full
+    covariance for each component all the same.
+
+    The covariance types of scikit-learn's BayesianGaussianMixture are these restrictions of q;
+    their bounds are all on the evidence of the full model. A model whose covariances themselves
+    are tied, diagonal or spherical is had from a :class:`Prior` of that type.
+
+    Raises:
+        InputError: if the posterior is not that of a full mixture.
+    """
+    if posterior.covariance_type != "full":
+        raise InputError(
+            "q is restricted where the covariances of the model are full; these are "
+            f"{posterior.covariance_type}"
+        )
+    df, scatter = posterior.df, posterior.scatter
+    diagonal = scatter.diagonal(dim1=-2, dim2=-1)
+    if to == "tied":
+        df, scatter = df.mean().expand_as(df), scatter.mean(0).expand_as(scatter)
+    elif to == "diag":
+        scatter = diagonal.diag_embed()
+    elif to == "spherical":
+        scatter = diagonal.mean(-1, keepdim=True).expand_as(diagonal).diag_embed()
+    return replace(posterior, df=df, scatter=scatter)
+
+
+def rounds(
+    x: Float[Tensor, "n d"],
+    start: Mixture,
+    prior: Prior,
+    restrict_to: CovarianceType = "full",
+) -> Iterator[tuple[Posterior, Float[Tensor, ""]]]:
+    """Coordinate ascent without end: q(theta), and the bound once q(z) is set to its best for it.
+
+    The first q(z) is the start's posterior. Data pass in chunks, as in EM.
+
+    Raises:
+        InputError: if the covariances of the start are not of the type of the prior's.
+    """
+    if start.covariance_type != prior.covariance_type:
+        raise InputError(
+            f"the start has {start.covariance_type} covariances, the prior "
+            f"{prior.covariance_type} ones; give both of one type"
+        )
+    statistics = expectation(x, start)
+    while True:
+        posterior = update(statistics, prior)
+        if restrict_to != "full":
+            posterior = restricted(posterior, restrict_to)
+        statistics = expectation(x, posterior.expected_log_joint())
+        yield posterior, statistics.log_normaliser - posterior.kl()
+
+
+def coordinate_ascent(
+    x: Float[Tensor, "n d"],
+    start: Mixture,
+    prior: Prior,
+    *,
+    restrict_to: CovarianceType = "full",
+    max_iter: int = 200,
+    tol: float = 1e-9,
+) -> Iterator[State]:
+    """Mean-field variational Bayes, each of its half-steps a state.
+
+    Arguments:
+        x: data.
+        start: where to start from; the first q(z) is its posterior.
+        prior: p(theta).
+        restrict_to: a smaller family for q, as :func:`restricted` has it.
+        max_iter: rounds at most.
+        tol: stop when a round raises the bound by less than this, in nats per datum.
+
+    Raises:
+        InputError: if the covariances of the start are not of the type of the prior's, or max_iter
+            is below 1.
+    """
+    if max_iter < 1:
+        raise InputError(f"max_iter is {max_iter}; it must be 1 or more")
+    highest = float("-inf")
+    log_q = start.log_responsibilities(x)
+    for number, (posterior, total) in enumerate(rounds(x, start, prior, restrict_to), start=1):
+        yield state_of("M", x, log_q, posterior)
+        log_q = posterior.expected_log_joint().log_responsibilities(x)
+        yield state_of("E", x, log_q, posterior)
+        bound = total.item() / len(x)
+        if number == max_iter or bound - highest < tol:
+            return
+        highest = bound
+
+
+@torch.no_grad()
+def evidence_bound(
+    x: Float[Tensor, "n d"], log_q: Float[Tensor, "n k"], posterior: Posterior
+) -> Float[Tensor, ""]:
+    """ELBO = E[log p(x, z | theta)] - E[log q(z)] - KL(q(theta) || p(theta)), nats for all data."""
+    expected = posterior.expected_log_joint().log_joint(x) - log_q
+    q = log_q.exp()
+    return torch.where(q > 0, q * expected, 0.0).sum() - posterior.kl()
+
+
+def state_of(phase: str, x: Tensor, log_q: Tensor, posterior: Posterior) -> State:
+    """A state with the bound that these factors give."""
+    bound = evidence_bound(x, log_q, posterior)
+    return State(phase, posterior.mean, log_q, evidence_bound=bound, posterior=posterior)

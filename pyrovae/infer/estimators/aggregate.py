@@ -1,0 +1,100 @@
+"""The aggregate posterior q(z) = (1/N) sum_n q(z | x_n): each sample under the q of all data."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import log, pi, prod
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Normal
+
+from ...progress import LateProgress
+from ..pair.latents import NO_DENSITY, LocalLatent, by_datum, factors_of, no_density
+
+__all__ = ["Posteriors", "log_aggregate"]
+
+_MEMORY = 2**28
+"""Bytes that densities of pairs of data may take at once."""
+
+
+@dataclass(frozen=True)
+class Posteriors:
+    """q(z | x_n) of one latent for the data of one batch, to be evaluated at any z.
+
+    Attributes:
+        log_prob: from samples to log q(z | x_n) of each datum n of the batch.
+        num_data: data in the batch.
+        width: numbers that it needs at once for each sample and datum.
+    """
+
+    log_prob: Callable[[Tensor], Float[Tensor, "some batch"]]
+    num_data: int
+    width: int
+
+    @classmethod
+    def of(cls, latent: LocalLatent, z: Tensor) -> "Posteriors":
+        """By matrix products where q is a factorised Normal, else by broadcasting.
+
+        Arguments:
+            latent: a latent of the batch.
+            z: samples of it, indexed on the left.
+
+        Raises:
+            InputError: if the family has no densities of samples that it did not draw.
+        """
+        q, place = factors_of(latent.q), latent.place
+        if isinstance(q, Normal):
+            log_prob, width = _normals(q, place), 2
+        else:
+            log_prob, width = _broadcast(latent.q, place), 4 * max(1, prod(z.shape[1:]))
+        try:
+            log_prob(z[:2])
+        except NO_DENSITY as error:
+            raise no_density(latent.name, latent.q) from error
+        return cls(log_prob, latent.q.batch_shape[place], width)
+
+
+def log_aggregate(
+    parts: Sequence[Posteriors], z: Tensor, *, progress: bool = True
+) -> Float[Tensor, "samples"]:
+    """log (1/N) sum_n q(z | x_n) over the N data of all parts, at samples indexed on the left."""
+    total = torch.full((len(z),), -torch.inf, dtype=torch.double, device=z.device)
+    with LateProgress("aggregate posterior", len(parts)) as bar:
+        for part in parts:
+            at_once = max(1, _MEMORY // (8 * part.width * part.num_data))
+            of_part = [part.log_prob(some).logsumexp(1) for some in z.split(at_once)]
+            total = torch.logaddexp(total, torch.cat(of_part))
+            if progress:
+                bar.advance()
+    return total - log(sum(part.num_data for part in parts))
+
+
+def _normals(q: Any, place: int) -> Callable[[Tensor], Float[Tensor, "some batch"]]:
+    """The densities of factorised Normals, by matrix products.
+
+    (z - m)^2 / s^2 is that of z^2, z and 1 with 1 / s^2, -2 m / s^2 and m^2 / s^2; in double
+    precision, and measured from the mean over data, so that little is lost where s is small.
+    """
+    loc, scale = by_datum(q.loc, place), by_datum(q.scale, place)
+    centre = loc.mean(0)
+    loc = loc - centre
+    precision = scale**-2
+    weights = torch.cat([precision * loc, -precision / 2], 1).T
+    constant = ((precision / (2 * pi)).log() - precision * loc**2).sum(1) / 2
+
+    def log_prob(z: Tensor) -> Float[Tensor, "some batch"]:
+        z = z.double().reshape(len(z), -1) - centre
+        return torch.addmm(constant, torch.cat([z, z**2], 1), weights)
+
+    return log_prob
+
+
+def _broadcast(q: Any, place: int) -> Callable[[Tensor], Float[Tensor, "some batch"]]:
+    def log_prob(z: Tensor) -> Float[Tensor, "some batch"]:
+        values = z.unsqueeze(place + 1).expand(len(z), *q.batch_shape, *q.event_shape)
+        of_all: Tensor = q.log_prob(values).double().movedim(place + 1, 1)
+        return of_all.reshape(*of_all.shape[:2], -1).sum(-1)
+
+    return log_prob

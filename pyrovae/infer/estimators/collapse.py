@@ -1,0 +1,270 @@
+"""Whether the latents are used: information, active dimensions, posterior collapse."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from ...data.batches import Batches, LoaderBatches, Transform, batches_of
+from ...errors import InputError
+from ...progress import LateProgress
+from ..pair.bound import PyroFunction
+from ..pair.latents import LocalLatent, by_datum, factors_of, local_latents
+from ..pair.pair import Pair
+from ..pair.particles import is_of_data
+from .aggregate import Posteriors, log_aggregate
+
+__all__ = ["LatentReport", "latent_report"]
+
+_ACTIVE = 0.01
+"""The activity from which a dimension counts as active, as in Burda et al. (2016)."""
+
+_USED = 0.01
+"""Nats about a datum below which latents are as good as unused."""
+
+
+@dataclass(frozen=True)
+class LatentReport:
+    """How far one latent site of the guide is used, over N data.
+
+    With q(z) = (1/N) sum_n q(z | x_n), the KL divergence averaged over data is
+    ``mutual_information + aggregate_kl`` (Hoffman and Johnson 2016). Both are estimated at the same
+    samples of z.
+
+    Attributes:
+        site: its name.
+        kl: KL(q(z_j | x) || p(z_j)) of each independent factor j, averaged over data, in nats; of
+            each dimension where q and prior both factorise over dimensions, and one total where
+            either has a joint density.
+        activity: Var_x E_q[z_j] of each dimension (Burda et al. 2016), in units of z squared; NaN
+            where the family has no mean in closed form. Of a categorical site it is that of the
+            number of the category.
+        active: whether activity is above 0.01, which is meant for priors of unit variance.
+        mutual_information: I_q(x; z) = E_x KL(q(z | x) || q(z)), in nats; at most log N.
+        aggregate_kl: KL(q(z) || p(z)), in nats; where the prior differs from datum to datum, what
+            remains of the mean KL.
+        num_data: N.
+    """
+
+    site: str
+    kl: Float[Tensor, "factors"]
+    activity: Float[Tensor, "dims"]
+    active: Bool[Tensor, "dims"]
+    mutual_information: float
+    aggregate_kl: float
+    num_data: int
+
+    @property
+    def num_active(self) -> int:
+        """Number of active dimensions."""
+        return int(self.active.sum())
+
+    @property
+    def is_collapsed(self) -> bool:
+        """Whether no dimension is active, and z holds less than 0.01 nats about a datum."""
+        return self.num_active == 0 and self.mutual_information < _USED
+
+    @property
+    def is_at_limit(self) -> bool:
+        """Whether mutual information is within 5 percent of log N, the most that N data show."""
+        return self.mutual_information > 0.95 * log(self.num_data)
+
+    @property
+    def sentence(self) -> str:
+        """In words, whether the latents are used, and what to try where they are not."""
+        if self.is_collapsed:
+            return (
+                f"the latents have collapsed: q({self.site} | x) is all but the same for all x, "
+                "which the decoder ignores; try a lower beta or warming it up (annealing), free "
+                "bits, a weaker decoder, or a smaller scale of the likelihood"
+            )
+        known = not bool(self.activity.isnan().all())
+        active = f"{self.num_active} of {len(self.active)} dimensions are active; " if known else ""
+        holds = (
+            f"{self.site} holds {self.mutual_information:.2f} nats about a datum, of a KL of "
+            f"{self.kl.sum().item():.2f}"
+        )
+        limit = (
+            f", which is near log {self.num_data} = {log(self.num_data):.2f}, the most that so "
+            "many data can show: the truth may be higher"
+        )
+        return active + holds + (limit if self.is_at_limit else "")
+
+
+@torch.no_grad()
+def latent_report(
+    model: PyroFunction,
+    guide: PyroFunction,
+    data: Any,
+    *,
+    num_samples: int = 1,
+    max_data: int = 10_000,
+    batch_size: int = 1000,
+    seed: int = 0,
+    transform: Transform | None = None,
+    device: torch.device | str | None = None,
+    plate: str = "data",
+    progress: bool = True,
+) -> list[LatentReport]:
+    """How far each latent site of any pair is used, in eval mode and without gradients.
+
+        I_q(x; z) ~ (1/N) sum_i log q(z_i | x_i) - log (1/N) sum_n q(z_i | x_n),   z_i ~ q(z | x_i)
+
+    with i itself among the n, so that no estimate is above log N (Hoffman and Johnson 2016). KL
+    divergences are exact where torch knows them, and estimated at the samples elsewhere. The cost
+    is that of the densities of all pairs of data. Random numbers are those of the seed, and torch's
+    own state is left as it was.
+
+    Arguments:
+        model: p(x, z), each of whose latents is in the plate over data.
+        guide: q(z | x), likewise; the distribution of one latent may not depend on the draw of
+            another.
+        data: a tensor, a tuple of tensors, :class:`~pyrovae.Batches` or a ``DataLoader``.
+        num_samples: samples of the latents for each datum.
+        max_data: N, the number of data that are taken, at random, where there are more.
+        batch_size: data in a batch, where data are tensors.
+        seed: of all random numbers.
+        transform: applied to the parts of each batch, as in ``fit``.
+        device: where batches shall be; tensors stay where they are unless given.
+        plate: name of the plate over data.
+        progress: show a bar where it takes more than two seconds.
+
+    Returns:
+        A report of each latent site, in the order of the guide.
+
+    Raises:
+        InputError: if a latent is shared by the data, masked, or depends on another in the guide;
+            if its densities cannot be had for the latents of other data; or if an argument cannot
+            be used.
+        FloatingPointError: if a KL divergence is not a number.
+
+    Example:
+        >>> from pyrovae import VAE
+        >>> vae = VAE((4,), latent_dim=2, likelihood="Normal")
+        >>> (report,) = latent_report(vae.model, vae.guide, torch.randn(50, 4))
+        >>> report.site, len(report.kl)
+        ('z', 2)
+    """
+    if num_samples < 1:
+        raise InputError(f"num_samples is {num_samples}; it must be 1 or more")
+    if max_data < 2:
+        raise InputError(f"max_data is {max_data}; a variance over data needs 2 or more")
+    batches = batches_of(data, batch_size, shuffle=False, transform=transform, device=device)
+    if batches.size < 2:
+        raise InputError(f"there is {batches.size} datum; a variance over data needs 2 or more")
+    pair = Pair(model, guide)
+    parts: dict[str, list[_Part]] = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        chosen = torch.zeros(batches.size, dtype=torch.bool)
+        chosen[torch.randperm(batches.size)[:max_data]] = True
+        with LateProgress("latents", len(batches)) as bar:
+            for batch in _taken(batches, chosen):
+                for latent in local_latents(pair, batch, plate):
+                    parts.setdefault(latent.name, []).append(_part(latent, num_samples))
+                if progress:
+                    bar.advance()
+    return [_report(name, of_site, progress) for name, of_site in parts.items()]
+
+
+def _taken(batches: Batches | LoaderBatches, chosen: Bool[Tensor, "data"]) -> Iterator[list[Any]]:
+    """The batches, each cut down to the data that were chosen."""
+    seen = 0
+    for batch in batches:
+        num = len(batch[0])
+        rows = chosen[seen : seen + num]
+        seen += num
+        if rows.all():
+            yield list(batch)
+        elif rows.any():
+            yield [part[rows.to(part.device)] if is_of_data(part, num) else part for part in batch]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is known of one latent for the data of one batch.
+
+    Attributes:
+        kl: of each factor.
+        mean: E_q[z].
+        z: samples, those of one datum side by side.
+        log_q: log q(z | x) at the samples, given their own datum.
+        log_prior: log p(z), likewise.
+        posteriors: q(z | x) of the data.
+    """
+
+    kl: Float[Tensor, "batch factors"]
+    mean: Float[Tensor, "batch dims"]
+    z: Tensor
+    log_q: Float[Tensor, "samples"]
+    log_prior: Float[Tensor, "samples"]
+    posteriors: Posteriors
+
+
+def _part(latent: LocalLatent, num_samples: int) -> _Part:
+    q, prior, place = latent.q, latent.prior, latent.place
+    z = q.sample((num_samples,))
+    rows = z.movedim(place + 1, 0).flatten(0, 1)
+    kl = by_datum(_kl(q, prior, z), place)
+    if kl.isnan().any():
+        raise FloatingPointError(
+            f"the KL divergence of site {latent.name!r} is not a number: a parameter of the guide "
+            "or of the prior is NaN"
+        )
+    posteriors = Posteriors.of(latent, rows)
+    log_q, log_prior = (_of_samples(each.log_prob(z), place) for each in (q, prior))
+    mean = by_datum(_mean(factors_of(q), z[0]), place)
+    return _Part(kl, mean, rows, log_q, log_prior, posteriors)
+
+
+def _of_samples(log_prob: Tensor, place: int) -> Float[Tensor, "samples"]:
+    """Summed over plates other than that over data; the samples of one datum side by side."""
+    moved = log_prob.double().movedim(place + 1, 0)
+    return moved.reshape(*moved.shape[:2], -1).sum(-1).flatten()
+
+
+def _kl(q: Any, prior: Any, z: Tensor) -> Tensor:
+    """KL(q || p) of each factor, where both have the same; else of the whole."""
+    factors = factors_of(q), factors_of(prior)
+    if factors[0].batch_shape == factors[1].batch_shape:
+        q, prior = factors
+    try:
+        kl: Tensor = kl_divergence(q, prior)
+    except NotImplementedError:
+        kl = (q.log_prob(z) - prior.log_prob(z)).mean(0)
+    return kl
+
+
+def _mean(q: Any, z: Tensor) -> Tensor:
+    """E_q[z], by enumeration where there is no formula; else NaN."""
+    try:
+        mean: Tensor = q.mean
+    except NotImplementedError:
+        mean = torch.full_like(z, torch.nan, dtype=torch.double)
+    if q.has_enumerate_support and mean.isnan().all():
+        values = q.enumerate_support(expand=False)
+        mean = (q.log_prob(values).exp() * values).sum(0)
+    return mean
+
+
+def _report(site: str, parts: list[_Part], progress: bool) -> LatentReport:
+    kl, mean, z, log_q, log_prior = (
+        torch.cat([getattr(part, name) for part in parts])
+        for name in ("kl", "mean", "z", "log_q", "log_prior")
+    )
+    activity = mean.var(0)
+    log_q_of_z = log_aggregate([part.posteriors for part in parts], z, progress=progress)
+    return LatentReport(
+        site=site,
+        kl=kl.mean(0),
+        activity=activity,
+        active=activity > _ACTIVE,
+        mutual_information=(log_q - log_q_of_z).mean().item(),
+        aggregate_kl=(log_q_of_z - log_prior).mean().item(),
+        num_data=len(kl),
+    )

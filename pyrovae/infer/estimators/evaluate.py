@@ -1,0 +1,119 @@
+"""The bound on held-out data, datum by datum, with its Monte Carlo and sampling error."""
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...data.batches import Transform, batches_of
+from ...errors import InputError
+from ..compiler.captured import Captured, Compile
+from ..pair.bound import PyroFunction
+from ..pair.pair import Pair
+
+__all__ = ["Estimate", "Evaluation", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over data and its standard error."""
+
+    mean: float
+    standard_error: float
+
+    @classmethod
+    def of(cls, values: Float[Tensor, "data"]) -> "Estimate":
+        """Mean and standard error of independent values."""
+        values = values.double()
+        error = values.std().item() / sqrt(len(values)) if len(values) > 1 else float("nan")
+        return cls(values.mean().item(), error)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} ± {self.standard_error:.2f}"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """ELBO = -reconstruction - kl, each per datum in nats, averaged over data.
+
+    Attributes:
+        elbo: E_q[log p(x, z) - log q(z | x)].
+        reconstruction: -E_q[log p(x | z)].
+        kl: E_q[log q(z | x) - log p(z)].
+        num_data: number of data.
+        num_particles: samples of z for each datum.
+    """
+
+    elbo: Estimate
+    reconstruction: Estimate
+    kl: Estimate
+    num_data: int
+    num_particles: int
+
+
+@torch.no_grad()
+def evaluate(
+    model: PyroFunction,
+    guide: PyroFunction,
+    data: Any,
+    *,
+    size: int | None = None,
+    num_particles: int = 10,
+    batch_size: int = 1000,
+    transform: Transform | None = None,
+    device: torch.device | str | None = None,
+    plate: str = "data",
+    compile: Compile = "auto",
+) -> Evaluation:
+    """The ELBO of a trained pair on data, in eval mode and without gradients.
+
+    The standard errors are over data, and so include the Monte Carlo error of the samples of each
+    datum's own latents; not that of latents common to all data, which all data share.
+
+    Arguments:
+        model: p(x, z); of a pair trained by ``fit``, its ``history.model``, or the module.
+        guide: q(z | x); likewise.
+        data: a tensor, a tuple of tensors, :class:`~pyrovae.Batches` or a ``DataLoader``.
+        size: number of data that the model was trained on, among which the KL of latents common
+            to all data is shared; that of the data given unless stated.
+        num_particles: samples of z for each datum.
+        batch_size: data in a batch, where data are tensors.
+        transform: applied to the parts of each batch, as in ``fit``.
+        device: where batches shall be; tensors stay where they are unless given.
+        plate: name of the plate over data.
+        compile: whether the bound is recorded and compiled, as :class:`~pyrovae.SVI` explains.
+
+    Raises:
+        InputError: if the pair has no bound on these data.
+    """
+    if num_particles < 1:
+        raise InputError(f"num_particles is {num_particles}; it must be 1 or more")
+    batches = batches_of(data, batch_size, shuffle=False, transform=transform, device=device)
+    size = batches.size if size is None else size
+    pair = Pair(model, guide)
+
+    def of_each_datum(*batch: Any) -> Float[Tensor, "terms batch"]:
+        with torch.no_grad(), pair.store(), pair.eval_mode():
+            bound = pair.bound(*batch, size=size, plate=plate)
+            bound.check()
+            return torch.stack(bound.per_datum())
+
+    num_calls = len(batches) * num_particles
+    captured = Captured(of_each_datum, (model, guide), compile=compile, num_calls=num_calls)
+    terms = [
+        torch.stack([captured(batch, {}) for _ in range(num_particles)]).mean(0)
+        for batch in batches
+    ]
+    if not terms:
+        raise InputError("the data gave no batch")
+    log_likelihood, kl = torch.cat(terms, dim=1)
+    return Evaluation(
+        elbo=Estimate.of(log_likelihood - kl),
+        reconstruction=Estimate.of(-log_likelihood),
+        kl=Estimate.of(kl),
+        num_data=len(kl),
+        num_particles=num_particles,
+    )

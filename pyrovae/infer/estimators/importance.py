@@ -1,0 +1,224 @@
+"""log p(x) of each datum by importance sampling, with what is known of its error."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from math import ceil, log
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ...data.batches import Transform, batches_of
+from ...errors import InputError
+from ...progress import LateProgress
+from ..compiler.captured import Captured, Compile
+from ..pair.allocations import bytes_made
+from ..pair.bound import PyroFunction
+from ..pair.pair import Pair
+from ..pair.particles import Particles, is_of_data
+from ..pair.terms import evaluate_terms
+from .evaluate import Estimate
+from .pareto import pareto_k
+
+__all__ = ["ImportanceEstimate", "importance_sample"]
+
+
+@dataclass(frozen=True)
+class ImportanceEstimate:
+    """Estimates of log p(x_i) for each datum i, in nats, from K samples of its latents.
+
+    Attributes:
+        num_samples: K.
+        log_likelihood: log (1/K) sum_k w_ik, with w = p(x, z) / q(z | x); too low on average, by
+            about half the square of its standard error (Burda et al. 2016).
+        standard_error: of its Monte Carlo error, by the delta method; not to be trusted where
+            ``pareto_k`` is above 0.7.
+        effective_samples: (sum_k w)^2 / sum_k w^2.
+        pareto_k: shape of the tail of the weights; see :func:`pareto_k`.
+        reconstruction: distortion, -E_q[log p(x | z)].
+        kl: rate, E_q[log q(z | x) - log p(z)].
+        bounds: for each smaller number k of samples that was asked for, E[log (1/k) sum_k w],
+            averaged over the K / k groups of that size: a bound on log p(x).
+    """
+
+    num_samples: int
+    log_likelihood: Float[Tensor, "data"]
+    standard_error: Float[Tensor, "data"]
+    effective_samples: Float[Tensor, "data"]
+    pareto_k: Float[Tensor, "data"]
+    reconstruction: Float[Tensor, "data"]
+    kl: Float[Tensor, "data"]
+    bounds: dict[int, Float[Tensor, "data"]]
+
+    @property
+    def elbo(self) -> Float[Tensor, "data"]:
+        """The mean of log w, which is the bound for one sample."""
+        return -self.reconstruction - self.kl
+
+    @property
+    def mean(self) -> Estimate:
+        """log p(x) averaged over data; its error is that of having these data and samples."""
+        return Estimate.of(self.log_likelihood)
+
+    @property
+    def monte_carlo_error(self) -> float:
+        """Standard error of the average over just these data: that of the samples alone."""
+        error = self.standard_error.double()
+        return error.square().sum().sqrt().item() / len(error)
+
+    @property
+    def bias(self) -> float:
+        """By how much the average is too low, as far as the errors tell: half their mean square."""
+        return self.standard_error.double().square().mean().item() / 2
+
+    def worst(self, count: int = 10) -> Int[Tensor, "count"]:
+        """The numbers of the data whose weights have the fewest effective samples."""
+        return self.effective_samples.argsort()[:count]
+
+
+@torch.no_grad()
+def importance_sample(
+    model: PyroFunction,
+    guide: PyroFunction,
+    data: Any,
+    *,
+    num_samples: int = 5000,
+    bounds: Sequence[int] = (),
+    batch_size: int = 100,
+    memory: int = 2**28,
+    seed: int = 0,
+    transform: Transform | None = None,
+    device: torch.device | str | None = None,
+    plate: str = "data",
+    compile: Compile = "auto",
+    progress: bool = True,
+) -> ImportanceEstimate:
+    """Estimate log p(x) of each datum, for any pair, in eval mode and without gradients.
+
+        log p(x) ~ log (1/K) sum_k p(x, z_k) / q(z_k | x),   z_k ~ q(z | x)
+
+    (Rezende et al. 2014; Burda et al. 2016.) The networks of the guide run once for all samples of
+    a run where those of the model take these in a further dimension. Random numbers are those of
+    the seed, and torch's own state is left as it was: data that a transform draws are the same in
+    each call, too.
+
+    Arguments:
+        model: p(x, z), each of whose sites is in the plate over data.
+        guide: q(z | x), likewise.
+        data: a tensor, a tuple of tensors, :class:`~pyrovae.Batches` or a ``DataLoader``.
+        num_samples: K, samples of the latents for each datum.
+        bounds: smaller numbers of samples whose bounds are wanted too.
+        batch_size: data in a batch, where data are tensors.
+        memory: bytes that the tensors of one run of the pair may have together; samples are drawn
+            in as many runs as it takes, one of each datum of a batch at the least.
+        seed: of all random numbers.
+        transform: applied to the parts of each batch, as in ``fit``.
+        device: where batches shall be; tensors stay where they are unless given.
+        plate: name of the plate over data.
+        compile: whether runs are recorded and compiled, as :class:`~pyrovae.SVI` explains.
+        progress: show a bar where it takes more than two seconds.
+
+    Raises:
+        InputError: if a latent is shared by the data, or a site is scaled, so that there is no
+            p(x) of one datum; or if an argument cannot be used.
+        FloatingPointError: if weights are not numbers.
+    """
+    _check(num_samples, bounds, memory)
+    batches = batches_of(data, batch_size, shuffle=False, transform=transform, device=device)
+    pair = Pair(model, guide)
+
+    parts: list[ImportanceEstimate] = []
+    with torch.random.fork_rng(), pair.store():
+        torch.manual_seed(seed)
+        batch = next(iter(batches), None)
+        if batch is None:
+            raise InputError("the data gave no batch")
+        particles = Particles(*pair.functions, 2, plate, tuple(batch), {})
+        num_rows = memory // _bytes_of_a_row(pair, particles, batch)
+        num_runs = ceil(num_samples / max(1, num_rows // len(batch[0])))
+        at_once = max(2, ceil(num_samples / num_runs))
+        captured = Captured(
+            partial(_log_terms, pair, particles.of(at_once)),
+            (model, guide),
+            compile=compile,
+            num_calls=num_runs * len(batches),
+        )
+        torch.manual_seed(seed)
+        with LateProgress("importance sampling", len(batches)) as bar:
+            for batch in batches:
+                runs = [captured(tuple(batch), {}) for _ in range(num_runs)]
+                terms = torch.cat(runs, 1)[:, :num_samples]
+                parts.append(_summary(terms.double().mT, bounds))
+                if progress:
+                    bar.advance()
+    estimate = _joined(parts)
+    not_numbers = int(estimate.log_likelihood.isnan().sum())
+    if not_numbers:
+        raise FloatingPointError(
+            f"log p(x) of {not_numbers} data is not a number: a density of the model or the guide "
+            "is NaN there"
+        )
+    return estimate
+
+
+def _check(num_samples: int, bounds: Sequence[int], memory: int) -> None:
+    if num_samples < 2:
+        raise InputError(f"num_samples is {num_samples}; an error needs 2 samples or more")
+    if any(not 1 <= k <= num_samples for k in bounds):
+        raise InputError(f"bounds are {list(bounds)}; each must be from 1 to {num_samples}")
+    if memory < 1:
+        raise InputError(f"memory is {memory}; it must be a positive number of bytes")
+
+
+def _log_terms(
+    pair: Pair, particles: Particles, *batch: Any
+) -> Float[Tensor, "terms particles batch"]:
+    """log p(x | z) and log q(z | x) - log p(z)."""
+    with torch.no_grad(), pair.store(), pair.eval_mode():
+        terms = evaluate_terms(particles, batch, {}, apart=True)
+    return torch.stack([terms.log_likelihood, terms.kl])
+
+
+def _bytes_of_a_row(pair: Pair, particles: Particles, batch: Sequence[Any]) -> int:
+    """What a run takes for one sample of one datum; by a run of few, with all that they share."""
+    one = [part[:1] if is_of_data(part, len(batch[0])) else part for part in batch]
+    return max(1, bytes_made(partial(_log_terms, pair, particles.of(8), *one)) // 8)
+
+
+def _summary(
+    terms: Float[Tensor, "terms batch samples"], bounds: Sequence[int]
+) -> ImportanceEstimate:
+    log_likelihood, kl = terms
+    log_weights = log_likelihood - kl
+    num = log_weights.shape[1]
+    effective = 1 / log_weights.softmax(1).square().sum(1)
+    return ImportanceEstimate(
+        num_samples=num,
+        log_likelihood=log_weights.logsumexp(1) - log(num),
+        standard_error=((num / effective - 1).clamp_min(0) / (num - 1)).sqrt(),
+        effective_samples=effective,
+        pareto_k=pareto_k(log_weights),
+        reconstruction=-log_likelihood.mean(1),
+        kl=kl.mean(1),
+        bounds={k: _bound(log_weights, k) for k in bounds},
+    )
+
+
+def _joined(parts: list[ImportanceEstimate]) -> ImportanceEstimate:
+    """The estimates of all batches as one."""
+
+    def of_all(values: list[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {k: of_all([value[k] for value in values]) for k in values[0]}
+        return torch.cat(values) if isinstance(values[0], Tensor) else values[0]
+
+    names = [each.name for each in fields(ImportanceEstimate)]
+    return ImportanceEstimate(*(of_all([getattr(part, name) for part in parts]) for name in names))
+
+
+def _bound(log_weights: Float[Tensor, "batch samples"], k: int) -> Float[Tensor, "batch"]:
+    num_groups = log_weights.shape[1] // k
+    groups = log_weights[:, : num_groups * k].reshape(len(log_weights), num_groups, k)
+    return (groups.logsumexp(2) - log(k)).mean(1)

@@ -1,0 +1,77 @@
+"""The negative ELBO per datum, as a loss for SVI: ours or Pyro's."""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from pyro.infer.util import torch_backward
+from torch import Tensor
+
+from ..pair.bound import Bound, PyroFunction, evaluate_bound
+
+__all__ = ["ELBO", "Loss"]
+
+
+class Loss(NamedTuple):
+    """The negative ELBO per datum and its two terms, in nats; ``loss = reconstruction + kl``.
+
+    Attributes:
+        loss: -ELBO / N.
+        reconstruction: -E_q[log p(x | z)] / N.
+        kl: E_q[log q(z) - log p(z)] / N, estimated at the samples of z.
+    """
+
+    loss: Float[Tensor, ""]
+    reconstruction: Float[Tensor, ""]
+    kl: Float[Tensor, ""]
+
+
+class ELBO:
+    """The ELBO of the whole data set, per datum, estimated from a minibatch.
+
+    A minibatch is scaled up within the plate over data, so latents shared by all data keep their
+    right weight. Values and gradients are those of ``pyro.infer.Trace_ELBO`` on the same noise,
+    divided by N. It has the methods of a Pyro loss, and ``pyro.infer.SVI`` takes it too.
+
+    Arguments:
+        size: number of data N in the data set; what the plate declares unless given.
+        plate: name of the plate over data.
+    """
+
+    def __init__(self, size: int | None = None, plate: str = "data") -> None:
+        self.size = size
+        self.plate = plate
+
+    def loss(self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any) -> Loss:
+        """The loss and its terms, detached.
+
+        Raises:
+            InputError: if the pair has no bound on these data.
+        """
+        with torch.no_grad():
+            return self._loss(self._bound(model, guide, *args, **kwargs))
+
+    def differentiable_loss(
+        self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any
+    ) -> Float[Tensor, ""]:
+        """What has the gradient of the loss; its value is not that of the loss."""
+        bound = self._bound(model, guide, *args, **kwargs)
+        return -bound.surrogate() / bound.size
+
+    def loss_and_grads(
+        self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any
+    ) -> Loss:
+        """The loss, its gradient being added to that of each parameter."""
+        bound = self._bound(model, guide, *args, **kwargs)
+        torch_backward(-bound.surrogate() / bound.size)
+        return self._loss(bound)
+
+    def _bound(self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any) -> Bound:
+        bound = evaluate_bound(model, guide, *args, size=self.size, plate=self.plate, kwargs=kwargs)
+        bound.check()
+        return bound
+
+    def _loss(self, bound: Bound) -> Loss:
+        reconstruction = -bound.log_likelihood().detach() / bound.size
+        kl = bound.kl().detach() / bound.size
+        return Loss(reconstruction + kl, reconstruction, kl)

@@ -1,0 +1,181 @@
+"""What every objective has in common: a Pyro loss, made of a pure function of the bound's terms."""
+
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from pyro.infer.util import torch_backward
+from torch import Tensor, nn
+
+from ...errors import InputError
+from ..pair.bound import PyroFunction
+from ..pair.particles import Particles, Path, PerSample
+from ..pair.terms import Terms, evaluate_terms, refuse_dependent_latents
+from .elbo import Loss
+
+__all__ = ["Objective", "PerSample", "mean_of_others"]
+
+
+class Objective(nn.Module):
+    """Something to maximise in place of the ELBO, for any model and guide.
+
+    It is a function of the :class:`~pyrovae.infer.pair.terms.Terms` of a batch, and of the
+    number of steps taken, which it counts. It has the methods of a Pyro loss:
+    ``SVI(..., loss=objective)`` takes it, and ``pyro.infer.SVI(..., loss=objective.differentiable_loss)``.
+
+    Where a latent of the guide cannot be reparameterised, its gradient is that of the score
+    function, with the mean over the other samples of a datum as baseline, or over the other data of
+    the batch where there is one sample (Kool et al. 2019); see :meth:`signal`.
+
+    Arguments:
+        num_particles: K, samples of the latents of each datum.
+        size: number of data N that a batch stands for; what the plate declares unless given.
+        plate: name of the plate over data.
+
+    Attributes:
+        step: how many gradients there have been.
+    """
+
+    name: ClassVar[str]
+    path: ClassVar[Path] = "total"
+    is_bound: ClassVar[bool] = False
+    """Whether its value is a lower bound on log p(x), and so can be reported as one."""
+    fewest_particles: ClassVar[int] = 1
+    takes_shared: ClassVar[bool] = False
+    """Whether latents may be shared by all data."""
+
+    step: Int[Tensor, ""]
+
+    def __init__(
+        self, num_particles: int = 1, *, size: int | None = None, plate: str = "data"
+    ) -> None:
+        super().__init__()
+        if num_particles < self.fewest_particles:
+            raise InputError(
+                f"num_particles is {num_particles}; {self.name} needs {self.fewest_particles} or "
+                "more"
+            )
+        self.num_particles = num_particles
+        self.size = size
+        self.plate = plate
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        self._particles: Particles | None = None
+
+    def value(self, terms: Terms) -> Float[Tensor, "..."]:
+        """What is maximised, in nats: for each datum, or averaged over the batch."""
+        raise NotImplementedError
+
+    def surrogate(self, terms: Terms) -> Float[Tensor, ""]:
+        """A function whose gradient is that by which the objective is maximised."""
+        return self._with_score(self.value(terms).mean(), terms)
+
+    def _with_score(self, surrogate: Float[Tensor, ""], terms: Terms) -> Float[Tensor, ""]:
+        if terms.score is None:
+            return surrogate
+        return surrogate + (self.signal(terms).detach() * terms.score).sum(0).mean()
+
+    def signal(self, terms: Terms) -> PerSample:
+        """What the score function of each sample is multiplied by: its value above a baseline."""
+        raise InputError(
+            f"{self.name} needs latents that can be reparameterised: a site of the guide has no "
+            "rsample; use 'elbo', 'iwae' or 'rws'"
+        )
+
+    def gradient_scale(self, terms: Terms) -> PerSample | None:
+        """What gradients are multiplied by where they come to the samples; None for 1."""
+        return None
+
+    def loss(self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any) -> Loss:
+        """The loss per datum, without a gradient: minus the objective where that is a bound on
+        log p(x), and minus the ELBO where it is not.
+
+        Raises:
+            InputError: if the objective cannot be had of this pair.
+        """
+        with torch.no_grad():
+            terms = self._terms(model, guide, args, kwargs)
+            return self._loss(terms, is_reported=True)
+
+    def differentiable_loss(
+        self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any
+    ) -> Float[Tensor, ""]:
+        """The loss per datum, with the gradient by which it is minimised."""
+        terms = self._terms(model, guide, args, kwargs)
+        surrogate = -self.surrogate(terms) - terms.shared
+        loss = self._loss(terms).loss
+        self._count()
+        return surrogate - surrogate.detach() + loss
+
+    def loss_and_grads(
+        self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any
+    ) -> Loss:
+        """The loss per datum; its gradient is added to that of each parameter."""
+        terms = self._terms(model, guide, args, kwargs)
+        torch_backward(-self.surrogate(terms) - terms.shared)
+        loss = self._loss(terms)
+        self._count()
+        return loss
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the pair that it was last used with."""
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return state | {"_particles": None}
+
+    @torch.no_grad()
+    def _count(self) -> None:
+        self.step.add_(1)
+
+    def _loss(self, terms: Terms, is_reported: bool = False) -> Loss:
+        with torch.no_grad():
+            elbo = terms.log_weight.mean()
+            value = elbo if is_reported and not self.is_bound else self.value(terms).mean()
+            reconstruction = -terms.log_likelihood.mean()
+            kl = terms.kl.mean() - terms.shared
+            return Loss(-value.detach() - terms.shared.detach(), reconstruction, kl)
+
+    def _terms(
+        self, model: PyroFunction, guide: PyroFunction, args: Any, kwargs: dict[str, Any]
+    ) -> Terms:
+        particles = self._particles
+        wanted = (model, guide, self.num_particles, self.plate)
+        if particles is None or particles.settings != wanted:
+            particles = Particles(model, guide, self.num_particles, self.plate, args, kwargs)
+            if self.path == "partial":
+                refuse_dependent_latents(particles, args, kwargs, self.name)
+            self._particles = particles
+        scales: list[PerSample] = []
+        does_scale = type(self).gradient_scale is not Objective.gradient_scale
+        terms = evaluate_terms(
+            particles,
+            args,
+            kwargs,
+            size=self.size,
+            path=self.path,
+            gradient_scale=(lambda: scales[0]) if does_scale else None,
+        )
+        if terms.shared_sites and not self.takes_shared:
+            raise InputError(
+                f"{self.name} weighs the samples of each datum by themselves, but site "
+                f"{terms.shared_sites[0]!r} is outside of plate {self.plate!r}, shared by all "
+                "data; use 'elbo' for this pair"
+            )
+        if terms.unscored_sites:
+            raise InputError(
+                f"site {terms.unscored_sites[0]!r} of the guide is shared by all data and cannot "
+                "be reparameterised; use 'elbo' for this pair"
+            )
+        if self.step.device != terms.log_q.device:
+            self.step = self.step.to(terms.log_q.device)
+        scale = self.gradient_scale(terms)
+        if scale is not None:
+            scales.append(scale.detach())
+        return terms
+
+
+def mean_of_others(values: PerSample) -> PerSample:
+    """For each sample, the mean over the other samples of the same datum, or over other data."""
+    dim = 0 if len(values) > 1 else 1
+    num = values.shape[dim]
+    if num == 1:
+        return torch.zeros_like(values)
+    return (values.sum(dim, keepdim=True) - values) / (num - 1)

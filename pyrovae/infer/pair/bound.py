@@ -1,0 +1,280 @@
+"""The evidence lower bound of a model/guide pair, evaluated once and taken to its terms.
+
+For latents z ~ q and observations x,
+
+    log p(x) >= ELBO = E_q[log p(x | z)] - E_q[log q(z) - log p(z)].
+
+The value and the gradient estimator are those of ``pyro.infer.Trace_ELBO`` (Wingate and Weber
+2013; Ranganath et al. 2014): reparameterised where a site of the guide can be, the score
+function with Rao-Blackwellisation over plates where it cannot. Everything stays a tensor on its
+device.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from math import inf
+from typing import Any
+
+from jaxtyping import Float
+from pyro.distributions.util import is_identically_zero
+from pyro.infer.enum import get_importance_trace
+from pyro.infer.util import MultiFrameTensor, get_plate_stacks
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from ...errors import InputError
+
+__all__ = ["Bound", "PyroFunction", "evaluate_bound", "scale_of"]
+
+PyroFunction = Callable[..., Any]
+"""A model or a guide: any callable with ``pyro.sample`` statements."""
+
+Site = dict[str, Any]
+
+
+class DataScale(Messenger):
+    """Scale the sites in one plate so that a minibatch stands for the whole data set.
+
+    A plate over a batch of B data out of N gets the scale N / B. One that already declares
+    the full size and subsamples it, as in ``plate("data", N, subsample_size=B)``, is left as it is.
+    """
+
+    def __init__(self, plate: str, size: int) -> None:
+        super().__init__()
+        self.plate = plate
+        self.size = size
+
+    def _pyro_sample(self, msg: Any) -> None:
+        for frame in msg["cond_indep_stack"]:
+            if frame.name == self.plate:
+                msg["scale"] = msg["scale"] * (self.size / (frame.full_size or frame.size))
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One Monte Carlo evaluation of the ELBO of a whole data set, from one (mini)batch.
+
+    Attributes:
+        model_trace: trace of the model, replayed against the guide.
+        guide_trace: trace of the guide.
+        plate: name of the plate over data.
+        declared_size: number of data N that the bound is for; None for what the plate declares.
+    """
+
+    model_trace: Trace
+    guide_trace: Trace
+    plate: str
+    declared_size: int | None
+
+    @cached_property
+    def size(self) -> int:
+        """Number of data N that the bound is for."""
+        if self.declared_size is not None:
+            return self.declared_size
+        frame = self._data_frame()
+        return int(frame.full_size or frame.size)
+
+    def log_likelihood(self) -> Float[Tensor, ""]:
+        """log p(x | z), summed over observed sites and all N data, in nats."""
+        return self._total(site["log_prob_sum"] for site in self._observed())
+
+    def kl(self) -> Float[Tensor, ""]:
+        """log q(z) - log p(z) at the sampled z, over latent sites and all N data, in nats."""
+        log_q = self._total(site["log_prob_sum"] for site in _sample_sites(self.guide_trace))
+        return log_q - self._total(site["log_prob_sum"] for site in self._latent())
+
+    def surrogate(self) -> Float[Tensor, ""]:
+        """A function whose gradient is an unbiased estimate of the gradient of the ELBO."""
+        surrogate = self._total(site["log_prob_sum"] for site in _sample_sites(self.model_trace))
+        log_weight = None
+        for site in _sample_sites(self.guide_trace):
+            _, score_function, entropy = site["score_parts"]
+            if not is_identically_zero(entropy):
+                surrogate = surrogate - entropy.sum()
+            if not is_identically_zero(score_function):
+                if log_weight is None:
+                    log_weight = self._log_weight()
+                signal = log_weight.sum_to(site["cond_indep_stack"])
+                surrogate = surrogate + (signal * score_function).sum()
+        return surrogate
+
+    def per_datum(self) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
+        """(log p(x_i | z_i), log q(z_i) - log p(z_i)) for each datum i of the batch, in nats.
+
+        The terms of latents that all data share, divided by N, are part of each datum's.
+        """
+        log_likelihood = sum(self._of_each_datum(site) for site in self._observed())
+        kl = sum(self._of_each_datum(site) for site in _sample_sites(self.guide_trace)) - sum(
+            self._of_each_datum(site) for site in self._latent()
+        )
+        as_vector = self.log_likelihood().new_zeros(self._data_frame().size)
+        return as_vector + log_likelihood, as_vector + kl
+
+    def check(self) -> None:
+        """Refuse pairs for which this would not be a bound.
+
+        Raises:
+            InputError: if model and guide disagree about the latents, or no plate is over data.
+        """
+        latent = {site["name"] for site in self._latent()}
+        guided = {
+            site["name"]
+            for site in _sample_sites(self.guide_trace)
+            if not (site["is_observed"] or site["infer"].get("is_auxiliary"))
+        }
+        if latent - guided:
+            raise InputError(
+                f"the model samples {_listed(latent - guided)}, which the guide does not: "
+                "add the site to the guide, or observe it"
+            )
+        if guided - latent:
+            raise InputError(
+                f"the guide samples {_listed(guided - latent)}, which is no latent of the model: "
+                "remove the site, or add it to the model"
+            )
+        if not any(self._observed()):
+            raise InputError(
+                "the model observes nothing: give the data to a site, as in "
+                "pyro.sample('x', ..., obs=x)"
+            )
+        frame = self._data_frame()
+        if (frame.full_size or frame.size) not in (frame.size, self.size):
+            raise InputError(
+                f"plate {self.plate!r} declares {frame.full_size} data, but there are {self.size}"
+            )
+
+    @property
+    def shared_sites(self) -> tuple[str, ...]:
+        """Names of the sites that all data share, outside of the plate over data."""
+        sites = chain(_sample_sites(self.model_trace), _sample_sites(self.guide_trace))
+        names = (s["name"] for s in sites if not (self._is_local(s) or _is_deterministic(s)))
+        return tuple(dict.fromkeys(names))
+
+    def check_data_are_apart(self) -> None:
+        """Refuse pairs for which p(x) of all data is no product over data, or is not asked for.
+
+        Raises:
+            InputError: if a site is shared by all data, or scaled.
+        """
+        if self.shared_sites:
+            raise InputError(
+                f"site {self.shared_sites[0]!r} is outside of plate {self.plate!r}, shared by all "
+                "data: there is no p(x) of one datum; use evaluate(), whose ELBO is that of all "
+                "data together"
+            )
+        for site in chain(_sample_sites(self.model_trace), _sample_sites(self.guide_trace)):
+            if self._is_local(site):
+                scale_of(site, self.plate)
+
+    def _is_local(self, site: Site) -> bool:
+        return any(frame.name == self.plate for frame in site["cond_indep_stack"])
+
+    def _total(self, terms: Iterator[Tensor]) -> Tensor:
+        on_device: Tensor = next(_sample_sites(self.model_trace))["log_prob_sum"]
+        return sum(terms, start=on_device.new_zeros(()))
+
+    def _observed(self) -> Iterator[Site]:
+        return (site for site in _sample_sites(self.model_trace) if site["is_observed"])
+
+    def _latent(self) -> Iterator[Site]:
+        return (site for site in _sample_sites(self.model_trace) if not site["is_observed"])
+
+    def _data_frame(self) -> Any:
+        frames = {
+            frame.name: frame
+            for site in _sample_sites(self.model_trace)
+            for frame in site["cond_indep_stack"]
+        }
+        if self.plate not in frames:
+            raise InputError(
+                f"the model has no plate {self.plate!r}, so it cannot be told which of its sites "
+                f"belong to one datum; its plates are: {', '.join(frames) or 'none'}. Write "
+                f"'with pyro.plate({self.plate!r}, len(x)):', or give plate=NAME"
+            )
+        return frames[self.plate]
+
+    def _of_each_datum(self, site: Site) -> Tensor:
+        for frame in site["cond_indep_stack"]:
+            if frame.name == self.plate:
+                if frame.dim is None:
+                    raise InputError(
+                        f"plate {self.plate!r} is a loop; terms of each datum need "
+                        f"'with pyro.plate(...)'"
+                    )
+                dims = [d for d in range(-site["log_prob"].dim(), 0) if d != frame.dim]
+                summed: Tensor = site["log_prob"].sum(dims) if dims else site["log_prob"]
+                return summed * float(frame.size / self.size)
+        shared: Tensor = site["log_prob_sum"] / self.size
+        return shared
+
+    def _log_weight(self) -> MultiFrameTensor:
+        log_weight = MultiFrameTensor()
+        stacks = get_plate_stacks(self.model_trace)
+        for site in _sample_sites(self.model_trace):
+            term = site["log_prob"]
+            if not site["is_observed"]:
+                term = term - self.guide_trace.nodes[site["name"]]["log_prob"]
+            log_weight.add((stacks[site["name"]], term.detach()))
+        return log_weight
+
+
+def scale_of(site: Site, plate: str) -> float:
+    """By what a plate over data multiplies a site, so that a subsample stands for all of them.
+
+    Raises:
+        InputError: if the site is scaled by anything else.
+    """
+    (frame,) = (frame for frame in site["cond_indep_stack"] if frame.name == plate)
+    scale = float(site["scale"])
+    declared = (frame.full_size or frame.size) / frame.size
+    if abs(scale - declared) > 1e-6 * declared:
+        raise InputError(
+            f"site {site['name']!r} is scaled by {scale:g} (as by pyro.poutine.scale), so that "
+            "its density is not that of p(x); evaluate the pair without the scale"
+        )
+    return scale
+
+
+def evaluate_bound(
+    model: PyroFunction,
+    guide: PyroFunction,
+    *args: Any,
+    size: int | None = None,
+    plate: str = "data",
+    kwargs: dict[str, Any] | None = None,
+) -> Bound:
+    """Run the guide, replay the model against it, and score every site.
+
+    Arguments:
+        model: p(x, z), called with args.
+        guide: q(z | x), called with args.
+        args: a batch of data.
+        size: number of data N in the whole data set; what the plate declares unless given.
+        plate: name of the plate over data.
+        kwargs: further arguments of model and guide.
+
+    Raises:
+        InputError: if there is no such plate.
+    """
+    with DataScale(plate, size) if size is not None else nullcontext():
+        model_trace, guide_trace = get_importance_trace(
+            "flat", inf, model, guide, args, kwargs or {}
+        )
+    return Bound(model_trace, guide_trace, plate, size)
+
+
+def _sample_sites(trace: Trace) -> Iterator[Site]:
+    nodes: Iterator[Any] = iter(trace.nodes.values())
+    return (site for site in nodes if site["type"] == "sample")
+
+
+def _is_deterministic(site: Site) -> bool:
+    return bool(site["infer"].get("_deterministic"))
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(repr(name) for name in sorted(names))

@@ -1,0 +1,1 @@
+"""More than one process: shards of a batch, processes that share them, sharded parameters."""

@@ -1,0 +1,1 @@
+"""Stochastic variational inference: the step, its parameters, their update, and its state."""

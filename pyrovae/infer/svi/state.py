@@ -1,0 +1,183 @@
+"""A state as tensors and plain values, as a safetensors file can hold it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Adam, AdamW, Optimizer
+
+from ...errors import InputError
+from ..parallel.fsdp import like, whole
+
+__all__ = ["State"]
+
+_TENSOR = "tensor"
+"""The key that stands for a tensor in a tree of plain values."""
+
+_OF_A_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
+"""What optimisers keep of each parameter, in its shape, which fused ones take on trust."""
+
+
+@dataclass
+class State:
+    """Tensors by name, and a record of plain values, as JSON has them.
+
+    Attributes:
+        tensors: by name.
+        record: numbers, words, lists and mappings.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, name: str, tensors: Sequence[Tensor]) -> None:
+        """Keep copies of tensors in their order; of those that are split, of the whole."""
+        copies = {f"{name}.{i}": whole(t.detach()).clone() for i, t in enumerate(tensors)}
+        self.tensors |= copies
+        self.record[name] = len(copies)
+
+    def of(self, name: str) -> list[Tensor]:
+        """The tensors that :meth:`add` kept."""
+        return [self.tensors[f"{name}.{i}"] for i in range(self.record[name])]
+
+    @torch.no_grad()
+    def load(self, name: str, tensors: Sequence[Tensor]) -> None:
+        """Write those that were kept into tensors of the same shapes and types.
+
+        Raises:
+            InputError: if they are others.
+        """
+        kept = self.of(name)
+        here, there = ([(t.shape, t.dtype) for t in each] for each in (tensors, kept))
+        if here != there:
+            pairs = enumerate(zip(here, there, strict=False))
+            first = next((i for i, (one, other) in pairs if one != other), None)
+            what = (
+                f"{len(there)} {name}s were kept, and there are {len(here)}"
+                if first is None
+                else f"{name} {first} was of shape {tuple(there[first][0])} and type "
+                f"{there[first][1]}, and is of {tuple(here[first][0])} and {here[first][1]}"
+            )
+            raise InputError(f"the state is of another model, likelihood or optimiser: {what}")
+        for tensor, value in zip(tensors, kept, strict=True):
+            tensor.copy_(like(value, tensor))
+
+    def add_tree(self, name: str, owner: Any) -> None:
+        """Keep the ``state_dict()`` of an optimiser or a schedule.
+
+        Raises:
+            InputError: if it holds what is neither a tensor nor a plain value.
+        """
+        self.record[name] = self._plain(name, owner.state_dict())
+        self.record[f"class of {name}"] = type(owner).__qualname__
+
+    def load_tree(self, name: str, owner: Any) -> None:
+        """Give it back to what gave it, by ``load_state_dict``.
+
+        Raises:
+            InputError: if it is of another one.
+        """
+        if name not in self.record:
+            raise InputError(f"the state holds no {name}, and there is one now")
+        kept, here = self.record[f"class of {name}"], type(owner).__qualname__
+        if kept != here:
+            raise InputError(f"the state is of another {name}: of {kept}, and this is {here}")
+        try:
+            tree = self._tree(self.record[name])
+            if isinstance(owner, Optimizer):
+                _check_optimiser(tree, owner)
+            owner.load_state_dict(tree)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise InputError(f"the state is of another {name}: {error}") from error
+
+    def put(self, name: str, state: "State") -> None:
+        """Keep another state whole."""
+        self.tensors |= {f"{name}/{key}": tensor for key, tensor in state.tensors.items()}
+        self.record[name] = state.record
+
+    def part(self, name: str) -> "State":
+        """The state that :meth:`put` kept."""
+        start = f"{name}/"
+        tensors = {
+            key.removeprefix(start): t for key, t in self.tensors.items() if key.startswith(start)
+        }
+        return State(tensors, self.record[name])
+
+    def _plain(self, name: str, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            self.tensors[name] = whole(value.detach()).clone()
+            return {_TENSOR: name}
+        if isinstance(value, Mapping):
+            pairs = [[key, self._plain(f"{name}.{key}", each)] for key, each in value.items()]
+            return {"pairs": pairs}
+        if isinstance(value, list | tuple):
+            return [self._plain(f"{name}.{i}", each) for i, each in enumerate(value)]
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise InputError(
+            f"{name} is a {type(value).__name__}, which a checkpoint does not hold (nothing is "
+            "pickled); use an optimiser and a schedule of numbers and tensors, such as Adam and "
+            "'cosine'"
+        )
+
+    def _tree(self, plain: Any) -> Any:
+        if isinstance(plain, list):
+            return [self._tree(each) for each in plain]
+        if not isinstance(plain, dict):
+            return plain
+        if _TENSOR in plain:
+            return self.tensors[plain[_TENSOR]].clone()
+        return {key: self._tree(each) for key, each in plain["pairs"]}
+
+
+def _check_optimiser(tree: Any, owner: Optimizer) -> None:
+    """Make sure that a state is of these parameters; fused steps would write beyond another.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    groups = tree["param_groups"]
+    if len(groups) != len(owner.param_groups):
+        raise ValueError(f"it has {len(groups)} groups of parameters")
+    parameters: dict[int, Tensor] = {}
+    for kept, here in zip(groups, owner.param_groups, strict=True):
+        if len(kept["params"]) != len(here["params"]):
+            raise ValueError(f"a group has {len(kept['params'])} parameters")
+        parameters |= dict(zip(kept["params"], here["params"], strict=True))
+        for key, value in here.items():
+            is_of_schedule = key == "initial_lr" and key not in kept
+            if not (key == "params" or is_of_schedule or _is_like(kept[key], value)):
+                raise ValueError(f"its {key} is another")
+    for number, kept in tree["state"].items():
+        of = parameters[number]
+        if isinstance(owner, Adam | AdamW) and not {"step", *_OF_A_PARAMETER[:2]} <= kept.keys():
+            raise ValueError(f"it lacks what Adam keeps of parameter {number}")
+        for key, value in kept.items():
+            shape = () if key == "step" else of.shape
+            checked = key == "step" or key in _OF_A_PARAMETER
+            if checked and isinstance(value, Tensor):
+                is_real = value.is_floating_point() and bool(value.isfinite().all())
+                if value.shape != shape or not is_real:
+                    raise ValueError(f"{key} of parameter {number} is not of its shape and type")
+                if key != "step" and value.dtype != of.dtype:
+                    raise ValueError(f"{key} of parameter {number} is of {value.dtype}")
+            elif key in _OF_A_PARAMETER and value is not None:
+                raise ValueError(f"{key} of parameter {number} is no tensor")
+
+
+def _is_like(kept: Any, here: Any) -> bool:
+    """Whether an option of an optimiser is of the same kind: numbers may be others."""
+    if isinstance(here, bool | str | None):
+        return kept is here or (isinstance(here, str) and kept == here)
+    if isinstance(here, int | float):
+        return isinstance(kept, int | float) and not isinstance(kept, bool) and isfinite(kept)
+    if isinstance(here, list | tuple):
+        return (
+            isinstance(kept, list | tuple)
+            and len(kept) == len(here)
+            and all(map(_is_like, kept, here))
+        )
+    return isinstance(kept, Tensor) == isinstance(here, Tensor)

@@ -1,0 +1,1 @@
+"""What the model families share: their base class, and the Pyro programs they are built from."""

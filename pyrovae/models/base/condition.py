@@ -1,0 +1,217 @@
+"""What a model is conditioned on: classes, vectors or images y, as vectors that networks take."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Num
+from pyro.infer.util import is_validation_enabled
+from torch import Tensor, nn
+
+from ...errors import InputError
+from ...nn import MLP, Standardise
+from ...priors import VampPrior
+
+__all__ = ["Condition", "MakeBody", "check_labels", "check_paired", "check_vector"]
+
+MakeBody = Callable[[Sequence[int], Sequence[int]], nn.Module]
+"""What makes a network from the shapes of its input and its output."""
+
+_NUM_FEATURES = 64
+"""Length of c where y is an image."""
+
+
+class Condition(nn.Module):
+    """From y to a vector c = c(y), of length :attr:`dim`.
+
+    A class becomes one-hot; a vector is standardised; any other array is standardised and becomes
+    the rectified features of a network.
+
+    Arguments:
+        num_classes: number of classes, where y is one: int64 of shape ``(*batch,)``, from 0.
+        condition_shape: shape of one y, where it is an array: a vector ``(5,)``, or an image
+            ``(1, 28, 28)``.
+        body: makes the network from an image to features, from (in_shape, out_shape).
+
+    Attributes:
+        dim: length of c.
+
+    Raises:
+        InputError: unless y is either a class or an array.
+
+    Example:
+        >>> Condition(num_classes=3)(torch.tensor([2, 0]))
+        tensor([[0., 0., 1.],
+                [1., 0., 0.]])
+    """
+
+    classes: Tensor
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        condition_shape: Sequence[int] | None = None,
+        body: MakeBody = MLP,
+    ) -> None:
+        super().__init__()
+        if (num_classes is None) == (condition_shape is None):
+            raise InputError(
+                "y is a class (num_classes=10) or an array (condition_shape=(5,)); give one of the "
+                "two"
+            )
+        self.num_classes = num_classes
+        self.condition_shape = () if condition_shape is None else tuple(condition_shape)
+        if num_classes is not None:
+            if num_classes < 2:
+                raise InputError(f"num_classes is {num_classes}; it must be 2 or more")
+            self.dim = num_classes
+            # Floating, so that c has the precision of the networks.
+            classes = torch.arange(num_classes, dtype=torch.get_default_dtype())
+            self.register_buffer("classes", classes, persistent=False)
+            return
+        if not self.condition_shape or min(self.condition_shape) < 1:
+            raise InputError(
+                f"condition_shape is {self.condition_shape}; it needs one positive size or more, "
+                "or give num_classes where y is a class"
+            )
+        self.standardise = Standardise(self.condition_shape)
+        if len(self.condition_shape) == 1:
+            self.dim = self.condition_shape[0]
+            return
+        if isinstance(body, nn.Module):
+            raise InputError(
+                f"the network of an image y is made once for the model and once for the guide; "
+                f"give a callable from (in_shape, out_shape), not a {type(body).__name__}"
+            )
+        self.dim = _NUM_FEATURES
+        self.body = nn.Sequential(body(self.condition_shape, (self.dim,)), nn.ReLU())
+
+    def forward(self, y: Num[Tensor, "..."]) -> Float[Tensor, "*batch dim"]:
+        """c of each y.
+
+        Raises:
+            InputError: if y are no such conditions (under Pyro's validation).
+        """
+        if is_validation_enabled():
+            self.check(y)
+        if self.num_classes is not None:
+            return (y.unsqueeze(-1) == self.classes).to(self.classes.dtype)
+        standard: Tensor = self.standardise(y)
+        if len(self.condition_shape) == 1:
+            return standard
+        c: Tensor = self.body(standard).to(standard.dtype)
+        return c
+
+    def check(self, y: Num[Tensor, "..."]) -> None:
+        """Refuse what is no condition.
+
+        Raises:
+            InputError: naming the first offending value, and what to do.
+        """
+        if self.num_classes is not None:
+            check_labels(y, self.num_classes, missing=False)
+            return
+        shape = self.condition_shape
+        if tuple(y.shape[-len(shape) :]) != shape:
+            raise InputError(
+                f"the conditions y have shape {tuple(y.shape)}; the model expects {shape} for each "
+                "datum"
+            )
+        if not bool(y.isfinite().all()):
+            raise InputError(
+                "the conditions y hold missing (NaN) or infinite values; a model given y needs all "
+                "of it: fill them, or leave these data out"
+            )
+
+    def expand(self, y: Num[Tensor, "..."], num: int) -> Num[Tensor, "num *condition"]:
+        """One y for each of num data, from as many or from one for all.
+
+        Raises:
+            InputError: if there are as many as neither.
+        """
+        if y.shape == self.condition_shape:
+            return y.expand(num, *self.condition_shape)
+        if y.shape != (num, *self.condition_shape):
+            raise InputError(
+                f"y has shape {tuple(y.shape)}; for {num} draws give one y for all, of shape "
+                f"{self.condition_shape}, or {(num, *self.condition_shape)}"
+            )
+        return y
+
+    def set_units(self, y: Num[Tensor, "data *condition"]) -> None:
+        """Learn the units of y from training data.
+
+        Vectors are standardised number by number, images by one mean and one scale; classes, and
+        values that are all 0 or 1, are left as they are.
+        """
+        self.check(y)
+        y = y.double()
+        if self.num_classes is not None or bool(((y == 0) | (y == 1)).all()):
+            return
+        features = 0 if len(self.condition_shape) == 1 else tuple(range(y.ndim))
+        scale = y.std(features, correction=0)
+        self.standardise.set(y.mean(features), torch.where(scale > 0, scale, 1.0))
+
+
+def check_labels(y: Num[Tensor, "..."], num_classes: int, *, missing: bool) -> None:
+    """Refuse what are no class labels.
+
+    Arguments:
+        y: the labels.
+        num_classes: number of classes C; labels are from 0 to C - 1.
+        missing: whether labels may be missing (-1).
+
+    Raises:
+        InputError: naming the first offending label, and what to do.
+    """
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise InputError(
+            f"the labels y are of type {y.dtype}; give whole numbers from 0 to {num_classes - 1}, "
+            "as in y.long()"
+        )
+    if not missing and bool((y == -1).any()):
+        raise InputError(
+            f"{int((y == -1).sum())} of {y.numel()} labels are missing (-1); a model given y needs "
+            "the label of each datum: leave these data out, or use SemiSupervisedVAE"
+        )
+    outside = (y < (-1 if missing else 0)) | (y >= num_classes)
+    if bool(outside.any()):
+        first = int(y[tuple(outside.nonzero()[0].tolist())])
+        also = ", or -1 where they are missing" if missing else ""
+        raise InputError(
+            f"the labels y hold {first}; those of {num_classes} classes are from 0 to "
+            f"{num_classes - 1}{also}"
+        )
+
+
+def check_paired(x: Tensor, y: Tensor, condition_shape: tuple[int, ...] = ()) -> None:
+    """Refuse y of another number than x.
+
+    Raises:
+        InputError: naming both shapes.
+    """
+    if y.shape != (len(x), *condition_shape):
+        raise InputError(
+            f"y has shape {tuple(y.shape)} beside {len(x)} data; it must be "
+            f"{(len(x), *condition_shape)}"
+        )
+
+
+def check_vector(posterior: Any, prior: nn.Module | None, latent_dim: int) -> None:
+    """Refuse latents that are no vector beside which y could stand, and priors that know no y.
+
+    Raises:
+        InputError: naming what was given, and what to do.
+    """
+    with torch.no_grad():
+        shape = tuple(posterior(torch.zeros(posterior.in_shape)).event_shape)
+    if shape != (latent_dim,):
+        raise InputError(
+            f"latents of shape {shape} cannot stand beside y; use a posterior on vectors, such as "
+            "'diagonal' or 'full_rank'"
+        )
+    if isinstance(prior, VampPrior):
+        raise InputError(
+            "a VampPrior mixes q(z | u) of pseudo-inputs u, and here q depends on y, too; use "
+            "another prior"
+        )

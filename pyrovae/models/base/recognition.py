@@ -1,0 +1,116 @@
+"""What every amortised guide does with x, whatever its latents are: check and standardise it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import torch
+from jaxtyping import Float, Num
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.infer.util import is_validation_enabled
+from torch import Tensor, nn
+
+from ...likelihoods.support import check_values
+from ...nn import Standardise
+from .parameters import declare_parameters
+
+__all__ = ["AmortisedGuide", "Recognition", "seen_shape"]
+
+
+def seen_shape(event_shape: Sequence[int], missing: bool) -> tuple[int, ...]:
+    """The shape of what an encoder sees of one datum: with the mask, where entries may be missing.
+
+    >>> seen_shape((1, 8, 8), missing=True)
+    (2, 8, 8)
+    """
+    first, *rest = event_shape
+    return (2 * first if missing else first, *rest)
+
+
+class Recognition(nn.Module):
+    """A guide q(z | x) whose encoder sees x in the units that :class:`Standardise` has learned.
+
+    Where entries may be missing, the encoder sees them as the mean, and beside x the mask of what
+    is present.
+
+    Arguments:
+        encoder: network from what is seen of x.
+        event_shape: shape of one datum.
+        missing: whether entries of x may be missing.
+    """
+
+    def __init__(self, encoder: nn.Module, event_shape: Sequence[int], missing: bool) -> None:
+        super().__init__()
+        self.event_shape = tuple(event_shape)
+        self.missing = missing
+        self.standardise = Standardise(event_shape)
+        self.encoder = encoder
+
+    def begin(self, x: Num[Tensor, "batch *event"]) -> None:
+        """Make the parameters known to Pyro; the head of a forward, outside of all plates.
+
+        Raises:
+            InputError: if x has another shape or is not finite (under Pyro's validation).
+        """
+        declare_parameters(self)
+        if is_validation_enabled():
+            check_values(x, self.event_shape, missing=self.missing)
+
+    def see(self, x: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """What the encoder sees of x, of shape ``(*batch, *seen_shape(event_shape, missing))``."""
+        return self.seen(self.standardise(x))
+
+    def seen(self, standard: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The same of x that is standardised already."""
+        if not self.missing:
+            return standard
+        present = ~standard.isnan()
+        filled = torch.where(present, standard, 0.0)
+        return torch.cat([filled, present.to(filled.dtype)], -len(self.event_shape))
+
+
+class AmortisedGuide(Recognition):
+    """The Pyro guide q(z | x) = posterior(encoder(x)), one network for all data."""
+
+    def __init__(
+        self, encoder: nn.Module, posterior: nn.Module, event_shape: Sequence[int], missing: bool
+    ) -> None:
+        super().__init__(encoder, event_shape, missing)
+        self.posterior = posterior
+
+    def forward(self, x: Num[Tensor, "batch *event"], *given: Tensor) -> Tensor:
+        """Sample site ``z`` in the plate ``data``.
+
+        Raises:
+            InputError: if x has another shape or is not finite (under Pyro's validation).
+        """
+        self.begin(x)
+        with pyro.plate("data", x.shape[0]):
+            z: Tensor = pyro.sample("z", self.q(x, *given))
+            return z
+
+    def h(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
+        """What the encoder puts out for x: the parameters of q(z | x)."""
+        return self._h_of_standard(self.standardise(x))
+
+    def q(self, x: Num[Tensor, "..."], *given: Tensor) -> TorchDistributionMixin:
+        """The distribution q(z | x) itself."""
+        q: TorchDistributionMixin = self.posterior(self.h(x, *given))
+        return q
+
+    def q_of_standard(self, standard: Float[Tensor, "..."]) -> TorchDistributionMixin:
+        """q(z | x) as the encoder has it, of x that is standardised already."""
+        q: TorchDistributionMixin = self.posterior(self._h_of_standard(standard))
+        return q
+
+    def centre(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
+        """A point that stands for q(z | x): the posterior's centre, or its mean if it has none."""
+        h: Tensor = self.h(x, *given)
+        posterior: Any = self.posterior
+        centre: Tensor = posterior.centre(h) if hasattr(posterior, "centre") else posterior(h).mean
+        return centre
+
+    def _h_of_standard(self, standard: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        seen = self.seen(standard)
+        h: Tensor = self.encoder(seen).to(seen.dtype)
+        return h

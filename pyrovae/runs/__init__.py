@@ -1,0 +1,1 @@
+"""A run, from options to pictures, and the directory it keeps."""

@@ -1,0 +1,253 @@
+"""Tables for people to read."""
+
+from collections.abc import Mapping, Sequence
+from math import isnan, log
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch.distributions import constraints
+from torch.distributions.constraints import is_dependent
+
+from ..infer.estimators.evaluate import Estimate, Evaluation
+from ..likelihoods.families import FAMILIES, Family
+
+__all__ = [
+    "evaluation_record",
+    "print_annealed",
+    "print_comparison",
+    "print_evaluation",
+    "print_likelihoods",
+    "print_log_likelihood",
+    "print_methods",
+]
+
+
+def evaluation_record(
+    evaluation: Evaluation, likelihood: str, protocol: str, kind: str, size: int | None = None
+) -> dict[str, Any]:
+    """The figures, with everything that is needed to compare them with others.
+
+    Arguments:
+        evaluation: the figures.
+        likelihood: p(x|z).
+        protocol: what the data are, and what was done to them.
+        kind: what log p(x|z) is the log of.
+        size: number of entries of a datum, for bits a dimension, where these are bits of whole
+            numbers.
+    """
+    bits = None if size is None else -evaluation.elbo.mean / (size * log(2))
+    return {
+        **{
+            name: {"mean": estimate.mean, "standard_error": estimate.standard_error}
+            for name, estimate in _rows(evaluation).items()
+        },
+        "unit": "nats per datum",
+        "bits_per_dimension": bits,
+        "kind": kind,
+        "estimator": "ELBO, sampled KL, mean over data; standard error over data",
+        "num_particles": evaluation.num_particles,
+        "num_data": evaluation.num_data,
+        "likelihood": likelihood,
+        "data": protocol,
+    }
+
+
+def print_evaluation(record: Mapping[str, Any], console: Console) -> None:
+    """The figures as a table, with their protocol beneath."""
+    table = Table(title="Test set, nats per datum", title_justify="left")
+    table.add_column("")
+    table.add_column("mean", justify="right")
+    table.add_column("± s.e.", justify="right")
+    labels = {
+        "elbo": "ELBO = −reconstruction − KL",
+        "reconstruction": "reconstruction, −E[log p(x|z)]",
+        "kl": "KL, E[log q(z|x) − log p(z)]",
+    }
+    for name, label in labels.items():
+        figures = record[name]
+        table.add_row(Text(label), f"{figures['mean']:.2f}", f"{figures['standard_error']:.2f}")
+    bits = record["bits_per_dimension"]
+    if bits is not None:
+        table.add_row("bits a dimension", f"{bits:.3f}", "")
+    console.print(table)
+    console.print(
+        f"{record['likelihood']}: {record['kind']}; {record['num_data']:,} data, {record['data']}; "
+        f"{record['num_particles']} samples of z a datum",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def print_log_likelihood(record: Mapping[str, Any], console: Console) -> None:
+    """log p(x) with the bounds below it and what is known of its error, and its protocol."""
+    table = Table(title="Log-likelihood of the test set, nats per datum", title_justify="left")
+    table.add_column("")
+    table.add_column("mean", justify="right")
+    table.add_column("± s.e.", justify="right")
+    figures = {
+        f"log p(x), {record['num_samples']:,} samples": record["log_likelihood"],
+        **{
+            "ELBO" if k == "1" else f"bound, {int(k):,} samples": bound
+            for k, bound in sorted(record["bounds"].items(), key=lambda item: -int(item[0]))
+        },
+        "distortion, −E[log p(x|z)]": record["distortion"],
+        "rate, E[log q(z|x) − log p(z)]": record["rate"],
+    }
+    for label, each in figures.items():
+        table.add_row(Text(label), f"{each['mean']:.2f}", f"{each['standard_error']:.2f}")
+    console.print(table)
+    error, effective, tail = (
+        record[name] for name in ("log_likelihood", "effective_samples", "pareto_k")
+    )
+    console.print(
+        f"log p(x) by {record['estimator']}; Monte Carlo error {error['monte_carlo_error']:.2g}, "
+        f"bias about {error['bias']:.2g}; effective samples: median {effective['median']:,.0f}, "
+        f"smallest {effective['smallest']:,.1f}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if tail["num_heavy"]:
+        console.print(
+            f"{tail['num_heavy']:,} of {record['num_data']:,} data have heavy tails (Pareto k "
+            "above 0.7): their errors are larger than stated, and log p(x) is too low; data "
+            f"{', '.join(map(str, record['worst']))} are worst",
+            highlight=False,
+            soft_wrap=True,
+        )
+    console.print(
+        f"{record['likelihood']}: {record['kind']}; {record['num_data']:,} data, {record['data']}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def print_annealed(record: Mapping[str, Any], console: Console) -> None:
+    """log p(x) by annealing, and its gap on simulated data."""
+    figure, gap, other = (record[name] for name in ("log_likelihood", "gap", "importance_sampling"))
+    beside = "" if other is None else f" (importance sampling, of the same data: {other:.2f})"
+    console.print(
+        f"log p(x) of {record['num_data']} data ({record['data']}) by {record['estimator']}: "
+        f"{figure['mean']:.2f} ± {figure['standard_error']:.2f} nats per datum, Monte Carlo error "
+        f"{figure['monte_carlo_error']:.2g}{beside}; on {gap['num_data']} simulated data the "
+        f"bounds from below and above are {gap['mean']:.2g} ± {gap['standard_error']:.2g} apart",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def print_comparison(records: Mapping[str, Mapping[str, Any]], console: Console) -> None:
+    """Test figures of several runs by name, ranked within what measures the same thing only.
+
+    A bound on a mass stands with the masses.
+    """
+    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name, record in records.items():
+        kind = record["kind"].removeprefix("lower bound on ")
+        of = "binarised pixels" if "binaris" in record["data"] else "the data"
+        groups.setdefault(f"{kind} of {of}", {})[name] = record
+    table = Table(title="Test ELBO, nats per datum", title_justify="left")
+    for column in ("measures", "run"):
+        table.add_column(column)
+    for column in ("ELBO", "± s.e.", "bits/dim"):
+        table.add_column(column, justify="right")
+    for measure, members in groups.items():
+        for name in sorted(members, key=lambda n: -members[n]["elbo"]["mean"]):
+            record, bits = members[name], members[name]["bits_per_dimension"]
+            table.add_row(
+                measure,
+                Text(name + (" (bound)" if "bound" in record["kind"] else "")),
+                f"{record['elbo']['mean']:.2f}",
+                f"{record['elbo']['standard_error']:.2f}",
+                "" if bits is None else f"{bits:.3f}",
+            )
+        table.add_section()
+    console.print(table)
+    if len(groups) > 1:
+        console.print("Higher is better within a section; between sections nothing follows.")
+
+
+_FIGURES = 100
+"""Characters that a line of figures may need."""
+
+
+def print_methods(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Where each method of fitting a mixture ended, one a line; blank where it is not known."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    for column in ("log p", "held out", "ELBO", "gap", "steps", "seconds", "Rand"):
+        table.add_column(column, justify="right", no_wrap=True)
+
+    def shown(value: float, form: str) -> str:
+        return "" if isnan(value) else format(value, form)
+
+    for row in rows:
+        table.add_row(
+            row["method"],
+            *(shown(row[name], ".4f") for name in ("log_likelihood", "held_out", "elbo")),
+            shown(row["gap"], ".0e" if abs(row["gap"]) < 1e-4 else ".4f"),
+            f"{row['steps']:,}",
+            shown(row["seconds"], ".2f"),
+            shown(row["adjusted_rand"], ".2f"),
+        )
+    # Figures are never cut: where the console is too narrow, or a pipe, lines are longer.
+    console.print(table, width=max(console.width, _FIGURES), crop=False)
+
+
+def print_likelihoods(console: Console) -> None:
+    """Every family that has a short name: what its values are, its arguments, their sources."""
+    table = Table(title="Likelihoods", title_justify="left")
+    table.add_column("family", no_wrap=True)
+    for column in ("values", "arguments, by default", "needs"):
+        table.add_column(column, overflow="fold")
+    for family in FAMILIES.values():
+        sources = family.resolve({n: 1 for n, c in family.constraints.items() if c.is_discrete})
+        shown = {
+            name: family.sources.get(name, "a constant" if c.is_discrete else sources[name])
+            for name, c in family.constraints.items()
+            if name in sources
+        }
+        vector = int(family.is_vector)
+        dims: dict[str, Any] = {n: family.constraints[n].event_dim for n in sources}
+        needs = [n for n, source in shown.items() if source == "a constant"]
+        if any(dim > vector for dim in dims.values()):
+            needs.append("rank" if vector else "num_classes")
+        if family.exposure:
+            needs.append("(exposure)")
+        table.add_row(
+            family.name,
+            _values_of(family),
+            "\n".join(f"{name}: {source}" for name, source in shown.items()),
+            ", ".join(needs),
+        )
+    console.print(table)
+    console.print(
+        "Any other class of pyro.distributions works by its name. Sources: predicted, shared, "
+        "per_feature, data, or a constant.",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _values_of(family: Family) -> str:
+    support: Any = family.distribution.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    if support is constraints.boolean:
+        return "0 or 1"
+    if getattr(support, "is_discrete", False):
+        bounded = {"total_count", "levels", "cutpoints", "logits"} & family.constraints.keys()
+        return "whole, 0 to a highest" if is_dependent(support) and bounded else "whole, from 0"
+    if support is constraints.real:
+        return "real"
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    return f"{low:.3g} to {high:.3g}" if high is not None else "positive"
+
+
+def _rows(evaluation: Evaluation) -> dict[str, Estimate]:
+    return {
+        "elbo": evaluation.elbo,
+        "reconstruction": evaluation.reconstruction,
+        "kl": evaluation.kl,
+    }

@@ -1,0 +1,1 @@
+"""``fit``: passes through the data, progress, warnings, and states that resume exactly."""

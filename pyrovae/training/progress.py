@@ -1,0 +1,90 @@
+"""The progress bar of training, which never waits for the device more than it must."""
+
+from time import perf_counter
+from types import TracebackType
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..progress import never_cut
+from .history import Epoch
+from .passes import Pass
+
+__all__ = ["TrainingProgress"]
+
+_READ_EVERY = 0.5
+"""Seconds between two readings of the running loss, each of which waits for the device."""
+
+
+class TrainingProgress:
+    """Shows epoch, loss, reconstruction, KL (nats a datum) and data a second.
+
+    Arguments:
+        epochs: passes through the data.
+        num_batches: steps in a pass.
+        enabled: whether to show anything.
+    """
+
+    def __init__(self, epochs: int, num_batches: int, *, enabled: bool = True) -> None:
+        self._epochs = epochs
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[figures]}", table_column=never_cut()),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True, table_column=never_cut()),
+            disable=not enabled,
+            expand=True,
+        )
+        self._task = self._progress.add_task("", total=epochs * num_batches, epoch=1, figures="")
+        self._epoch = 1
+        self._rate = ""
+        self._validation = ""
+        self._epoch_start = self._last_read = perf_counter()
+
+    def __enter__(self) -> "TrainingProgress":
+        self._progress.start()
+        self._epoch_start = self._last_read = perf_counter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def start_at(self, epochs: int, steps: int) -> None:
+        """So many epochs and steps are done already."""
+        self._epoch = min(epochs + 1, self._epochs)
+        self._progress.update(self._task, epoch=self._epoch, completed=steps)
+
+    def step_done(self, taken: Pass) -> None:
+        """Advance by a step of a pass."""
+        if self._progress.disable:
+            return
+        self._progress.advance(self._task)
+        now = perf_counter()
+        if now - self._last_read > _READ_EVERY:
+            self._last_read = now
+            self._rate = f", {taken.seen / (now - self._epoch_start):,.0f}/s"
+            self._show(*taken.figures())
+
+    def compiling(self) -> None:
+        """Say that the compiler is at work, during which no step is taken."""
+        self._progress.update(self._task, figures="compiling the step, once: some 15 s")
+        self._progress.refresh()
+
+    def epoch_done(self, epoch: Epoch, size: int) -> None:
+        """Show the means of a finished epoch over size data."""
+        self._rate = f", {size / epoch.seconds:,.0f}/s"
+        if epoch.validation_loss is not None:
+            self._validation = f", val {epoch.validation_loss:.2f}"
+        self._show(epoch.loss, epoch.reconstruction, epoch.kl)
+        self._epoch = min(epoch.epoch + 1, self._epochs)
+        self._epoch_start = perf_counter()
+
+    def _show(self, loss: float, reconstruction: float, kl: float) -> None:
+        figures = f"loss {loss:.2f}, rec {reconstruction:.2f}, KL {kl:.2f}"
+        self._progress.update(
+            self._task, epoch=self._epoch, figures=figures + self._validation + self._rate
+        )

@@ -1,0 +1,51 @@
+"""The random generators of Python, NumPy and torch, as a state that can be kept."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator
+
+from ..infer.svi.state import State
+
+__all__ = ["random_state", "set_random_state"]
+
+
+def random_state(*own: Generator) -> State:
+    """The state of all generators, that of each CUDA device included where there are any, and of
+    torch's that are nobody's but a DataLoader's own.
+    """
+    numpy: Any = np.random.get_state()  # noqa: NPY002
+    name, words, place, has_gauss, gauss = numpy
+    version, python, python_gauss = random.getstate()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    state = State()
+    state.add("torch", [torch.get_rng_state()])
+    state.add("cuda", [each.cpu() for each in cuda])
+    state.add("own", [each.get_state() for each in own])
+    state.add("numpy", [torch.tensor(words.astype(np.int64))])
+    state.add("python", [torch.tensor(python)])
+    state.record["numpy_rest"] = [name, int(place), int(has_gauss), float(gauss)]
+    state.record["python_rest"] = [version, python_gauss]
+    return state
+
+
+def set_random_state(state: State, *own: Generator) -> None:
+    """Go on from what :func:`random_state` gave."""
+    (of_torch,) = state.of("torch")
+    torch.set_rng_state(of_torch)
+    cuda = state.of("cuda")
+    if cuda and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(cuda)
+    for generator, kept in zip(own, state.of("own"), strict=True):
+        generator.set_state(kept)
+    name, place, has_gauss, gauss = state.record["numpy_rest"]
+    (words,) = state.of("numpy")
+    if len(words) != 624 or not 0 <= int(place) <= 624:  # where NumPy would read beyond them
+        raise ValueError("the state of NumPy's random numbers is none")
+    numpy: Any = (name, words.numpy().astype(np.uint32), place, has_gauss, gauss)
+    np.random.set_state(numpy)  # noqa: NPY002
+    version, python_gauss = state.record["python_rest"]
+    (python,) = state.of("python")
+    random.setstate((version, tuple(python.tolist()), python_gauss))

@@ -1,0 +1,128 @@
+"""``pyrovae train`` that is interrupted or killed, and goes on."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+
+from ..training.killed import Kill, Outcome, command
+
+OPTIONS = ["--epochs", "3", "--hidden", "8", "--latent-dim", "2", "--batch-size", "16"]
+STEPS = 5
+"""In an epoch of 72 data."""
+
+
+def write_table(folder: Path, *, changed: bool = False) -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(100, 3)).round(3), columns=["a", "b", "c"])
+    if changed:
+        table += 1.0
+    table.to_csv(folder / "table.csv", index=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_table(tmp_path)
+    return tmp_path
+
+
+def train(folder: Path, kill: Any = None) -> Outcome:
+    return command("train", "table.csv", "--output", "run", *OPTIONS, folder=folder, kill=kill)
+
+
+def resume(folder: Path, kill: Any = None, *more: str) -> Outcome:
+    return command("train", "--resume", "run", *more, folder=folder, kill=kill)
+
+
+def results(run: Path) -> tuple[Any, ...]:
+    """All that a run leaves, but for seconds and pictures."""
+    metrics = pd.read_csv(run / "metrics.csv").drop(columns="seconds").to_csv()
+    tensors = safetensors.torch.load_file(run / "model.safetensors")
+    weights = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+    return metrics, weights, json.loads((run / "evaluation.json").read_text())
+
+
+def one_line(outcome: Outcome) -> str:
+    """What was said on standard error: one sentence, and no traceback."""
+    (line,) = outcome.err.strip().splitlines()
+    return line
+
+
+def test_a_run_with_all_kinds_of_ends(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("whole")
+    write_table(other)
+    assert train(other).code == 0
+    expected = results(other / "run")
+    run = folder / "run"
+
+    assert train(folder, Kill(STEPS + 1)).code == -signal.SIGKILL
+    assert not list((run / "checkpoint").iterdir())  # killed before there is a state
+
+    interrupted = resume(folder, Kill(STEPS + 2, number=signal.SIGINT))
+    assert interrupted.code == 130
+    said = "stopped after epoch 1 and 2 steps; go on with: pyrovae train --resume run"
+    assert said in one_line(interrupted)
+    states = [path.name for path in (run / "checkpoint").iterdir()]
+    assert sorted(states) == ["best.safetensors", "last.safetensors"]
+
+    terminated = resume(folder, Kill(2, number=signal.SIGTERM))
+    assert terminated.code == 143
+    assert said.replace("2 steps", "4 steps") in one_line(terminated)
+
+    assert resume(folder, Kill(1)).code == -signal.SIGKILL
+    assert resume(folder, signal.SIGKILL).code == -signal.SIGKILL  # as evaluation begins
+    assert not (run / "evaluation.json").exists()
+    again = resume(folder, signal.SIGINT)
+    assert again.code == 130
+    assert "interrupted; go on with: pyrovae train --resume run" in one_line(again)
+
+    finished = resume(folder)
+    assert finished.code == 0, finished.err
+    assert results(run) == expected
+    pictures = {path.name for path in (other / "run").glob("*.png")}
+    assert {path.name for path in run.glob("*.png")} == pictures
+
+    assert resume(folder).code == 0  # which is finished already
+    assert results(run) == expected
+
+
+def test_what_cannot_go_on_is_refused_in_a_sentence(folder: Path) -> None:
+    assert train(folder, Kill(4, number=signal.SIGINT)).code == 130
+    refused = {
+        "--resume takes the options of the run; leave epochs out": resume(
+            folder, None, "--epochs", "5"
+        ),
+        "leave config out": resume(folder, None, "--config", "run/config.yaml"),
+        "nowhere is no run directory: it holds no config.yaml": command(
+            "train", "--resume", "nowhere", folder=folder
+        ),
+    }
+    write_table(folder, changed=True)
+    refused["or other values"] = resume(folder)
+    (folder / "table.csv").write_text("a,b\n" + "1.5,2.5\n2.5,3.5\n" * 30)
+    refused["these are"] = resume(folder)
+    (folder / "table.csv").unlink()
+    refused["table.csv"] = resume(folder)
+    write_table(folder)
+    (folder / "run" / "checkpoint" / "last.safetensors").write_bytes(b"damaged")
+    refused["is damaged, or no checkpoint"] = resume(folder)
+    for words, outcome in refused.items():
+        assert words in one_line(outcome)
+        assert outcome.code == 2
+
+
+def test_a_finished_run_without_states_is_not_trained_again(folder: Path) -> None:
+    run = folder / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("data: table.csv\n")
+    (run / "evaluation.json").write_text("{}")
+    outcome = resume(folder)
+    assert outcome.code == 2
+    assert "is of a finished run, and holds no states to go on from" in one_line(outcome)

@@ -1,0 +1,25 @@
+"""A few inputs of every kind; ``python -m benchmarks.robustness.bad_inputs`` tries thousands."""
+
+import pytest
+
+from benchmarks.robustness.bad_inputs import KINDS
+
+from .well_ended import well_ended
+
+NUM = {
+    "YAML text": 12,
+    "options in YAML": 15,
+    "command lines": 15,
+    "declared parts": 15,
+    "arrays": 10,
+    "tables, train": 8,
+    "tables, impute": 10,
+    "run directories": 10,
+    "places": 8,
+    "full disks": 2,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ends_in_success_or_in_one_line(kind: str) -> None:
+    well_ended(KINDS[kind](), NUM[kind])()

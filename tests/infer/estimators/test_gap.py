@@ -1,0 +1,362 @@
+"""The gaps of inference against linear-Gaussian pairs, where both are known exactly."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import kl_divergence
+from torch.utils.data import DataLoader, TensorDataset
+
+from pyrovae import VAE, InputError
+from pyrovae.infer.estimators.gap import InferenceGap, _freed, inference_gap
+from pyrovae.infer.pair.pair import Pair
+from pyrovae.infer.pair.particles import Particles
+from tests.pairs import user_pair
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def short(num_steps: int = 500) -> float:
+    """Nats that the optimiser may fall short of the best q by, for a datum.
+
+    Near the best q, the mean of n independent noisy gradient steps falls short by a chi-square over
+    2 n, with as many degrees of freedom as q has parameters. For 6 of these, 28 is exceeded once in
+    10,000. There are 16 samples in each of half the steps. Twice that, since steps are correlated.
+    """
+    return 2 * 28 / (2 * 16 * num_steps / 2)
+
+
+def near(num_samples: int, num_steps: int = 500) -> float:
+    """4.5 standard errors of an ELBO at a q short of the exact posterior by so much.
+
+    For normals that are close, log p - log q has twice the KL divergence as its variance.
+    """
+    return 4.5 * (2 * short(num_steps) / num_samples) ** 0.5
+
+
+def gap_of(model: Any, guide: Any, data: Any, **options: Any) -> InferenceGap:
+    return inference_gap(model, guide, data, progress=False, **options)
+
+
+@dataclass
+class LinearGaussian:
+    """p(z) = Normal(0, I), p(x | z) = Normal(W z, s^2 I), whose posterior is correlated."""
+
+    noise: float = 0.8
+
+    def __post_init__(self) -> None:
+        self.weight = torch.tensor([[1.2, 0.7], [0.6, 0.9], [0.5, -0.4]])
+        self.precision = torch.eye(2) + self.weight.T @ self.weight / self.noise**2
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ self.weight.T, self.noise).to_event(1), obs=x)
+
+    def loc(self, x: Tensor) -> Tensor:
+        return x @ self.weight @ self.precision.inverse() / self.noise**2
+
+    def posterior(self, x: Tensor) -> dist.MultivariateNormal:
+        return dist.MultivariateNormal(self.loc(x), self.precision.inverse())
+
+    def best(self, x: Tensor) -> Any:
+        """The factorised normal with the largest ELBO, of variances 1 / precision_jj."""
+        return dist.Normal(self.loc(x), self.precision.diagonal().rsqrt()).to_event(1)
+
+    def off(self, x: Tensor) -> Any:
+        """A factorised normal with another mean and scale."""
+        return dist.Normal(self.loc(x) + 0.2, 0.7).to_event(1)
+
+    def guide(self, q: Any) -> Any:
+        def sampled(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", q(x))
+
+        return sampled
+
+    def data(self, num: int) -> Tensor:
+        torch.manual_seed(4)
+        return self.marginal.sample((num,))
+
+    @property
+    def marginal(self) -> dist.MultivariateNormal:
+        covariance = self.weight @ self.weight.T + self.noise**2 * torch.eye(3)
+        return dist.MultivariateNormal(torch.zeros(3), covariance)
+
+    def elbo(self, x: Tensor, q: Any) -> tuple[Tensor, Tensor]:
+        """log p(x) - KL(q || posterior), and the deviation of log p(x, z) - log q(z) at a draw."""
+        joint = dist.MultivariateNormal(q.mean, torch.diag_embed(q.variance))
+        exact = self.marginal.log_prob(x) - kl_divergence(joint, self.posterior(x))
+        z = q.sample((4000,))
+        return exact, (self.posterior(x).log_prob(z) - q.log_prob(z)).std(0)
+
+
+class TestLinearGaussian:
+    def test_both_gaps_of_a_factorised_guide_that_is_off(self) -> None:
+        pair = LinearGaussian()
+        x = pair.data(20)
+        num = 4000
+        got = gap_of(pair.model, pair.guide(pair.off), x, num_samples=num)
+        log_p = pair.marginal.log_prob(x)
+        best, deviation_of_best = pair.elbo(x, pair.best(x))
+        elbo, deviation = pair.elbo(x, pair.off(x))
+        assert ((got.elbo - elbo).abs() < 4.5 * deviation / num**0.5).all()
+        error = 4.5 * deviation_of_best / num**0.5
+        assert (got.best_elbo < best + error).all()
+        assert (got.best_elbo > best - error - short()).all()
+        assert (best - elbo).min() > 0.05
+        off = got.amortisation_gap - (best - elbo)
+        assert (off.abs() < 4.5 * (deviation + deviation_of_best) / num**0.5 + short()).all()
+        # Weights of the best factorised q: a mean of one, and a second moment that is known.
+        z = pair.best(x).sample((20_000,))
+        weight = (pair.posterior(x).log_prob(z) - pair.best(x).log_prob(z)).exp()
+        error = 4.5 * weight.std(0) / num**0.5
+        assert ((got.log_likelihood - log_p).abs() < error + near(num)).all()
+        assert got.pareto_k.median() < 0.7
+
+    def test_the_gaps_add_up(self) -> None:
+        pair = LinearGaussian()
+        x = pair.data(5)
+        got = gap_of(pair.model, pair.guide(pair.off), x, num_steps=5, num_samples=50)
+        total = got.approximation_gap + got.amortisation_gap
+        torch.testing.assert_close(total, got.log_likelihood - got.elbo)
+
+    @pytest.mark.parametrize("start", ["exact", "off"])
+    def test_a_family_that_holds_the_posterior_has_no_approximation_gap(self, start: str) -> None:
+        pair = LinearGaussian()
+        x = pair.data(10)
+
+        def off(x: Tensor) -> Any:
+            scale = torch.tensor([[0.7, 0.0], [0.1, 0.8]])
+            return dist.MultivariateNormal(pair.loc(x) - 0.2, scale_tril=scale)
+
+        q = pair.posterior if start == "exact" else off
+        got = gap_of(pair.model, pair.guide(q), x, num_samples=1000)
+        log_p = pair.marginal.log_prob(x)
+        assert ((got.log_likelihood - log_p).abs() < near(1000)).all()
+        assert got.approximation_gap.abs().max() < short() + near(1000)
+        lost = kl_divergence(q(x), pair.posterior(x))
+        z = q(x).sample((4000,))
+        deviation = (pair.posterior(x).log_prob(z) - q(x).log_prob(z)).std(0)
+        error = 4.5 * deviation / 1000**0.5 + short() + near(1000)
+        assert ((got.amortisation_gap - lost).abs() < error).all()
+        assert (lost.max() < 1e-9) == (start == "exact")
+
+    def test_log_p_that_is_known(self) -> None:
+        pair = LinearGaussian()
+        x = pair.data(5)
+        known = pair.marginal.log_prob(x)
+        got = gap_of(
+            pair.model, pair.guide(pair.best), x, num_steps=1, num_samples=10, log_likelihood=known
+        )
+        assert torch.equal(got.log_likelihood, known)
+        assert torch.equal(got.approximation_gap, known - got.best_elbo)
+
+    def test_a_gamma_posterior(self) -> None:
+        """Counts, whose marginal is negative binomial."""
+        x = torch.tensor([1.0, 3.0, 5.0])
+
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Gamma(2.0, 1.0))
+                pyro.sample("x", dist.Poisson(z), obs=x)
+
+        def guide(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Gamma(x + 1.5, torch.tensor(1.7)))
+
+        got = gap_of(model, guide, x, num_samples=1000)
+        posterior, q = dist.Gamma(x + 2, torch.tensor(2.0)), dist.Gamma(x + 1.5, 1.7)
+        log_p = dist.GammaPoisson(2.0, 1.0).log_prob(x)
+        assert ((got.log_likelihood - log_p).abs() < near(1000)).all()
+        z = q.sample((4000,))
+        deviation = (posterior.log_prob(z) - q.log_prob(z)).std(0)
+        off = got.amortisation_gap - kl_divergence(q, posterior)
+        assert (off.abs() < 4.5 * deviation / 1000**0.5 + short() + near(1000)).all()
+
+
+class TestPairs:
+    def test_the_model_is_left_as_it_was(self) -> None:
+        torch.manual_seed(0)
+        vae = VAE((4,), 2, "Normal")
+        x = torch.randn(6, 4)
+        before = {name: value.clone() for name, value in vae.state_dict().items()}
+        state = torch.get_rng_state()
+        got = [gap_of(vae.model, vae.guide, x, num_steps=50, num_samples=20) for _ in range(2)]
+        assert torch.equal(got[0].best_elbo, got[1].best_elbo)
+        assert (got[0].amortisation_gap.mean() > 0).all()
+        assert vae.training
+        assert all(p.grad is None and p.requires_grad for p in vae.parameters())
+        torch.testing.assert_close(dict(vae.state_dict()), before, rtol=0, atol=0)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert not pyro.get_param_store().keys()
+
+    @pytest.mark.parametrize("size", [7, 1000])
+    def test_several_latents_in_several_plates_with_labels(self, size: int) -> None:
+        """Independent problems side by side: units of one datum, and a label that shifts them.
+
+        The plate may declare fewer data than there are samples of a batch in a step.
+        """
+
+        def model(x: Tensor, y: Tensor) -> None:
+            with pyro.plate("data", size, subsample_size=len(x), dim=-1):
+                a = pyro.sample("a", dist.Normal(0.0, 1.0))
+                pyro.sample("y", dist.Normal(a, 1.0), obs=y)
+                with pyro.plate("units", 2, dim=-2):
+                    b = pyro.sample("b", dist.Normal(0.0, 1.0))
+                    pyro.sample("x", dist.Normal(b, 1.0), obs=x.T)
+
+        def guide(x: Tensor, y: Tensor) -> None:
+            with pyro.plate("data", size, subsample_size=len(x), dim=-1):
+                pyro.sample("a", dist.Normal(y / 2 + 0.5, 0.5**0.5))
+                with pyro.plate("units", 2, dim=-2):
+                    pyro.sample("b", dist.Normal(x.T / 2, 0.5**0.5))
+
+        x, y = torch.randn(7, 2), torch.randn(7)
+        got = gap_of(model, guide, (x, y), num_steps=200, num_samples=100)
+        log_p = dist.Normal(0.0, 2**0.5).log_prob(torch.cat([x, y[:, None]], 1)).sum(1)
+        assert ((got.log_likelihood - log_p).abs() < near(100, 200)).all()
+        # a is off by 1/2, with a variance of 1/2: a KL divergence of 1/4, of deviation 1 / sqrt 2.
+        error = 4.5 * 0.5**0.5 / 100**0.5 + short(200) + near(100, 200)
+        assert ((got.amortisation_gap - 0.25).abs() < error).all()
+
+    @pytest.mark.parametrize("takes_plates", [True, False])
+    def test_samples_in_a_plate_or_in_repeated_rows(self, takes_plates: bool) -> None:
+        """The free guide broadcasts in an outer plate, and its parameters repeat with the data."""
+        pair = LinearGaussian()
+
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                mean = z @ pair.weight.T if takes_plates else torch.mm(z, pair.weight.T)
+                pyro.sample("x", dist.Normal(mean, pair.noise).to_event(1), obs=x)
+
+        x = pair.data(6)
+        freed = _freed(Pair(model, pair.guide(pair.off)), (x,), "data")
+        particles = Particles(freed.model, freed.guide, 3, "data", (*freed.rows, *freed.free), {})
+        assert particles.uses_plate == takes_plates
+        got = gap_of(model, pair.guide(pair.off), x, num_samples=1000)
+        best, deviation_of_best = pair.elbo(x, pair.best(x))
+        elbo, deviation = pair.elbo(x, pair.off(x))
+        off = got.amortisation_gap - (best - elbo)
+        assert (off.abs() < 4.5 * (deviation + deviation_of_best) / 1000**0.5 + short()).all()
+
+    def test_parameters_are_made_once(self) -> None:
+        """A parameter that starts at random is the same in the guide and in every run."""
+
+        def shift() -> Any:
+            return pyro.param("shift", lambda: torch.randn(()))
+
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(shift(), 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal((x + shift()) / 2, 0.5**0.5))
+
+        got = gap_of(model, guide, torch.randn(5), batch_size=2, num_steps=1, lr=1e-6)
+        assert got.approximation_gap.abs().max() < 1e-4
+        assert got.amortisation_gap.abs().max() < 1e-4
+        assert not pyro.get_param_store().keys()
+
+    def test_a_transform_draws_once(self) -> None:
+        """Were data drawn anew, gaps of an exact guide would not be zero."""
+        pair = LinearGaussian()
+        got = gap_of(
+            pair.model,
+            pair.guide(pair.posterior),
+            DataLoader(TensorDataset(pair.data(6)), batch_size=4),
+            num_steps=1,
+            lr=1e-6,
+            num_samples=10,
+            transform=lambda x: x + torch.randn_like(x),
+        )
+        torch.testing.assert_close(got.elbo, got.log_likelihood, rtol=0, atol=1e-4)
+        assert got.amortisation_gap.abs().max() < 1e-4
+
+
+class TestRefusals:
+    def test_shared_latents(self) -> None:
+        pair = user_pair()
+        with pytest.raises(InputError, match=r"'weights' is outside of plate 'data'"):
+            inference_gap(pair.model, pair.guide, torch.randn(4, 3))
+
+    def test_scaled_models(self) -> None:
+        pair = LinearGaussian()
+        with pytest.raises(InputError, match=r"site 'z' is scaled by 0\.5"):
+            inference_gap(poutine.scale(pair.model, 0.5), pair.guide(pair.off), pair.data(4))
+
+    def test_latents_that_depend_on_others(self) -> None:
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                a = pyro.sample("a", dist.Normal(0.0, 1.0))
+                b = pyro.sample("b", dist.Normal(a, 1.0))
+                pyro.sample("x", dist.Normal(b, 1.0), obs=x)
+
+        def guide(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                a = pyro.sample("a", dist.Normal(x, 1.0))
+                pyro.sample("b", dist.Normal(a, 1.0))
+
+        with pytest.raises(InputError, match=r"site 'b' changes from run to run.*hierarchical"):
+            inference_gap(model, guide, torch.randn(4))
+
+    @pytest.mark.parametrize(
+        ("family", "message"),
+        [
+            ("Bernoulli", "Bernoulli, has no reparameterised samples"),
+            ("Delta", "Delta, has no reparameterised samples with a density"),
+            ("flow", "TransformedDistribution, cannot be rebuilt"),
+            ("Uniform", "Uniform, cannot be rebuilt"),
+        ],
+    )
+    def test_families(self, family: str, message: str) -> None:
+        def q(x: Tensor) -> Any:
+            if family == "flow":
+                transform = dist.transforms.AffineTransform(1.0, 2.0)
+                return dist.TransformedDistribution(dist.Normal(x, 1.0), [transform])
+            if family == "Uniform":
+                return dist.Uniform(x - 1, x + 1)
+            return dist.Bernoulli(logits=x) if family == "Bernoulli" else dist.Delta(x)
+
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                prior = dist.Bernoulli(0.5) if family == "Bernoulli" else dist.Normal(0.0, 1.0)
+                z = pyro.sample("z", prior)
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", q(x))
+
+        with pytest.raises(InputError, match=rf"site 'z', {message}"):
+            inference_gap(model, guide, torch.randn(4))
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"num_steps": 0}, "num_steps is 0"),
+            ({"lr": 0.0}, "lr is 0; it must be positive"),
+            ({"num_samples": 1}, "num_samples is 1"),
+            ({"log_likelihood": [0.0, 1.0]}, "log_likelihood has 2 entries for 4 data"),
+        ],
+    )
+    def test_options(self, options: dict[str, Any], message: str) -> None:
+        pair = LinearGaussian()
+        if "log_likelihood" in options:
+            options = {"log_likelihood": torch.tensor(options["log_likelihood"])}
+        with pytest.raises(InputError, match=message):
+            inference_gap(pair.model, pair.guide(pair.off), pair.data(4), **options)
+
+    def test_no_data(self) -> None:
+        pair = LinearGaussian()
+        loader = DataLoader(TensorDataset(pair.data(3)), batch_size=5, drop_last=True)
+        with pytest.raises(InputError, match="the data gave no batch"):
+            inference_gap(pair.model, pair.guide(pair.off), loader)

@@ -1,0 +1,73 @@
+"""Objectives by name: every one trains a pair, and what is wrong is named in a sentence."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from pyrovae import VAE, InputError, fit
+from pyrovae.infer import DReG, Linear, objective_of
+from pyrovae.infer.objectives.catalogue import OBJECTIVES
+from pyrovae.models.mixture import MixtureVAE
+from pyrovae.runs.config import RunConfig
+
+NEEDED: dict[str, dict[str, Any]] = {
+    "capacity": {"capacity": {"steps": 10, "end": 0.5}, "gamma": 2.0},
+    "miwae": {"num_particles": 4, "num_groups": 2},
+    "piwae": {"num_particles": 4, "num_groups": 2},
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_each_trains_by_name(name: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randint(2, (64, 1)).float().expand(64, 6).contiguous()
+    vae = MixtureVAE((6,), 2, 3) if name == "enumerated" else VAE((6,), 2)
+    history = fit(
+        vae.model,
+        vae.guide,
+        x,
+        epochs=15,
+        batch_size=16,
+        lr=1e-2,
+        validation=x,
+        objective={"name": name, **NEEDED.get(name, {})},
+        compile=False,
+        progress=False,
+    )
+    validation = history["validation_loss"]
+    assert validation[-1] < validation[0]
+
+
+def test_the_option_lists_them_all() -> None:
+    description = RunConfig.model_fields["objective"].description or ""
+    assert set(OBJECTIVES) <= set(re.findall(r"\w+", description))
+
+
+def test_settings_and_schedules() -> None:
+    objective: Any = objective_of({"name": "beta", "beta": {"steps": 5, "end": 4}})
+    assert objective.beta == Linear(5, end=4.0)
+    dreg = DReG(3)
+    assert objective_of(dreg) is dreg
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ("iwea", "objective cannot be 'iwea': did you mean 'iwae'?"),
+        ({"beta": 4}, "choose from elbo, beta"),
+        ({"name": "beta", "bata": 4}, "unknown setting 'bata' of objective 'beta': did you mean"),
+        ({"name": "elbo", "beta": 4}, "unknown setting 'beta' of objective 'elbo': it has none"),
+        ({"name": "capacity"}, "needs capacity, as in {name: capacity, capacity: ...}"),
+        (
+            {"name": "beta", "beta": {"step": 3}},
+            "settings of it are {steps, start, end} or",
+        ),
+        ({"name": "iwae", "num_particles": "ten"}, "num_particles of objective 'iwae' cannot be"),
+        ({"name": "free_bits", "free": -1}, "free is -1.0; it must be 0 nats or more"),
+    ],
+)
+def test_what_is_wrong_is_said(declared: Any, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        objective_of(declared)

@@ -1,0 +1,133 @@
+"""``pyrovae train`` in two processes, as ``torchrun`` starts them."""
+
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from pyrovae import cli
+from tests.cli.test_resume import results
+
+from .signals import send_at
+from .together import Ended, started
+
+OPTIONS = ["--epochs", "3", "--hidden", "8", "--latent-dim", "2", "--batch-size", "16"]
+STEPS = 5
+"""In an epoch of 72 data."""
+
+
+def _main(
+    rank: int,
+    port: int,
+    folder: Path,
+    arguments: tuple[str, ...],
+    restarts: int,
+    at: dict[int, Any],
+) -> None:
+    os.chdir(folder)
+    os.environ |= {
+        "TORCHELASTIC_RUN_ID": "tested",
+        "TORCHELASTIC_RESTART_COUNT": str(restarts),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+    }
+    if rank in at:
+        send_at(*at[rank])
+    cli.main(arguments)
+
+
+def command(
+    *arguments: str, folder: Path, at: dict[int, tuple[int, int]] | None = None, restarts: int = 0
+) -> list[Ended]:
+    """A command line in two processes.
+
+    Arguments:
+        arguments: as on the command line.
+        folder: to work in.
+        at: the step in which a process sends itself a signal, and which, by rank.
+        restarts: how often the processes were started before.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = folder / "told"
+    told.mkdir(exist_ok=True)
+    each = ((rank, port, folder, arguments, restarts, at or {}) for rank in range(2))
+    return started(_main, *each, folder=told)
+
+
+def train(folder: Path, **options: Any) -> list[Ended]:
+    return command("train", "table.csv", "--output", "run", *OPTIONS, folder=folder, **options)
+
+
+def write_table(folder: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        table = pd.DataFrame(torch.randn(100, 3).numpy().round(3), columns=["a", "b", "c"])
+    table.to_csv(folder / "table.csv", index=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_table(tmp_path)
+    return tmp_path
+
+
+def one_line(text: str) -> str:
+    (line,) = text.strip().splitlines()
+    return line
+
+
+def test_a_run_with_all_kinds_of_ends(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("whole")
+    write_table(other)
+    first, second = train(other)
+    assert (first.code, second.code) == (0, 0), second.err
+    assert "trained 3 epochs" in first.out
+    assert second.out == second.err == ""
+    expected = results(other / "run")
+
+    killed = train(folder, at={1: (STEPS + 1, signal.SIGKILL)})
+    assert [each.code for each in killed] == [1, -signal.SIGKILL]
+    assert one_line(killed[0].err).startswith("pyrovae: process 0 of 2 stopped, as another one")
+
+    resume = ("train", "--resume", "run")
+    both = dict.fromkeys(range(2), (STEPS + 2, signal.SIGINT))
+    interrupted = command(*resume, folder=folder, at=both)
+    assert [each.code for each in interrupted] == [130, 130]
+    said = "stopped after epoch 1 and 3 steps; go on with: pyrovae train --resume run"
+    assert said in one_line(interrupted[0].err)
+    assert interrupted[1].err == ""
+
+    terminated = command(*resume, folder=folder, at={0: (1, signal.SIGTERM)})
+    assert [each.code for each in terminated] == [143, 143]
+
+    # Started again by torchrun, with the words that the run was begun with.
+    again = train(folder, restarts=1)
+    assert [each.code for each in again] == [0, 0], again[1].err
+    assert results(folder / "run") == expected
+    assert not list((folder / "run").rglob("*.partial"))
+
+
+def test_mistakes_are_told_once(folder: Path) -> None:
+    (folder / "run").mkdir()
+    (folder / "run" / "kept").write_text("")
+    mistakes = {
+        "run is there already": train(folder),
+        "processes share the training of one model": command("evaluate", "run", folder=folder),
+        "2 processes for 1 shards": command("train", "table.csv", "--shards", "1", folder=folder),
+    }
+    for words, (first, second) in mistakes.items():
+        assert words in one_line(first.err)
+        assert (first.code, second.code) == (2, 2)
+        assert second.err == second.out == ""
