@@ -7,9 +7,9 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from .errors import InputError, did_you_mean, shown
+from .errors import InputError, did_you_mean, short_repr
 
-__all__ = ["made", "settings_of"]
+__all__ = ["build_part", "parse_declaration"]
 
 Part = TypeVar("Part")
 
@@ -17,7 +17,7 @@ _TOO_LARGE = 2**31
 """No size or number of anything is so large."""
 
 
-def made(
+def build_part(
     kind: str, catalogue: Mapping[str, Callable[..., Part]], declared: Any, **context: Any
 ) -> Part:
     """The part that a declaration means.
@@ -30,21 +30,21 @@ def made(
             an argument of that name, and is no setting.
 
     Raises:
-        InputError: as :func:`settings_of`, or from what makes the part.
+        InputError: as :func:`parse_declaration`, or from what makes the part.
 
-    >>> made("power", {"square": pow}, "sqare", exp=2)
+    >>> build_part("power", {"square": pow}, "sqare", exp=2)
     Traceback (most recent call last):
     ...
     pyrovae.errors.InputError: power cannot be 'sqare': did you mean 'square'?
     """
-    name, settings = settings_of(kind, catalogue, declared, *context)
+    name, settings = parse_declaration(kind, catalogue, declared, *context)
     taken = inspect.signature(catalogue[name]).parameters
     takes_all = any(each.kind is each.VAR_KEYWORD for each in taken.values())
     known = {key: value for key, value in context.items() if takes_all or key in taken}
     return catalogue[name](**known, **settings)
 
 
-def settings_of(
+def parse_declaration(
     kind: str, catalogue: Mapping[str, Callable[..., Any]], declared: Any, *context: str
 ) -> tuple[str, dict[str, Any]]:
     """The name and the checked settings of a declaration, without making anything.
@@ -64,7 +64,7 @@ def settings_of(
     name = settings.pop("name", None)
     if not (is_named and isinstance(name, str) and name in catalogue):
         raise InputError(
-            f"{kind} cannot be {shown(declared)}: {did_you_mean(str(name), catalogue)}"
+            f"{kind} cannot be {short_repr(declared)}: {did_you_mean(str(name), catalogue)}"
         )
     maker: Any = catalogue[name]
     hints = get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
@@ -76,7 +76,7 @@ def settings_of(
     for key, value in settings.items():
         if key not in known:
             advice = did_you_mean(str(key), known) if known else "it has none"
-            raise InputError(f"unknown setting {shown(key)} of {kind} {name!r}: {advice}")
+            raise InputError(f"unknown setting {short_repr(key)} of {kind} {name!r}: {advice}")
         try:
             if isinstance(value, int) and abs(value) >= _TOO_LARGE:
                 raise InputError(f"{key} of {kind} {name!r} cannot be {value:.3g}: it is too large")
@@ -87,7 +87,7 @@ def settings_of(
             reason = _mappings(hints[key]) if isinstance(value, Mapping) else ""
             reason = reason or error.errors()[0]["msg"]
             raise InputError(
-                f"{key} of {kind} {name!r} cannot be {shown(value)}: "
+                f"{key} of {kind} {name!r} cannot be {short_repr(value)}: "
                 f"{reason[0].lower()}{reason[1:]}"
             ) from None
     missing = [key for key, each in known.items() if each.default is each.empty]

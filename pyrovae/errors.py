@@ -12,8 +12,8 @@ __all__ = [
     "NotFinite",
     "Separated",
     "did_you_mean",
-    "reason_of",
-    "shown",
+    "error_reason",
+    "short_repr",
 ]
 
 _SHOWN = 200
@@ -88,21 +88,21 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     return f"choose from {', '.join(others)}"
 
 
-def shown(given: Any) -> str:
+def short_repr(given: Any) -> str:
     """What was given, as Python writes it, cut where it is long.
 
-    >>> shown([0] * 1000)
+    >>> short_repr([0] * 1000)
     '[0, 0, 0, 0, 0, 0, 0, 0, ...]'
-    >>> len(shown("x" * 1000)) < 250
+    >>> len(short_repr("x" * 1000)) < 250
     True
     """
     return _SHORT.repr(given)
 
 
-def reason_of(error: Exception) -> str:
+def error_reason(error: Exception) -> str:
     """What the system says is wrong, without names and numbers.
 
-    >>> reason_of(FileNotFoundError(2, "No such file or directory", "a"))
+    >>> error_reason(FileNotFoundError(2, "No such file or directory", "a"))
     'No such file or directory'
     """
     return (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())

@@ -38,7 +38,7 @@ from torch.distributions.transforms import (
 
 from .errors import InputError, did_you_mean
 
-__all__ = ["LINKS", "link_named", "link_to"]
+__all__ = ["LINKS", "find_link", "link_to"]
 
 _OFF_ZERO = 1e-7
 """A scale or a rate of exactly 0 has an infinite log-density; softplus underflows to it."""
@@ -59,7 +59,7 @@ LINKS: dict[str, Callable[[], Transform]] = {
 """Links that a declaration may name to override the default one."""
 
 
-def link_named(name: str) -> Transform:
+def find_link(name: str) -> Transform:
     """The link of that name.
 
     Raises:

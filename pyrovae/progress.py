@@ -6,7 +6,7 @@ from types import TracebackType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-__all__ = ["LateProgress", "never_cut"]
+__all__ = ["LateProgress", "no_wrap_column"]
 
 _LATE = 2.0
 """Seconds after which work is long enough for a bar."""
@@ -24,8 +24,10 @@ class LateProgress:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}", table_column=never_cut()),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True, table_column=never_cut()),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}", table_column=no_wrap_column()),
+            TimeRemainingColumn(
+                compact=True, elapsed_when_finished=True, table_column=no_wrap_column()
+            ),
             transient=True,
             expand=True,
         )
@@ -58,6 +60,6 @@ class LateProgress:
         self._progress.update(self._task, completed=completed)
 
 
-def never_cut() -> Column:
+def no_wrap_column() -> Column:
     """A column that is shown in full; the bar gives way."""
     return Column(no_wrap=True, overflow="ignore")

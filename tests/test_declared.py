@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pyrovae import InputError
-from pyrovae.declared import made, settings_of
+from pyrovae.declared import build_part, parse_declaration
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ PRIORS: dict[str, Any] = {"normal": Normal, "mixture": Mixture}
 
 
 def test_a_name_alone_takes_defaults_and_context() -> None:
-    prior = made("prior", PRIORS, "normal", latent_dim=3, unused=None)
+    prior = build_part("prior", PRIORS, "normal", latent_dim=3, unused=None)
     assert (prior.latent_dim, prior.scale) == (3, 1.0)
 
 
 def test_settings_are_converted_and_context_goes_where_all_is_taken() -> None:
-    prior = made("prior", PRIORS, {"name": "normal", "scale": "2"}, latent_dim=3)
+    prior = build_part("prior", PRIORS, {"name": "normal", "scale": "2"}, latent_dim=3)
     assert prior.scale == 2.0
-    prior = made("prior", PRIORS, {"name": "normal", "scale": {"steps": 5}}, latent_dim=3)
+    prior = build_part("prior", PRIORS, {"name": "normal", "scale": {"steps": 5}}, latent_dim=3)
     assert prior.scale == Ramp(5)
-    prior = made("prior", PRIORS, {"name": "mixture", "num_components": 4}, latent_dim=3)
+    prior = build_part("prior", PRIORS, {"name": "mixture", "num_components": 4}, latent_dim=3)
     assert (prior.num_components, prior.options) == (4, {"latent_dim": 3})
 
 
@@ -57,4 +57,4 @@ def test_settings_are_converted_and_context_goes_where_all_is_taken() -> None:
 )
 def test_what_is_wrong_is_said_before_anything_is_made(declared: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        settings_of("prior", PRIORS, declared, "latent_dim")
+        parse_declaration("prior", PRIORS, declared, "latent_dim")

@@ -5,7 +5,7 @@ import torch
 from torch.distributions import constraints
 
 from pyrovae import InputError
-from pyrovae.links import LINKS, link_named, link_to
+from pyrovae.links import LINKS, find_link, link_to
 
 EXTREME = torch.tensor([-1e4, -50.0, -1.0, 0.0, 1.0, 50.0, 1e4])
 
@@ -51,11 +51,11 @@ def test_softplus_is_that_of_torch() -> None:
 
 @pytest.mark.parametrize("name", LINKS)
 def test_links_by_name_have_inverses(name: str) -> None:
-    link = link_named(name)
+    link = find_link(name)
     y = link(torch.tensor([0.2, -0.3, 0.1]))
     torch.testing.assert_close(link(link.inv(y)), y)
 
 
 def test_misspelt_link() -> None:
     with pytest.raises(InputError, match="unknown link 'softplos': did you mean 'softplus'"):
-        link_named("softplos")
+        find_link("softplos")

@@ -16,7 +16,7 @@ from cyclopts import ValidationError as CycloptsValidationError
 from pydantic import ValidationError
 
 from ..data.memory import is_too_large
-from ..errors import InputError, Interrupted, Separated, reason_of
+from ..errors import InputError, Interrupted, Separated, error_reason
 from ..runs.config import explain, from_yaml
 from ..training.launch import is_first, num_processes
 from .commands import DECLARED, app
@@ -68,7 +68,7 @@ def _run(words: list[str]) -> None:
             raise
         if error.filename is None:
             _close_output()
-        _fail(f"{error.filename or 'standard output'}: {reason_of(error)}", 2)
+        _fail(f"{error.filename or 'standard output'}: {error_reason(error)}", 2)
     except Separated as error:
         _print_error(str(error))
         sys.exit(1)

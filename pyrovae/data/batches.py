@@ -13,7 +13,7 @@ from ..errors import InputError
 from .arrays import Array, Source, is_array
 from .readahead import are_beyond_memory, read_ahead
 
-__all__ = ["Batches", "LoaderBatches", "batches_of", "digest_of"]
+__all__ = ["Batches", "LoaderBatches", "as_batches", "compute_digest"]
 
 Transform = Callable[..., Any]
 """Applied to the parts of a batch on the device, such as dynamic binarisation or a cast."""
@@ -206,7 +206,7 @@ class LoaderBatches:
         return part
 
 
-def batches_of(
+def as_batches(
     data: Any,
     batch_size: int,
     *,
@@ -231,7 +231,7 @@ def batches_of(
     return LoaderBatches(data, transform, device)
 
 
-def digest_of(batch: Sequence[Any]) -> str:
+def compute_digest(batch: Sequence[Any]) -> str:
     """SHA-256 of the tensors among the parts of a batch."""
     found = hashlib.sha256()
     for part in batch:

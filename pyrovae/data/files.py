@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError, did_you_mean
 from .dataset import Read, Split
-from .memory import fitting, refuse_larger
+from .memory import check_fits_memory, memory_guard
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,11 +114,11 @@ def _numbered(read: Read) -> Read:
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with path.open("rb") as file, fitting(f"{path}", "give fewer data"):
+        with path.open("rb") as file, memory_guard(f"{path}", "give fewer data"):
             if zipfile.is_zipfile(file):
                 with zipfile.ZipFile(file) as archive:
                     num_bytes = sum(member.file_size for member in archive.infolist())
-                refuse_larger(num_bytes, f"{path}", "give fewer data")
+                check_fits_memory(num_bytes, f"{path}", "give fewer data")
             file.seek(0)
             loaded = np.load(file, allow_pickle=False)
             arrays = dict(loaded) if hasattr(loaded, "files") else {"x": loaded}

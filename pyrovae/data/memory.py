@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from ..errors import InputError
 
-__all__ = ["fitting", "is_too_large", "refuse_larger"]
+__all__ = ["check_fits_memory", "is_too_large", "memory_guard"]
 
 _SAID = (
     "can't allocate memory",
@@ -31,7 +31,7 @@ def is_too_large(error: BaseException) -> bool:
 
 
 @contextmanager
-def fitting(what: str, advice: str) -> Iterator[None]:
+def memory_guard(what: str, advice: str) -> Iterator[None]:
     """Within, what does not fit into memory is refused.
 
     Arguments:
@@ -41,7 +41,7 @@ def fitting(what: str, advice: str) -> Iterator[None]:
     Raises:
         InputError: in place of the error that says so.
 
-    >>> with fitting("the list", "have fewer"):
+    >>> with memory_guard("the list", "have fewer"):
     ...     [0] * 10**18
     Traceback (most recent call last):
     ...
@@ -57,7 +57,7 @@ def fitting(what: str, advice: str) -> Iterator[None]:
         raise InputError(f"{what} is too large for the memory of this machine: {advice}") from error
 
 
-def refuse_larger(num_bytes: int, what: str, advice: str) -> None:
+def check_fits_memory(num_bytes: int, what: str, advice: str) -> None:
     """Refuse what would take more than all of the memory.
 
     Raises:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from ..declared import made
+from ..declared import build_part
 from ..errors import InputError
 from ..infer.pair.bound import PyroFunction
 from ..infer.pair.pair import Pair
@@ -77,7 +77,7 @@ def posterior(
         FloatingPointError: if densities are not numbers.
     """
     operator = Mask() if operator is None else operator
-    how = made("method", METHODS, method)
+    how = build_part("method", METHODS, method)
     if not isinstance(seed, int) or not 0 <= seed < 2**62:
         raise InputError(f"seed is {seed}; it is a whole number from 0 to 2^62 - 1")
     if not isinstance(y, Tensor):

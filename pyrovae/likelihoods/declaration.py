@@ -8,7 +8,7 @@ from pyro.distributions.constraints import ordered_vector
 from torch.distributions import Distribution, Transform, constraints
 
 from ..errors import InputError
-from ..links import link_named, link_to
+from ..links import find_link, link_to
 from .families import LEARNED, Source, family_of
 
 if TYPE_CHECKING:
@@ -84,12 +84,12 @@ class Likelihood:
             if self.sources.get(name) not in LEARNED:
                 raise InputError(f"{self.family.name} learns no argument {name!r} to link")
         for name, link_name in self.link_names.items():
-            link: Any = link_named(link_name)
+            link: Any = find_link(link_name)
             constraint: Any = self._element_constraint(name)
             if link.domain.event_dim > constraint.event_dim:
                 raise InputError(f"the link {link_name!r} is of vectors, and {name} of numbers")
         self.links: dict[str, Transform] = {
-            name: link_named(self.link_names[name])
+            name: find_link(self.link_names[name])
             if name in self.link_names
             else link_to(self._element_constraint(name))
             for name, source in self.sources.items()

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from ..declared import made, settings_of
+from ..declared import build_part, parse_declaration
 from ..errors import InputError
 from ..posteriors import POSTERIORS
 from ..priors import PRIORS
@@ -64,19 +64,19 @@ def check_declared(
     """
     is_settled = isinstance(model, Mapping) and "num_classes" in model
     of_data = () if is_settled else ("num_classes",)  # which follows from them, if left out
-    name, _ = settings_of("model", MODELS, model, *_CONTEXT, *of_data)
+    name, _ = parse_declaration("model", MODELS, model, *_CONTEXT, *of_data)
     taken = inspect.signature(MODELS[name]).parameters
     given = {"prior": prior, "posterior": posterior, "inference": inference}
     for part, declared in given.items():
         if part not in taken and declared not in (None, "amortised"):
             raise InputError(f"model {name!r} has its own {part}; leave {part} out")
     if prior is not None:
-        settings_of("prior", PRIORS, prior, "latent_dim", "event_shape")
+        parse_declaration("prior", PRIORS, prior, "latent_dim", "event_shape")
     if posterior is not None:
-        settings_of("posterior", POSTERIORS, posterior, "latent_dim")
+        parse_declaration("posterior", POSTERIORS, posterior, "latent_dim")
     is_counted = isinstance(inference, Mapping) and "num_data" in inference
     of_data = () if is_counted else ("num_data",)
-    settings_of("inference", INFERENCES, inference, *_OF_GUIDES, *of_data)
+    parse_declaration("inference", INFERENCES, inference, *_OF_GUIDES, *of_data)
     return name
 
 
@@ -109,8 +109,8 @@ def model_of(
     """
     check_declared(declared, prior=prior, posterior=posterior, inference=inference)
     shape = {"latent_dim": latent_dim, "event_shape": event_shape}
-    q = None if posterior is None else made("posterior", POSTERIORS, posterior, **shape)
-    p = None if prior is None else made("prior", PRIORS, prior, **shape)
-    return made(
+    q = None if posterior is None else build_part("posterior", POSTERIORS, posterior, **shape)
+    p = None if prior is None else build_part("prior", PRIORS, prior, **shape)
+    return build_part(
         "model", MODELS, declared, prior=p, posterior=q, inference=inference, **shape, **parts
     )

@@ -8,7 +8,7 @@ from jaxtyping import Float, Num
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from ..declared import made, settings_of
+from ..declared import build_part, parse_declaration
 from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP
@@ -77,7 +77,7 @@ class VAE(LatentVariableModel):
             raise InputError(f"latent_dim is {latent_dim}; it must be 1 or more")
         self.event_shape = tuple(event_shape)
         self.latent_dim = latent_dim
-        inference_name, _ = settings_of("inference", INFERENCES, inference, *_OF_GUIDES)
+        inference_name, _ = parse_declaration("inference", INFERENCES, inference, *_OF_GUIDES)
         layer = Likelihood.of(likelihood).build(self.event_shape)
         q: Any = DiagonalNormal(latent_dim) if posterior is None else posterior
         p: Any = q.prior() if prior is None else prior
@@ -87,7 +87,7 @@ class VAE(LatentVariableModel):
         kind = NumberedModel if inference_name == "free" else DeepLatentModel
         self.model = kind(p, network(decoder, latent_shape, layer.in_shape), layer, missing)
         seen = seen_shape(self.event_shape, missing)
-        self.guide = made(
+        self.guide = build_part(
             "inference",
             INFERENCES,
             inference,

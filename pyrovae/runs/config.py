@@ -11,7 +11,7 @@ import yaml
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import InputError, did_you_mean, reason_of, shown
+from ..errors import InputError, did_you_mean, error_reason, short_repr
 from .yaml_text import plain_yaml
 
 __all__ = ["RunConfig", "explain", "from_yaml", "read_config", "to_yaml", "validated"]
@@ -180,14 +180,16 @@ def read_config(path: Path | None, overrides: Mapping[str, Any]) -> RunConfig:
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is not YAML in UTF-8; save it as UTF-8") from error
         except (OSError, ValueError) as error:  # a ValueError where NUL is in the name
-            raise InputError(f"cannot read {path}: {reason_of(error)}") from error
+            raise InputError(f"cannot read {path}: {error_reason(error)}") from error
         try:
             options = plain_yaml(text)
         except InputError as error:
             raise InputError(f"{path} cannot be used: {error}") from None
         options = {} if options is None else options
         if not isinstance(options, dict):
-            raise InputError(f"{path} must hold options, as in 'epochs: 10'; got {shown(options)}")
+            raise InputError(
+                f"{path} must hold options, as in 'epochs: 10'; got {short_repr(options)}"
+            )
     return validated({**options, **overrides}, str(path) if path else "options")
 
 
@@ -207,10 +209,10 @@ def explain(error: ValidationError) -> str:
     """The first complaint of pydantic as one sentence that names the nearest right word."""
     first = error.errors()[0]
     if not first["loc"]:
-        return f"options are named by words; got {shown(first['input'])}"
-    key, given = str(first["loc"][0]), shown(first["input"])
+        return f"options are named by words; got {short_repr(first['input'])}"
+    key, given = str(first["loc"][0]), short_repr(first["input"])
     if first["type"] == "extra_forbidden":
-        return f"unknown option {shown(key)}: {did_you_mean(key, RunConfig.model_fields)}"
+        return f"unknown option {short_repr(key)}: {did_you_mean(key, RunConfig.model_fields)}"
     if first["type"] == "literal_error":
         known = [
             word.strip().strip("'")
@@ -233,10 +235,10 @@ def from_yaml(text: str, option: str) -> Any:
     try:
         value = plain_yaml(text)
     except InputError as error:
-        raise InputError(f"{option} cannot be {shown(text)}: {error}") from None
+        raise InputError(f"{option} cannot be {short_repr(text)}: {error}") from None
     if value is None:
         raise InputError(
-            f"{option} cannot be {shown(text)}: it must be a word, or settings in YAML"
+            f"{option} cannot be {short_repr(text)}: it must be a word, or settings in YAML"
         )
     return value
 

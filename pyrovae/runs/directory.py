@@ -25,7 +25,7 @@ import safetensors.torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..errors import InputError, reason_of, shown
+from ..errors import InputError, error_reason, short_repr
 from ..storage import atomic
 from ..storage.checksum import checksum
 from ..storage.versions import versions
@@ -44,7 +44,7 @@ _DAMAGED = (OSError, ValueError, RuntimeError, safetensors.SafetensorError)
 
 
 def _no_name(path: Path) -> InputError:
-    return InputError(f"{shown(str(path))} is no name of a folder; give another --output")
+    return InputError(f"{short_repr(str(path))} is no name of a folder; give another --output")
 
 
 class RunDirectory:
@@ -75,7 +75,7 @@ class RunDirectory:
         except UnicodeEncodeError as error:
             raise _no_name(path) from error
         except OSError as error:
-            raise InputError(f"cannot write to {path}: {reason_of(error)}") from error
+            raise InputError(f"cannot write to {path}: {error_reason(error)}") from error
         if is_used:
             raise InputError(f"{path} is there already; give another --output, or move it away")
 
@@ -92,7 +92,7 @@ class RunDirectory:
             with tempfile.TemporaryFile(dir=path):
                 pass
         except OSError as error:
-            raise InputError(f"cannot write to {path}: {reason_of(error)}") from error
+            raise InputError(f"cannot write to {path}: {error_reason(error)}") from error
         return cls(path)
 
     @classmethod
@@ -112,7 +112,7 @@ class RunDirectory:
             try:
                 is_there = (path / name).is_file()
             except OSError as error:
-                raise InputError(f"cannot read {path / name}: {reason_of(error)}") from error
+                raise InputError(f"cannot read {path / name}: {error_reason(error)}") from error
             if not is_there:
                 raise InputError(f"{path} is no run directory: it holds no {name}")
             if (path / name).is_symlink():
@@ -167,7 +167,7 @@ class RunDirectory:
         try:
             evaluation = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"{path} cannot be read: {reason_of(error)}") from error
+            raise InputError(f"{path} cannot be read: {error_reason(error)}") from error
         if not isinstance(evaluation, dict):
             raise InputError(f"{path} holds no test figures; evaluate the run again")
         return evaluation
@@ -192,7 +192,7 @@ class RunDirectory:
             return [json.loads(texts[name]) for name in names]
         except (*_DAMAGED, KeyError) as error:
             raise InputError(
-                f"{self._weights} is damaged, or of no run: {reason_of(error)}"
+                f"{self._weights} is damaged, or of no run: {error_reason(error)}"
             ) from error
 
     def read_weights(self, module: nn.Module) -> None:
@@ -209,7 +209,7 @@ class RunDirectory:
         except _DAMAGED as error:
             raise InputError(
                 f"{self._weights} does not fit its config.yaml, as it is damaged: "
-                f"{reason_of(error)}"
+                f"{error_reason(error)}"
             ) from error
         digest = text.pop(_DIGEST, None)  # which older runs have not
         if digest not in (None, checksum(tensors, json.dumps(text, sort_keys=True))):
@@ -273,4 +273,4 @@ class RunDirectory:
         try:
             atomic.write(self.path / name, data)
         except OSError as error:
-            raise InputError(f"cannot write {self.path / name}: {reason_of(error)}") from error
+            raise InputError(f"cannot write {self.path / name}: {error_reason(error)}") from error

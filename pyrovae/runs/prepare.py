@@ -20,7 +20,7 @@ from ..data.binarise import (
     static_binarisation,
     static_dequantisation,
 )
-from ..data.memory import fitting, refuse_larger
+from ..data.memory import check_fits_memory, memory_guard
 from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
 from ..likelihoods.infer import propose
@@ -331,7 +331,7 @@ def build(config: RunConfig, dataset: Dataset) -> LatentVariableModel:
         "conv": (ConvEncoder, ConvDecoder),
         "residual": (ResidualEncoder, ResidualDecoder),
     }[config.network]
-    with fitting("the model", _SMALLER):
+    with memory_guard("the model", _SMALLER):
         family = model_of(
             config.model,
             event_shape=dataset.event_shape,
@@ -357,7 +357,7 @@ def check_size(family: LatentVariableModel, device: torch.device) -> None:
 
 def _refuse_larger(num_parameters: int, what: str = "holding", copies: int = 1) -> None:
     num_bytes = copies * num_parameters * torch.get_default_dtype().itemsize
-    refuse_larger(num_bytes, f"{what} {num_parameters:,} parameters", _SMALLER)
+    check_fits_memory(num_bytes, f"{what} {num_parameters:,} parameters", _SMALLER)
 
 
 def check(family: LatentVariableModel, dataset: Dataset) -> None:

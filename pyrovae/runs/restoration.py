@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from ..declared import settings_of
+from ..declared import parse_declaration
 from ..errors import InputError
 from ..infer import Estimate
 from ..inverse import METHODS, Downsample, Noise, Posterior
@@ -76,7 +76,7 @@ def restore(
         InputError: if the run is not of complete images, or the method or the operator cannot serve
             its model; before any work.
     """
-    settings_of("method", METHODS, method)
+    parse_declaration("method", METHODS, method)
     trained = open_run(path)
     _refuse_others(trained)
     x, limits = _originals(trained, degradation, num)

@@ -122,7 +122,7 @@ def _begin(
 
 def _go_on(path: Path, processes: Processes, console: Console) -> Path:
     config, dataset, prepared, family = processes.agree(partial(_begin_again, path))
-    processes.by_first(partial(atomic.sweep, path))
+    processes.by_first(partial(atomic.remove_partial_files, path))
     with _way_to_go_on(path):
         _run(RunDirectory(path), config, dataset, prepared, family, processes, console)
     return path

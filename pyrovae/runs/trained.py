@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..data import Batches, Dataset, Split
 from ..device import find_device
-from ..errors import InputError, shown
+from ..errors import InputError, short_repr
 from ..models.base.model import LatentVariableModel
 from .config import RunConfig
 from .directory import RunDirectory
@@ -64,7 +64,7 @@ def open_run(path: Path) -> Trained:
     if list(dataset.event_shape) != event_shape:
         raise InputError(
             f"{config.data} now has data of shape {list(dataset.event_shape)}; the run was trained "
-            f"on {shown(event_shape)}"
+            f"on {short_repr(event_shape)}"
         )
     columns = None if dataset.features is None else list(dataset.features)
     if columns != features:
@@ -105,7 +105,7 @@ def finite(path: Path) -> Iterator[None]:
 
 
 def _listed(features: Any) -> str:
-    return ", ".join(map(str, features)) if isinstance(features, list) else shown(features)
+    return ", ".join(map(str, features)) if isinstance(features, list) else short_repr(features)
 
 
 def in_order(part: Split, device: torch.device) -> Batches:

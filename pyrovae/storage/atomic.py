@@ -5,7 +5,7 @@ from pathlib import Path
 from secrets import token_hex
 from stat import S_IMODE
 
-__all__ = ["sweep", "write"]
+__all__ = ["remove_partial_files", "write"]
 
 _PARTIAL = ".partial"
 
@@ -39,7 +39,7 @@ def write(path: Path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
-def sweep(folder: Path) -> None:
+def remove_partial_files(folder: Path) -> None:
     """Remove what writes that were killed have left in a folder; none may be under way."""
     for left in folder.glob(f".*{_PARTIAL}"):
         if left.is_symlink() or left.is_file():

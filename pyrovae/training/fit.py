@@ -16,7 +16,7 @@ from torch.distributed import ProcessGroup
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
-from ..data.batches import Batches, LoaderBatches, Transform, batches_of, digest_of
+from ..data.batches import Batches, LoaderBatches, Transform, as_batches, compute_digest
 from ..errors import InputError, NotFinite
 from ..infer.compiler.captured import Compile
 from ..infer.nonfinite.guard import NonFinite
@@ -150,7 +150,7 @@ def fit(
         raise InputError(f"shards is {shards}; it must be 1 or more")
     processes = Processes(group)
     snapshots = _snapshots(checkpoint, resume, checkpoint_every, processes)
-    make_batches = partial(batches_of, batch_size=batch_size, transform=transform, device=device)
+    make_batches = partial(as_batches, batch_size=batch_size, transform=transform, device=device)
     train = make_batches(data, shuffle=True)
     held_out = None if validation is None else make_batches(validation, shuffle=False)
     loss = objective_of(objective)
@@ -275,7 +275,7 @@ def _begin_alike(
 ) -> None:
     """Make sure that processes have the same data, and give them the parameters of the first."""
     is_whole = isinstance(data, Batches)
-    digest = data.digest() if isinstance(data, Batches) else digest_of(batch)
+    digest = data.digest() if isinstance(data, Batches) else compute_digest(batch)
     is_same = processes.text_of_first(digest) == digest
 
     def refuse() -> None:

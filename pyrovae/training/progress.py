@@ -5,7 +5,7 @@ from types import TracebackType
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..progress import never_cut
+from ..progress import no_wrap_column
 from .history import Epoch
 from .passes import Pass
 
@@ -29,8 +29,10 @@ class TrainingProgress:
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[figures]}", table_column=never_cut()),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True, table_column=never_cut()),
+            TextColumn("{task.fields[figures]}", table_column=no_wrap_column()),
+            TimeRemainingColumn(
+                compact=True, elapsed_when_finished=True, table_column=no_wrap_column()
+            ),
             disable=not enabled,
             expand=True,
         )

@@ -84,7 +84,7 @@ class Snapshots:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
-            atomic.sweep(self.folder)
+            atomic.remove_partial_files(self.folder)
         except OSError as error:
             raise InputError(f"cannot write to {self.folder}: {error.strerror or error}") from error
         for path in map(self._path, (LAST, _PREVIOUS, BEST)):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae import Batches, InputError
 from pyrovae.data.arrays import Source
-from pyrovae.data.batches import batches_of
+from pyrovae.data.batches import as_batches
 from pyrovae.data.readahead import are_beyond_memory, read_ahead
 
 
@@ -143,7 +143,7 @@ def test_a_digest_is_that_of_all_values(tmp_path: Path, monkeypatch: pytest.Monk
 )
 def test_other_arrays_are_refused(array: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        batches_of(array, 5, shuffle=True, transform=None, device=None)
+        as_batches(array, 5, shuffle=True, transform=None, device=None)
 
 
 @pytest.mark.parametrize("form", ["byte order", "backwards", "of a record"])

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...data.batches import Batches, LoaderBatches, Transform, batches_of
+from ...data.batches import Batches, LoaderBatches, Transform, as_batches
 from ...errors import InputError
 from ...progress import LateProgress
 from ..pair.bound import PyroFunction
@@ -155,7 +155,7 @@ def annealed_importance_sample(
         FloatingPointError: if weights are not numbers.
     """
     annealing = _Annealing(num_chains, num_temperatures, num_leapfrog)
-    batches = batches_of(data, batch_size, shuffle=False, transform=transform, device=device)
+    batches = as_batches(data, batch_size, shuffle=False, transform=transform, device=device)
     pair = Pair(model, model if guide is None else guide)
 
     def of_batch(batch: Sequence[Any], advance: Callable[[], None]) -> AnnealedEstimate:
@@ -215,7 +215,7 @@ def bidirectional_check(
         FloatingPointError: if weights are not numbers.
     """
     annealing = _Annealing(num_chains, num_temperatures, num_leapfrog)
-    batches = batches_of(data, batch_size, shuffle=False, transform=transform, device=device)
+    batches = as_batches(data, batch_size, shuffle=False, transform=transform, device=device)
 
     def of_batch(
         batch: Sequence[Any], advance: Callable[[], None]

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from ...data.batches import Batches, LoaderBatches, Transform, batches_of
+from ...data.batches import Batches, LoaderBatches, Transform, as_batches
 from ...errors import InputError
 from ...progress import LateProgress
 from ..pair.bound import PyroFunction
@@ -154,7 +154,7 @@ def latent_report(
         raise InputError(f"num_samples is {num_samples}; it must be 1 or more")
     if max_data < 2:
         raise InputError(f"max_data is {max_data}; a variance over data needs 2 or more")
-    batches = batches_of(data, batch_size, shuffle=False, transform=transform, device=device)
+    batches = as_batches(data, batch_size, shuffle=False, transform=transform, device=device)
     if batches.size < 2:
         raise InputError(f"there is {batches.size} datum; a variance over data needs 2 or more")
     pair = Pair(model, guide)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...data.batches import Transform, batches_of
+from ...data.batches import Transform, as_batches
 from ...errors import InputError
 from ..compiler.captured import Captured, Compile
 from ..pair.bound import PyroFunction
@@ -91,7 +91,7 @@ def evaluate(
     """
     if num_particles < 1:
         raise InputError(f"num_particles is {num_particles}; it must be 1 or more")
-    batches = batches_of(data, batch_size, shuffle=False, transform=transform, device=device)
+    batches = as_batches(data, batch_size, shuffle=False, transform=transform, device=device)
     size = batches.size if size is None else size
     pair = Pair(model, guide)
 

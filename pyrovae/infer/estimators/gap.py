@@ -12,7 +12,7 @@ from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import transform_to
 
-from ...data.batches import Transform, batches_of
+from ...data.batches import Transform, as_batches
 from ...errors import InputError
 from ...progress import LateProgress
 from ..pair.bound import PyroFunction
@@ -122,7 +122,7 @@ def inference_gap(
         >>> gap.amortisation_gap.shape
         torch.Size([5])
     """
-    batches = batches_of(data, batch_size, shuffle=False, transform=transform, device=device)
+    batches = as_batches(data, batch_size, shuffle=False, transform=transform, device=device)
     _check(num_steps, lr, num_samples, log_likelihood, batches.size)
     pair = Pair(model, guide)
     parts: list[tuple[Tensor, ...]] = []

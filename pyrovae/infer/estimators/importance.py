@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...data.batches import Transform, batches_of
+from ...data.batches import Transform, as_batches
 from ...errors import InputError
 from ...progress import LateProgress
 from ..compiler.captured import Captured, Compile
@@ -126,7 +126,7 @@ def importance_sample(
         FloatingPointError: if weights are not numbers.
     """
     _check(num_samples, bounds, memory)
-    batches = batches_of(data, batch_size, shuffle=False, transform=transform, device=device)
+    batches = as_batches(data, batch_size, shuffle=False, transform=transform, device=device)
     pair = Pair(model, guide)
 
     parts: list[ImportanceEstimate] = []

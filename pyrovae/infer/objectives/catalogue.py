@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...declared import made
+from ...declared import build_part
 from .elbo import ELBO
 from .enumerated import EnumeratedELBO
 from .multisample import CIWAE, IWAE, MIWAE, PIWAE, RWS, DReG, Renyi, StickingTheLanding, WakeSleep
@@ -52,4 +52,4 @@ def objective_of(declared: Declared) -> Objective | ELBO:
     """
     if isinstance(declared, Objective | ELBO):
         return declared
-    return made("objective", OBJECTIVES, declared, size=None, plate="data")
+    return build_part("objective", OBJECTIVES, declared, size=None, plate="data")

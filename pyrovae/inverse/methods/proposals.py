@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...declared import settings_of
+from ...declared import parse_declaration
 from ...infer.estimators.pareto import pareto_k
 from ..program import Observed, Parts
 from .method import Advance, Diagnostics, Drawn, Method, at_least
@@ -55,7 +55,7 @@ class Importance(Method):
         self, proposal: str | Mapping[str, Any] = "refined", num_proposals: int = 2000
     ) -> None:
         at_least(2, num_proposals=num_proposals)
-        name, settings = settings_of(
+        name, settings = parse_declaration(
             "proposal", {"amortised": Amortised, "refined": Refined}, proposal
         )
         self.refined = Refined(**settings) if name == "refined" else None

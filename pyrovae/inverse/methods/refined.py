@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from ...declared import made, settings_of
+from ...declared import build_part, parse_declaration
 from ...errors import InputError
 from ...infer.estimators.densities import RowDensities
 from ...infer.estimators.pareto import pareto_k
@@ -79,7 +79,7 @@ class Refined(Method):
         at_least(1, num_steps=num_steps, num_particles=num_particles)
         if not 0 < lr < torch.inf:
             raise InputError(f"lr is {lr}; it must be a finite number above 0")
-        settings_of("posterior", _CONTINUOUS, posterior, *_OF_POSTERIORS)
+        parse_declaration("posterior", _CONTINUOUS, posterior, *_OF_POSTERIORS)
         self.posterior, self.num_steps = posterior, num_steps
         self.lr, self.num_particles = lr, num_particles
 
@@ -171,7 +171,7 @@ class Refinement:
 
     def _begin(self, posterior: str | Mapping[str, Any]) -> None:
         num_dims = self._loc.shape[2]
-        self.q: Any = made(
+        self.q: Any = build_part(
             "posterior", _CONTINUOUS, posterior, latent_dim=num_dims, event_shape=(num_dims,)
         ).to(self._loc)
         in_shape: Any = self.q.in_shape
