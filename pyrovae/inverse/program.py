@@ -12,9 +12,9 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from ..errors import InputError
-from ..infer.pair.allocations import bytes_made
+from ..infer.pair.allocations import count_allocated_bytes
 from ..infer.pair.bound import Bound, PyroFunction
-from ..infer.pair.particles import repeated
+from ..infer.pair.rows import repeat_rows
 from .operators import Operator
 
 __all__ = ["Latents", "Observed", "Parts", "drawn", "likelihood", "log_weights"]
@@ -56,7 +56,7 @@ class Parts(NamedTuple):
 
     def rows(self, num: int) -> "Parts":
         """With each datum so many times in succession."""
-        y, start, fill, noise, *given = repeated(self.flat, num)
+        y, start, fill, noise, *given = repeat_rows(self.flat, num)
         return Parts(y, start, fill, noise, tuple(given))
 
     def of(self, data: slice) -> "Parts":
@@ -122,7 +122,7 @@ class Observed:
             p = self.restored(latents, one.rows(_MEASURED))
             _ = p.sample(), p.mean
 
-        self._bytes_of_a_draw = max(1, bytes_made(some) // _MEASURED)
+        self._bytes_of_a_draw = max(1, count_allocated_bytes(some) // _MEASURED)
 
     def at_once(self, num_data: int) -> int:
         """How many draws of each of so many data may be worked on together."""

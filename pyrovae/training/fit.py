@@ -20,7 +20,7 @@ from ..data.batches import Batches, LoaderBatches, Transform, as_batches, comput
 from ..errors import InputError, NotFinite
 from ..infer.compiler.captured import Compile
 from ..infer.nonfinite.guard import NonFinite
-from ..infer.objectives.catalogue import Declared, objective_of
+from ..infer.objectives.catalogue import ObjectiveLike, objective_of
 from ..infer.pair.bound import PyroFunction
 from ..infer.pair.pair import Pair
 from ..infer.parallel.fsdp import is_split
@@ -54,7 +54,7 @@ def fit(
     lr: float = 1e-3,
     optimiser: MakeOptimiser | PyroOptim | None = None,
     schedule: Schedule = "constant",
-    objective: Declared = "elbo",
+    objective: ObjectiveLike = "elbo",
     clip_norm: float | None = None,
     accumulate: int = 1,
     autocast: torch.dtype | None = None,

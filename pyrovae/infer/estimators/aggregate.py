@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from ...progress import LateProgress
-from ..pair.latents import NO_DENSITY, LocalLatent, by_datum, factors_of, no_density
+from ..pair.latents import LOG_PROB_ERRORS, LocalLatent, by_datum, factors_of, no_density
 
 __all__ = ["Posteriors", "log_aggregate"]
 
@@ -51,7 +51,7 @@ class Posteriors:
             log_prob, width = _broadcast(latent.q, place), 4 * max(1, prod(z.shape[1:]))
         try:
             log_prob(z[:2])
-        except NO_DENSITY as error:
+        except LOG_PROB_ERRORS as error:
             raise no_density(latent.name, latent.q) from error
         return cls(log_prob, latent.q.batch_shape[place], width)
 

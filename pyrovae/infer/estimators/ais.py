@@ -14,7 +14,7 @@ from ...errors import InputError
 from ...progress import LateProgress
 from ..pair.bound import PyroFunction
 from ..pair.pair import Pair
-from ..pair.particles import repeated
+from ..pair.rows import repeat_rows
 from .densities import RowDensities, simulate
 from .evaluate import Estimate
 from .hmc import State, hmc_transition
@@ -159,7 +159,7 @@ def annealed_importance_sample(
     pair = Pair(model, model if guide is None else guide)
 
     def of_batch(batch: Sequence[Any], advance: Callable[[], None]) -> AnnealedEstimate:
-        rows = tuple(repeated(batch, num_chains))
+        rows = tuple(repeat_rows(batch, num_chains))
         densities = RowDensities(model, guide, rows, plate)
         step_sizes = annealing.step_sizes(densities, advance)
         return annealing.estimate(densities, step_sizes, advance)
@@ -221,7 +221,7 @@ def bidirectional_check(
         batch: Sequence[Any], advance: Callable[[], None]
     ) -> tuple[AnnealedEstimate, Tensor]:
         latents, observed = simulate(model, batch, plate, copies=num_chains)
-        rows = tuple(repeated(batch, num_chains))
+        rows = tuple(repeat_rows(batch, num_chains))
         densities = RowDensities(model, None, rows, plate, observed)
         step_sizes = annealing.step_sizes(densities, advance)
         lower = annealing.estimate(densities, step_sizes, advance)

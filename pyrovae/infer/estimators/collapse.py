@@ -16,7 +16,7 @@ from ...progress import LateProgress
 from ..pair.bound import PyroFunction
 from ..pair.latents import LocalLatent, by_datum, factors_of, local_latents
 from ..pair.pair import Pair
-from ..pair.particles import is_of_data
+from ..pair.rows import has_row_per_datum
 from .aggregate import Posteriors, log_aggregate
 
 __all__ = ["LatentReport", "latent_report"]
@@ -182,7 +182,10 @@ def _taken(batches: Batches | LoaderBatches, chosen: Bool[Tensor, "data"]) -> It
         if rows.all():
             yield list(batch)
         elif rows.any():
-            yield [part[rows.to(part.device)] if is_of_data(part, num) else part for part in batch]
+            yield [
+                part[rows.to(part.device)] if has_row_per_datum(part, num) else part
+                for part in batch
+            ]
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class RowDensities:
                 log_p0 = torch.stack(self._log_densities(guide_trace)).sum(0)
         return torch.stack([log_p0, log_joint]) + latents.log_jacobian
 
-    def of_rows(self, rows: tuple[Any, ...]) -> "RowDensities":
+    def with_rows(self, rows: tuple[Any, ...]) -> "RowDensities":
         """The same log p(x, z), p0 being the prior, of other rows than those it was started on."""
         other = RowDensities(self._model, None, rows, self._plate, self._observed)
         other._layout = self._layout

@@ -18,7 +18,8 @@ from ...progress import LateProgress
 from ..pair.bound import PyroFunction
 from ..pair.latents import LocalLatent, factors_of, local_latents
 from ..pair.pair import Pair
-from ..pair.particles import Particles, is_of_data
+from ..pair.particles import Particles
+from ..pair.rows import has_row_per_datum
 from ..pair.terms import evaluate_terms
 from .importance import importance_sample
 
@@ -207,12 +208,12 @@ class _FreedPair:
     @property
     def rows(self) -> list[Tensor]:
         num = len(self.batch[0])
-        return [part for part in self.batch if is_of_data(part, num)]
+        return [part for part in self.batch if has_row_per_datum(part, num)]
 
     def model(self, *args: Tensor) -> Any:
         num, rows = len(self.batch[0]), iter(args)
         return self.pair.model(
-            *(next(rows) if is_of_data(part, num) else part for part in self.batch)
+            *(next(rows) if has_row_per_datum(part, num) else part for part in self.batch)
         )
 
     def guide(self, *args: Tensor) -> None:

@@ -14,10 +14,11 @@ from ...data.batches import Transform, as_batches
 from ...errors import InputError
 from ...progress import LateProgress
 from ..compiler.captured import Captured, Compile
-from ..pair.allocations import bytes_made
+from ..pair.allocations import count_allocated_bytes
 from ..pair.bound import PyroFunction
 from ..pair.pair import Pair
-from ..pair.particles import Particles, is_of_data
+from ..pair.particles import Particles
+from ..pair.rows import has_row_per_datum
 from ..pair.terms import evaluate_terms
 from .evaluate import Estimate
 from .pareto import pareto_k
@@ -183,8 +184,8 @@ def _log_terms(
 
 def _bytes_of_a_row(pair: Pair, particles: Particles, batch: Sequence[Any]) -> int:
     """What a run takes for one sample of one datum; by a run of few, with all that they share."""
-    one = [part[:1] if is_of_data(part, len(batch[0])) else part for part in batch]
-    return max(1, bytes_made(partial(_log_terms, pair, particles.of(8), *one)) // 8)
+    one = [part[:1] if has_row_per_datum(part, len(batch[0])) else part for part in batch]
+    return max(1, count_allocated_bytes(partial(_log_terms, pair, particles.of(8), *one)) // 8)
 
 
 def _summary(

@@ -12,7 +12,7 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.distributions import Independent
 
-from ..pair.latents import NO_DENSITY
+from ..pair.latents import LOG_PROB_ERRORS
 from .arguments import Argument, arguments_of
 from .wrong_numbers import Batch, WrongNumbers
 
@@ -41,7 +41,7 @@ class PassedSite:
         """Of a site that is not finite, the first part that is not; None of one that is."""
         try:
             log_density = self._log_density()
-        except NO_DENSITY:  # that of a flow, or of what is no matrix of a covariance
+        except LOG_PROB_ERRORS:  # that of a flow, or of what is no matrix of a covariance
             log_density, has_density = None, False
         else:
             has_density = True

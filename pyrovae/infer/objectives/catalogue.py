@@ -10,9 +10,9 @@ from .multisample import CIWAE, IWAE, MIWAE, PIWAE, RWS, DReG, Renyi, StickingTh
 from .objective import Objective
 from .weighted import BetaELBO, BetaTCVAE, Capacity, FreeBits, InfoVAE
 
-__all__ = ["OBJECTIVES", "Declared", "objective_of"]
+__all__ = ["OBJECTIVES", "ObjectiveLike", "objective_of"]
 
-Declared = str | Mapping[str, Any] | Objective | ELBO
+ObjectiveLike = str | Mapping[str, Any] | Objective | ELBO
 """A name, settings with a name, or an object."""
 
 OBJECTIVES: dict[str, Callable[..., Objective | ELBO]] = {
@@ -41,7 +41,7 @@ OBJECTIVES: dict[str, Callable[..., Objective | ELBO]] = {
 """Objectives by name."""
 
 
-def objective_of(declared: Declared) -> Objective | ELBO:
+def objective_of(declared: ObjectiveLike) -> Objective | ELBO:
     """The objective that a word, or settings from YAML, mean; an object is what it is.
 
     >>> objective_of({"name": "beta", "beta": {"steps": 1000, "end": 4.0}}).beta

@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["bytes_made"]
+__all__ = ["count_allocated_bytes"]
 
 
-def bytes_made(function: Callable[[], Any]) -> int:
+def count_allocated_bytes(function: Callable[[], Any]) -> int:
     """The bytes of all tensors that are made in a call, though some be gone by then."""
     with _Allocations() as allocations:
         function()

@@ -15,9 +15,16 @@ from ...errors import InputError
 from .bound import evaluate_bound
 from .pair import Pair
 
-__all__ = ["NO_DENSITY", "LocalLatent", "by_datum", "factors_of", "local_latents", "no_density"]
+__all__ = [
+    "LOG_PROB_ERRORS",
+    "LocalLatent",
+    "by_datum",
+    "factors_of",
+    "local_latents",
+    "no_density",
+]
 
-NO_DENSITY = (RuntimeError, ValueError, TypeError, LookupError)
+LOG_PROB_ERRORS = (RuntimeError, ValueError, TypeError, LookupError)
 """What families raise whose ``log_prob`` does not take any value."""
 
 
@@ -71,7 +78,7 @@ def local_latents(pair: Pair, batch: Sequence[Any], plate: str) -> list[LocalLat
             )
         try:
             first, second = site["fn"].log_prob(value), q.log_prob(value)
-        except NO_DENSITY as error:
+        except LOG_PROB_ERRORS as error:
             raise no_density(name, q) from error
         same = torch.allclose(first, second, rtol=1e-3, atol=1e-3, equal_nan=True)
         if not same:

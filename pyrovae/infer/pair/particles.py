@@ -19,8 +19,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from ...errors import InputError
 from .bound import Bound, PyroFunction, scale_of
 from .pair import Pair
+from .rows import repeat_rows
 
-__all__ = ["Particles", "Path", "PerSample", "is_of_data", "repeated"]
+__all__ = ["Particles", "Path", "PerSample"]
 
 Site = dict[str, Any]
 PerSample = Float[Tensor, "particles batch"]
@@ -98,7 +99,7 @@ class Particles:
             path: which gradients flow through samples.
         """
         if self.num > 1 and not self.uses_plate:
-            args = tuple(repeated(args, self.num))
+            args = tuple(repeat_rows(args, self.num))
         guide, model = self._within(self.guide), self._within(self.model)
         with _Detached() if path == "none" else nullcontext():
             guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
@@ -344,17 +345,6 @@ class _Detached(Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         if isinstance(msg["value"], Tensor):
             msg["value"] = msg["value"].detach()
-
-
-def repeated(args: Sequence[Any], times: int) -> list[Any]:
-    """The parts of a batch with each datum so many times in a row."""
-    num = len(args[0])
-    return [part.repeat_interleave(times, 0) if is_of_data(part, num) else part for part in args]
-
-
-def is_of_data(part: Any, num: int) -> bool:
-    """Whether a part of a batch has a row for each datum."""
-    return isinstance(part, Tensor) and part.ndim > 0 and len(part) == num
 
 
 def _is_close(these: Tensor, those: Tensor) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
 
 from ...errors import Agreed
-from ..pair.particles import is_of_data
+from ..pair.rows import has_row_per_datum
 from .fsdp import is_split
 from .processes import Processes
 
@@ -76,7 +76,7 @@ class Shards:
         shards = []
         for start in range(0, total, size):
             rows = slice(start, start + size)
-            part = tuple(each[rows] if is_of_data(each, total) else each for each in args)
+            part = tuple(each[rows] if has_row_per_datum(each, total) else each for each in args)
             shards.append((len(part[0]) / total, part))
         return shards
 

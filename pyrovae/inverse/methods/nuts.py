@@ -76,7 +76,7 @@ class NUTS(Method):
         rows = parts.rows(self.num_chains).flat
         densities = RowDensities(pair.model, pair.guide, rows, pair.plate)
         start = densities.start().position
-        log_joint = densities.of_rows(rows)
+        log_joint = densities.with_rows(rows)
 
         def potential(at: dict[str, Tensor]) -> Tensor:
             return -log_joint(at["z"])[1].sum()
@@ -95,7 +95,7 @@ class NUTS(Method):
         by_chain = draws.view(num_kept, num_data, self.num_chains, -1)
         divergences = len(chain.diagnostics()["divergences"]["chain 0"])
         position = by_chain.transpose(0, 1).flatten(1, 2)[:, :num_samples].flatten(0, 1)
-        latents = densities.of_rows(parts.rows(num_samples).flat).latents(position)
+        latents = densities.with_rows(parts.rows(num_samples).flat).latents(position)
         return Drawn(
             latents,
             of_chains(by_chain) | {"divergences": start.new_full((num_data,), float(divergences))},

@@ -242,7 +242,7 @@ class Refinement:
             self._rows = num, rows
         if log_noise is not None:
             rows = rows.with_noise(log_noise.exp().repeat_interleave(num))
-        return self._densities.of_rows(rows.flat)
+        return self._densities.with_rows(rows.flat)
 
     def _fixed(self) -> Any:
         state = {name: t.detach() for name, t in self.q.state_dict().items()}
