@@ -24,7 +24,7 @@ from ..models.pca import ProbabilisticPCA
 from ..storage import atomic
 from ..training.fit import fit
 from ..training.history import History
-from ..training.launch import joined, may_restart
+from ..training.launch import join_processes, may_restart
 from ..training.snapshots import Snapshots
 from . import plots
 from .config import RunConfig
@@ -64,19 +64,19 @@ def train(config: RunConfig, console: Console) -> Path:
             "give --output, by which processes that are started again will find the run that they "
             "go on with"
         )
-    with joined() as (processes, is_restarted):
-        path = config.output or Path("runs") / processes.text_of_first(run_name(config))
+    with join_processes() as (processes, is_restarted):
+        path = config.output or Path("runs") / processes.broadcast_text(run_name(config))
         if is_restarted and (path / "config.yaml").is_file():
             return _go_on(path, processes, console)
         shards = config.shards or (processes.num if processes.num > 1 else None)
         begin = partial(_begin, config.model_copy(update={"shards": shards}), path, console)
-        config, dataset, prepared, family = processes.agree(begin)
+        config, dataset, prepared, family = processes.run_in_all(begin)
         run = RunDirectory(path)
 
         def create() -> None:
             RunDirectory.create(path).write_config(config)
 
-        processes.by_first(create)
+        processes.run_in_first(create)
         try:
             with _way_to_go_on(path):
                 _run(run, config, dataset, prepared, family, processes, console)
@@ -98,7 +98,7 @@ def resume(path: Path, console: Console) -> Path:
         FloatingPointError: if the loss becomes infinite or NaN.
         Interrupted: as :func:`train`.
     """
-    with joined() as (processes, _):
+    with join_processes() as (processes, _):
         return _go_on(path, processes, console)
 
 
@@ -121,8 +121,8 @@ def _begin(
 
 
 def _go_on(path: Path, processes: Processes, console: Console) -> Path:
-    config, dataset, prepared, family = processes.agree(partial(_begin_again, path))
-    processes.by_first(partial(atomic.remove_partial_files, path))
+    config, dataset, prepared, family = processes.run_in_all(partial(_begin_again, path))
+    processes.run_in_first(partial(atomic.remove_partial_files, path))
     with _way_to_go_on(path):
         _run(RunDirectory(path), config, dataset, prepared, family, processes, console)
     return path

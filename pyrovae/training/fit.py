@@ -30,7 +30,7 @@ from ..infer.svi.parameters import MakeOptimiser
 from ..infer.svi.state import State
 from ..infer.svi.svi import SVI
 from .history import Epoch, History
-from .passes import Figures, Pass, in_turn, steps_of, validate
+from .passes import Figures, Pass, iterate_steps, own_batches, validate
 from .progress import TrainingProgress
 from .randomness import random_state, set_random_state
 from .resumable import Resumable, interruptible
@@ -187,11 +187,11 @@ def fit(
     if is_validation_enabled():
         for batches in (train, held_out):
             turns = Processes() if svi.is_split else processes  # each needs the others' parts
-            processes.agree(partial(_check_data, pair, batches, train.size, plate, turns))
+            processes.run_in_all(partial(_check_data, pair, batches, train.size, plate, turns))
     history = History(pair)
     symptoms = Symptoms(pair, loss, _first_batch(train))
     if snapshots is not None or parts is not None:
-        batch = processes.agree(partial(_prepare, svi, steps_of(train, parts, 0)))
+        batch = processes.run_in_all(partial(_prepare, svi, iterate_steps(train, parts, 0)))
         if parts is not None:
             _begin_alike(svi, train, batch, processes)
     set_random_state(random, *generators)
@@ -199,7 +199,7 @@ def fit(
     if snapshots is not None:
         resumable = Resumable(snapshots, svi, history, checkpoint_every, generators, parts)
         scheduled = num_steps if schedule == "cosine" else None
-        processes.agree(
+        processes.run_in_all(
             partial(resumable.prepare, train, num_scheduled=scheduled, is_new=resume is None)
         )
         bar.start_at(len(history.epochs), resumable.num_steps)
@@ -208,7 +208,7 @@ def fit(
         while len(history.epochs) < epochs and not history.stopped_early:
             number = len(history.epochs) + 1
             start = perf_counter()
-            steps = steps_of(train, parts, number)
+            steps = iterate_steps(train, parts, number)
             pass_ = Pass(steps) if resumable is None else resumable.enter(steps)
             # A DataLoader runs code of others between steps.
             steady = svi.steady() if isinstance(train, Batches) else nullcontext()
@@ -221,7 +221,7 @@ def fit(
             history.num_skipped = svi.num_skipped
             bar.epoch_done(epoch, train.size)
             if parts is not None:
-                parts.check_alike(svi.parameters)
+                parts.check_same_parameters(svi.parameters)
             if patience is not None:
                 history.stopped_early = number - history.best.epoch >= patience
             is_kept = patience is not None or resumable is not None
@@ -229,7 +229,7 @@ def fit(
                 best = svi.state()
             is_last = number == epochs or history.stopped_early
             if processes.is_first or svi.is_split:  # else no other is needed for it
-                symptoms.look(history.epochs, is_last)
+                symptoms.check(history.epochs, is_last)
             if on_epoch is not None:
                 on_epoch(history)
             if resumable is not None:
@@ -238,7 +238,7 @@ def fit(
         best.load("parameter", svi.parameters)
         best.load("buffer", svi.buffers())
     if parts is not None:
-        parts.end()
+        parts.reseed()
     return history
 
 
@@ -252,7 +252,7 @@ def _check_data(
     """Let all data pass once, leaving no trace in parameters or random numbers."""
     passed = batches.in_order() if isinstance(batches, Batches) else batches  # a file's own order
     with torch.random.fork_rng(), pair.throwaway_store(), pair.eval_mode():
-        for batch in in_turn(passed or (), processes):
+        for batch in own_batches(passed or (), processes):
             pair.check(*batch, size=size, plate=plate)
 
 
@@ -276,7 +276,7 @@ def _begin_alike(
     """Make sure that processes have the same data, and give them the parameters of the first."""
     is_whole = isinstance(data, Batches)
     digest = data.digest() if isinstance(data, Batches) else compute_digest(batch)
-    is_same = processes.text_of_first(digest) == digest
+    is_same = processes.broadcast_text(digest) == digest
 
     def refuse() -> None:
         if not is_same:
@@ -286,10 +286,10 @@ def _begin_alike(
                 "each takes its part"
             )
 
-    processes.agree(refuse)
+    processes.run_in_all(refuse)
     for tensor in (*svi.parameters, *svi.buffers()):
         if not is_split(tensor):
-            processes.first(tensor.detach())
+            processes.broadcast(tensor.detach())
 
 
 def _train(
@@ -346,7 +346,7 @@ def _snapshots(
         folder, make = Path(resume), Snapshots.open
     else:
         return None
-    processes.by_first(lambda: make(folder))
+    processes.run_in_first(lambda: make(folder))
     return Snapshots(folder)
 
 

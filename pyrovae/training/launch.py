@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..infer.parallel.processes import Processes
 
-__all__ = ["is_first", "joined", "may_restart", "num_processes"]
+__all__ = ["is_first", "join_processes", "may_restart", "num_processes"]
 
 _LONGEST_WAIT = 300
 """Seconds for which a process that has started waits for the others."""
@@ -39,7 +39,7 @@ def may_restart() -> bool:
 
 
 @contextmanager
-def joined() -> Iterator[tuple["Processes", bool]]:
+def join_processes() -> Iterator[tuple["Processes", bool]]:
     """Within, all of the processes are joined: by gloo, and by NCCL between GPUs.
 
     Each takes the GPU of its number on its machine, where there are any.
@@ -64,14 +64,14 @@ def joined() -> Iterator[tuple["Processes", bool]]:
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if has_gpus else "gloo",
         store=dist.PrefixStore(  # type: ignore[attr-defined]
-            _agreed_start(store, rank, num), store
+            _agree_on_start(store, rank, num), store
         ),
         rank=rank,
         world_size=num,
     )
     processes = Processes(dist.group.WORLD)
     is_again = processes.is_first and store.add("pyrovae/starts", 1) > 1
-    said = processes.first_said("again" if is_again or _is_counted_as_restarted() else "")
+    said = processes.first_nonempty_text("again" if is_again or _is_counted_as_restarted() else "")
     try:
         yield processes, bool(said)
     except InputError as error:
@@ -82,7 +82,7 @@ def joined() -> Iterator[tuple["Processes", bool]]:
         dist.destroy_process_group()
 
 
-def _agreed_start(store: "Store", rank: int, num: int) -> str:
+def _agree_on_start(store: "Store", rank: int, num: int) -> str:
     """A name for this start, which all processes of it have, and none of an earlier one.
 
     The store of torchrun outlives a restart, with all that processes wrote that are no more: they

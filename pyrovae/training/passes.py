@@ -15,7 +15,7 @@ from ..infer.parallel.shards import Shards, seed_all
 from ..infer.svi.state import State
 from ..infer.svi.svi import SVI
 
-__all__ = ["Figures", "Pass", "in_turn", "steps_of", "validate"]
+__all__ = ["Figures", "Pass", "iterate_steps", "own_batches", "validate"]
 
 _VALIDATION_SEED = 0
 """Each validation uses the same noise, so that epochs differ by their parameters alone."""
@@ -75,7 +75,7 @@ class Pass:
         return loss, reconstruction, kl
 
 
-def steps_of(
+def iterate_steps(
     batches: Batches | LoaderBatches, shards: Shards | None, number: int
 ) -> Iterator[tuple[Any, ...]]:
     """The arguments of each step in a pass: of data where steps can reach them, their numbers.
@@ -98,16 +98,18 @@ def validate(
     taken = Pass(iter(()))
     processes = Processes() if svi.is_split else processes  # each needs the others' parts
     with without_trace(()), svi.pair.eval_mode():
-        for batch in in_turn(_seeded(batches, _VALIDATION_SEED), processes):
+        for batch in own_batches(_seeded(batches, _VALIDATION_SEED), processes):
             taken.add(svi.evaluate_loss(*batch), len(batch[0]), skip=False)
     device = svi.parameters[0].device
     total = torch.zeros(4) if taken.total is None else taken.total
     taken.total = total.to(device, torch.double)
-    processes.add(taken.total)
+    processes.all_reduce(taken.total)
     return taken.figures()
 
 
-def in_turn(batches: Iterable[tuple[Any, ...]], processes: Processes) -> Iterator[tuple[Any, ...]]:
+def own_batches(
+    batches: Iterable[tuple[Any, ...]], processes: Processes
+) -> Iterator[tuple[Any, ...]]:
     """Every so manyth batch, beginning with that of this process."""
     return (batch for i, batch in enumerate(batches) if i % processes.num == processes.rank)
 

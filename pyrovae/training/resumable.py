@@ -143,9 +143,9 @@ class Resumable:
         shards = self._shards
         if shards.processes.num > 1:
             # Others have to know, by the next step, and then all keep or stop at the same one.
-            is_asked = is_keeping and shards.processes.is_first and not shards.is_keeping
-            shards.ask(stop=is_stopping, keep=is_asked)
-            is_keeping, is_stopping = shards.is_keeping, shards.is_stopping
+            is_asked = is_keeping and shards.processes.is_first and not shards.should_save
+            shards.request(stop=is_stopping, save=is_asked)
+            is_keeping, is_stopping = shards.should_save, shards.should_stop
         if is_keeping or is_stopping:
             self._keep(is_stopping=is_stopping)
 

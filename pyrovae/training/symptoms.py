@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 from ..errors import InputError
 from ..infer.compiler.captured import without_trace
 from ..infer.estimators.collapse import LatentReport, latent_report
-from ..infer.nonfinite.arguments import arguments_of
+from ..infer.nonfinite.arguments import tensor_arguments
 from ..infer.objectives.elbo import ELBO
 from ..infer.objectives.objective import Objective
 from ..infer.objectives.schedules import Cyclical, Linear, weight_at
@@ -101,7 +101,7 @@ class Symptoms:
         self._said: set[tuple[str, ...]] = set()
         self._first = self._scales()
 
-    def look(self, epochs: Sequence[Epoch], is_last: bool) -> None:
+    def check(self, epochs: Sequence[Epoch], is_last: bool) -> None:
         """Look at a fit after an epoch.
 
         Arguments:
@@ -248,7 +248,7 @@ def _local(trace: Any, plate: str) -> Iterator[str]:
 
 def _scales_of(fn: Any) -> Iterator[tuple[str, Tensor]]:
     """The scales of variables that have a density, each in words, in units of the variable."""
-    for each in arguments_of(fn):
+    for each in tensor_arguments(fn):
         is_variance = each.name in _VARIANCES
         if each.constraint is None or not (is_variance or each.name.startswith(_WIDTHS)):
             continue

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import safetensors.torch
 
-from ..training.killed import Kill, Outcome, command
+from ..training.killed_fits import Kill, Outcome, command
 
 OPTIONS = ["--epochs", "3", "--hidden", "8", "--latent-dim", "2", "--batch-size", "16"]
 STEPS = 5

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from pyrovae import VAE, Batches, fit
 from pyrovae.infer.compiler.captured import Captured
 from tests.pairs import user_pair
-from tests.training import killed
+from tests.training import killed_fits
 
 Settings = dict[str, Any]
 
@@ -109,7 +109,7 @@ def shared_and_discrete_latents() -> Settings:
 
 
 def discrete_latents() -> Settings:
-    return killed.discrete_latents() | {"data": counts().flatten(1)}
+    return killed_fits.discrete_latents() | {"data": counts().flatten(1)}
 
 
 def user_program() -> Settings:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Tens
 from pyrovae import InputError
 
 from .fits import counts, end_of, user_program, vae_with_patience
-from .together import Ended, found, together
+from .processes import Ended, found, together
 
 Settings = dict[str, Any]
 

@@ -13,8 +13,8 @@ import torch
 from pyrovae import cli
 from tests.cli.test_resume import results
 
+from .processes import Ended, started
 from .signals import send_at
-from .together import Ended, started
 
 OPTIONS = ["--epochs", "3", "--hidden", "8", "--latent-dim", "2", "--batch-size", "16"]
 STEPS = 5

@@ -15,8 +15,8 @@ from pyrovae.errors import Interrupted, Separated
 from pyrovae.training.snapshots import Snapshots
 
 from .fits import Settings, end_of, vae_with_patience
+from .processes import found, together
 from .signals import send_at
-from .together import found, together
 
 STEPS = 3
 """In an epoch."""

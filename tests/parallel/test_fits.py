@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .fits import SETUPS, ends_alone, ends_of
-from .together import found, together
+from .processes import found, together
 
 _COMPILED = ("compiled",)
 """Which takes seconds."""

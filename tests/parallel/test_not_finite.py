@@ -13,7 +13,7 @@ from pyrovae import Batches
 from pyrovae.errors import NotFinite
 
 from .fits import Settings, end_of, user_program
-from .together import found, together
+from .processes import found, together
 
 
 def _setup(non_finite: str, compile: bool) -> Settings:

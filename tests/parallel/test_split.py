@@ -19,7 +19,7 @@ from pyrovae import VAE, Batches, InputError
 from pyrovae.training.snapshots import Snapshots
 
 from .fits import Settings, counts, end_of
-from .together import found, together
+from .processes import found, together
 
 NUM = 20
 """In batches of eight, and a last one of four."""

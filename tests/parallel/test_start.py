@@ -5,7 +5,7 @@ from time import sleep
 
 import torch.distributed as dist
 
-from pyrovae.training.launch import _agreed_start
+from pyrovae.training.launch import _agree_on_start
 
 NUM = 3
 
@@ -15,7 +15,7 @@ def started(store: dist.HashStore, delays: tuple[float, ...]) -> set[str]:
 
     def come(rank: int) -> str:
         sleep(delays[rank])
-        return _agreed_start(store, rank, NUM)
+        return _agree_on_start(store, rank, NUM)
 
     with ThreadPoolExecutor(NUM) as threads:
         return set(threads.map(come, range(NUM)))

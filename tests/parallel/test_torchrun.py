@@ -37,7 +37,7 @@ def test_a_worker_is_killed_and_both_go_on(
     other = tmp_path_factory.mktemp("whole")
     for folder in (tmp_path, other):
         write_table(folder)
-    killed = ("--max-restarts", "1", "-m", "tests.parallel.killed_once")
+    killed = ("--max-restarts", "1", "-m", "tests.parallel.kill_once")
     again = torchrun(*killed, "train", "table.csv", "--output", "run", *OPTIONS, folder=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "pyrovae: process 0 of 2 stopped" in again.stderr

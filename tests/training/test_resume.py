@@ -16,7 +16,7 @@ from pyrovae import VAE, History, InputError, fit
 from pyrovae.errors import Interrupted
 from pyrovae.training.snapshots import BEST, LAST, Snapshots
 
-from .killed import NUM_DATA, SETUPS, STEPS, Kill, counts, run
+from .killed_fits import NUM_DATA, SETUPS, STEPS, Kill, counts, run
 
 ONCE = ("compiled", "loader_of_two_workers")
 """Whose processes take seconds to begin."""

@@ -29,7 +29,7 @@ def said(symptoms: Symptoms, kl: list[float], is_last: bool = False) -> list[str
         warnings.simplefilter("always")
         for number in range(1, len(kl) + 1):
             epochs = [epoch(each, i + 1) for i, each in enumerate(kl[:number])]
-            symptoms.look(epochs, is_last and number == len(kl))
+            symptoms.check(epochs, is_last and number == len(kl))
     assert {each.category for each in caught} <= {SymptomWarning}
     return [str(each.message) for each in caught]
 
@@ -50,7 +50,7 @@ def trained(model: Any, guide: Any, x: Tensor, epochs: int, lr: float, decay: fl
         warnings.simplefilter("always")
         for number in range(1, epochs + 1):
             history.append(epoch(float(svi.step(x).kl), number))
-            symptoms.look(history, number == epochs)
+            symptoms.check(history, number == epochs)
     return [str(each.message) for each in caught if each.category is SymptomWarning]
 
 
@@ -140,9 +140,9 @@ class TestCollapse:
         epochs = [epoch(0.004) for _ in range(14)]
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            symptoms.look(epochs[:13], False)  # four since
+            symptoms.check(epochs[:13], False)  # four since
         with pytest.warns(SymptomWarning, match="have collapsed"):
-            symptoms.look(epochs, False)
+            symptoms.check(epochs, False)
 
     def test_latents_that_all_data_share_are_no_posterior_collapse(self) -> None:
         def model(x: Tensor) -> None:

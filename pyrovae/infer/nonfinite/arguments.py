@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.distributions import Distribution, Transform
 
-__all__ = ["Argument", "arguments_of"]
+__all__ = ["Argument", "tensor_arguments"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Argument:
             return max(0, self.value.dim() - self.num_batch_dims)
 
 
-def arguments_of(distribution: Any) -> Iterator[Argument]:
+def tensor_arguments(distribution: Any) -> Iterator[Argument]:
     """The arguments of a distribution that are tensors, and then those of what it is made of.
 
     Wrappers (independent, masked and expanded distributions), transforms, the parts of a mixture
@@ -54,7 +54,7 @@ def arguments_of(distribution: Any) -> Iterator[Argument]:
         >>> import torch
         >>> from pyro.distributions import LogNormal
         >>> p = LogNormal(torch.zeros(3), torch.ones(3)).to_event(1)
-        >>> [f"{each.name} of {each.family}" for each in arguments_of(p)]
+        >>> [f"{each.name} of {each.family}" for each in tensor_arguments(p)]
         ['loc of LogNormal', 'scale of LogNormal']
     """
     yield from _of(distribution, set(), 0)

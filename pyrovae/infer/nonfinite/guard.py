@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..parallel.fsdp import sums
+from ..parallel.fsdp import sum_each
 
-__all__ = ["Guard", "NonFinite", "Seen", "Taken", "is_finite"]
+__all__ = ["Guard", "GuardReport", "NonFinite", "StepRecord", "is_finite"]
 
 NonFinite = Literal["stop", "skip"]
 """What becomes of a step whose loss or gradient is not finite: it is the last, or left out."""
 
-LOOK_EVERY = 100
+CHECK_EVERY = 100
 """Steps from one look at the counts to the next; each look waits for the device."""
 
 _MOST_BYTES = 2**26
@@ -23,23 +23,24 @@ _MOST_BYTES = 2**26
 _STEPS, _BAD, _FIRST, _RUN, _BLOCKED = range(5)
 
 
-class Seen(NamedTuple):
-    """What a look found, of the steps since the one before.
+class GuardReport(NamedTuple):
+    """Counts of the steps since the report before.
 
     Attributes:
-        steps: how many there were.
-        bad: how many of them were not finite.
-        first: which of them was the first of these, from 1 on.
-        run: how many in a row were not, up to the last step, those before the look before included.
+        num_steps: how many steps there were.
+        num_bad: how many of them were not finite.
+        first_bad: number of the first step that was not finite, from 1.
+        run_length: how many steps in a row, up to the last, were not finite; a run may have begun
+            before the previous report.
     """
 
-    steps: int
-    bad: int
-    first: int
-    run: int
+    num_steps: int
+    num_bad: int
+    first_bad: int
+    run_length: int
 
 
-class Taken(NamedTuple):
+class StepRecord(NamedTuple):
     """What a step was given.
 
     Attributes:
@@ -55,7 +56,7 @@ class Taken(NamedTuple):
     random: list[Tensor]
 
     @classmethod
-    def at_start(cls, step: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Taken":
+    def at_start(cls, step: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "StepRecord":
         """What a step that begins now is given."""
         random = [torch.get_rng_state()]
         if torch.cuda.is_initialized():
@@ -82,10 +83,10 @@ class Guard:
     def __init__(self, policy: NonFinite, device: torch.device) -> None:
         self.counts = torch.zeros(5, dtype=torch.long, device=device)
         self.stops = policy == "stop"
-        self._taken: list[Taken] = []
+        self._taken: list[StepRecord] = []
         self._num_bytes = 0
 
-    def took(self, taken: Taken) -> None:
+    def record(self, taken: StepRecord) -> None:
         """Keep what a step was given."""
         self._taken.append(taken)
         self._num_bytes += sum(each.nbytes for each in taken.args if isinstance(each, Tensor))
@@ -93,9 +94,9 @@ class Guard:
     @property
     def is_due(self) -> bool:
         """Whether it is time to look."""
-        return len(self._taken) >= LOOK_EVERY or self._num_bytes > _MOST_BYTES
+        return len(self._taken) >= CHECK_EVERY or self._num_bytes > _MOST_BYTES
 
-    def note(self, counts: Int[Tensor, "5"], tensors: Sequence[Tensor]) -> Bool[Tensor, ""]:
+    def count_step(self, counts: Int[Tensor, "5"], tensors: Sequence[Tensor]) -> Bool[Tensor, ""]:
         """Count a step, as a function of tensors; whether its update is blocked.
 
         Arguments:
@@ -116,13 +117,13 @@ class Guard:
         """Whether the update of the last step was blocked."""
         return self.counts[_BLOCKED] > 0
 
-    def look(self) -> tuple[Seen, Taken | None]:
+    def report(self) -> tuple[GuardReport, StepRecord | None]:
         """Wait for the device, and begin anew; with the first step that was bad, if one was."""
-        seen = Seen(*self.counts[:_BLOCKED].tolist())
-        taken = self._taken[seen.first - 1] if seen.bad else None
+        found = GuardReport(*self.counts[:_BLOCKED].tolist())
+        taken = self._taken[found.first_bad - 1] if found.num_bad else None
         self._taken, self._num_bytes = [], 0
         self.counts[:_RUN] = 0
-        return seen, taken
+        return found, taken
 
 
 def is_finite(tensors: Sequence[Tensor]) -> Bool[Tensor, ""]:
@@ -131,4 +132,4 @@ def is_finite(tensors: Sequence[Tensor]) -> Bool[Tensor, ""]:
     A sum is not finite where an entry is not, and is had at twenty times the speed of a look at
     each entry.
     """
-    return torch.stack(sums(tensors)).isfinite().all()
+    return torch.stack(sum_each(tensors)).isfinite().all()

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from ..compiler.captured import without_trace
 from ..compiler.watch import Watch
 from ..pair.pair import Pair
-from .passed_site import PassedSite
-from .wrong_numbers import Batch, WrongNumbers
+from .non_finite_tensor import NonFiniteTensor, StepBatch
+from .sample_site import SampleSite
 
-__all__ = ["find_culprit"]
+__all__ = ["locate_non_finite"]
 
 Named = list[tuple[str, Tensor]]
 
 
-def find_culprit(
+def locate_non_finite(
     pair: Pair,
     loss: Any,
     args: tuple[Any, ...],
@@ -60,10 +60,10 @@ def find_culprit(
         >>> def guide(x):
         ...     with pyro.plate("data", len(x)):
         ...         pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
-        >>> find_culprit(Pair(model, guide), ELBO(), (torch.tensor([2.0, 0.0, 3.0]),), {})
+        >>> locate_non_finite(Pair(model, guide), ELBO(), (torch.tensor([2.0, 0.0, 3.0]),), {})
         "scale of Normal at site 'x' of the model is infinite in 1 of 3 entries, for datum 1 of the batch"
     """  # noqa: E501
-    batch = Batch.of((args, kwargs), numbers)
+    batch = StepBatch.of((args, kwargs), numbers)
     watch = Watch(*pair.functions, loss)
     search = _Search(getattr(loss, "plate", "data"), batch)
     with (
@@ -92,7 +92,9 @@ def find_culprit(
         return _after(result, search, _not_finite(gradients), batch)
 
 
-def _after(result: Any, search: "_Search", wrong: list[WrongNumbers], batch: Batch) -> str | None:
+def _after(
+    result: Any, search: "_Search", wrong: list[NonFiniteTensor], batch: StepBatch
+) -> str | None:
     """The clause, where every site of the forward pass is finite, but for densities of zero."""
     terms = result._asdict() if hasattr(result, "_asdict") else {"loss": result}
     names = [name for name, term in terms.items() if not torch.as_tensor(term).isfinite().all()]
@@ -125,17 +127,17 @@ class _Search(Messenger):
         gradient: the first gradient that is not finite.
     """
 
-    def __init__(self, plate: str, batch: Batch) -> None:
+    def __init__(self, plate: str, batch: StepBatch) -> None:
         super().__init__()
-        self.found: WrongNumbers | None = None
-        self.zero: WrongNumbers | None = None
-        self.gradient: WrongNumbers | None = None
+        self.found: NonFiniteTensor | None = None
+        self.zero: NonFiniteTensor | None = None
+        self.gradient: NonFiniteTensor | None = None
         self._plate = plate
         self._batch = batch
-        self._in_trial: WrongNumbers | None = None
-        self._reached: PassedSite | None = None
+        self._in_trial: NonFiniteTensor | None = None
+        self._reached: SampleSite | None = None
 
-    def at_failure(self) -> WrongNumbers | None:
+    def at_failure(self) -> NonFiniteTensor | None:
         """What led to an error, where all that was passed in earnest was finite."""
         if self._in_trial is not None or self._reached is None:
             return self._in_trial
@@ -143,17 +145,17 @@ class _Search(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if not site_is_subsample(msg):
-            self._reached = PassedSite(msg, self._plate, self._batch)
+            self._reached = SampleSite(msg, self._plate, self._batch)
 
     def _pyro_post_param(self, msg: Any) -> None:
         if self.found is None:
             what = f"parameter {_plain(msg['name'])!r}, under its constraint,"
-            self.found = WrongNumbers.of(what, msg["value"])
+            self.found = NonFiniteTensor.of(what, msg["value"])
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if self.found is not None or site_is_subsample(msg):
             return
-        site = PassedSite(msg, self._plate, self._batch)
+        site = SampleSite(msg, self._plate, self._batch)
         if not torch.is_grad_enabled():  # a trial, such as of how several samples are drawn at once
             self._in_trial = self._in_trial or site.first()
             return
@@ -168,16 +170,16 @@ class _Search(Messenger):
         elif self.zero is None and not msg["infer"].get("enumerate"):
             self.zero = wrong
 
-    def _note_gradient(self, wrong: WrongNumbers) -> None:
+    def _note_gradient(self, wrong: NonFiniteTensor) -> None:
         self.gradient = self.gradient or wrong
 
 
-def _not_finite(named: Named) -> list[WrongNumbers]:
-    wrong = (WrongNumbers.of(repr(name), tensor) for name, tensor in named)
+def _not_finite(named: Named) -> list[NonFiniteTensor]:
+    wrong = (NonFiniteTensor.of(repr(name), tensor) for name, tensor in named)
     return [each for each in wrong if each is not None]
 
 
-def _sentence(what: str, wrong: list[WrongNumbers]) -> str:
+def _sentence(what: str, wrong: list[NonFiniteTensor]) -> str:
     more = f", and so it is with {len(wrong) - 1} more" if len(wrong) > 1 else ""
     return f"{what} {wrong[0].what} is {wrong[0].how}{more}"
 

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 from ...errors import InputError
 from .processes import Processes
 
-__all__ = ["check_split", "is_split", "like", "sums", "total_norm", "whole"]
+__all__ = ["check_split", "gather", "is_split", "shard_like", "sum_each", "total_norm"]
 
 
 def is_split(tensor: Tensor) -> TypeGuard[DTensor]:
@@ -48,12 +48,12 @@ def check_split(modules: Iterable[nn.Module], processes: Processes | None, num_s
     return True
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather(tensor: Tensor) -> Tensor:
     """All of it, which the processes gather together."""
     return tensor.full_tensor() if is_split(tensor) else tensor
 
 
-def like(value: Tensor, tensor: Tensor) -> Tensor:
+def shard_like(value: Tensor, tensor: Tensor) -> Tensor:
     """A value that is whole in each process, split as a tensor is."""
     if not is_split(tensor):
         return value
@@ -61,7 +61,7 @@ def like(value: Tensor, tensor: Tensor) -> Tensor:
     return distribute_tensor(value.to(tensor.device), mesh, tensor.placements, src_data_rank=None)
 
 
-def sums(tensors: Sequence[Tensor]) -> list[Tensor]:
+def sum_each(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The sum of each; those of all that are split are added over processes in one go."""
     found = [tensor.to_local().sum() if is_split(tensor) else tensor.sum() for tensor in tensors]
     split = [tensor for tensor in tensors if is_split(tensor)]
@@ -80,4 +80,4 @@ def sums(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     """The norm of all of them together."""
-    return torch.stack(sums([tensor * tensor for tensor in tensors])).sum().sqrt()
+    return torch.stack(sum_each([tensor * tensor for tensor in tensors])).sum().sqrt()

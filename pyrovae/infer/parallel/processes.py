@@ -44,13 +44,13 @@ class Processes:
         """Whether this is the one that writes and speaks."""
         return self.rank == 0
 
-    def add(self, tensor: Tensor) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
         """Put the sum over all processes in place of a tensor."""
         if self.group is not None:
             with self._together():
                 dist.all_reduce(tensor, group=self.group)
 
-    def first(self, tensor: Tensor) -> None:
+    def broadcast(self, tensor: Tensor) -> None:
         """Put the tensor of the first process in place of all."""
         if self.group is not None:
             whole = tensor.contiguous()
@@ -59,18 +59,18 @@ class Processes:
             if whole is not tensor:
                 tensor.copy_(whole)
 
-    def text_of_first(self, text: str) -> str:
+    def broadcast_text(self, text: str) -> str:
         """The text that the first process has."""
         return self._text_of(0, text)
 
-    def first_said(self, text: str) -> str:
+    def first_nonempty_text(self, text: str) -> str:
         """The text of the first process that has one; empty where none has."""
         has_one = torch.zeros(self.num, device=self.device)
         has_one[self.rank] = float(bool(text))
-        self.add(has_one)
+        self.all_reduce(has_one)
         return self._text_of(int(has_one.argmax()), text) if has_one.any() else ""
 
-    def agree(self, work: Callable[[], Result]) -> Result:
+    def run_in_all(self, work: Callable[[], Result]) -> Result:
         """Do something, and raise what the first that cannot raises, in all processes.
 
         Arguments:
@@ -86,18 +86,18 @@ class Processes:
             result = work()
         except InputError as error:
             message = str(error).partition("\n")[0] or type(error).__name__
-        said = self.first_said(message)
+        said = self.first_nonempty_text(message)
         if said:
             raise Agreed(said)
         return cast(Result, result)
 
-    def by_first(self, work: Callable[[], object]) -> None:
+    def run_in_first(self, work: Callable[[], object]) -> None:
         """Let the first process do something, while the others wait.
 
         Raises:
             InputError: in all of them, if it raised it.
         """
-        self.agree(lambda: work() if self.is_first else None)
+        self.run_in_all(lambda: work() if self.is_first else None)
 
     def _text_of(self, rank: int, text: str) -> str:
         if self.group is None:

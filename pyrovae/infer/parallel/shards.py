@@ -58,18 +58,18 @@ class Shards:
         self.processes = processes
         drawn = torch.randint(_SEEDS, ()) if seed is None else torch.tensor(seed)
         drawn = drawn.to(processes.device)
-        processes.first(drawn)
+        processes.broadcast(drawn)
         self.seed = int(drawn)
         self._asked = [False, False]
-        self.is_stopping = False
-        self.is_keeping = False
+        self.should_stop = False
+        self.should_save = False
 
     @property
-    def mine(self) -> range:
+    def local_shards(self) -> range:
         """Numbers of the shards that this process takes."""
         return range(self.processes.rank, self.num, self.processes.num)
 
-    def parts(self, args: Sequence[Any]) -> list[tuple[float, tuple[Any, ...]]]:
+    def split(self, args: Sequence[Any]) -> list[tuple[float, tuple[Any, ...]]]:
         """The arguments of each shard, with its share in the batch; fewer of small batches."""
         total = len(args[0])
         size = -(-total // self.num)
@@ -80,15 +80,17 @@ class Shards:
             shards.append((len(part[0]) / total, part))
         return shards
 
-    def of_mine(self, args: Sequence[Any], step: int) -> Iterator[tuple[float, tuple[Any, ...]]]:
+    def iterate_local(
+        self, args: Sequence[Any], step: int
+    ) -> Iterator[tuple[float, tuple[Any, ...]]]:
         """The shards of a step that this process takes, each with its share and its own noise."""
-        parts = self.parts(args)
-        for number in self.mine:
+        parts = self.split(args)
+        for number in self.local_shards:
             if number < len(parts):
                 seed_all(self.seed, step, number)
                 yield parts[number]
 
-    def check_even(self, num: int) -> None:
+    def check_divisible(self, num: int) -> None:
         """Make sure that shards are of one size in a batch of so many data.
 
         Raises:
@@ -101,12 +103,12 @@ class Shards:
                 f"batch_size, and a number of data, that {self.num} divides"
             )
 
-    def ask(self, *, stop: bool = False, keep: bool = False) -> None:
+    def request(self, *, stop: bool = False, save: bool = False) -> None:
         """Have all processes know, after the next step, that this one is to stop, or keep."""
-        self._asked = [self._asked[_STOP] or stop, self._asked[_KEEP] or keep]
+        self._asked = [self._asked[_STOP] or stop, self._asked[_KEEP] or save]
 
     @torch.no_grad()
-    def mean(
+    def average(
         self,
         of_shard: Callable[[tuple[Any, ...]], tuple[Any, Gradients]],
         args: tuple[Any, ...],
@@ -140,8 +142,8 @@ class Shards:
         means = _Means([*losses, *parameters, *real])
         present, has_new = [False] * len(parameters), False
         if any(map(is_split, parameters)):
-            self.check_even(len(args[0]))
-        for share, part in self.of_mine(args, step):
+            self.check_divisible(len(args[0]))
+        for share, part in self.iterate_local(args, step):
             _write(buffers, before)
             loss, gradients = of_shard(part)
             has_new = len(gradients) > len(parameters)
@@ -155,7 +157,7 @@ class Shards:
         means.reduce(self.processes)
         flags = self._told([*present, *self._asked, has_new], whole)
         self._asked = [False, False]
-        *present, self.is_stopping, self.is_keeping, has_new = flags
+        *present, self.should_stop, self.should_save, has_new = flags
         if has_new:
             raise Agreed(
                 "a parameter first appeared after the first batch, and other shards do not know of "
@@ -170,7 +172,7 @@ class Shards:
         ]
         return tree_unflatten([each.clone() for each in mean_losses], loss_spec), gradients
 
-    def check_alike(self, parameters: Sequence[Tensor]) -> None:
+    def check_same_parameters(self, parameters: Sequence[Tensor]) -> None:
         """Make sure that all processes hold the same parameters.
 
         Raises:
@@ -181,7 +183,7 @@ class Shards:
             if is_split(parameter):
                 continue
             sums[self.processes.rank] += parameter.detach().double().sum()
-        self.processes.add(sums)
+        self.processes.all_reduce(sums)
         if not torch.allclose(sums, sums[0], rtol=0, atol=0, equal_nan=True):
             raise Agreed(
                 "processes came to hold different parameters: model or guide read what is not the "
@@ -189,7 +191,7 @@ class Shards:
                 "one alone"
             )
 
-    def end(self) -> None:
+    def reseed(self) -> None:
         """Go on, in all processes, with the same random numbers."""
         seed_all(self.seed)
 
@@ -202,7 +204,7 @@ class Shards:
         told = torch.cat([torch.tensor(flags, dtype=torch.double, device=device), *numbers])
         if not self.processes.is_first:
             told[len(flags) :] = 0
-        self.processes.add(told)
+        self.processes.all_reduce(told)
         sizes = [each.numel() for each in whole]
         for each, values in zip(whole, told[len(flags) :].split(sizes), strict=True):
             each.copy_(values.view_as(each))
@@ -249,7 +251,7 @@ class _Means:
     def reduce(self, processes: Processes) -> None:
         """Add what other processes have."""
         for flat in self._flat:
-            processes.add(flat)
+            processes.all_reduce(flat)
 
 
 def _write(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:

@@ -17,7 +17,7 @@ from ...errors import InputError
 from ..compiler.compiled import compile_recording
 from ..compiler.record import Recording
 from ..nonfinite.guard import Guard
-from ..parallel.fsdp import is_split, like, total_norm
+from ..parallel.fsdp import is_split, shard_like, total_norm
 from .state import State
 from .update import AdamUpdate, clipped
 
@@ -221,7 +221,7 @@ class Parameters:
             counts, *moments = tensors[: len(own)]
             reads = tensors[len(own) :]
             losses, gradients = given[:num_losses], given[num_losses:]
-            blocked = guard.note(counts, [*losses, *gradients])
+            blocked = guard.count_step(counts, [*losses, *gradients])
             trained = [reads[places[id(parameter)]] for parameter in live]
             update(moments, trained, clipped(gradients, self._clip_norm), blocked)
             return losses
@@ -281,7 +281,7 @@ class Parameters:
         tensors, places = self.tensors, state.record["sums"]
         (self._num_summed,) = state.of("num_summed")
         self._sums = {
-            place: like(value, tensors[place])
+            place: shard_like(value, tensors[place])
             for place, value in zip(places, state.of("sum"), strict=True)
         }
         state.load_tree("optimiser", self.optimiser)
@@ -296,7 +296,7 @@ class Parameters:
             kept = self.optimiser.state.get(parameter, {})
             for name, value in kept.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    kept[name] = like(value, parameter)
+                    kept[name] = shard_like(value, parameter)
 
     def _make(self, new: list[Tensor]) -> None:
         self.optimiser = self._make_optimiser(new)

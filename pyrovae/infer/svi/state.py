@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
 from ...errors import InputError
-from ..parallel.fsdp import like, whole
+from ..parallel.fsdp import gather, shard_like
 
 __all__ = ["State"]
 
@@ -35,7 +35,7 @@ class State:
 
     def add(self, name: str, tensors: Sequence[Tensor]) -> None:
         """Keep copies of tensors in their order; of those that are split, of the whole."""
-        copies = {f"{name}.{i}": whole(t.detach()).clone() for i, t in enumerate(tensors)}
+        copies = {f"{name}.{i}": gather(t.detach()).clone() for i, t in enumerate(tensors)}
         self.tensors |= copies
         self.record[name] = len(copies)
 
@@ -63,7 +63,7 @@ class State:
             )
             raise InputError(f"the state is of another model, likelihood or optimiser: {what}")
         for tensor, value in zip(tensors, kept, strict=True):
-            tensor.copy_(like(value, tensor))
+            tensor.copy_(shard_like(value, tensor))
 
     def add_tree(self, name: str, owner: Any) -> None:
         """Keep the ``state_dict()`` of an optimiser or a schedule.
@@ -108,7 +108,7 @@ class State:
 
     def _plain(self, name: str, value: Any) -> Any:
         if isinstance(value, Tensor):
-            self.tensors[name] = whole(value.detach()).clone()
+            self.tensors[name] = gather(value.detach()).clone()
             return {_TENSOR: name}
         if isinstance(value, Mapping):
             pairs = [[key, self._plain(f"{name}.{key}", each)] for key, each in value.items()]

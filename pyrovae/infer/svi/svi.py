@@ -34,8 +34,8 @@ from ..compiler.captured import (
 from ..compiler.compiled import stored
 from ..compiler.record import Recording
 from ..compiler.watch import Watch
-from ..nonfinite.guard import Guard, NonFinite, Taken
-from ..nonfinite.locate import find_culprit
+from ..nonfinite.guard import Guard, NonFinite, StepRecord
+from ..nonfinite.locate import locate_non_finite
 from ..objectives.elbo import ELBO
 from ..pair.bound import PyroFunction
 from ..pair.pair import Pair
@@ -171,7 +171,9 @@ class SVI:
             self._gradients_of,
             watched,
             compile=compile,
-            num_calls=num_steps if shards is None else (num_steps or 0) * len(shards.mine) or None,
+            num_calls=num_steps
+            if shards is None
+            else (num_steps or 0) * len(shards.local_shards) or None,
             tolerance=tolerance,
             compiler=self._compile,
             on_compile=on_compile,
@@ -217,7 +219,7 @@ class SVI:
                 the last hundred; where such steps are skipped, if that goes for the last hundred.
             Separated: if another process ended, with which steps are shared.
         """
-        taken = Taken.at_start(self._num_steps + 1, args, kwargs)
+        taken = StepRecord.at_start(self._num_steps + 1, args, kwargs)
         moving = self._moving if self._is_whole else self._floating_buffers()
         before = [buffer.clone() for buffer in moving]
         self._num_steps += 1
@@ -228,10 +230,10 @@ class SVI:
             raise
         guard = self._guard
         assert guard is not None
-        guard.took(taken)
+        guard.record(taken)
         if gradients is not None:  # else the update was part of the step
             there = [gradient for gradient in gradients if gradient is not None]
-            guard.note(guard.counts, [*tree_leaves(loss), *there])
+            guard.count_step(guard.counts, [*tree_leaves(loss), *there])
             self._parameters.follow(gradients, guard, self._num_steps)
         if gradients is None and not self._is_whole:  # the first of a graph: what does it move?
             pairs = zip(moving, before, strict=True)
@@ -268,7 +270,7 @@ class SVI:
             InputError: if the pair has no bound, or nothing to train.
         """
         if self._shards is not None:
-            _, args = self._shards.parts(args)[0]
+            _, args = self._shards.split(args)[0]
         with without_trace(self._gradients.buffers()):
             self._gradients_of(*args, **kwargs)
         self._gradients.expect(args)
@@ -340,18 +342,18 @@ class SVI:
         """
         if self._guard is None:
             return
-        seen, taken = self._guard.look()
+        seen, taken = self._guard.report()
         if taken is None:
             return
         step = taken.step
         culprit = f"the loss or a gradient was not finite: {self._culprit(taken)}"
         if self._policy == "stop":
             raise NotFinite(f"{culprit}; parameters are as before that step", step)
-        if seen.run >= _LONGEST_RUN:
-            raise NotFinite(f"{culprit}; so it was in the last {seen.run} steps", step)
+        if seen.run_length >= _LONGEST_RUN:
+            raise NotFinite(f"{culprit}; so it was in the last {seen.run_length} steps", step)
         if not self.num_skipped:
             warnings.warn(f"step {step} is left out: {culprit}", RuntimeWarning, stacklevel=3)
-        self.num_skipped += seen.bad
+        self.num_skipped += seen.num_bad
 
     def _floating_buffers(self) -> list[Tensor]:
         return [buffer for buffer in self.buffers() if buffer.is_floating_point()]
@@ -365,7 +367,7 @@ class SVI:
             "shards": None if self._shards is None else self._shards.num,
         }
 
-    def _culprit(self, taken: Taken) -> str:
+    def _culprit(self, taken: StepRecord) -> str:
         """What is not finite in a step, which is run again, in whichever process it was."""
         with without_trace(()):
             torch.set_rng_state(taken.random[0])
@@ -374,9 +376,9 @@ class SVI:
             if self._shards is None:
                 return self._found(taken.args, taken.kwargs) or _NOTHING
             clause = ""
-            for _, part in self._shards.of_mine(taken.args, taken.step):
+            for _, part in self._shards.iterate_local(taken.args, taken.step):
                 clause = clause or self._found(part, {}) or ""
-            return self._shards.processes.first_said(clause) or _NOTHING
+            return self._shards.processes.first_nonempty_text(clause) or _NOTHING
 
     def _found(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         numbers = None  # of data, where batches are cut from those on the device
@@ -385,7 +387,7 @@ class SVI:
         with self._context():
             try:
                 prepared = self._prepared(args)
-                return find_culprit(self.pair, self.loss, prepared, kwargs, numbers)
+                return locate_non_finite(self.pair, self.loss, prepared, kwargs, numbers)
             except Exception as error:
                 line = (str(error).splitlines() or [""])[0]
                 return f"run again, it stopped with {type(error).__name__}: {line}"
@@ -400,7 +402,7 @@ class SVI:
             self.prepare(*args)
         assert self._loss_spec is not None
         buffers = self.buffers()
-        mean = self._shards.mean(
+        mean = self._shards.average(
             lambda part: self._gradients(part, {}, self._key),
             args,
             self._num_steps,

@@ -32,8 +32,8 @@ from pyrovae.infer import (
     StickingTheLanding,
     WakeSleep,
 )
-from pyrovae.infer.nonfinite.arguments import arguments_of
-from pyrovae.infer.nonfinite.locate import find_culprit
+from pyrovae.infer.nonfinite.arguments import tensor_arguments
+from pyrovae.infer.nonfinite.locate import locate_non_finite
 from pyrovae.models.mixture import MixtureVAE
 from pyrovae.posteriors import SplineFlow
 from tests.infer.programs import PROGRAMS
@@ -60,7 +60,7 @@ def data(num: int = NUM, dims: int = 3) -> Tensor:
 
 
 def named(pair: Any, loss: Any, *args: Any, **kwargs: Any) -> str:
-    return find_culprit(Pair(pair.model, pair.guide), loss, args, kwargs)
+    return locate_non_finite(Pair(pair.model, pair.guide), loss, args, kwargs)
 
 
 class Normals:
@@ -151,7 +151,7 @@ class TestSites:
             with pyro.plate("data", len(x)):
                 pyro.sample("z", dist.Normal(pyro.param("m", torch.tensor(0.0)) * y, 1.0))
 
-        said = find_culprit(Pair(model, guide), ELBO(), (x, torch.ones(3)), {})
+        said = locate_non_finite(Pair(model, guide), ELBO(), (x, torch.ones(3)), {})
         assert said == (
             "value observed at site 'x' of the model is NaN in 1 of 3 entries, for datum 1 of the "
             "batch, where the batch holds NaN in datum 1"
@@ -167,7 +167,7 @@ class TestSites:
             pyro.sample("loc", dist.Normal(pyro.param("m", torch.tensor(0.3)), 1.0))
 
         x = torch.tensor([1.0, 2.0, torch.inf])
-        said = find_culprit(Pair(model, guide), Trace_ELBO(), (x,), {})
+        said = locate_non_finite(Pair(model, guide), Trace_ELBO(), (x,), {})
         assert said == (
             "scale of Normal at site 'x_2' of the model is infinite, for datum 2 of the batch, "
             "where the batch holds infinite numbers in datum 2"
@@ -176,7 +176,7 @@ class TestSites:
         def broken(x: Tensor) -> None:
             pyro.sample("loc", dist.Normal(pyro.param("m", torch.tensor(0.3)).log() * 0 + 1e39, 1))
 
-        said = find_culprit(Pair(model, broken), Trace_ELBO(), (x[:2],), {})
+        said = locate_non_finite(Pair(model, broken), Trace_ELBO(), (x[:2],), {})
         assert said == "loc of Normal at site 'loc' of the guide is infinite"
 
     @pytest.mark.parametrize("is_outer", [True, False], ids=["outer", "inner"])
@@ -200,7 +200,7 @@ class TestSites:
 
         x = data(4, 3).abs()
         x[3, 0] = -1.0
-        said = find_culprit(Pair(model, guide), ELBO(), (x,), {})
+        said = locate_non_finite(Pair(model, guide), ELBO(), (x,), {})
         assert said == (
             "scale of Normal at site 'x' of the model is NaN in 2 of 24 entries, for datum 3 of "
             "the batch"
@@ -214,7 +214,7 @@ class TestSites:
                 pyro.factor("extra", x.log())
 
         x = torch.tensor([1.0, -2.0, 3.0, 4.0])
-        assert find_culprit(Pair(model, Normals().guide), ELBO(), (x,), {}) == (
+        assert locate_non_finite(Pair(model, Normals().guide), ELBO(), (x,), {}) == (
             "log_factor of Unit at site 'extra' of the model is NaN in 1 of 4 entries, for datum 1 "
             "of the batch"
         )
@@ -273,13 +273,13 @@ class TestWhatIsMeant:
 
         loss = TraceEnum_ELBO(max_plate_nesting=1)
         pair, x = Pair(model, lambda x, scale: None), torch.tensor([0.5, 1.5, 0.5])
-        assert find_culprit(pair, loss, (x, torch.ones(3)), {}) is None
-        said = find_culprit(pair, loss, (1.6 * x, torch.ones(3)), {})
+        assert locate_non_finite(pair, loss, (x, torch.ones(3)), {}) is None
+        said = locate_non_finite(pair, loss, (1.6 * x, torch.ones(3)), {})
         assert said.startswith(
             "log density of Uniform at site 'x' of the model is infinite in 2 of"
         )
         assert said.endswith(", for datum 1 of the batch")
-        said = find_culprit(pair, loss, (x, torch.ones(3).log() / 0), {})
+        said = locate_non_finite(pair, loss, (x, torch.ones(3).log() / 0), {})
         assert said.startswith("scale of Normal at site 'y' of the model is NaN in 3 of 3 entries")
 
 
@@ -302,7 +302,7 @@ class TestParameters:
             program.loss.loss_and_grads(*pair.functions, *args, **kwargs)
         with torch.no_grad():
             program.modules[0][2].bias[0] = torch.inf  # type: ignore[index]
-        said = find_culprit(pair, program.loss, args, kwargs)
+        said = locate_non_finite(pair, program.loss, args, kwargs)
         assert said == "parameter 'encoder.2.bias' is infinite in 1 of 5 entries"
 
     def test_under_a_constraint(self) -> None:
@@ -319,9 +319,9 @@ class TestParameters:
             with torch.no_grad():
                 dict(pyro.get_param_store().named_parameters())["noise"][1] = 100.0
         expected = "parameter 'noise', under its constraint, is infinite in 1 of 2 entries"
-        assert find_culprit(pair, ELBO(), (torch.ones(2),), {}) == expected
+        assert locate_non_finite(pair, ELBO(), (torch.ones(2),), {}) == expected
         with pair.store():  # as a step is in
-            assert find_culprit(pair, ELBO(), (torch.ones(2),), {}) == expected
+            assert locate_non_finite(pair, ELBO(), (torch.ones(2),), {}) == expected
             assert set(pyro.get_param_store()) == {"noise", "slope"}
 
 
@@ -351,7 +351,7 @@ class TestGradients:
                     z = pyro.sample("z", dist.Normal(0.0, 1.0))
                     pyro.sample("x", dist.Normal(z + self.weight.square().sqrt(), 1.0), obs=x)
 
-        said = find_culprit(Pair(Model(), Normals().guide), ELBO(), (torch.ones(2),), {})
+        said = locate_non_finite(Pair(Model(), Normals().guide), ELBO(), (torch.ones(2),), {})
         assert said.startswith(
             "the gradient of parameter 'weight' is NaN in 1 of 2 entries, though all sites and the "
             "gradients in them are finite"
@@ -369,7 +369,7 @@ class TestGradients:
                 pyro.sample("z", dist.Normal(pyro.param("m", torch.tensor(0.0)), 1.0))
 
         x = torch.tensor([1.0, torch.nan, 2.0])
-        said = find_culprit(Pair(model, guide), ELBO(), (x,), {})
+        said = locate_non_finite(Pair(model, guide), ELBO(), (x,), {})
         assert "for datum 1 of the batch, where the batch holds NaN in datum 1" in said
         assert said.startswith("gradient in the loc of Normal at site 'x' of the model is NaN")
         assert said.endswith("; then the gradient of parameter 'm' is NaN")
@@ -417,7 +417,7 @@ class TestFamilies:
                 z = pyro.sample("z", dist.Bernoulli(0.5))
                 pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
-        said = find_culprit(Pair(model, guide), ELBO(), (torch.tensor([1.0, -1.0]),), {})
+        said = locate_non_finite(Pair(model, guide), ELBO(), (torch.tensor([1.0, -1.0]),), {})
         assert said == (
             "logits of Bernoulli at site 'z' of the guide is NaN in 1 of 2 entries, for datum 1 of "
             "the batch"
@@ -439,7 +439,7 @@ class TestFamilies:
 
         x = data(4, 2)
         x[2, 1] = 1.0
-        said = find_culprit(Pair(model, guide), IWAE(3), (x,), {})
+        said = locate_non_finite(Pair(model, guide), IWAE(3), (x,), {})
         assert said == (
             "scale of Normal at site 'x' of the model is infinite in 6 of 24 entries, for datum 2 "
             "of the batch"
@@ -449,11 +449,13 @@ class TestFamilies:
         parts = dist.Normal(torch.zeros(2, 3, 4), torch.ones(2, 3, 4)).to_event(1)
         mixture = dist.MixtureSameFamily(dist.Categorical(logits=torch.zeros(2, 3)), parts)
         found = [
-            (f"{each.name} of {each.family}", each.event_dim) for each in arguments_of(mixture)
+            (f"{each.name} of {each.family}", each.event_dim) for each in tensor_arguments(mixture)
         ]
         assert found == [("logits of Categorical", 1), ("loc of Normal", 0), ("scale of Normal", 0)]
         matrix = dist.MultivariateNormal(torch.zeros(5, 2), scale_tril=torch.eye(2))
-        found = [(f"{each.name} of {each.family}", each.event_dim) for each in arguments_of(matrix)]
+        found = [
+            (f"{each.name} of {each.family}", each.event_dim) for each in tensor_arguments(matrix)
+        ]
         assert found == [
             ("scale_tril of MultivariateNormal", 2),
             ("loc of MultivariateNormal", 1),
@@ -481,7 +483,7 @@ def test_nothing_is_left_of_it(name: str) -> None:
     held, random, stored = [b.clone() for b in buffers], torch.get_rng_state(), pair.stored()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        said = find_culprit(pair, program.loss, args, kwargs)
+        said = locate_non_finite(pair, program.loss, args, kwargs)
     assert said is None
     for parameter, value, grad, gradient in before:
         torch.testing.assert_close(parameter, value, rtol=0, atol=0)
@@ -494,5 +496,5 @@ def test_nothing_is_left_of_it(name: str) -> None:
     (x, *rest) = args
     x = x.clone()
     x[1] = torch.nan
-    said = find_culprit(pair, program.loss, (x, *rest), kwargs)
+    said = locate_non_finite(pair, program.loss, (x, *rest), kwargs)
     assert said.endswith(", where the batch holds NaN in datum 1"), said

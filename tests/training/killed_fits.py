@@ -30,7 +30,7 @@ from pyrovae.runs import train as training
 from pyrovae.training.resumable import Resumable
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.training.killed"])
+_PROCESSES.set_forkserver_preload(["tests.training.killed_fits"])
 
 NUM_DATA, BATCH = 50, 8
 STEPS = 7

@@ -1,4 +1,4 @@
-"""``python -m tests.parallel.killed_once ARGUMENTS...``: run pyrovae, and kill its second process.
+"""``python -m tests.parallel.kill_once ARGUMENTS...``: run pyrovae, and kill its second process.
 
 The first time that it is started, in a step of training.
 

@@ -9,14 +9,14 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Batch", "WrongNumbers"]
+__all__ = ["NonFiniteTensor", "StepBatch"]
 
 _MOST = 5
 """Data that are named by number; others are counted."""
 
 
 @dataclass(frozen=True)
-class WrongNumbers:
+class NonFiniteTensor:
     """A tensor that is not finite.
 
     Attributes:
@@ -34,7 +34,7 @@ class WrongNumbers:
     @staticmethod
     def of(
         what: str, tensor: Shaped[Tensor, "..."], rows: frozenset[int] | None = None
-    ) -> "WrongNumbers | None":
+    ) -> "NonFiniteTensor | None":
         """What is not finite in a tensor, if anything."""
         wrong = ~tensor.detach().isfinite()
         num = int(wrong.sum())
@@ -42,11 +42,11 @@ class WrongNumbers:
             return None
         entries = f" in {num} of {wrong.numel()} entries" if wrong.numel() > 1 else ""
         is_zero = bool((tensor[wrong] == -torch.inf).all())
-        return WrongNumbers(what, _kind(tensor) + entries, rows, is_zero)
+        return NonFiniteTensor(what, _kind(tensor) + entries, rows, is_zero)
 
 
 @dataclass(frozen=True)
-class Batch:
+class StepBatch:
     """The data of a step.
 
     Attributes:
@@ -62,11 +62,11 @@ class Batch:
     numbers: Sequence[int] | None = None
 
     @staticmethod
-    def of(args: Any, numbers: Sequence[int] | None = None) -> "Batch":
+    def of(args: Any, numbers: Sequence[int] | None = None) -> "StepBatch":
         """The data among arguments: tensors with a row for each of them."""
         tensors = [each for each in tree_leaves(args) if isinstance(each, Tensor)]
         if not tensors or not tensors[0].ndim:
-            return Batch(None, "", frozenset())
+            return StepBatch(None, "", frozenset())
         size = len(tensors[0])
         parts = [each for each in tensors if each.ndim and len(each) == size]
         wrong = torch.zeros(size, dtype=torch.bool)
@@ -75,7 +75,7 @@ class Batch:
         kinds = [kind for kind in map(_kind, parts) if kind]
         kind = kinds[0] if len(set(kinds)) == 1 else "NaN or infinite" if kinds else ""
         known = numbers if numbers is not None and len(numbers) == size else None
-        return Batch(size, kind, _numbers(wrong), known)
+        return StepBatch(size, kind, _numbers(wrong), known)
 
     def rows(self, wrong: Bool[Tensor, "..."], dim: int, frame: Any) -> frozenset[int] | None:
         """The data that entries of a tensor belong to.
@@ -97,7 +97,7 @@ class Batch:
         repeats = frame.size // self.size  # several samples of a datum, side by side
         return frozenset(number // repeats for number in numbers)
 
-    def clause(self, found: WrongNumbers) -> str:
+    def clause(self, found: NonFiniteTensor) -> str:
         """What is not finite, how, and for which data."""
         return f"{found.what} is {found.how}{self._for(found.rows)}{self.note(found.rows)}"
 

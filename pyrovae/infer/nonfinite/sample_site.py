@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from ..pair.latents import LOG_PROB_ERRORS
-from .arguments import Argument, arguments_of
-from .wrong_numbers import Batch, WrongNumbers
+from .arguments import Argument, tensor_arguments
+from .non_finite_tensor import NonFiniteTensor, StepBatch
 
-__all__ = ["PassedSite"]
+__all__ = ["SampleSite"]
 
 
-class PassedSite:
+class SampleSite:
     """A sample site as a program passes it, within the handlers that it runs under.
 
     Arguments:
@@ -28,7 +28,7 @@ class PassedSite:
         batch: the data of the step.
     """
 
-    def __init__(self, msg: Any, plate: str, batch: Batch) -> None:
+    def __init__(self, msg: Any, plate: str, batch: StepBatch) -> None:
         self._msg = msg
         self._fn = msg["fn"]
         self._batch = batch
@@ -37,7 +37,7 @@ class PassedSite:
         is_replayed = any(isinstance(each, ReplayMessenger) for each in _PYRO_STACK)
         self._name = f"site {msg['name']!r} of the {'model' if is_replayed else 'guide'}"
 
-    def first(self) -> WrongNumbers | None:
+    def first(self) -> NonFiniteTensor | None:
         """Of a site that is not finite, the first part that is not; None of one that is."""
         try:
             log_density = self._log_density()
@@ -55,21 +55,23 @@ class PassedSite:
                     return cause
         return log_density
 
-    def argument(self) -> WrongNumbers | None:
+    def argument(self) -> NonFiniteTensor | None:
         """The first argument that is not finite; also where no value could be drawn."""
         return next((each for each in self._arguments() if each is not None), None)
 
-    def value(self) -> WrongNumbers | None:
+    def value(self) -> NonFiniteTensor | None:
         """What is not finite in its value."""
         role = "observed" if self._msg["is_observed"] else "drawn"
         if self._msg["infer"].get("_deterministic"):
             role = "computed"
         return self._part(f"value {role} at", self._msg["value"], self._fn.event_dim)
 
-    def on_gradient(self, note: Callable[[WrongNumbers], None]) -> None:
+    def on_gradient(self, note: Callable[[NonFiniteTensor], None]) -> None:
         """Call with each gradient in its value or arguments that is not finite, as it comes."""
         parts = [("value", self._msg["value"], self._fn.event_dim)]
-        parts += [(_what(each), each.value, self._behind(each)) for each in arguments_of(self._fn)]
+        parts += [
+            (_what(each), each.value, self._behind(each)) for each in tensor_arguments(self._fn)
+        ]
         for what, tensor, behind in parts:
             if isinstance(tensor, Tensor) and tensor.requires_grad:
 
@@ -80,14 +82,14 @@ class PassedSite:
 
                 tensor.register_hook(look)
 
-    def _arguments(self) -> Iterator[WrongNumbers | None]:
-        for each in arguments_of(self._fn):
+    def _arguments(self) -> Iterator[NonFiniteTensor | None]:
+        for each in tensor_arguments(self._fn):
             value = each.value
             if each.name.endswith("logits"):
                 value = value.masked_fill(value == -torch.inf, 0.0)  # a probability of 0 is fine
             yield self._part(f"{_what(each)} at", value, self._behind(each))
 
-    def _log_density(self) -> WrongNumbers | None:
+    def _log_density(self) -> NonFiniteTensor | None:
         msg = self._msg
         # With gradients, since distributions may keep what they compute.
         log_prob = self._fn.log_prob(msg["value"], *msg["args"], **msg["kwargs"])
@@ -95,23 +97,23 @@ class PassedSite:
         wrong = self._part(f"log density of {_family(self._fn)} at", log_prob, 0)
         return None if wrong is None else self._with_figures(wrong)
 
-    def _with_figures(self, wrong: WrongNumbers) -> WrongNumbers:
+    def _with_figures(self, wrong: NonFiniteTensor) -> NonFiniteTensor:
         """With the extremes of what is finite in the arguments and the value."""
-        tensors = [(each.name, each.value) for each in arguments_of(self._fn)]
+        tensors = [(each.name, each.value) for each in tensor_arguments(self._fn)]
         if isinstance(self._msg["value"], Tensor):
             tensors.append(("value", self._msg["value"]))
         known = [(name, tensor[tensor.isfinite()]) for name, tensor in tensors]
         figures = [f"{name} {_range(tensor)}" for name, tensor in known if tensor.numel()]
         return replace(wrong, how=f"{wrong.how} ({', '.join(figures)})") if figures else wrong
 
-    def _part(self, what: str, tensor: Any, behind: int) -> WrongNumbers | None:
+    def _part(self, what: str, tensor: Any, behind: int) -> NonFiniteTensor | None:
         """What is not finite in a tensor with so many dimensions behind those of the batch shape"""
         if not isinstance(tensor, Tensor):
             return None
         wrong = ~tensor.detach().isfinite()
         dim = getattr(self._frame, "dim", None) or 0
         rows = self._batch.rows(wrong, dim - behind, self._frame)
-        return WrongNumbers.of(f"{what} {self._name}", tensor, rows)
+        return NonFiniteTensor.of(f"{what} {self._name}", tensor, rows)
 
     def _behind(self, argument: Argument) -> int:
         inner = argument.num_batch_dims - len(self._fn.batch_shape)
@@ -134,7 +136,7 @@ def _range(tensor: Tensor) -> str:
     return f"{low:.3g}" if low == high else f"from {low:.3g} to {high:.3g}"
 
 
-def _may_explain(cause: WrongNumbers, effects: list[WrongNumbers]) -> bool:
+def _may_explain(cause: NonFiniteTensor, effects: list[NonFiniteTensor]) -> bool:
     """Whether the data of one are among those of the others, as far as is known."""
     return not effects or any(
         cause.rows is None or effect.rows is None or bool(cause.rows & effect.rows)
