@@ -60,10 +60,10 @@ def compare_em_vi(settings: Settings, output: Path | None, console: Console) -> 
 
 def write_pictures(run: RunDirectory, comparison: Comparison) -> None:
     """``bounds.png``, ``densities.png``, ``gradient_variance.png`` and ``motion.gif``."""
-    run.write_figure("bounds", pictures.bounds(comparison))
-    run.write_figure("densities", pictures.densities(comparison))
-    run.write_figure("gradient_variance", pictures.gradient_variances(comparison))
-    run.write_animation("motion", pictures.motion(comparison), pictures.FRAMES_PER_SECOND)
+    run.write_figure("bounds", pictures.plot_bounds(comparison))
+    run.write_figure("densities", pictures.plot_densities(comparison))
+    run.write_figure("gradient_variance", pictures.plot_gradient_variances(comparison))
+    run.write_animation("motion", pictures.animate_fits(comparison), pictures.FRAMES_PER_SECOND)
 
 
 def _write(run: RunDirectory, comparison: Comparison) -> None:

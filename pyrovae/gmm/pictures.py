@@ -17,7 +17,13 @@ from .climb import Climb
 from .compare import Comparison
 from .mixture import Mixture
 
-__all__ = ["FRAMES_PER_SECOND", "bounds", "densities", "gradient_variances", "motion"]
+__all__ = [
+    "FRAMES_PER_SECOND",
+    "animate_fits",
+    "plot_bounds",
+    "plot_densities",
+    "plot_gradient_variances",
+]
 
 FRAMES_PER_SECOND = 6
 
@@ -29,7 +35,7 @@ _SHOWN = ("EM", "VI, amortised q")
 """The two methods that are shown side by side."""
 
 
-def bounds(comparison: Comparison) -> Figure:
+def plot_bounds(comparison: Comparison) -> Figure:
     """For each method the bound and what it bounds, with the gap shaded; below, all gaps.
 
     Steps are on a logarithmic scale, the start being 1.
@@ -81,7 +87,7 @@ def _bound(axes: Any, name: str, climb: Climb) -> None:
     axes.grid(alpha=0.3)
 
 
-def densities(comparison: Comparison) -> Figure:
+def plot_densities(comparison: Comparison) -> Figure:
     """p(x) and q(z | x) where EM and amortised VI ended.
 
     In two dimensions q is shown over the plane; in more, data and mixture are projected to the
@@ -108,7 +114,7 @@ def densities(comparison: Comparison) -> Figure:
     return figure
 
 
-def gradient_variances(comparison: Comparison) -> Figure:
+def plot_gradient_variances(comparison: Comparison) -> Figure:
     """The variance of the score-function gradient by step, with and without a baseline."""
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
@@ -130,7 +136,7 @@ def gradient_variances(comparison: Comparison) -> Figure:
     return figure
 
 
-def motion(comparison: Comparison) -> FuncAnimation:
+def animate_fits(comparison: Comparison) -> FuncAnimation:
     """EM and amortised VI moving over the same data, from the same start."""
     figure = Figure(figsize=(9, 4.6))
     panels = figure.subplots(1, 2)

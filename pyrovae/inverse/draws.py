@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..infer.pair.pair import Pair
 from ..likelihoods.support import check_values
-from .program import Latents, Observed, Parts
+from .observed_pair import Latents, Observed, Parts
 
 __all__ = ["Batch", "Posterior", "joined"]
 

@@ -19,7 +19,7 @@ from .methods import METHODS, Method
 from .methods.method import Advance
 from .methods.refined import Refined
 from .operators import Mask, Operator
-from .program import Observed, Parts
+from .observed_pair import Observed, Parts
 
 __all__ = ["check_given", "posterior"]
 

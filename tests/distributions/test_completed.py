@@ -19,7 +19,7 @@ from pyrovae.distributions import (
     features,
     marginal,
 )
-from tests.inverse.linear_gaussian import assert_draws_of
+from tests.inverse.linear_gaussian import assert_draws_match_normal
 from tests.pairs import assert_unbiased
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -55,7 +55,7 @@ def test_a_normal_of_all_features(entries: list[float]) -> None:
     absent = y.isnan()
     torch.testing.assert_close(given.mean[absent], mean)
     x = completed(p, y.expand(4000, 4)).sample()
-    assert_draws_of(x[:, absent], mean, covariance)
+    assert_draws_match_normal(x[:, absent], mean, covariance)
     assert torch.equal(x[:, ~absent], y[~absent].expand(4000, -1))
     torch.testing.assert_close(
         given.log_prob(x[:9]), MultivariateNormal(mean, covariance).log_prob(x[:9, absent])

@@ -108,21 +108,21 @@ def test_bad_settings_are_refused(settings, message):
 
 def test_the_pictures_show_what_they_say():
     comparison = small()
-    titles = [axes.get_title() for axes in pictures.bounds(comparison).axes]
+    titles = [axes.get_title() for axes in pictures.plot_bounds(comparison).axes]
     assert titles == [*METHODS[:8], "the gap of each method"]
-    gaps = pictures.bounds(comparison).axes[-1].get_legend_handles_labels()[1]
+    gaps = pictures.plot_bounds(comparison).axes[-1].get_legend_handles_labels()[1]
     assert len(gaps) == 8
-    em_panel = pictures.bounds(comparison).axes[0]
+    em_panel = pictures.plot_bounds(comparison).axes[0]
     drawn = em_panel.get_lines()[1].get_ydata()
     np.testing.assert_allclose(drawn, comparison.results["EM"].climb.elbo)
-    titles = [axes.get_title() for axes in pictures.densities(comparison).axes]
+    titles = [axes.get_title() for axes in pictures.plot_densities(comparison).axes]
     assert titles == [
         "EM: p(x; θ)",
         "EM: p(z | x)",
         "VI, amortised q: p(x; θ)",
         "VI, amortised q: q(z | x)",
     ]
-    lines = pictures.gradient_variances(comparison).axes[0].get_lines()
+    lines = pictures.plot_gradient_variances(comparison).axes[0].get_lines()
     assert [line.get_label() for line in lines] == ["VI, score", "VI, score, baseline"]
 
 
@@ -133,7 +133,7 @@ def test_with_one_component_nothing_is_left_to_guess():
             assert abs(result.climb.kl[-1]) < 1e-12
     assert comparison.results["VB, SVI"].climb.kl[-1] > 0
     assert comparison.results["VB, CAVI"].climb.kl[-1] == 0
-    assert pictures.gradient_variances(comparison).axes[0].get_lines() == []
+    assert pictures.plot_gradient_variances(comparison).axes[0].get_lines() == []
 
 
 def run(*arguments: str) -> None:

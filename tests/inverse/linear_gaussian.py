@@ -50,7 +50,7 @@ def log_density(mean: Tensor, covariance: Tensor, x: Tensor) -> Tensor:
     return MultivariateNormal(mean, covariance).log_prob(x)
 
 
-def assert_draws_of(
+def assert_draws_match_normal(
     draws: Tensor, mean: Tensor, covariance: Tensor, effective: float | None = None
 ) -> None:
     """Mean and covariance of draws are these, to 4.5 standard errors.

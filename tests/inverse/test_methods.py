@@ -9,7 +9,7 @@ from torch import Tensor
 from pyrovae.inverse import Linear, Noise, Operator
 from pyrovae.models.pca import ProbabilisticPCA
 
-from .linear_gaussian import assert_draws_of, exact, model, of_missing
+from .linear_gaussian import assert_draws_match_normal, exact, model, of_missing
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -60,7 +60,7 @@ def test_missing_entries_given_the_others(method: Any, num: int) -> None:
         effective = None
         if "effective_samples" in result.diagnostics and isinstance(method, dict):
             effective = min(num, float(result.diagnostics["effective_samples"][i]))
-        assert_draws_of(result.x[:, i], mean, covariance, effective)
+        assert_draws_match_normal(result.x[:, i], mean, covariance, effective)
         seen = ~y[i].isnan()
         assert torch.equal(result.mean[i, seen], y[i, seen])
         assert torch.equal(result.x[:, i, seen], y[i, seen].expand(num, -1))
@@ -102,4 +102,4 @@ def test_linear_observations(method: dict[str, Any], num: int, which: int) -> No
     result = ppca.posterior(y, operator=operator, method=method, num_samples=num)
     mean, covariance = exact(ppca, y[0], matrix, noise, of_mean=operator.of == "mean")
     effective = min(num, float(result.diagnostics["effective_samples"][0]))
-    assert_draws_of(result.x[:, 0], mean, covariance, effective)
+    assert_draws_match_normal(result.x[:, 0], mean, covariance, effective)

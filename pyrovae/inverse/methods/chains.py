@@ -5,7 +5,7 @@ from jaxtyping import Float
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
 
-from ..program import Latents
+from ..observed_pair import Latents
 from .method import Diagnostics
 
 __all__ = ["FEWEST", "as_vectors", "of_chains"]

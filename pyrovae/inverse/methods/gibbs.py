@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from ..program import Latents, Observed, Parts, drawn, log_weights
+from ..observed_pair import Latents, Observed, Parts, drawn, log_weights
 from .chains import as_vectors, of_chains
 from .method import Advance, Diagnostics, Drawn, Method, at_least
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...errors import InputError
-from ..program import Latents, Observed, Parts
+from ..observed_pair import Latents, Observed, Parts
 
 __all__ = ["Advance", "Diagnostics", "Drawn", "Method", "at_least"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...infer.estimators.densities import RowDensities
-from ..program import Observed, Parts
+from ..observed_pair import Observed, Parts
 from .chains import FEWEST, of_chains
 from .method import Advance, Drawn, Method, at_least
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...declared import parse_declaration
 from ...infer.estimators.pareto import pareto_k
-from ..program import Observed, Parts
+from ..observed_pair import Observed, Parts
 from .method import Advance, Diagnostics, Drawn, Method, at_least
 from .refined import Refined
 

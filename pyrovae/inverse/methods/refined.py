@@ -15,7 +15,7 @@ from ...errors import InputError
 from ...infer.estimators.densities import RowDensities
 from ...infer.estimators.pareto import pareto_k
 from ...posteriors import POSTERIORS
-from ..program import Observed, Parts
+from ..observed_pair import Observed, Parts
 from .method import Advance, Drawn, Method, at_least
 
 __all__ = ["Refined", "Refinement"]

@@ -13,7 +13,7 @@ from pyrovae import InputError
 from pyrovae.inverse import Linear, Noise, posterior
 from tests.pairs import user_pair
 
-from .linear_gaussian import assert_draws_of
+from .linear_gaussian import assert_draws_match_normal
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -69,7 +69,7 @@ def test_positive_latents_and_two_of_them(method: dict[str, Any], num: int) -> N
     seen = ~y[0].isnan()
     mean, covariance = exact(y[0, seen], torch.eye(3)[seen], 0.0)
     effective = min(num, float(result.diagnostics["effective_samples"]))
-    assert_draws_of(result.x[:, 0], mean, covariance, effective)
+    assert_draws_match_normal(result.x[:, 0], mean, covariance, effective)
     assert result.latents["b"].gt(0).all()
     assert set(result.latents) == {"a", "b"}
 
@@ -89,7 +89,7 @@ def test_an_operator_on_a_site_of_any_name_in_a_plate_of_any_name() -> None:
     )
     mean, covariance = exact(y[0], matrix, 0.6)
     effective = min(1000, float(result.diagnostics["effective_samples"]))
-    assert_draws_of(result.x[:, 0], mean, covariance, effective)
+    assert_draws_match_normal(result.x[:, 0], mean, covariance, effective)
 
 
 @pytest.mark.parametrize(
