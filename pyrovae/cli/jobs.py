@@ -13,8 +13,9 @@ from ..runs.config import RunConfig
 from ..runs.directory import RunDirectory
 from ..runs.evaluation import evaluate_annealed, evaluate_elbo, evaluate_log_likelihood
 from ..runs.pictures import picture_reconstructions, picture_samples
-from ..runs.prepare import arrange, build, check, load_data, prepare, resolve
+from ..runs.prepare import arrange_data, build_model, check_data, load_data, prepare_data
 from ..runs.report import print_comparison
+from ..runs.resolve import resolve_options
 from ..runs.train import run_name, train
 from ..runs.trained import finite, in_chunks, open_run
 
@@ -99,9 +100,9 @@ def compare(config: RunConfig, likelihoods: list[Any], console: Console) -> Path
         }
         each = config.model_copy(update=changes)
         dataset = load_data(each)
-        settled = resolve(each, dataset, parent / name, console)
-        dataset = arrange(settled, dataset)
-        check(build(settled, dataset), prepare(settled, dataset))
+        settled = resolve_options(each, dataset, parent / name, console)
+        dataset = arrange_data(settled, dataset)
+        check_data(build_model(settled, dataset), prepare_data(settled, dataset))
         configs.append(each)
     records = {}
     for name, each in zip(names, configs, strict=True):

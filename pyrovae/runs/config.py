@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import InputError, did_you_mean, error_reason, short_repr
-from .yaml_text import plain_yaml
+from .yaml_text import parse_yaml
 
 __all__ = ["RunConfig", "explain", "from_yaml", "read_config", "to_yaml", "validated"]
 
@@ -182,7 +182,7 @@ def read_config(path: Path | None, overrides: Mapping[str, Any]) -> RunConfig:
         except (OSError, ValueError) as error:  # a ValueError where NUL is in the name
             raise InputError(f"cannot read {path}: {error_reason(error)}") from error
         try:
-            options = plain_yaml(text)
+            options = parse_yaml(text)
         except InputError as error:
             raise InputError(f"{path} cannot be used: {error}") from None
         options = {} if options is None else options
@@ -233,7 +233,7 @@ def from_yaml(text: str, option: str) -> Any:
         InputError: if it means nothing.
     """
     try:
-        value = plain_yaml(text)
+        value = parse_yaml(text)
     except InputError as error:
         raise InputError(f"{option} cannot be {short_repr(text)}: {error}") from None
     if value is None:

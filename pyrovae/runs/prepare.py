@@ -1,15 +1,12 @@
-"""From a configuration to what is trained: the data, the likelihood, the model."""
+"""The data and the model of a run: load the data, prepare them, build the model, check the data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from math import prod
-from pathlib import Path
-from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from ..data import Batches, Dataset, Split, binarise, load
@@ -23,243 +20,85 @@ from ..data.binarise import (
 from ..data.memory import check_fits_memory, memory_guard
 from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
-from ..likelihoods.infer import propose
 from ..likelihoods.support import check_values
 from ..models.base.model import LatentVariableModel
-from ..models.catalogue import MODELS, check_declared, model_of
+from ..models.catalogue import model_of
 from ..nn import MLP, ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
 from .config import RunConfig
+from .resolve import INFER, LABELLED, as_settings, resolve_parts
 
 __all__ = [
-    "INFER",
     "NOISE_SEED",
-    "arrange",
-    "build",
-    "check",
-    "check_size",
+    "arrange_data",
+    "build_model",
+    "check_data",
+    "check_memory",
     "load_data",
-    "prepare",
-    "resolve",
-    "settle",
-    "training_batches",
+    "make_training_batches",
+    "prepare_data",
 ]
 
 NOISE_SEED = 0
-"""Held-out data are binarised, or dequantised, once, the same in every run."""
+"""Seed of the binarisation or dequantisation of held-out data, the same in every run."""
 
-INFER = "infer"
-"""In place of a likelihood: one for each column, as the data propose."""
-
-_DIGITS_LEVELS = 16
 _LABEL_SEED = 0
-"""Which labels are kept back is the same in every run."""
+"""Seed of the choice of labels that a semi-supervised model sees, the same in every run."""
 
-_SMALLER = "lower latent_dim, hidden, or the sizes of its parts"
+_ADVICE = "lower latent_dim, hidden, or the sizes of its parts"
 
 _COPIES = 4
-"""Of each parameter in training: itself, its gradient, and two moments of Adam's."""
-
-_ALPHA = 0.1
-"""Weight of the classification of N data, for each of them, in Kingma et al. (2014)."""
-
-_LABELLED = ("conditional", "semi_supervised")
-"""Families that are told labels."""
+"""Copies of each parameter in training: itself, its gradient, and the two moments of Adam."""
 
 
 def load_data(config: RunConfig) -> Dataset:
-    """The data that the configuration names."""
+    """Load the data that the configuration names."""
     return load(
         config.data,
         root=config.data_root,
         download=config.download,
         label=config.label,
         exposure=config.exposure,
-        words=_declares_columns(config),
+        words=_has_likelihood_per_column(config),
         validation_fraction=config.validation_fraction,
     )
 
 
-def _declares_columns(config: RunConfig) -> bool:
-    """Whether each column has a likelihood of its own, so that words can be numbered."""
+def _has_likelihood_per_column(config: RunConfig) -> bool:
+    """Whether each column has a likelihood of its own, so that columns may hold words."""
     spec = config.likelihood
     return spec == INFER or (isinstance(spec, dict) and spec.get("family") == "Mixed")
 
 
-def resolve(config: RunConfig, dataset: Dataset, path: Path, console: Console) -> RunConfig:
-    """The configuration with every option that can be kept with the run."""
-    likelihood = _likelihood(config, dataset, console)
-    settle(config, dataset)
-    is_bernoulli = likelihood == Likelihood("Bernoulli")
-    if config.dequantise and (
-        isinstance(likelihood, Mixed) or likelihood.build(dataset.event_shape).is_discrete
-    ):
-        raise InputError(
-            f"{likelihood} is of whole numbers as they are, in all columns or some; leave "
-            "dequantise out"
-        )
-    data = Path(config.data)
-    return config.model_copy(
-        update={
-            "data": str(data.resolve()) if data.suffix and data.is_file() else config.data,
-            "data_root": None if config.data_root is None else config.data_root.resolve(),
-            "likelihood": likelihood.to_dict(),
-            "binarise": config.binarise
-            or ("dynamic" if dataset.levels is not None and is_bernoulli else "none"),
-            "missing": dataset.has_missing if config.missing is None else config.missing,
-            "output": path,
-        }
-    )
+def arrange_data(config: RunConfig, dataset: Dataset) -> Dataset:
+    """Return the data with the columns and labels that the model uses.
 
-
-def settle(config: RunConfig, dataset: Dataset) -> RunConfig:
-    """The configuration with what the data add to its parts, such as their number of classes.
-
-    It is not kept with the run, whose options may be given again with other ones.
-
-    Raises:
-        InputError: if there is no such part, or the parts or the data do not go together.
-    """
-    model = _model(config, dataset)
-    return config.model_copy(
-        update={
-            "model": model,
-            "inference": _inference(config, dataset),
-            "objective": config.objective or MODELS[model["name"]].objective,
-        }
-    )
-
-
-def _named(declared: str | Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": declared} if isinstance(declared, str) else dict(declared)
-
-
-def _model(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
-    """The family with the settings that follow from the data."""
-    model = _named(config.model)
-    name = check_declared(
-        model, prior=config.prior, posterior=config.posterior, inference=config.inference
-    )
-    if config.num_labels is not None and name != "semi_supervised":
-        raise InputError(f"num_labels is of semi-supervised models; {name!r} is none")
-    if name == "hierarchical":
-        model.setdefault("latent_dims", [config.latent_dim, max(1, config.latent_dim // 2)])
-        model.setdefault("hidden", list(config.hidden) or [config.latent_dim])
-    if name in _LABELLED:
-        labels = [_labels_of(dataset, part, name) for part in dataset.splits]
-        model.setdefault("num_classes", max(int(y.max()) for y in labels) + 1)
-        model.setdefault("width", (config.hidden or (config.latent_dim,))[-1])
-    if name == "semi_supervised":
-        known = config.num_labels or int((labels[0] >= 0).sum())
-        model.setdefault("weight", _ALPHA * len(dataset.train) / max(1, known))
-    return model
-
-
-def _labels_of(dataset: Dataset, part: str, name: str) -> Tensor:
-    y = dataset.splits[part].y
-    if y is None:
-        raise InputError(
-            f"model {name!r} is told labels, and the {part} data of {dataset.name} have none; of a "
-            "CSV, name their column with label"
-        )
-    if name == "conditional" and bool((y < 0).any()):
-        raise InputError(
-            f"{int((y < 0).sum())} labels of the {part} data of {dataset.name} are missing (-1); a "
-            "conditional model needs all of them: use semi_supervised"
-        )
-    return y
-
-
-def _inference(config: RunConfig, dataset: Dataset) -> str | dict[str, Any]:
-    """How q(z | x) is found, with the number of data where each has its own."""
-    inference = _named(config.inference)
-    if inference["name"] == "free":
-        inference["num_data"] = len(dataset.train)
-    return inference if len(inference) > 1 else config.inference
-
-
-def _likelihood(config: RunConfig, dataset: Dataset, console: Console) -> Likelihood | Mixed:
-    x = dataset.train.x
-    if _named(config.model)["name"] == "ppca":
-        return _of_ppca(config)
-    if config.likelihood == INFER:
-        return _inferred(dataset, console)
-    if config.likelihood is not None:
-        likelihood = Likelihood.of(config.likelihood)
-        if ("exposure" in likelihood.given) != (config.exposure is not None):
-            raise InputError(
-                "an exposure column and a likelihood with exposure=true go together; got "
-                f"exposure {config.exposure!r} and {likelihood!r}"
-            )
-        return likelihood
-    if config.exposure is not None:
-        return Likelihood("NegativeBinomial", exposure=True)
-    if dataset.levels == _DIGITS_LEVELS:
-        return Likelihood("Binomial", total_count=16)
-    if dataset.is_grey or bool(((x == 0) | (x == 1) | x.isnan()).all()):
-        return Likelihood("Bernoulli")
-    if len(dataset.event_shape) == 1:
-        return Likelihood("Normal", scale="per_feature")
-    return Likelihood("Normal", scale="shared")
-
-
-def _of_ppca(config: RunConfig) -> Likelihood:
-    """That of probabilistic PCA, which has no other."""
-    normal = Likelihood("Normal", scale="shared", links={"scale": "exp"})
-    declared = config.likelihood
-    if declared is not None and (declared == INFER or Likelihood.of(declared) != normal):
-        raise InputError(
-            "probabilistic PCA has a normal likelihood of one scale, and is fitted in closed form; "
-            "leave likelihood out, or choose another model"
-        )
-    if config.exposure is not None:
-        raise InputError("probabilistic PCA takes no exposure; leave it out, or choose a vae")
-    return normal
-
-
-def _inferred(dataset: Dataset, console: Console) -> Mixed:
-    """A likelihood for each column, with the reasons; sizes are those of all the data."""
-    if dataset.features is None:
-        raise InputError(
-            f"likelihoods are inferred for the columns of a table; {dataset.name} is none"
-        )
-    x = torch.cat([part.x for part in dataset.splits.values()])
-    blocks: dict[str | tuple[str, ...], Likelihood] = {}
-    for i, name in enumerate(dataset.features):
-        words = dataset.categories.get(name)
-        blocks[name], reason = propose(name, x[:, i], None if words is None else len(words))
-        console.print(f"{name}: {blocks[name]}, as {reason}", highlight=False, soft_wrap=True)
-    return Mixed(blocks)
-
-
-def arrange(config: RunConfig, dataset: Dataset) -> Dataset:
-    """The data as the model is told them: columns in the order of the likelihood, where this names
-    them, and labels, where the model knows of any.
-
-    A semi-supervised model is told some labels of the training data, and no others.
+    Columns are in the order of the likelihood, if it names them. A conditional model gets all
+    labels. A semi-supervised model gets some or all labels of the training data, and none of
+    held-out data.
     """
     likelihood = Likelihood.of(config.likelihood)
     if isinstance(likelihood, Mixed):
         dataset = dataset.select(likelihood.columns)
-    name = _named(config.model)["name"]
-    if name not in _LABELLED:
+    name = as_settings(config.model)["name"]
+    if name not in LABELLED:
         return dataset
     parts = [replace(part, label=part.y) for part in dataset.splits.values()]
     if name == "semi_supervised":
         train, *held_out = parts
-        known = _kept(train, config.num_labels) if config.num_labels else train.label
+        known = _keep_labels(train, config.num_labels) if config.num_labels else train.label
         parts = [replace(train, label=known)]
         parts += [replace(part, label=torch.full((len(part),), -1)) for part in held_out]
     return dataset.with_splits(*parts)
 
 
-def _kept(part: Split, num: int) -> Tensor:
-    """Labels of which so many are kept, as many of each class, and the others are -1."""
+def _keep_labels(part: Split, num: int) -> Tensor:
+    """Return the labels with all but `num` of them set to -1; as many are kept of each class."""
     assert part.y is not None
     classes = part.y[part.y >= 0].unique().tolist()
     if num % len(classes) or num > len(part):
         raise InputError(
-            f"num_labels is {num}; it must be as many of each of {len(classes)} classes, "
-            f"and no more than the {len(part):,} training data"
+            f"num_labels is {num}; it must be a multiple of the {len(classes)} classes, to keep as "
+            f"many labels of each, and at most the {len(part):,} training data"
         )
     order = torch.randperm(len(part), generator=torch.Generator().manual_seed(_LABEL_SEED))
     label = torch.full_like(part.y, -1)
@@ -267,15 +106,19 @@ def _kept(part: Split, num: int) -> Tensor:
         rows = order[part.y[order] == each][: num // len(classes)]
         if len(rows) < num // len(classes):
             raise InputError(
-                f"num_labels is {num}, {num // len(classes)} of each class; class {each} has "
-                f"{len(rows)} training data"
+                f"num_labels is {num}, {num // len(classes)} of each class, but class {each} has "
+                f"only {len(rows)} training data; lower num_labels"
             )
         label[rows] = each
     return label
 
 
-def prepare(config: RunConfig, dataset: Dataset) -> Dataset:
-    """The data as the likelihood sees them; held-out data, and static ones, binarised once."""
+def prepare_data(config: RunConfig, dataset: Dataset) -> Dataset:
+    """Return the data as the likelihood sees them.
+
+    With binarisation or dequantisation, all splits are binarised or dequantised once, with a fixed
+    seed; :func:`make_training_batches` draws afresh for training where the configuration says so.
+    """
     parts = (dataset.train, dataset.validation, dataset.test)
     if config.dequantise:
         check_whole(dataset)
@@ -291,16 +134,23 @@ def prepare(config: RunConfig, dataset: Dataset) -> Dataset:
     return dataset.with_splits(train, validation, test)
 
 
-def training_batches(
+def make_training_batches(
     config: RunConfig, dataset: Dataset, prepared: Dataset, device: torch.device
 ) -> Batches:
-    """Batches for training, with fresh noise where the configuration asks for it."""
+    """Make batches for training, with fresh noise at each step if the configuration asks for it.
+
+    Arguments:
+        config: the resolved options.
+        dataset: the data before binarisation or dequantisation.
+        prepared: the data as :func:`prepare_data` returns them.
+        device: where the model is.
+    """
     draw: Callable[..., Tensor] | None = None
     if config.binarise == "dynamic":
         draw = partial(binarise, levels=dataset.levels or 1.0)
     elif config.dequantise:
         draw = dequantise
-    index = (torch.arange(len(dataset.train)),) if _is_free(config) else ()
+    index = (torch.arange(len(dataset.train)),) if _has_own_posteriors(config) else ()
     if draw is None:
         return Batches((*prepared.train.parts, *index), config.batch_size, device=device)
 
@@ -311,27 +161,32 @@ def training_batches(
     return Batches(parts, config.batch_size, transform=with_noise, device=device)
 
 
-def _is_free(config: RunConfig) -> bool:
-    """Whether training data come with their numbers, each having a q of its own."""
-    name: str = _named(config.inference)["name"]
+def _has_own_posteriors(config: RunConfig) -> bool:
+    """Whether each training datum has its own q(z | x), so that batches hold indices of data."""
+    name: str = as_settings(config.inference)["name"]
     return name == "free"
 
 
-def build(config: RunConfig, dataset: Dataset) -> LatentVariableModel:
-    """The model of these data, with new parameters."""
+def build_model(config: RunConfig, dataset: Dataset) -> LatentVariableModel:
+    """Build the model for these data, with new parameters.
+
+    Raises:
+        InputError: if the parts do not fit each other or the data, or the model does not fit into
+            memory.
+    """
     if config.likelihood is None:
-        raise InputError("the run's config.yaml names no likelihood")
-    config = settle(config, dataset)
+        raise InputError("the run's config.yaml names no likelihood; add one, or train again")
+    config = resolve_parts(config, dataset)
     widths = (prod(dataset.event_shape), *config.hidden, config.latent_dim)
     if config.network == "mlp":
-        _refuse_larger(sum(a * b for a, b in pairwise(widths)))
+        _check_size(sum(a * b for a, b in pairwise(widths)))
     mlp = partial(MLP, hidden=config.hidden)
     encoder, decoder = {
         "mlp": (mlp, mlp),
         "conv": (ConvEncoder, ConvDecoder),
         "residual": (ResidualEncoder, ResidualDecoder),
     }[config.network]
-    with memory_guard("the model", _SMALLER):
+    with memory_guard("the model", _ADVICE):
         family = model_of(
             config.model,
             event_shape=dataset.event_shape,
@@ -344,24 +199,27 @@ def build(config: RunConfig, dataset: Dataset) -> LatentVariableModel:
             decoder=decoder,
             missing=bool(config.missing),
         )
-    _refuse_larger(sum(parameter.numel() for parameter in family.parameters()))
+    _check_size(sum(parameter.numel() for parameter in family.parameters()))
     return family
 
 
-def check_size(family: LatentVariableModel, device: torch.device) -> None:
-    """Refuse a model that cannot be trained in the memory of this machine, where it is to be."""
+def check_memory(family: LatentVariableModel, device: torch.device) -> None:
+    """Refuse a model whose training would not fit into the memory of this machine.
+
+    Only training on the CPU is checked.
+    """
     if device.type == "cpu":
         num_parameters = sum(parameter.numel() for parameter in family.parameters())
-        _refuse_larger(num_parameters, "training", _COPIES)
+        _check_size(num_parameters, "training", _COPIES)
 
 
-def _refuse_larger(num_parameters: int, what: str = "holding", copies: int = 1) -> None:
+def _check_size(num_parameters: int, what: str = "holding", copies: int = 1) -> None:
     num_bytes = copies * num_parameters * torch.get_default_dtype().itemsize
-    check_fits_memory(num_bytes, f"{what} {num_parameters:,} parameters", _SMALLER)
+    check_fits_memory(num_bytes, f"{what} {num_parameters:,} parameters", _ADVICE)
 
 
-def check(family: LatentVariableModel, dataset: Dataset) -> None:
-    """Refuse data that the model cannot have produced, or whose density has no bound."""
+def check_data(family: LatentVariableModel, dataset: Dataset) -> None:
+    """Refuse data that the model cannot have produced, or whose density has no upper bound."""
     for name, part in dataset.splits.items():
         what = f"the {name} data of {dataset.name}"
         if not family.model.missing:

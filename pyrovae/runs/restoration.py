@@ -19,7 +19,7 @@ from ..infer import Estimate
 from ..inverse import METHODS, Downsample, Noise, Posterior
 from . import plots
 from .degradation import Degradation
-from .prepare import arrange, load_data
+from .prepare import arrange_data, load_data
 from .quality import calibration_error, psnr
 from .trained import Trained, open_run
 
@@ -172,7 +172,7 @@ def _originals(
     data = trained.data
     real = torch.get_default_dtype()
     if trained.config.binarise != "none" and degradation.task != "inpaint":
-        grey = arrange(trained.config, load_data(trained.config)).test.x[:num]
+        grey = arrange_data(trained.config, load_data(trained.config)).test.x[:num]
         return grey.to(real) / (data.levels or 1.0), (0.0, 1.0)
     x = data.test.x[:num].to(real)
     if trained.config.binarise != "none":

@@ -32,17 +32,15 @@ from .directory import RunDirectory
 from .evaluation import evaluate_elbo
 from .pictures import picture
 from .prepare import (
-    INFER,
-    arrange,
-    build,
-    check,
-    check_size,
+    arrange_data,
+    build_model,
+    check_data,
+    check_memory,
     load_data,
-    prepare,
-    resolve,
-    settle,
-    training_batches,
+    make_training_batches,
+    prepare_data,
 )
+from .resolve import INFER, resolve_options, resolve_parts
 from .trained import Trained, in_order
 
 __all__ = ["resume", "run_name", "train"]
@@ -115,8 +113,8 @@ def _begin(
     )
     RunDirectory.refuse_used(path)
     dataset = load_data(config)
-    config = resolve(config, dataset, path, console)
-    dataset = arrange(config, dataset)
+    config = resolve_options(config, dataset, path, console)
+    dataset = arrange_data(config, dataset)
     return config, dataset, *_made(config, dataset)
 
 
@@ -134,7 +132,7 @@ def _begin_again(path: Path) -> tuple[RunConfig, Dataset, Dataset, LatentVariabl
     is_finished = (path / "evaluation.json").is_file()
     if is_finished and _name(config.model) != "ppca" and not Snapshots(_states(run)).exist():
         raise InputError(f"{path} is of a finished run, and holds no states to go on from")
-    dataset = arrange(config, load_data(config))
+    dataset = arrange_data(config, load_data(config))
     return config, dataset, *_made(config, dataset)
 
 
@@ -147,11 +145,11 @@ def _made(config: RunConfig, dataset: Dataset) -> tuple[Dataset, LatentVariableM
     """The data as the likelihood sees them, and a model of them with new parameters."""
     device = find_device(config.device)
     torch.manual_seed(config.seed)
-    prepared = prepare(config, dataset)
-    family = build(config, dataset)
-    check_size(family, device)
+    prepared = prepare_data(config, dataset)
+    family = build_model(config, dataset)
+    check_memory(family, device)
     family.to(device)
-    check(family, prepared)
+    check_data(family, prepared)
     family.standardise(*(part.to(device) for part in prepared.train.parts))
     return prepared, family
 
@@ -176,8 +174,8 @@ def _run(
             _keep(trained)
         console.print("fitted by EM" if config.missing else "fitted in closed form")
     else:
-        batches = training_batches(config, dataset, prepared, device)
-        objective = settle(config, dataset).objective or "elbo"
+        batches = make_training_batches(config, dataset, prepared, device)
+        objective = resolve_parts(config, dataset).objective or "elbo"
         _train(trained, objective, batches, processes, console)
     if not processes.is_first:
         return

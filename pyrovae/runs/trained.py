@@ -16,7 +16,7 @@ from ..errors import InputError, short_repr
 from ..models.base.model import LatentVariableModel
 from .config import RunConfig
 from .directory import RunDirectory
-from .prepare import arrange, build, load_data, prepare
+from .prepare import arrange_data, build_model, load_data, prepare_data
 
 __all__ = ["EVALUATION_BATCH", "Trained", "finite", "in_chunks", "in_order", "open_run"]
 
@@ -60,7 +60,7 @@ def open_run(path: Path) -> Trained:
     config = run.read_config()
     device = find_device(config.device)
     event_shape, features = run.read_metadata("event_shape", "features")
-    dataset = arrange(config, load_data(config))
+    dataset = arrange_data(config, load_data(config))
     if list(dataset.event_shape) != event_shape:
         raise InputError(
             f"{config.data} now has data of shape {list(dataset.event_shape)}; the run was trained "
@@ -72,9 +72,9 @@ def open_run(path: Path) -> Trained:
             f"{config.data} now has columns {_listed(columns)}; the run was trained on "
             f"{_listed(features)}"
         )
-    family = build(config, dataset)
+    family = build_model(config, dataset)
     run.read_weights(family)
-    return Trained(run, config, prepare(config, dataset), family.to(device).eval(), device)
+    return Trained(run, config, prepare_data(config, dataset), family.to(device).eval(), device)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import yaml
 
 from ..errors import InputError
 
-__all__ = ["plain_yaml"]
+__all__ = ["parse_yaml"]
 
 _LONGEST = 1_000_000
 """Characters."""
@@ -34,10 +34,10 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-def plain_yaml(text: str) -> Any:
+def parse_yaml(text: str) -> Any:
     """What YAML means, where it is of None, truth values, numbers, words, lists and mappings.
 
-    >>> plain_yaml("{family: Normal, scale: 0.1}")
+    >>> parse_yaml("{family: Normal, scale: 0.1}")
     {'family': 'Normal', 'scale': 0.1}
 
     Raises:

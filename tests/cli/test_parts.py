@@ -18,7 +18,8 @@ from pyrovae.models.catalogue import MODELS
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS
 from pyrovae.runs.config import RunConfig
-from pyrovae.runs.prepare import arrange, load_data, resolve, settle
+from pyrovae.runs.prepare import arrange_data, load_data
+from pyrovae.runs.resolve import resolve_options, resolve_parts
 from pyrovae.runs.trained import open_run
 
 SMALL = ["--epochs", "1", "--hidden", "8", "--latent-dim", "2", "--compile", "false"]
@@ -103,8 +104,8 @@ def test_labels_that_are_told(images: Path) -> None:
     options = {"data": str(images), "model": "semi_supervised", "num_labels": 9}
     config = RunConfig.model_validate({**options, "likelihood": "poisson"})
     dataset = load_data(config)
-    config = resolve(config, dataset, Path("run"), Console())
-    one, two = arrange(config, dataset), arrange(config, dataset)
+    config = resolve_options(config, dataset, Path("run"), Console())
+    one, two = arrange_data(config, dataset), arrange_data(config, dataset)
     assert one.train.label is not None
     assert two.train.label is not None
     assert one.train.y is not None
@@ -115,7 +116,7 @@ def test_labels_that_are_told(images: Path) -> None:
     for part in (one.validation, one.test):
         assert part.label is not None
         assert (part.label == -1).all()
-    settled = settle(config, dataset)
+    settled = resolve_parts(config, dataset)
     assert isinstance(settled.model, dict)
     # The classification of N data in all counts 0.1 N, as in the paper.
     assert settled.model["weight"] * 9 == pytest.approx(0.1 * len(one.train))
@@ -133,12 +134,12 @@ def test_labels_that_are_told(images: Path) -> None:
         (["--prior", "vamp", "--posterior", "iaf"], "cannot be mixed"),
         (["--prior", "mixture", "--posterior", "concrete"], "the prior is of latents of shape"),
         (["--posterior", "low_rank", "--posterior.rank", "x"], "rank of posterior 'low_rank'"),
-        (["--model", "semi_supervised", "--num-labels", "10"], "as many of each of 3 classes"),
-        (["--model", "ppca", "--likelihood", "poisson"], "has a normal likelihood of one scale"),
+        (["--model", "semi_supervised", "--num-labels", "10"], "a multiple of the 3 classes"),
+        (["--model", "ppca", "--likelihood", "poisson"], "normal likelihood with one shared scale"),
         (["--model", "conditional", "--prior", "vamp"], "here q depends on y, too"),
         (["--model", "semi_supervised", "--posterior", "concrete"], "cannot stand beside y"),
         (["--model", "semi_supervised", "--model.classifier", "mlp"], "unknown setting 'classifi"),
-        (["--num-labels", "9"], "num_labels is of semi-supervised models"),
+        (["--num-labels", "9"], "num_labels is an option of the semi_supervised model"),
         (["--inference", "semi_amortised", "--posterior", "spline"], "refined where it is normal"),
         (["--model", "hierarchical", "--model.guide", "sideways"], "unknown guide 'sideways'"),
         (["--model.latent_dim", "3", "--model", "vae"], "unknown setting 'latent_dim' of model"),
@@ -170,4 +171,4 @@ def test_labels_that_are_not_there(tmp_path: Path, capsys: Any) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 3)))
     with pytest.raises(SystemExit, match="2"):
         main(["train", str(tmp_path / "x.npy"), "--model", "conditional", *SMALL])
-    assert "is told labels, and the training data of x have none" in capsys.readouterr().err
+    assert "needs labels, and the training data of x have none" in capsys.readouterr().err

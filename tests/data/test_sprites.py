@@ -25,7 +25,13 @@ from pyrovae.data.sprites import (
 )
 from pyrovae.likelihoods import Likelihood
 from pyrovae.runs.config import RunConfig
-from pyrovae.runs.prepare import build, check, prepare, resolve, training_batches
+from pyrovae.runs.prepare import (
+    build_model,
+    check_data,
+    make_training_batches,
+    prepare_data,
+)
+from pyrovae.runs.resolve import resolve_options
 
 SIZES = list(FACTORS.values())
 
@@ -143,12 +149,12 @@ def test_a_vae_of_sprites_is_bernoulli_on_the_pixels_as_they_are() -> None:
     assert [len(part) for part in dataset.splits.values()] == [36_000, 4_000, 10_000]
     few = dataset.with_splits(*(part[torch.arange(64)] for part in dataset.splits.values()))
     config = RunConfig(data="sprites", network="conv", epochs=1)
-    config = resolve(config, few, Path("run"), Console())
+    config = resolve_options(config, few, Path("run"), Console())
     assert config.likelihood == Likelihood("Bernoulli").to_dict()
     assert config.binarise == "none"
-    vae, prepared = build(config, few), prepare(config, few)
-    check(vae, prepared)
-    batches = training_batches(config, few, prepared, torch.device("cpu"))
+    vae, prepared = build_model(config, few), prepare_data(config, few)
+    check_data(vae, prepared)
+    batches = make_training_batches(config, few, prepared, torch.device("cpu"))
     history = fit(vae.model, vae.guide, batches, epochs=1, compile=False, progress=False)
     assert isfinite(history.epochs[0].loss)
     assert torch.equal(prepared.train.x, few.train.x)

@@ -18,7 +18,7 @@ from benchmarks.fuzz.runs import finished_run
 from benchmarks.fuzz.trees import Link, Tree, laid
 from pyrovae import InputError
 from pyrovae.runs.directory import RunDirectory
-from pyrovae.runs.yaml_text import plain_yaml
+from pyrovae.runs.yaml_text import parse_yaml
 from pyrovae.storage.checksum import checksum
 
 _LAST = "run/checkpoint/last.safetensors"
@@ -138,14 +138,14 @@ def bomb(levels: int) -> str:
 )
 def test_yaml(text: str, words: str | None) -> None:
     if words is None:
-        plain_yaml(text)
+        parse_yaml(text)
         return
     with pytest.raises(InputError, match=words):
-        plain_yaml(text)
+        parse_yaml(text)
 
 
 def test_names_are_words_and_dates_are_as_written() -> None:
-    assert plain_yaml("{1: {true: 2001-02-03}}") == {"1": {"True": "2001-02-03"}}
+    assert parse_yaml("{1: {true: 2001-02-03}}") == {"1": {"True": "2001-02-03"}}
 
 
 def test_a_name_that_looks_like_markup(tmp_path: Path) -> None:

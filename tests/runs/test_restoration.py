@@ -16,8 +16,9 @@ from pyrovae.runs import plots
 from pyrovae.runs.config import RunConfig
 from pyrovae.runs.degradation import Degradation
 from pyrovae.runs.directory import RunDirectory
-from pyrovae.runs.prepare import arrange, build, prepare, resolve
+from pyrovae.runs.prepare import arrange_data, build_model, prepare_data
 from pyrovae.runs.quality import calibration_error, psnr
+from pyrovae.runs.resolve import resolve_options
 from pyrovae.runs.restoration import doubts, restore
 from pyrovae.runs.trained import open_run
 
@@ -136,10 +137,10 @@ def run_of(path: Path, **options: Any) -> Path:
     """A run without its pictures: a fitted PCA, or a network as it starts."""
     options = {"data": "digits", **options}
     dataset = load(options["data"])
-    config = resolve(RunConfig(**options), dataset, path, QUIET)
-    dataset = arrange(config, dataset)
-    family = build(config, dataset)
-    family.standardise(*prepare(config, dataset).train.parts)
+    config = resolve_options(RunConfig(**options), dataset, path, QUIET)
+    dataset = arrange_data(config, dataset)
+    family = build_model(config, dataset)
+    family.standardise(*prepare_data(config, dataset).train.parts)
     if isinstance(family, ProbabilisticPCA):
         family.fit(dataset.train.x)
     run = RunDirectory.create(path)
