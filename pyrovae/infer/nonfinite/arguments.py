@@ -1,4 +1,4 @@
-"""The tensors that a distribution is made of, by name, however it is wrapped or composed."""
+"""The tensor arguments of a distribution, by name, also inside wrappers and mixtures."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ __all__ = ["Argument", "tensor_arguments"]
 
 @dataclass(frozen=True)
 class Argument:
-    """A tensor among the arguments of a distribution, or of one that it is made of.
+    """A tensor argument of a distribution, or of one of its components.
 
     Attributes:
-        name: of the argument, such as ``scale``.
-        owner: the distribution whose own argument it is, or a transform of it.
+        name: the argument's name, such as ``scale``.
+        owner: the distribution or transform that has this argument.
         value: the tensor.
-        constraint: what the owner's class says that it may be; None where it says nothing.
-        num_batch_dims: length of the batch shape of that distribution.
+        constraint: the constraint that the owner's class declares; None if it declares none.
+        num_batch_dims: length of the batch shape of the distribution.
     """
 
     name: str
@@ -31,24 +31,24 @@ class Argument:
 
     @property
     def family(self) -> str:
-        """The class whose argument it is, such as ``Normal``."""
+        """Name of the owner's class, such as ``Normal``."""
         return type(self.owner).__name__
 
     @property
     def event_dim(self) -> int:
-        """How many of its dimensions, on the right, belong to one distribution of the batch."""
+        """Number of rightmost dimensions that belong to one distribution of the batch."""
         try:
             return int(self.constraint.event_dim)
-        except (AttributeError, NotImplementedError):  # nothing is said, or it depends
+        except (AttributeError, NotImplementedError):  # no constraint, or a dependent one
             return max(0, self.value.dim() - self.num_batch_dims)
 
 
 def tensor_arguments(distribution: Any) -> Iterator[Argument]:
-    """The arguments of a distribution that are tensors, and then those of what it is made of.
+    """Yield the tensor arguments of a distribution, then those of its components.
 
-    Wrappers (independent, masked and expanded distributions), transforms, the parts of a mixture
-    and lists of distributions are looked into. Arguments that were given in another form, such as
-    the precision in place of the covariance, are not computed.
+    The search descends into wrappers (independent, masked and expanded distributions), transforms,
+    the parts of a mixture and lists of distributions. It does not compute arguments that were given
+    in another form, such as the covariance where the precision was given.
 
     Example:
         >>> import torch
@@ -57,10 +57,10 @@ def tensor_arguments(distribution: Any) -> Iterator[Argument]:
         >>> [f"{each.name} of {each.family}" for each in tensor_arguments(p)]
         ['loc of LogNormal', 'scale of LogNormal']
     """
-    yield from _of(distribution, set(), 0)
+    yield from _walk(distribution, set(), 0)
 
 
-def _of(thing: Any, seen: set[int], num_batch_dims: int) -> Iterator[Argument]:
+def _walk(thing: Any, seen: set[int], num_batch_dims: int) -> Iterator[Argument]:
     if id(thing) in seen or not isinstance(thing, Distribution | Transform):
         return
     seen.add(id(thing))
@@ -69,19 +69,19 @@ def _of(thing: Any, seen: set[int], num_batch_dims: int) -> Iterator[Argument]:
     declared = getattr(thing, "arg_constraints", None) or {}
     own = [name.removeprefix("_unbroadcasted_") for name in vars(thing)]
     names = [name for name in own if name in declared or not (declared or name.startswith("_"))]
-    names += [name for name in declared if name not in own]  # after those that were given
+    names += [name for name in declared if name not in own]  # after the given ones
     for name in names:
-        value = _argument(thing, name, declared)
+        value = _stored_argument(thing, name, declared)
         if isinstance(value, Tensor) and id(value) not in seen:
             seen.add(id(value))
             yield Argument(name, thing, value, declared.get(name), num_batch_dims)
     for part in list(vars(thing).values()):
         for each in part if isinstance(part, list | tuple) else (part,):
-            yield from _of(each, seen, num_batch_dims)
+            yield from _walk(each, seen, num_batch_dims)
 
 
-def _argument(thing: Any, name: str, declared: dict[str, Any]) -> Any:
-    """An argument as it is kept; None where it is not, and would be computed from others."""
+def _stored_argument(thing: Any, name: str, declared: dict[str, Any]) -> Any:
+    """The argument that the distribution stores; None if it would compute it from others."""
     own = vars(thing)
     for key in (name, f"_unbroadcasted_{name}"):
         if key in own:

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: noticed where they are computed, kept from updates."""
+"""Detect steps whose loss or gradient is not finite, on the device, and block their updates."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -12,25 +12,25 @@ from ..parallel.fsdp import sum_each
 __all__ = ["Guard", "GuardReport", "NonFinite", "StepRecord", "is_finite"]
 
 NonFinite = Literal["stop", "skip"]
-"""What becomes of a step whose loss or gradient is not finite: it is the last, or left out."""
+"""What to do at a step whose loss or gradient is not finite: stop training, or skip the step."""
 
-CHECK_EVERY = 100
-"""Steps from one look at the counts to the next; each look waits for the device."""
+_CHECK_EVERY = 100
+"""Steps between two checks of the counts; each check waits for the device."""
 
-_MOST_BYTES = 2**26
-"""What the arguments of steps may take that are kept until the next look."""
+_MAX_BYTES = 2**26
+"""Limit on the memory that recorded arguments take; beyond it, a check comes early."""
 
 _STEPS, _BAD, _FIRST, _RUN, _BLOCKED = range(5)
 
 
 class GuardReport(NamedTuple):
-    """Counts of the steps since the report before.
+    """Counts of the steps since the previous report.
 
     Attributes:
         num_steps: how many steps there were.
         num_bad: how many of them were not finite.
         first_bad: number of the first step that was not finite, from 1.
-        run_length: how many steps in a row, up to the last, were not finite; a run may have begun
+        run_length: how many steps in a row, up to the last, were not finite; the run may have begun
             before the previous report.
     """
 
@@ -41,12 +41,12 @@ class GuardReport(NamedTuple):
 
 
 class StepRecord(NamedTuple):
-    """What a step was given.
+    """What it takes to run a step again.
 
     Attributes:
-        step: its number.
-        args: its arguments.
-        kwargs: those by name.
+        step: number of the step.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
         random: states of torch's random generators at its start.
     """
 
@@ -57,7 +57,7 @@ class StepRecord(NamedTuple):
 
     @classmethod
     def at_start(cls, step: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "StepRecord":
-        """What a step that begins now is given."""
+        """Record a step that is about to begin."""
         random = [torch.get_rng_state()]
         if torch.cuda.is_initialized():
             random += torch.cuda.get_rng_state_all()
@@ -67,40 +67,42 @@ class StepRecord(NamedTuple):
 class Guard:
     """Counts, on the device, the steps whose loss or gradient is not finite, and blocks updates.
 
-    Where the policy is to stop, all updates are blocked from the first such step to the next look,
-    so that parameters stay what they were before it; where it is to skip, those of such steps
-    alone. Steps are kept with what they were given, so that the first bad one can be run again.
+    With the policy ``"stop"``, the guard blocks all updates from the first such step to the next
+    check, so that parameters stay as they were before that step. With ``"skip"`` it blocks the
+    updates of such steps alone. It records the arguments of all steps since the last check, so that
+    the first bad step can be run again.
 
     Arguments:
         policy: stop or skip.
-        device: that of the parameters.
+        device: device of the parameters.
 
     Attributes:
-        counts: on the device; a part of compiled steps.
+        counts: the counts, on the device; compiled steps update them.
         stops: whether the policy is to stop.
     """
 
     def __init__(self, policy: NonFinite, device: torch.device) -> None:
         self.counts = torch.zeros(5, dtype=torch.long, device=device)
         self.stops = policy == "stop"
-        self._taken: list[StepRecord] = []
+        self._records: list[StepRecord] = []
         self._num_bytes = 0
 
-    def record(self, taken: StepRecord) -> None:
-        """Keep what a step was given."""
-        self._taken.append(taken)
-        self._num_bytes += sum(each.nbytes for each in taken.args if isinstance(each, Tensor))
+    def record(self, step: StepRecord) -> None:
+        """Keep the record of a step until the next report."""
+        self._records.append(step)
+        self._num_bytes += sum(each.nbytes for each in step.args if isinstance(each, Tensor))
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to look."""
-        return len(self._taken) >= CHECK_EVERY or self._num_bytes > _MOST_BYTES
+        """Whether it is time for a report."""
+        return len(self._records) >= _CHECK_EVERY or self._num_bytes > _MAX_BYTES
 
     def count_step(self, counts: Int[Tensor, "5"], tensors: Sequence[Tensor]) -> Bool[Tensor, ""]:
-        """Count a step, as a function of tensors; whether its update is blocked.
+        """Count a step, with tensor operations alone, and return whether its update is blocked.
 
         Arguments:
-            counts: those of this guard, or what stands for them in a graph.
+            counts: the counts of this guard, or the tensor that stands for them in a graph; updated
+                in place.
             tensors: losses and gradients of the step.
         """
         bad = ~is_finite(tensors)
@@ -118,18 +120,21 @@ class Guard:
         return self.counts[_BLOCKED] > 0
 
     def report(self) -> tuple[GuardReport, StepRecord | None]:
-        """Wait for the device, and begin anew; with the first step that was bad, if one was."""
+        """Return the counts and the first bad step, if any, and start counting anew.
+
+        This waits for the device.
+        """
         found = GuardReport(*self.counts[:_BLOCKED].tolist())
-        taken = self._taken[found.first_bad - 1] if found.num_bad else None
-        self._taken, self._num_bytes = [], 0
+        first_bad = self._records[found.first_bad - 1] if found.num_bad else None
+        self._records, self._num_bytes = [], 0
         self.counts[:_RUN] = 0
-        return found, taken
+        return found, first_bad
 
 
 def is_finite(tensors: Sequence[Tensor]) -> Bool[Tensor, ""]:
-    """Whether all entries are finite, and not so large that their sum is none.
+    """Whether all entries are finite, and their sum does not overflow.
 
-    A sum is not finite where an entry is not, and is had at twenty times the speed of a look at
-    each entry.
+    A sum is not finite if an entry is not, and takes a twentieth of the time of a check of each
+    entry.
     """
     return torch.stack(sum_each(tensors)).isfinite().all()

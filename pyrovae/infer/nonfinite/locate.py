@@ -1,4 +1,4 @@
-"""Which number of a step was the first that is not finite, in words."""
+"""Locate the first number of a step that is not finite, and describe it in words."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -29,26 +29,26 @@ def locate_non_finite(
     kwargs: dict[str, Any],
     numbers: Sequence[int] | None = None,
 ) -> str | None:
-    """Run a step once more, forward and backward, and name the first thing that is not finite.
+    """Run a step again, forward and backward, and name the first thing that is not finite.
 
-    In the order of cause: a parameter; an argument of the distribution of a site, its value, or its
-    log density, in the guide and then in the model; the loss; a gradient, by the site that it first
-    went wrong at and the parameters that it came to. What is masked is passed over, and so is what
-    has no part in it, such as a missing entry that the model leaves out.
+    The search follows the order of cause: a parameter; an argument of the distribution of a site,
+    its value, or its log density, in the guide and then in the model; the loss; a gradient, with
+    the site where it first went wrong and the parameters that it reached. It ignores what is
+    masked, and what plays no part, such as a missing entry that the model leaves out.
 
-    To be called with the parameters, modes, random numbers and autocast that the step had. These,
-    gradients, buffers and the parameter store are left as they were.
+    Call this with the parameters, modes, random state and autocast of the step. Parameters,
+    gradients, buffers and the parameter store are unchanged afterwards.
 
     Arguments:
         pair: model and guide.
         loss: an ELBO or objective of this package, or of Pyro.
-        args: what the loss gave to model and guide.
-        kwargs: likewise.
-        numbers: of the data of the batch among all data; unless given, they are numbered as they
-            stand in the batch, from 0.
+        args: positional arguments that the loss gave to model and guide.
+        kwargs: keyword arguments likewise.
+        numbers: numbers of the data of the batch in the whole data set; unless given, data are
+            numbered by their place in the batch, from 0.
 
     Returns:
-        A clause without a full stop; None where everything is finite.
+        A clause without a full stop; None if everything is finite.
 
     Example:
         >>> import pyro.distributions as dist
@@ -63,7 +63,7 @@ def locate_non_finite(
         >>> locate_non_finite(Pair(model, guide), ELBO(), (torch.tensor([2.0, 0.0, 3.0]),), {})
         "scale of Normal at site 'x' of the model is infinite in 1 of 3 entries, for datum 1 of the batch"
     """  # noqa: E501
-    batch = StepBatch.of((args, kwargs), numbers)
+    batch = StepBatch.from_arguments((args, kwargs), numbers)
     watch = Watch(*pair.functions, loss)
     search = _Search(getattr(loss, "plate", "data"), batch)
     with (
@@ -71,59 +71,59 @@ def locate_non_finite(
         without_trace(watch.buffers()),
         pyro.validation_enabled(False),
         torch.enable_grad(),
-        _store_as_it_is(pair),
-        _gradients_apart(_parameters(watch)) as parameters,
+        _preserve_store(pair),
+        _fresh_gradients(_parameters(watch)) as parameters,
     ):
-        warnings.simplefilter("ignore")  # Pyro's own, of the same numbers
-        wrong = _not_finite(parameters)
-        if wrong:
-            return _sentence("parameter", wrong)
+        warnings.simplefilter("ignore")  # Pyro warns of the same numbers
+        bad_parameters = _find_non_finite(parameters)
+        if bad_parameters:
+            return _describe("parameter", bad_parameters)
         try:
             with search:
                 result = loss.loss_and_grads(*pair.functions, *args, **kwargs)
-        except Exception:  # such as of probabilities that are NaN, which cannot be drawn from
-            found = search.found or search.zero or search.at_failure()
+        except Exception:  # for example, NaN probabilities cannot be sampled
+            found = search.found or search.zero or search.find_cause_of_error()
             if found is None:
                 raise
-            return batch.clause(found)
+            return batch.describe(found)
         if search.found is not None:
-            return batch.clause(search.found)
+            return batch.describe(search.found)
         gradients = [(name, p.grad) for name, p in _parameters(watch) if p.grad is not None]
-        return _after(result, search, _not_finite(gradients), batch)
+        return _describe_rest(result, search, _find_non_finite(gradients), batch)
 
 
-def _after(
-    result: Any, search: "_Search", wrong: list[NonFiniteTensor], batch: StepBatch
+def _describe_rest(
+    result: Any, search: "_Search", bad_gradients: list[NonFiniteTensor], batch: StepBatch
 ) -> str | None:
-    """The clause, where every site of the forward pass is finite, but for densities of zero."""
+    """The clause on the loss and the gradients, once no site of the forward pass explains it."""
     terms = result._asdict() if hasattr(result, "_asdict") else {"loss": result}
     names = [name for name, term in terms.items() if not torch.as_tensor(term).isfinite().all()]
     if names and search.zero is not None:
-        return batch.clause(search.zero)
+        return batch.describe(search.zero)
     if names:
         return (
-            f"every site is finite, but not the {' and '.join(names)} made of them: their sum, or "
-            "what the objective makes of them (a divergence in closed form, a weight), overflows"
+            f"every site is finite, but not the {' and '.join(names)}: the sum over sites, or a "
+            "term that the objective computes from them (a divergence in closed form, a weight), "
+            "overflows"
         )
-    if wrong and search.gradient is not None:
-        return (
-            f"{batch.clause(search.gradient)}; then {_sentence('the gradient of parameter', wrong)}"
-        )
-    if wrong:
-        return (
-            f"{_sentence('the gradient of parameter', wrong)}, though all sites and the gradients "
-            "in them are finite: what lies between them and the parameter, such as a square root, "
-            f"a norm, a logarithm or a quotient at 0, has no gradient{batch.note(None)}"
-        )
-    return None
+    if not bad_gradients:
+        return None
+    parameters = _describe("the gradient of parameter", bad_gradients)
+    if search.gradient is not None:
+        return f"{batch.describe(search.gradient)}; then {parameters}"
+    return (
+        f"{parameters}, though all sites and their gradients are finite: an operation between them "
+        "and the parameter has no finite gradient, such as a square root, a norm, a logarithm or a "
+        f"quotient at 0{batch.describe_input(None)}"
+    )
 
 
 class _Search(Messenger):
-    """Looks at each site as it is passed, and at gradients as they come back to it.
+    """Checks each site in the forward pass, and the gradients that reach it in the backward pass.
 
     Attributes:
-        found: the first thing in the forward pass that is not finite, but for
-        zero: the first density of zero, which may be meant, as of values that are summed over.
+        found: the first part of the forward pass that is not finite, densities of zero excepted.
+        zero: the first density of zero; these may be intended, as for values that are summed over.
         gradient: the first gradient that is not finite.
     """
 
@@ -135,74 +135,75 @@ class _Search(Messenger):
         self._plate = plate
         self._batch = batch
         self._in_trial: NonFiniteTensor | None = None
-        self._reached: SampleSite | None = None
+        self._last_site: SampleSite | None = None
 
-    def at_failure(self) -> NonFiniteTensor | None:
-        """What led to an error, where all that was passed in earnest was finite."""
-        if self._in_trial is not None or self._reached is None:
+    def find_cause_of_error(self) -> NonFiniteTensor | None:
+        """What led to an error, if all sites that count were finite."""
+        if self._in_trial is not None or self._last_site is None:
             return self._in_trial
-        return self._reached.argument()
+        return self._last_site.find_argument()
 
     def _pyro_sample(self, msg: Any) -> None:
         if not site_is_subsample(msg):
-            self._reached = SampleSite(msg, self._plate, self._batch)
+            self._last_site = SampleSite(msg, self._plate, self._batch)
 
     def _pyro_post_param(self, msg: Any) -> None:
         if self.found is None:
-            what = f"parameter {_plain(msg['name'])!r}, under its constraint,"
-            self.found = NonFiniteTensor.of(what, msg["value"])
+            name = f"constrained value of parameter {_plain_name(msg['name'])!r}"
+            self.found = NonFiniteTensor.find(name, msg["value"])
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if self.found is not None or site_is_subsample(msg):
             return
         site = SampleSite(msg, self._plate, self._batch)
-        if not torch.is_grad_enabled():  # a trial, such as of how several samples are drawn at once
-            self._in_trial = self._in_trial or site.first()
+        if not torch.is_grad_enabled():  # a trial run, as for several samples at once
+            self._in_trial = self._in_trial or site.find_first()
             return
-        site.on_gradient(self._note_gradient)
+        site.watch_gradients(self._note_gradient)
         if msg["infer"].get("_deterministic"):
-            if not self._batch.wrong:  # else it may be no more than a copy of what is missing
-                self.found = site.value()
+            if not self._batch.bad_rows:  # else it may just copy missing entries
+                self.found = site.check_value()
             return
-        wrong = site.first()
-        if wrong is None or not wrong.is_zero_density:
-            self.found = wrong
+        first = site.find_first()
+        if first is None or not first.is_zero_density:
+            self.found = first
         elif self.zero is None and not msg["infer"].get("enumerate"):
-            self.zero = wrong
+            self.zero = first
 
-    def _note_gradient(self, wrong: NonFiniteTensor) -> None:
-        self.gradient = self.gradient or wrong
-
-
-def _not_finite(named: Named) -> list[NonFiniteTensor]:
-    wrong = (NonFiniteTensor.of(repr(name), tensor) for name, tensor in named)
-    return [each for each in wrong if each is not None]
+    def _note_gradient(self, gradient: NonFiniteTensor) -> None:
+        self.gradient = self.gradient or gradient
 
 
-def _sentence(what: str, wrong: list[NonFiniteTensor]) -> str:
-    more = f", and so it is with {len(wrong) - 1} more" if len(wrong) > 1 else ""
-    return f"{what} {wrong[0].what} is {wrong[0].how}{more}"
+def _find_non_finite(named: Named) -> list[NonFiniteTensor]:
+    found = (NonFiniteTensor.find(repr(name), tensor) for name, tensor in named)
+    return [each for each in found if each is not None]
+
+
+def _describe(role: str, found: list[NonFiniteTensor]) -> str:
+    num_more = len(found) - 1
+    more = f", and {num_more} more {'is' if num_more == 1 else 'are'} not finite"
+    return f"{role} {found[0].name} is {found[0].problem}{more if num_more else ''}"
 
 
 def _parameters(watch: Watch) -> Named:
-    """The unconstrained parameters in the store, and of modules that can be reached."""
+    """The unconstrained parameters in the store, and the parameters of all modules in use."""
     named: dict[int, tuple[str, Tensor]] = {}
     for name, parameter in pyro.get_param_store().named_parameters():
-        named[id(parameter)] = _plain(name), parameter
+        named[id(parameter)] = _plain_name(name), parameter
     for each in watch.objects():
         for name, parameter in each.named_parameters() if isinstance(each, nn.Module) else ():
             named.setdefault(id(parameter), (name, parameter))
     return list(named.values())
 
 
-def _plain(name: str) -> str:
-    """A name without what pyro.module puts between those of a network and of its parameter."""
+def _plain_name(name: str) -> str:
+    """Replace the separator that pyro.module puts between network and parameter."""
     return name.replace("$$$", ".")
 
 
 @contextmanager
-def _store_as_it_is(pair: Pair) -> Iterator[None]:
-    """Work in the store of the pair, and leave it as it was: some losses keep baselines there."""
+def _preserve_store(pair: Pair) -> Iterator[None]:
+    """Work in the pair's parameter store and restore it: some losses keep baselines there."""
     with pair.store():
         store = pyro.get_param_store()
         before = store.get_state()
@@ -214,8 +215,8 @@ def _store_as_it_is(pair: Pair) -> Iterator[None]:
 
 
 @contextmanager
-def _gradients_apart(parameters: Named) -> Iterator[Named]:
-    """Within, parameters have no gradient yet; then those that they had."""
+def _fresh_gradients(parameters: Named) -> Iterator[Named]:
+    """Clear the gradients of parameters, and restore them at the end."""
     before = [(parameter, parameter.grad) for _, parameter in parameters]
     for parameter, _ in before:
         parameter.grad = None

@@ -1,4 +1,4 @@
-"""A sample site of a step, its parts, and which of them are not finite."""
+"""Find the parts of a sample site that are not finite: arguments, value, density, gradients."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,12 +20,12 @@ __all__ = ["SampleSite"]
 
 
 class SampleSite:
-    """A sample site as a program passes it, within the handlers that it runs under.
+    """A sample site of a running program; use it within the effect handlers that apply to the site.
 
     Arguments:
-        msg: Pyro's message, once its distribution is known.
+        msg: Pyro's message, which holds the distribution already.
         plate: name of the plate over data.
-        batch: the data of the step.
+        batch: the batch of the step.
     """
 
     def __init__(self, msg: Any, plate: str, batch: StepBatch) -> None:
@@ -37,95 +37,105 @@ class SampleSite:
         is_replayed = any(isinstance(each, ReplayMessenger) for each in _PYRO_STACK)
         self._name = f"site {msg['name']!r} of the {'model' if is_replayed else 'guide'}"
 
-    def first(self) -> NonFiniteTensor | None:
-        """Of a site that is not finite, the first part that is not; None of one that is."""
+    def find_first(self) -> NonFiniteTensor | None:
+        """The first part that is not finite; None if the drawn value and the density are finite."""
         try:
-            log_density = self._log_density()
-        except LOG_PROB_ERRORS:  # that of a flow, or of what is no matrix of a covariance
+            log_density = self._check_log_density()
+        except LOG_PROB_ERRORS:  # a flow without one, or a covariance that is not positive definite
             log_density, has_density = None, False
         else:
             has_density = True
-        value = self.value()
+        value = self.check_value()
         drawn = None if self._msg["is_observed"] else value
         effects = [each for each in (drawn, log_density) if each is not None]
         if effects or not has_density:
-            has_nan = log_density is None or not log_density.how.startswith("infinite")
-            for cause in (*self._arguments(), value if has_nan else None):
+            has_nan = log_density is None or not log_density.problem.startswith("infinite")
+            for cause in (*self._check_arguments(), value if has_nan else None):
                 if cause is not None and _may_explain(cause, effects):
                     return cause
         return log_density
 
-    def argument(self) -> NonFiniteTensor | None:
-        """The first argument that is not finite; also where no value could be drawn."""
-        return next((each for each in self._arguments() if each is not None), None)
+    def find_argument(self) -> NonFiniteTensor | None:
+        """The first argument that is not finite; works also if no value could be drawn."""
+        return next((each for each in self._check_arguments() if each is not None), None)
 
-    def value(self) -> NonFiniteTensor | None:
-        """What is not finite in its value."""
+    def check_value(self) -> NonFiniteTensor | None:
+        """The value, if it is not finite."""
         role = "observed" if self._msg["is_observed"] else "drawn"
         if self._msg["infer"].get("_deterministic"):
             role = "computed"
-        return self._part(f"value {role} at", self._msg["value"], self._fn.event_dim)
+        return self._check(f"value {role} at", self._msg["value"], self._fn.event_dim)
 
-    def on_gradient(self, note: Callable[[NonFiniteTensor], None]) -> None:
-        """Call with each gradient in its value or arguments that is not finite, as it comes."""
+    def watch_gradients(self, callback: Callable[[NonFiniteTensor], None]) -> None:
+        """In the backward pass, call back with each gradient of a part that is not finite."""
         parts = [("value", self._msg["value"], self._fn.event_dim)]
         parts += [
-            (_what(each), each.value, self._behind(each)) for each in tensor_arguments(self._fn)
+            (_describe(each), each.value, self._num_event_dims(each))
+            for each in tensor_arguments(self._fn)
         ]
-        for what, tensor, behind in parts:
+        for name, tensor, event_dim in parts:
             if isinstance(tensor, Tensor) and tensor.requires_grad:
 
-                def look(gradient: Tensor, what: str = what, behind: int = behind) -> None:
-                    wrong = self._part(f"gradient in the {what} at", gradient, behind)
-                    if wrong is not None:
-                        note(self._with_figures(wrong))
+                def check(gradient: Tensor, name: str = name, event_dim: int = event_dim) -> None:
+                    found = self._check(f"gradient in the {name} at", gradient, event_dim)
+                    if found is not None:
+                        callback(self._with_ranges(found))
 
-                tensor.register_hook(look)
+                tensor.register_hook(check)
 
-    def _arguments(self) -> Iterator[NonFiniteTensor | None]:
+    def _check_arguments(self) -> Iterator[NonFiniteTensor | None]:
         for each in tensor_arguments(self._fn):
             value = each.value
             if each.name.endswith("logits"):
-                value = value.masked_fill(value == -torch.inf, 0.0)  # a probability of 0 is fine
-            yield self._part(f"{_what(each)} at", value, self._behind(each))
+                value = value.masked_fill(value == -torch.inf, 0.0)  # a probability of 0 is allowed
+            yield self._check(f"{_describe(each)} at", value, self._num_event_dims(each))
 
-    def _log_density(self) -> NonFiniteTensor | None:
+    def _check_log_density(self) -> NonFiniteTensor | None:
         msg = self._msg
-        # With gradients, since distributions may keep what they compute.
+        # With gradients, since distributions may cache what they compute.
         log_prob = self._fn.log_prob(msg["value"], *msg["args"], **msg["kwargs"])
         log_prob = scale_and_mask(log_prob, msg["scale"], msg["mask"])
-        wrong = self._part(f"log density of {_family(self._fn)} at", log_prob, 0)
-        return None if wrong is None else self._with_figures(wrong)
+        found = self._check(f"log density of {_base_family(self._fn)} at", log_prob, 0)
+        return None if found is None else self._with_ranges(found)
 
-    def _with_figures(self, wrong: NonFiniteTensor) -> NonFiniteTensor:
-        """With the extremes of what is finite in the arguments and the value."""
+    def _with_ranges(self, found: NonFiniteTensor) -> NonFiniteTensor:
+        """Add the ranges of the finite entries in the arguments and the value."""
         tensors = [(each.name, each.value) for each in tensor_arguments(self._fn)]
         if isinstance(self._msg["value"], Tensor):
             tensors.append(("value", self._msg["value"]))
-        known = [(name, tensor[tensor.isfinite()]) for name, tensor in tensors]
-        figures = [f"{name} {_range(tensor)}" for name, tensor in known if tensor.numel()]
-        return replace(wrong, how=f"{wrong.how} ({', '.join(figures)})") if figures else wrong
+        finite = [(name, tensor[tensor.isfinite()]) for name, tensor in tensors]
+        ranges = [f"{name} {_range(tensor)}" for name, tensor in finite if tensor.numel()]
+        if not ranges:
+            return found
+        return replace(found, problem=f"{found.problem} ({', '.join(ranges)})")
 
-    def _part(self, what: str, tensor: Any, behind: int) -> NonFiniteTensor | None:
-        """What is not finite in a tensor with so many dimensions behind those of the batch shape"""
+    def _check(self, name: str, tensor: Any, event_dim: int) -> NonFiniteTensor | None:
+        """A tensor of this site, if it is not finite.
+
+        Arguments:
+            name: what it is, in words.
+            tensor: the tensor; other objects pass.
+            event_dim: number of dimensions to the right of the site's batch shape.
+        """
         if not isinstance(tensor, Tensor):
             return None
-        wrong = ~tensor.detach().isfinite()
+        bad = ~tensor.detach().isfinite()
         dim = getattr(self._frame, "dim", None) or 0
-        rows = self._batch.rows(wrong, dim - behind, self._frame)
-        return NonFiniteTensor.of(f"{what} {self._name}", tensor, rows)
+        rows = self._batch.find_rows(bad, dim - event_dim, self._frame)
+        return NonFiniteTensor.find(f"{name} {self._name}", tensor, rows)
 
-    def _behind(self, argument: Argument) -> int:
+    def _num_event_dims(self, argument: Argument) -> int:
+        """Number of an argument's dimensions to the right of the site's batch shape."""
         inner = argument.num_batch_dims - len(self._fn.batch_shape)
         return max(0, inner) + argument.event_dim
 
 
-def _what(argument: Argument) -> str:
+def _describe(argument: Argument) -> str:
     return f"{argument.name} of {argument.family}"
 
 
-def _family(fn: Any) -> str:
-    """The class of a distribution within its wrappers."""
+def _base_family(fn: Any) -> str:
+    """Name of the class inside the wrappers of a distribution."""
     while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
         fn = fn.base_dist
     return type(fn).__name__
@@ -137,7 +147,7 @@ def _range(tensor: Tensor) -> str:
 
 
 def _may_explain(cause: NonFiniteTensor, effects: list[NonFiniteTensor]) -> bool:
-    """Whether the data of one are among those of the others, as far as is known."""
+    """Whether a cause and one of the effects share data, or may do so."""
     return not effects or any(
         cause.rows is None or effect.rows is None or bool(cause.rows & effect.rows)
         for effect in effects

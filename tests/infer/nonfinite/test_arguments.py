@@ -1,0 +1,21 @@
+"""Tensor arguments of distributions, with their event dimensions."""
+
+import pyro.distributions as dist
+import torch
+
+from pyrovae.infer.nonfinite.arguments import tensor_arguments
+
+
+def test_arguments_of_mixture_and_matrix_normal() -> None:
+    parts = dist.Normal(torch.zeros(2, 3, 4), torch.ones(2, 3, 4)).to_event(1)
+    mixture = dist.MixtureSameFamily(dist.Categorical(logits=torch.zeros(2, 3)), parts)
+    found = [
+        (f"{each.name} of {each.family}", each.event_dim) for each in tensor_arguments(mixture)
+    ]
+    assert found == [("logits of Categorical", 1), ("loc of Normal", 0), ("scale of Normal", 0)]
+    matrix = dist.MultivariateNormal(torch.zeros(5, 2), scale_tril=torch.eye(2))
+    found = [(f"{each.name} of {each.family}", each.event_dim) for each in tensor_arguments(matrix)]
+    assert found == [
+        ("scale_tril of MultivariateNormal", 2),
+        ("loc of MultivariateNormal", 1),
+    ]
