@@ -18,8 +18,8 @@ from .draws import Batch, Posterior, joined
 from .methods import METHODS, Method
 from .methods.method import Advance
 from .methods.refined import Refined
-from .operators import Mask, Operator
 from .observed_pair import Observed, Parts
+from .operators import Mask, Operator
 
 __all__ = ["check_given", "posterior"]
 

@@ -1,9 +1,8 @@
 """Likelihoods p(x | z), declared and not coded."""
 
-from .declaration import Likelihood
 from .families import register
-from .infer import infer
 from .layer import LikelihoodLayer
-from .mixed import Mixed, MixedLayer
+from .likelihood import Likelihood, Mixed, infer
+from .mixed import MixedLayer
 
 __all__ = ["Likelihood", "LikelihoodLayer", "Mixed", "MixedLayer", "infer", "register"]

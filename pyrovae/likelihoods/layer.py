@@ -1,4 +1,4 @@
-"""A likelihood at work: the last layer of a decoder."""
+"""The layer that turns the output of a decoder into p(x | z)."""
 
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -15,46 +15,46 @@ from torch.func import functional_call
 from ..distributions import expectation
 from ..errors import InputError
 from ..links import link_to
-from .declaration import Likelihood
-from .support import check_support, check_varied
+from .declaration import Declaration
+from .support import check_distribution, check_support, check_varied
 
 __all__ = ["LikelihoodLayer"]
 
 Given = Mapping[str, Tensor]
-"""What comes with each datum beside x, by name."""
+"""Tensors given with each datum, such as exposures, by name."""
 
 
 class LikelihoodLayer(nn.Module):
-    """eta -> p(x | z), where eta is what the decoder network put out.
+    """eta -> p(x | z), where eta is the output of the decoder network.
 
-    Each predicted argument takes its numbers from eta and sends them through its link; shared
-    and per-feature arguments are parameters of this layer, in the space before the link.
-    Features are independent given z, save under distributions over vectors.
+    Each predicted argument takes its part of eta through its link function. Shared and per-feature
+    arguments are parameters of this layer, before the link. Features are independent given z,
+    except under distributions over vectors.
 
-    Where the family has a location and a scale in units of x, learned ones are measured in the
-    units of the data once :meth:`set_units` has set them.
+    Where the family has a location and a scale in units of x, :meth:`set_units` makes learned ones
+    relative to the units of the data.
 
     Arguments:
         likelihood: the declaration.
         event_shape: shape of one datum.
 
     Attributes:
-        in_shape: shape of eta for one datum, ``(numbers a feature, *event_shape)``.
-        is_discrete: whether log p(x | z) is the log of a probability mass, not of a density.
-        fill: a value in the support, for entries of x that are missing.
+        in_shape: shape of eta for one datum, ``(numbers per feature, *event_shape)``.
+        is_discrete: whether log p(x | z) is a log probability mass rather than a log density.
+        fill: a value in the support, with which missing entries of x are filled.
     """
 
     units_loc: Tensor
     units_scale: Tensor
 
-    def __init__(self, likelihood: Likelihood, event_shape: tuple[int, ...]) -> None:
+    def __init__(self, likelihood: Declaration, event_shape: tuple[int, ...]) -> None:
         super().__init__()
         if not event_shape or min(event_shape) < 1:
-            raise InputError(f"event_shape is {event_shape}; it needs one positive size or more")
+            raise InputError(f"event_shape is {event_shape}; it needs one or more positive sizes")
         if likelihood.family.is_vector and len(event_shape) != 1:
             raise InputError(
-                f"{likelihood.family.name} is a distribution over the features of a table; a datum "
-                f"of shape {event_shape} has no single row of them"
+                f"{likelihood.family.name} is a distribution over the features of a table, "
+                f"which takes data of one dimension; a datum has shape {event_shape}"
             )
         self.likelihood = likelihood
         self.event_shape = event_shape
@@ -63,7 +63,7 @@ class LikelihoodLayer(nn.Module):
         start = 0
         for name, source in likelihood.sources.items():
             if source == "predicted":
-                stop = start + prod(self._trailing(name))
+                stop = start + prod(self._trailing_shape(name))
                 self._slices[name] = slice(start, stop)
                 start = stop
             elif source == "data":
@@ -81,7 +81,7 @@ class LikelihoodLayer(nn.Module):
         if self._has_units:
             self.register_buffer("units_loc", torch.zeros(event_shape))
             self.register_buffer("units_scale", torch.ones(event_shape))
-        self._check_family()
+        check_distribution(self)
         support = self.support
         self.is_discrete = bool(support.is_discrete)
         self.fill = (
@@ -99,60 +99,60 @@ class LikelihoodLayer(nn.Module):
         """p(x | z) with batch shape ``eta.shape[:-len(in_shape)]`` and event shape ``event_shape``.
 
         Arguments:
-            eta: what the decoder put out.
-            given: what comes with each datum beside x, see :meth:`given_with`; typical values
-                of the training data unless given.
-            observed: which entries of x are observed; the distribution is then that of these, and
-                its density is to be taken where the others hold :attr:`fill`.
+            eta: the output of the decoder.
+            given: tensors given with each datum, from :meth:`given_with`; unless you give them,
+                typical values of the training data.
+            observed: which entries of x are observed. The distribution is then that of the observed
+                entries; evaluate its density with :attr:`fill` in the others.
 
         Raises:
-            InputError: if the last sizes of eta are not :attr:`in_shape`.
+            InputError: if the last sizes of eta differ from :attr:`in_shape`.
         """
         num_event = len(self.in_shape)
         if tuple(eta.shape[-num_event:]) != self.in_shape:
             raise InputError(
-                f"the decoder put out shape {tuple(eta.shape)}; {self.likelihood!r} needs "
+                f"the decoder returned shape {tuple(eta.shape)}; {self.likelihood!r} expects "
                 f"{self.in_shape} for each datum"
             )
         batch = eta.shape[:-num_event]
         p: Any = self.likelihood.family(**self._arguments(eta, given or {}))
         if self.likelihood.family.is_vector:
-            vector: TorchDistributionMixin = _of_shape(p, batch)
+            vector: TorchDistributionMixin = _expand(p, batch)
             return vector if observed is None else vector.marginal(observed)
         shape = batch + torch.Size(self.event_shape)
         if self.likelihood.num_components:
             weights = Categorical(
-                logits=self._predicted(eta, self._weights, (self.likelihood.num_components,))
+                logits=self._predicted_values(eta, self._weights, (self.likelihood.num_components,))
             )
-            p = MixtureSameFamily(weights, _of_shape(p, shape + weights.logits.shape[-1:]))
+            p = MixtureSameFamily(weights, _expand(p, shape + weights.logits.shape[-1:]))
         else:
-            p = _of_shape(p, shape)
+            p = _expand(p, shape)
         if observed is not None:
             p = p.mask(observed)
         independent: TorchDistributionMixin = p.to_event(len(self.event_shape))
         return independent
 
     def mean(self, eta: Float[Tensor, "..."], given: Given | None = None) -> Float[Tensor, "..."]:
-        """E[x | z], of shape ``(*batch, *event_shape)``; for categories, taken as their numbers."""
+        """E[x | z], of shape ``(*batch, *event_shape)``; categories count as their numbers."""
         p: Any = self(eta, given)
         return expectation(p if self.likelihood.family.is_vector else p.base_dist)
 
     def given_with(self, x: Num[Tensor, "..."], *given: Tensor) -> dict[str, Tensor]:
-        """What comes with data x, by name: exposures, totals and the like.
+        """The tensors given with data x, by name: exposures, totals and the like.
 
         Arguments:
-            x: data; missing entries do not count towards a total.
-            given: a tensor for each name of ``likelihood.given``, of the shape of x or of one
-                number a datum.
+            x: data; missing entries are left out of a total.
+            given: a tensor for each name of ``likelihood.given``, of the shape of x or with one
+                number per datum.
 
         Raises:
-            InputError: if there are more or fewer of them.
+            InputError: if there are more or fewer tensors than names.
         """
         names = self.likelihood.given
         if len(given) != len(names):
             raise InputError(
-                f"{self.likelihood!r} takes {', '.join(names) or 'nothing'} beside x; got "
-                f"{len(given)} tensors beside it"
+                f"{self.likelihood!r} takes x and {', '.join(names) or 'nothing else'}; got "
+                f"{len(given)} tensors after x"
             )
         found = dict(zip(names, given, strict=True))
         if (
@@ -164,7 +164,10 @@ class LikelihoodLayer(nn.Module):
 
     @property
     def kind(self) -> str:
-        """What log p(x | z) is the log of; only figures of one kind can be compared."""
+        """Whether log p(x | z) is a log density or a log probability mass.
+
+        Only figures of one kind can be compared.
+        """
         kind = "log probability mass" if self.is_discrete else "log density"
         is_conditional = (
             "total_count" in self.likelihood.sources and self.likelihood.family.is_vector
@@ -174,7 +177,7 @@ class LikelihoodLayer(nn.Module):
     def check_varied(
         self, x: Num[Tensor, "..."], names: Sequence[str] | None = None, what: str = "the data"
     ) -> None:
-        """Refuse a table with a constant column whose density would be infinite.
+        """Refuse a table with a constant column, where a density would be infinite.
 
         Raises:
             InputError: naming the column.
@@ -184,7 +187,7 @@ class LikelihoodLayer(nn.Module):
     @property
     def support(self) -> Any:
         """The constraint on each number of x."""
-        return _element(self(torch.zeros(self.in_shape, device=self._device)).support)
+        return _element_constraint(self(torch.zeros(self.in_shape, device=self._device)).support)
 
     def check(
         self,
@@ -193,46 +196,46 @@ class LikelihoodLayer(nn.Module):
         what: str = "the data",
         given: Given | None = None,
     ) -> None:
-        """Refuse data that this likelihood cannot have produced; missing entries (NaN) may be.
+        """Refuse data outside the support of this likelihood; entries may be missing (NaN).
 
         Arguments:
             x: data of shape ``(*batch, *event_shape)``.
             names: names of the features of a table, for the message.
             what: what to call the data in the message.
-            given: what comes with each datum beside x.
+            given: tensors given with each datum.
 
         Raises:
-            InputError: naming the first offending feature and value, and what would fit.
+            InputError: naming the first offending feature and value, and likelihoods that fit.
         """
         for name, values in (given or {}).items():
             if name == "exposure" and not bool(((values > 0) & values.isfinite()).all()):
-                raise InputError("exposures are positive and finite numbers; got others")
-        check_support(self, x, names, what, given)
+                raise InputError("exposures must be positive and finite; got other numbers")
+        check_support(self, x, names, what, LikelihoodLayer, given)
 
     def in_support(self, x: Num[Tensor, "..."], given: Given | None = None) -> Bool[Tensor, "..."]:
-        """Which entries of x have positive probability, or a finite density that is not zero."""
+        """Which entries of x have positive probability, or a finite and positive density."""
         x = x.to(self._dtype)
-        # Arguments that are nothing special: an exponential is a gamma that is finite at 0.
+        # Generic arguments: at 1, a gamma would be an exponential, which is finite at 0.
         with_arguments = {n: torch.full_like(p, 0.3) for n, p in self.named_parameters()}
         eta = torch.full(self.in_shape, 0.3, device=self._device)
         if given:
             eta = eta.expand(x.shape[: x.ndim - len(self.event_shape)] + self.in_shape)
         p: Any = functional_call(self, with_arguments, (eta, given))
         if self.likelihood.family.is_vector:
-            return torch.as_tensor(_element(p.support).check(x))
+            return torch.as_tensor(_element_constraint(p.support).check(x))
         inside: Tensor = p.base_dist.support.check(x)
         if self.is_discrete:
             return inside
         filled = torch.where(inside, x, self.fill)
-        # A density may be 0 or infinite at the ends of its support, where no gradient is.
+        # At the ends of its support a density may be 0 or infinite, and has no gradient.
         return inside & torch.as_tensor(p.base_dist.log_prob(filled)).isfinite()
 
     @torch.no_grad()
     def set_units(self, loc: Tensor, scale: Tensor) -> None:
-        """Measure learned ``loc`` and ``scale`` arguments in these units.
+        """Make learned ``loc`` and ``scale`` arguments relative to these units.
 
-        With m and s the units: loc = m + s link(eta), scale = s link(eta). The density stays
-        that of x in its own units. Other families are left as they are.
+        With the units m and s: loc = m + s link(eta), scale = s link(eta). The density is still
+        that of x in its own units. Families without location and scale are not changed.
         """
         if self._has_units:
             self.units_loc.copy_(loc)
@@ -240,7 +243,7 @@ class LikelihoodLayer(nn.Module):
 
     @torch.no_grad()
     def set_typical(self, given: Given) -> None:
-        """Keep the median of what came with the training data, for when nothing is given."""
+        """Store the medians of the tensors given in training, for use when none are given."""
         for name, values in given.items():
             self.get_buffer(f"typical_{name}").copy_(values.to(self._dtype).nanmedian())
 
@@ -261,8 +264,8 @@ class LikelihoodLayer(nn.Module):
         tensors = (*self.parameters(), *self.buffers())
         return next((t.dtype for t in tensors), torch.get_default_dtype())
 
-    def _trailing(self, name: str) -> tuple[int, ...]:
-        """Sizes behind those of the event: components of a mixture, then classes or columns."""
+    def _trailing_shape(self, name: str) -> tuple[int, ...]:
+        """Sizes after the event shape: components of a mixture, then classes or columns."""
         return tuple(
             size for size in (self.likelihood.num_components, self.likelihood.width(name)) if size
         )
@@ -285,28 +288,28 @@ class LikelihoodLayer(nn.Module):
             return self._given(name, given)
         if not isinstance(source, str):
             constant = self.get_buffer(name)
-            return self._behind(constant) if constant.ndim else constant
+            return self._with_component_dim(constant) if constant.ndim else constant
         if source == "predicted":
-            values = self._predicted(eta, self._slices[name], self._trailing(name))
+            values = self._predicted_values(eta, self._slices[name], self._trailing_shape(name))
         else:
             values = getattr(self, f"unlinked_{name}")
         value: Tensor = self.likelihood.links[name](values)
-        if source == "shared" and self._is_of_features(name):
-            value = value.expand(*self.event_shape, *self._trailing(name))
-        return self._in_units(name, value) if self._has_units else value
+        if source == "shared" and self._has_feature_rows(name):
+            value = value.expand(*self.event_shape, *self._trailing_shape(name))
+        return self._apply_units(name, value) if self._has_units else value
 
-    def _in_units(self, name: str, value: Tensor) -> Tensor:
-        scale = self._behind(self.units_scale)
+    def _apply_units(self, name: str, value: Tensor) -> Tensor:
+        scale = self._with_component_dim(self.units_scale)
         if name == "loc":
-            return torch.addcmul(self._behind(self.units_loc), scale, value)
+            return torch.addcmul(self._with_component_dim(self.units_loc), scale, value)
         if name == "scale":
             return scale * value
         if name == "cov_factor":
             return scale.unsqueeze(-1) * value
         return scale.square() * value if name == "cov_diag" else value
 
-    def _predicted(self, eta: Tensor, part: slice, trailing: tuple[int, ...]) -> Tensor:
-        """A part of eta of shape ``(*batch, *event_shape, *trailing)``."""
+    def _predicted_values(self, eta: Tensor, part: slice, trailing: tuple[int, ...]) -> Tensor:
+        """The part of eta for one argument, of shape ``(*batch, *event_shape, *trailing)``."""
         dim = -len(self.in_shape)
         values = eta.narrow(dim, part.start, part.stop - part.start)
         if not trailing:
@@ -323,22 +326,22 @@ class LikelihoodLayer(nn.Module):
             return values
         if tuple(values.shape[-len(self.event_shape) :]) != self.event_shape or values.ndim == 1:
             values = values.reshape(values.shape + (1,) * len(self.event_shape))
-        return self._behind(values)
+        return self._with_component_dim(values)
 
-    def _behind(self, values: Tensor) -> Tensor:
-        """With a dimension for the components of a mixture."""
+    def _with_component_dim(self, values: Tensor) -> Tensor:
+        """The values with a dimension for the components of a mixture, where there is one."""
         return values.unsqueeze(-1) if self.likelihood.num_components else values
 
-    def _is_of_features(self, name: str) -> bool:
-        """Whether it is an argument of a distribution over vectors with a row for each feature."""
+    def _has_feature_rows(self, name: str) -> bool:
+        """Whether the argument has a row for each feature of a distribution over vectors."""
         constraint: Any = self.likelihood.family.constraints[name]
         return self.likelihood.family.is_vector and constraint.event_dim > 0
 
     def _add_parameter(self, name: str, source: str) -> None:
         feature_shape = self.event_shape if source == "per_feature" else ()
-        if source == "shared" and self._is_of_features(name):
+        if source == "shared" and self._has_feature_rows(name):
             feature_shape = (1,)
-        trailing = self._trailing(name)
+        trailing = self._trailing_shape(name)
         initial = torch.zeros(feature_shape + trailing)
         constraint = self.likelihood.family.constraints[name]
         if isinstance(constraint, constraints.independent):
@@ -347,18 +350,22 @@ class LikelihoodLayer(nn.Module):
             link = self.likelihood.links[name]
             initial = link.inv(initial + float(constraint.lower_bound) + 1.0)
         elif trailing and not self.likelihood.width(name):
-            initial = initial + torch.linspace(-1, 1, trailing[0])  # components apart
+            initial = initial + torch.linspace(-1, 1, trailing[0])  # so that components differ
         elif self.likelihood.family.is_vector and trailing:
-            initial = torch.randn(feature_shape + trailing) * 0.1  # columns apart
+            initial = torch.randn(feature_shape + trailing) * 0.1  # so that columns differ
         self.register_parameter(f"unlinked_{name}", nn.Parameter(initial))
 
     def _add_constant(self, name: str, source: Any) -> None:
         value = torch.as_tensor(source)
         if self.likelihood.family.constraints[name].is_discrete and value.ndim == 0:
-            self._constants[name] = source  # such as a number of levels, which is no tensor
+            self._constants[name] = source  # such as a number of levels
             return
         if value.ndim == 0:
-            shape = self.event_shape + self._trailing(name) if self._is_of_features(name) else ()
+            shape = (
+                self.event_shape + self._trailing_shape(name)
+                if self._has_feature_rows(name)
+                else ()
+            )
             value = torch.full(shape, float(source))
             self.register_buffer(name, value, persistent=False)
             return
@@ -369,37 +376,14 @@ class LikelihoodLayer(nn.Module):
             )
         self.register_buffer(name, value.to(torch.get_default_dtype()).reshape(self.event_shape))
 
-    def _check_family(self) -> None:
-        name = self.likelihood.family.name
-        try:
-            for value in (-3.0, 3.0, 0.0):
-                p = self(torch.full(self.in_shape, value))
-            _ = p.support.is_discrete
-        except InputError:
-            raise
-        except Exception as error:  # of a distribution that may be anybody's
-            raise InputError(
-                f"{self.likelihood!r} makes no distribution: {' '.join(str(error).split())[:200]}"
-            ) from error
-        if p.event_shape != self.event_shape:
-            raise InputError(
-                f"{name} is a distribution over vectors of length {p.event_shape[-1]}; it has no "
-                "argument for each of the features"
-            )
-        if self.likelihood.family.is_vector and not hasattr(p, "marginal"):
-            raise InputError(
-                f"{name} is over all features at once; such a distribution needs a method "
-                "'marginal(observed)', that of the observed ones"
-            )
 
-
-def _of_shape(p: Any, shape: torch.Size) -> Any:
-    """The distribution with that batch shape; a user's own may have no ``expand``."""
+def _expand(p: Any, shape: torch.Size) -> Any:
+    """The distribution with that batch shape; a user's class may lack ``expand``."""
     return p if p.batch_shape == shape else p.expand(shape)
 
 
-def _element(support: Any) -> Any:
-    """The constraint on one number, of one that may be on vectors or of a mixture."""
+def _element_constraint(support: Any) -> Any:
+    """The constraint on one number, from a constraint on vectors or of a mixture."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support

@@ -1,41 +1,99 @@
-"""Whether data lie in the support of a likelihood, and what to do when they do not."""
+"""Check that data lie in the support of a likelihood, and advise where they do not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .declaration import Likelihood
+from .declaration import Declaration
 from .families import FAMILIES
 
-if TYPE_CHECKING:
-    from .layer import LikelihoodLayer
-
-__all__ = ["check_support", "check_values", "check_varied", "fitting"]
+__all__ = [
+    "Layer",
+    "check_distribution",
+    "check_support",
+    "check_values",
+    "check_varied",
+    "find_matching",
+]
 
 _MAX_PROPOSED = 6
 _MAX_SIZE = 1e15
 _IMAGE_DIMS = 3
 
 
+@runtime_checkable
+class Layer(Protocol):
+    """What the checks need of a :class:`~pyrovae.likelihoods.LikelihoodLayer`."""
+
+    likelihood: Declaration
+    event_shape: tuple[int, ...]
+    is_discrete: bool
+
+    def in_support(self, x: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Which entries of x lie in the support."""
+
+
+MakeLayer = Callable[[Declaration, tuple[int, ...]], Layer]
+"""Makes a layer of a declaration, for data of a shape."""
+
+
+def check_distribution(layer: Any) -> None:
+    """Raise an InputError unless a layer makes a distribution over data of its shape.
+
+    The class of distributions may be anybody's, so that it is tried at three outputs of a decoder.
+    """
+    name = layer.likelihood.family.name
+    try:
+        for value in (-3.0, 3.0, 0.0):
+            p = layer(torch.full(layer.in_shape, value))
+        _ = p.support.is_discrete
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{layer.likelihood!r} makes no distribution: {' '.join(str(error).split())[:200]}"
+        ) from error
+    if p.event_shape != layer.event_shape:
+        raise InputError(
+            f"{name} is a distribution over vectors of length {p.event_shape[-1]}; it has no "
+            "argument for each of the features"
+        )
+    if layer.likelihood.family.is_vector and not hasattr(p, "marginal"):
+        raise InputError(
+            f"{name} is a distribution over all features at once, and needs a method "
+            "'marginal(observed)' that gives the distribution of the observed ones"
+        )
+
+
 def check_support(
-    layer: "LikelihoodLayer",
+    layer: Layer,
     x: Tensor,
     names: Sequence[str] | None,
     what: str,
+    make_layer: MakeLayer,
     given: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Raise an InputError unless every observed element of x is possible under the layer."""
+    """Raise an InputError unless every observed entry of x lies in the support of the layer.
+
+    Arguments:
+        layer: the likelihood.
+        x: the data.
+        names: names of the features of a table.
+        what: what to call the data.
+        make_layer: makes the layers of other likelihoods, to find those that fit.
+        given: what is given with each datum.
+    """
     check_values(x, layer.event_shape, names, what, missing=True)
     outside = ~(layer.in_support(x, given) | x.isnan())
     if not bool(outside.any()):
         return
     first = x[tuple(outside.nonzero()[0].tolist())].item()
     where = f"{first:.4g} {_place(outside, layer.event_shape, names)}"
-    name, advice = layer.likelihood.family.name, _advice(x, layer.event_shape)
+    name, advice = layer.likelihood.family.name, _advice(x, layer.event_shape, make_layer)
     if layer.is_discrete and first < 0:
         raise InputError(f"{name} is of numbers from 0 upwards, and {what} hold {where}; {advice}")
     if layer.is_discrete and first != round(first):
@@ -88,9 +146,7 @@ def check_values(
         )
 
 
-def check_varied(
-    layer: "LikelihoodLayer", x: Tensor, names: Sequence[str] | None, what: str
-) -> None:
+def check_varied(layer: Layer, x: Tensor, names: Sequence[str] | None, what: str) -> None:
     """Raise an InputError if a column of a table is constant, where a density would be infinite."""
     if layer.is_discrete or len(layer.event_shape) != 1:
         return
@@ -109,15 +165,15 @@ def check_varied(
         )
 
 
-def fitting(x: Tensor) -> list[Likelihood]:
-    """The named likelihoods that give every observed element of x positive probability."""
+def find_matching(x: Tensor, make_layer: MakeLayer) -> list[Declaration]:
+    """The named likelihoods that give every observed entry of x positive probability."""
     x = x[~(x.isnan() | x.isinf())].reshape(-1, 1)
     if not len(x):
         return []
-    return [c for c in _candidates(x) if bool(c.build((1,)).in_support(x).all())]
+    return [c for c in _candidates(x) if bool(make_layer(c, (1,)).in_support(x).all())]
 
 
-def _candidates(x: Tensor) -> list[Likelihood]:
+def _candidates(x: Tensor) -> list[Declaration]:
     highest = ceil(min(max(x.max().item(), 0), 2**31 - 1))
     sizes: dict[str, Any] = {"total_count": max(highest, 1), "levels": highest + 1}
     candidates = []
@@ -135,14 +191,14 @@ def _candidates(x: Tensor) -> list[Likelihood]:
             continue
         if settings.get("num_classes", 2) < 2 or settings.get("levels", 2) < 2:
             continue
-        candidates.append(Likelihood(family.name, **settings))
+        candidates.append(Declaration(family.name, **settings))
     return candidates
 
 
-def _advice(x: Tensor, event_shape: tuple[int, ...]) -> str:
-    found = fitting(x)
+def _advice(x: Tensor, event_shape: tuple[int, ...], make_layer: MakeLayer) -> str:
+    found = find_matching(x, make_layer)
     if bool((x == x.round()).logical_or(x.isnan()).all()):
-        found.sort(key=lambda likelihood: not likelihood.build((1,)).is_discrete)
+        found.sort(key=lambda likelihood: not make_layer(likelihood, (1,)).is_discrete)
     names = [_short(likelihood) for likelihood in found[:_MAX_PROPOSED]]
     if not names:
         return "no named likelihood fits; transform them"
@@ -158,7 +214,7 @@ def _advice(x: Tensor, event_shape: tuple[int, ...]) -> str:
     return f"these would fit: {advice}"
 
 
-def _short(likelihood: Likelihood) -> str:
+def _short(likelihood: Declaration) -> str:
     """As a user would write it: sizes that the data ask for, nothing that is a default."""
     settings = {k: v for k, v in likelihood.to_dict().items() if isinstance(v, int)}
     inside = ", ".join(f"{k}={v}" for k, v in settings.items())

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..data import Dataset
 from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
-from ..likelihoods.infer import propose
+from ..likelihoods.likelihood import propose
 from ..models.catalogue import MODELS, check_declared
 from .config import RunConfig
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data.csv_text import MISSING
 from ..errors import InputError, did_you_mean
 from ..likelihoods import Likelihood, Mixed
-from ..likelihoods.infer import propose
+from ..likelihoods.likelihood import propose
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from pyrovae import InputError, Likelihood
-from pyrovae.likelihoods.support import check_values, check_varied, fitting
+from pyrovae.likelihoods import LikelihoodLayer
+from pyrovae.likelihoods.support import check_values, check_varied, find_matching
 
 BINOMIAL = {"family": "Binomial", "total_count": 4}
 CATEGORICAL = {"family": "Categorical", "num_classes": 3}
@@ -87,7 +88,9 @@ def test_integer_data_are_as_good_as_floats() -> None:
 )
 def test_what_would_fit(values: list[float], families: set[str]) -> None:
     named = {"Bernoulli", "Binomial", "Categorical", "Normal", "Poisson"}
-    assert {p.family.name for p in fitting(torch.tensor(values))} & named == families
+    assert {
+        p.family.name for p in find_matching(torch.tensor(values), LikelihoodLayer)
+    } & named == families
 
 
 def test_missing_entries_are_no_reason() -> None:

@@ -21,7 +21,8 @@ class Objective(nn.Module):
 
     It is a function of the :class:`~pyrovae.infer.pair.terms.Terms` of a batch, and of the
     number of steps taken, which it counts. It has the methods of a Pyro loss:
-    ``SVI(..., loss=objective)`` takes it, and ``pyro.infer.SVI(..., loss=objective.differentiable_loss)``.
+    ``SVI(..., loss=objective)`` takes it, and so does ``pyro.infer.SVI`` with
+    ``loss=objective.differentiable_loss``.
 
     Where a latent of the guide cannot be reparameterised, its gradient is that of the score
     function, with the mean over the other samples of a datum as baseline, or over the other data of
