@@ -25,7 +25,7 @@ from torch import Tensor
 
 from pyrovae import VAE, fit, importance_sample, load
 from pyrovae.infer import Estimate, ImportanceEstimate
-from pyrovae.models.base.model import LatentVariableModel
+from pyrovae.models.base import LatentVariableModel
 from pyrovae.models.conditional import ConditionalVAE
 from pyrovae.runs.plots import image_grid
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrovae import SVI
 from pyrovae.infer import ELBO
-from pyrovae.models.base.model import LatentVariableModel
+from pyrovae.models.base import LatentVariableModel
 
 __all__ = ["assert_recorded_as_eager"]
 

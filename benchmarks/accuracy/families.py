@@ -18,7 +18,7 @@ from rich.table import Table
 
 from pyrovae import binarise, evaluate, fit, importance_sample
 from pyrovae.infer import Estimate
-from pyrovae.models.catalogue import model_of
+from pyrovae.models.catalogue import build_model
 from pyrovae.nn import MLP
 
 from ..data import images, test_images
@@ -78,7 +78,7 @@ def main(
         objective = parts.pop("objective", "elbo")
         dims = [latent_dim, latent_dim // 2]
         body = partial(MLP, hidden=(hidden,))
-        family = model_of(
+        family = build_model(
             "vae"
             if model is None
             else {"name": "hierarchical", "latent_dims": dims, "hidden": [hidden], **model},

@@ -1,7 +1,7 @@
 """Model families: pairs of a model p(x, z) and a guide q(z | x), wired with ``pyro.sample``."""
 
 from .autoencoder import Autoencoder
-from .base.model import LatentVariableModel
+from .base import LatentVariableModel
 from .conditional import ConditionalVAE
 from .hierarchical import HierarchicalVAE
 from .mixture import MixtureVAE

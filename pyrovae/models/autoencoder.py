@@ -9,7 +9,7 @@ from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP
 from ..posteriors.point import Point
-from .base.model import Body
+from .base import Body
 from .vae import VAE
 
 __all__ = ["Autoencoder"]

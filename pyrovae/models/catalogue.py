@@ -9,8 +9,8 @@ from ..errors import InputError
 from ..posteriors import POSTERIORS
 from ..priors import PRIORS
 from .autoencoder import Autoencoder
-from .base.model import LatentVariableModel
-from .base.refined import INFERENCES
+from .base import LatentVariableModel
+from .base.refinement import INFERENCES
 from .conditional import ConditionalVAE
 from .hierarchical import HierarchicalVAE
 from .mixture import MixtureVAE
@@ -18,7 +18,7 @@ from .pca import ProbabilisticPCA
 from .semi_supervised import SemiSupervisedVAE
 from .vae import VAE
 
-__all__ = ["MODELS", "check_declared", "model_of"]
+__all__ = ["MODELS", "build_model", "check_declared"]
 
 MODELS: dict[str, type[LatentVariableModel]] = {
     "vae": VAE,
@@ -80,7 +80,7 @@ def check_declared(
     return name
 
 
-def model_of(
+def build_model(
     declared: str | Mapping[str, Any],
     *,
     event_shape: tuple[int, ...],
@@ -104,7 +104,7 @@ def model_of(
     Raises:
         InputError: as :func:`check_declared`, or if the parts do not fit together.
 
-    >>> model_of("vae", event_shape=(3,), latent_dim=2, prior="mixture").sample(5).shape
+    >>> build_model("vae", event_shape=(3,), latent_dim=2, prior="mixture").sample(5).shape
     torch.Size([5, 3])
     """
     check_declared(declared, prior=prior, posterior=posterior, inference=inference)

@@ -14,16 +14,22 @@ from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP, concatenate, joint_network
 from ..posteriors import DiagonalNormal
-from .base.condition import Condition, MakeBody, check_paired, check_vector
+from .base import (
+    Body,
+    GenerativeModel,
+    LatentVariableModel,
+    Layer,
+    RecognitionModel,
+    build_network,
+    encoder_input_shape,
+)
+from .base.condition import BodyFactory, Condition, check_condition_shape, check_latent_vector
 from .base.conditional_normal import ConditionalNormal
-from .base.generative import Generative, Layer
-from .base.model import Body, LatentVariableModel, network
-from .base.recognition import Recognition, seen_shape
 
 __all__ = ["ConditionalGuide", "ConditionalModel", "ConditionalVAE"]
 
 
-class ConditionalModel(Generative):
+class ConditionalModel(GenerativeModel):
     """The Pyro model p(z | y) p(x | z, y): x ~ likelihood(decoder(z, c(y))), for each datum."""
 
     def __init__(
@@ -52,13 +58,13 @@ class ConditionalModel(Generative):
             InputError: if x lies outside the support of the likelihood, or y are no such conditions
                 (under Pyro's validation).
         """
-        beside = self.begin(x, *given)
+        named_given = self.begin(x, *given)
         if is_validation_enabled():
-            check_paired(x, y, self.condition.condition_shape)
+            check_condition_shape(x, y, self.condition.condition_shape)
         c = self.condition(y)
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", self.p(c))
-            return self.observe(x, self.eta_given(z, c), beside)
+            return self.observe(x, self.eta_given(z, c), named_given)
 
     def p(self, c: Float[Tensor, "*batch context"]) -> TorchDistributionMixin:
         """p(z | y), given c(y)."""
@@ -73,7 +79,7 @@ class ConditionalModel(Generative):
         return self.eta(concatenate(z, c))
 
 
-class ConditionalGuide(Recognition):
+class ConditionalGuide(RecognitionModel):
     """The Pyro guide q(z | x, y) = posterior(encoder(x, c(y))), one network for all data."""
 
     def __init__(
@@ -99,9 +105,9 @@ class ConditionalGuide(Recognition):
         """
         self.begin(x)
         if is_validation_enabled():
-            check_paired(x, y, self.condition.condition_shape)
+            check_condition_shape(x, y, self.condition.condition_shape)
         with pyro.plate("data", x.shape[0]):
-            z: Tensor = pyro.sample("z", self.q(self.see(x), y))
+            z: Tensor = pyro.sample("z", self.q(self.encoder_input(x), y))
             return z
 
     def q(self, seen: Float[Tensor, "..."], y: Num[Tensor, "..."]) -> TorchDistributionMixin:
@@ -179,7 +185,7 @@ class ConditionalVAE(LatentVariableModel):
         posterior: nn.Module | None = None,
         encoder: Body = MLP,
         decoder: Body = MLP,
-        condition: MakeBody = MLP,
+        condition: BodyFactory = MLP,
         width: int = 400,
         missing: bool = False,
     ) -> None:
@@ -190,9 +196,9 @@ class ConditionalVAE(LatentVariableModel):
         self.latent_dim = latent_dim
         layer = Likelihood.of(likelihood).build(self.event_shape)
         q: Any = DiagonalNormal(latent_dim) if posterior is None else posterior
-        seen = seen_shape(self.event_shape, missing)
+        seen = encoder_input_shape(self.event_shape, missing)
         of_model = Condition(num_classes, condition_shape, condition)
-        check_vector(q, prior, latent_dim)
+        check_latent_vector(q, prior, latent_dim)
         p: Any = q.prior() if prior is None else prior
         if conditional_prior:
             if prior is not None:
@@ -201,7 +207,7 @@ class ConditionalVAE(LatentVariableModel):
         self.model = ConditionalModel(
             of_model,
             p,
-            network(decoder, (latent_dim + of_model.dim,), layer.in_shape),
+            build_network(decoder, (latent_dim + of_model.dim,), layer.in_shape),
             layer,
             missing,
         )
@@ -223,7 +229,7 @@ class ConditionalVAE(LatentVariableModel):
 
     def encode(self, x: Num[Tensor, "..."], y: Num[Tensor, "..."]) -> TorchDistributionMixin:
         """q(z | x, y), of event shape ``(latent_dim,)``."""
-        return self.guide.q(self.guide.see(x), y)
+        return self.guide.q(self.guide.encoder_input(x), y)
 
     def decode(
         self,
@@ -249,7 +255,7 @@ class ConditionalVAE(LatentVariableModel):
         self, x: Num[Tensor, "..."], y: Num[Tensor, "..."], *given: Tensor
     ) -> Float[Tensor, "*batch latent"]:
         """The centre of q(z | x, y), which is its mean where that is known."""
-        return self.guide.centre(self.guide.see(x), y)
+        return self.guide.centre(self.guide.encoder_input(x), y)
 
     def reconstruct(  # type: ignore[override]
         self, x: Num[Tensor, "..."], y: Num[Tensor, "..."], *given: Tensor
@@ -273,8 +279,8 @@ class ConditionalVAE(LatentVariableModel):
             new_y: y', as many, or any that broadcast against them, such as one for all.
             given: what comes with each datum, as ``likelihood.given`` lists it.
         """
-        beside = self.likelihood.given_with(x, *given)
-        return self.decode_mean(self.embed(x, y), new_y, beside)
+        named_given = self.likelihood.given_with(x, *given)
+        return self.decode_mean(self.embed(x, y), new_y, named_given)
 
     def draw(  # type: ignore[override]
         self, num: int, y: Num[Tensor, "..."], *given: Tensor

@@ -13,9 +13,8 @@ from torch.distributions import kl_divergence
 from ..errors import InputError, did_you_mean
 from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP
+from .base import Body, LatentVariableModel, build_network, encoder_input_shape
 from .base.conditional_normal import ConditionalNormal
-from .base.model import Body, LatentVariableModel, network
-from .base.recognition import seen_shape
 from .ladder import BottomUpGuide, HierarchicalModel, TopDownGuide
 
 __all__ = ["HierarchicalVAE"]
@@ -98,14 +97,14 @@ class HierarchicalVAE(LatentVariableModel):
         self.model = HierarchicalModel(
             [normal(upper, lower) for lower, upper in pairwise(self.latent_dims)],
             self.latent_dims[-1],
-            network(decoder, (first,), layer.in_shape),
+            build_network(decoder, (first,), layer.in_shape),
             layer,
             missing,
         )
-        seen = seen_shape(self.event_shape, missing)
+        seen = encoder_input_shape(self.event_shape, missing)
         if guide == "bottom_up":
             self.guide = BottomUpGuide(
-                network(encoder, seen, (2, first)),
+                build_network(encoder, seen, (2, first)),
                 first,
                 [normal(lower, upper) for lower, upper in pairwise(self.latent_dims)],
                 self.event_shape,
@@ -115,7 +114,7 @@ class HierarchicalVAE(LatentVariableModel):
             features = [hidden[-1]] * len(above) + [0]
             widths = [2 * dim + num for dim, num in zip(self.latent_dims, features, strict=True)]
             self.guide = TopDownGuide(
-                network(encoder, seen, widths[:1]),
+                build_network(encoder, seen, widths[:1]),
                 [between((hidden[-1],), (width,)) for width in widths[1:]],
                 self.latent_dims,
                 self.model,

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from ..posteriors import DiagonalNormal
 from ..priors import StandardNormal
-from .base.generative import Generative, Layer
-from .base.recognition import Recognition
+from .base import GenerativeModel, Layer, RecognitionModel
 
 __all__ = [
     "BottomUpGuide",
@@ -29,7 +28,7 @@ Take = Callable[[int, TorchDistributionMixin], Tensor]
 """Which point of the distribution of layer l is passed on: a sample, or its mean."""
 
 
-class HierarchicalModel(Generative):
+class HierarchicalModel(GenerativeModel):
     """The Pyro model p(z_L) p(z_{L-1} | z_L) ... p(z_1 | z_2) p(x | z_1), for each datum.
 
     Arguments:
@@ -62,9 +61,9 @@ class HierarchicalModel(Generative):
         Raises:
             InputError: if x lies outside the support of the likelihood (under Pyro's validation).
         """
-        beside = self.begin(x, *given)
+        named_given = self.begin(x, *given)
         with pyro.plate("data", x.shape[0]):
-            return self.observe(x, self.eta(self.chain(_sampled)[0]), beside)
+            return self.observe(x, self.eta(self.chain(_sample_site)[0]), named_given)
 
     def below(self, layer: int, above: Float[Tensor, "..."]) -> TorchDistributionMixin:
         """p(z_l | z_{l+1}) for layer l = 1, ..., L - 1."""
@@ -80,7 +79,7 @@ class HierarchicalModel(Generative):
         return z[::-1]
 
 
-class BottomUpGuide(Recognition):
+class BottomUpGuide(RecognitionModel):
     """The Pyro guide q(z_1 | x) q(z_2 | z_1) ... q(z_L | z_{L-1}), all of them diagonal normals.
 
     That of Rezende et al. (2014), and of the model of two layers of Burda et al. (2016).
@@ -116,18 +115,18 @@ class BottomUpGuide(Recognition):
         """
         self.begin(x)
         with pyro.plate("data", x.shape[0]):
-            return self.chain(x, _sampled)
+            return self.chain(x, _sample_site)
 
     def chain(self, x: Num[Tensor, "..."], take: Take) -> list[Float[Tensor, "..."]]:
         """z_1, ..., z_L, as they are taken from the bottom up."""
-        seen = self.see(x)
+        seen = self.encoder_input(x)
         z = [take(1, self._normal(self.encoder(seen).to(seen.dtype)))]
         for layer, conditional in enumerate(self.conditionals, start=2):
             z.append(take(layer, conditional(z[-1])))
         return z
 
 
-class TopDownGuide(Recognition):
+class TopDownGuide(RecognitionModel):
     """The Pyro guide q(z_L | x) q(z_{L-1} | z_L, x) ... q(z_1 | z_2, x) of Sønderby et al. (2016).
 
     A deterministic pass upward makes of x a normal for each layer, l_l(z_l) = Normal(z_l; m_l,
@@ -174,7 +173,7 @@ class TopDownGuide(Recognition):
         """
         self.begin(x)
         with pyro.plate("data", x.shape[0]):
-            return self.chain(x, _sampled)
+            return self.chain(x, _sample_site)
 
     def chain(self, x: Num[Tensor, "..."], take: Take) -> list[Float[Tensor, "..."]]:
         """z_1, ..., z_L, as they are taken from the top down."""
@@ -188,7 +187,7 @@ class TopDownGuide(Recognition):
 
     def evidence(self, x: Num[Tensor, "..."]) -> list[TorchDistributionMixin]:
         """What x says of z_1, ..., z_L by itself: the normals of the upward pass."""
-        seen = self.see(x)
+        seen = self.encoder_input(x)
         out: Tensor = self.encoder(seen).to(seen.dtype)
         found = []
         for layer, normal in enumerate(self._normals):
@@ -228,6 +227,6 @@ def precision_weighted(
     return product
 
 
-def _sampled(layer: int, p: TorchDistributionMixin) -> Tensor:
+def _sample_site(layer: int, p: TorchDistributionMixin) -> Tensor:
     z: Tensor = pyro.sample(f"z{layer}", p)
     return z

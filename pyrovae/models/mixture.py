@@ -13,9 +13,14 @@ from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP
 from ..posteriors import DiagonalNormal
 from ..priors import NormalMixture
-from .base.generative import DeepLatentModel
-from .base.model import Body, LatentVariableModel, network
-from .base.recognition import AmortisedGuide, seen_shape
+from .base import (
+    AmortisedGuide,
+    Body,
+    DeepLatentModel,
+    LatentVariableModel,
+    build_network,
+    encoder_input_shape,
+)
 
 __all__ = ["MixtureGuide", "MixtureModel", "MixtureVAE"]
 
@@ -35,11 +40,11 @@ class MixtureModel(DeepLatentModel):
         Raises:
             InputError: if x lies outside the support of the likelihood (under Pyro's validation).
         """
-        beside = self.begin(x, *given)
+        named_given = self.begin(x, *given)
         with pyro.plate("data", x.shape[0]):
             y = pyro.sample("y", self.prior.weights())
             z = pyro.sample("z", self.prior.component(y))
-            return self.observe(x, self.eta(z), beside)
+            return self.observe(x, self.eta(z), named_given)
 
 
 class MixtureGuide(AmortisedGuide):
@@ -133,11 +138,11 @@ class MixtureVAE(LatentVariableModel):
         q = DiagonalNormal(latent_dim)
         prior = NormalMixture(latent_dim, num_components)
         self.model = MixtureModel(
-            prior, network(decoder, (latent_dim,), layer.in_shape), layer, missing
+            prior, build_network(decoder, (latent_dim,), layer.in_shape), layer, missing
         )
-        seen = seen_shape(self.event_shape, missing)
+        seen = encoder_input_shape(self.event_shape, missing)
         self.guide = MixtureGuide(
-            network(encoder, seen, q.in_shape), q, prior, self.event_shape, missing
+            build_network(encoder, seen, q.in_shape), q, prior, self.event_shape, missing
         )
 
     def embed(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "*batch latent"]:

@@ -15,8 +15,7 @@ from ..likelihoods import Likelihood
 from ..likelihoods.support import check_values
 from ..nn import MLP
 from ..priors import StandardNormal
-from .base.generative import DeepLatentModel
-from .base.recognition import AmortisedGuide, seen_shape
+from .base import AmortisedGuide, DeepLatentModel, encoder_input_shape
 from .linear_gaussian import closed_form, em, posterior
 from .vae import VAE
 
@@ -42,7 +41,7 @@ class ExactPosterior(nn.Module):
     def __init__(self, model: DeepLatentModel) -> None:
         super().__init__()
         self._model = (model,)  # not registered
-        self.in_shape = seen_shape((prod(model.likelihood.event_shape),), model.missing)
+        self.in_shape = encoder_input_shape((prod(model.likelihood.event_shape),), model.missing)
 
     def forward(self, h: Float[Tensor, "*batch h"]) -> TorchDistributionMixin:
         mean, covariance = self._moments(h)

@@ -15,10 +15,15 @@ from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP, concatenate, joint_network
 from ..posteriors import DiagonalNormal
-from .base.condition import Condition, check_labels, check_paired, check_vector
-from .base.generative import Generative, Layer
-from .base.model import Body, LatentVariableModel, network
-from .base.recognition import seen_shape
+from .base import (
+    Body,
+    GenerativeModel,
+    LatentVariableModel,
+    Layer,
+    build_network,
+    encoder_input_shape,
+)
+from .base.condition import Condition, check_condition_shape, check_labels, check_latent_vector
 from .conditional import ConditionalGuide
 
 __all__ = ["LabelGuide", "LabelModel", "SemiSupervisedVAE"]
@@ -53,7 +58,7 @@ class LabelGuide(ConditionalGuide):
         self.begin(x)
         _check(x, y, self.condition)
         is_missing = (y < 0).unsqueeze(-1)
-        seen = self.see(x)
+        seen = self.encoder_input(x)
         with pyro.plate("data", x.shape[0]):
             logits = torch.where(is_missing, self.logits(seen), 0.0)
             q_y = Categorical(logits=logits)
@@ -67,7 +72,7 @@ class LabelGuide(ConditionalGuide):
         return logits
 
 
-class LabelModel(Generative):
+class LabelModel(GenerativeModel):
     """The Pyro model p(y) p(z) p(x | z, y), y being observed where it is known.
 
     Arguments:
@@ -115,7 +120,7 @@ class LabelModel(Generative):
             InputError: if x lies outside the support of the likelihood, or y are no labels (under
                 Pyro's validation).
         """
-        beside = self.begin(x, *given)
+        named_given = self.begin(x, *given)
         _check(x, y, self.condition)
         is_known = y >= 0
         known = torch.where(is_known, y, 0)
@@ -129,9 +134,9 @@ class LabelModel(Generative):
             eta = self.eta_given(z, torch.where(is_known, y, drawn))
             if self.training:
                 (guide,) = self._guide
-                log_q = Categorical(logits=guide.logits(guide.see(x))).log_prob(known)
+                log_q = Categorical(logits=guide.logits(guide.encoder_input(x))).log_prob(known)
                 pyro.factor("classification", torch.where(is_known, self.weight * log_q, 0.0))
-            return self.observe(x, eta, beside)
+            return self.observe(x, eta, named_given)
 
     def eta_given(
         self, z: Float[Tensor, "*_ latent"], y: Int[Tensor, "..."]
@@ -228,11 +233,11 @@ class SemiSupervisedVAE(LatentVariableModel):
         self.num_classes = num_classes
         layer = Likelihood.of(likelihood).build(self.event_shape)
         q: Any = DiagonalNormal(latent_dim) if posterior is None else posterior
-        check_vector(q, prior, latent_dim)
-        seen = seen_shape(self.event_shape, missing)
+        check_latent_vector(q, prior, latent_dim)
+        seen = encoder_input_shape(self.event_shape, missing)
         self.guide = LabelGuide(
             Condition(num_classes),
-            network(
+            build_network(
                 classifier or (MLP if isinstance(encoder, nn.Module) else encoder),
                 seen,
                 (num_classes,),
@@ -245,7 +250,7 @@ class SemiSupervisedVAE(LatentVariableModel):
         self.model = LabelModel(
             Condition(num_classes),
             q.prior() if prior is None else prior,
-            network(decoder, (latent_dim + num_classes,), layer.in_shape),
+            build_network(decoder, (latent_dim + num_classes,), layer.in_shape),
             layer,
             missing,
             self.guide,
@@ -261,7 +266,7 @@ class SemiSupervisedVAE(LatentVariableModel):
     @torch.no_grad()
     def classify(self, x: Num[Tensor, "..."]) -> Float[Tensor, "*batch classes"]:
         """q(y | x), the probability of each class."""
-        return self.guide.logits(self.guide.see(x)).softmax(-1)
+        return self.guide.logits(self.guide.encoder_input(x)).softmax(-1)
 
     def label_accuracy(self, x: Num[Tensor, "batch *event"], y: Num[Tensor, "..."]) -> float:
         """Of the data whose label is known, the share whose most probable class is that.
@@ -269,7 +274,7 @@ class SemiSupervisedVAE(LatentVariableModel):
         Raises:
             InputError: if no label is known, or y are no labels.
         """
-        check_paired(x, y)
+        check_condition_shape(x, y)
         check_labels(y, self.num_classes, missing=True)
         is_known = y >= 0
         if not bool(is_known.any()):
@@ -280,7 +285,7 @@ class SemiSupervisedVAE(LatentVariableModel):
         self, x: Num[Tensor, "..."], y: Int[Tensor, "..."] | None = None
     ) -> TorchDistributionMixin:
         """q(z | x, y), at the most probable y where it is missing or not given."""
-        return self.guide.q(self.guide.see(x), self._label(x, y))
+        return self.guide.q(self.guide.encoder_input(x), self._label(x, y))
 
     def decode(
         self,
@@ -305,16 +310,16 @@ class SemiSupervisedVAE(LatentVariableModel):
         self, x: Num[Tensor, "..."], y: Int[Tensor, "..."] | None = None, *given: Tensor
     ) -> Float[Tensor, "*batch latent"]:
         """The centre of q(z | x, y), at the most probable y where it is missing or not given."""
-        return self.guide.centre(self.guide.see(x), self._label(x, y))
+        return self.guide.centre(self.guide.encoder_input(x), self._label(x, y))
 
     @torch.no_grad()
     def reconstruct(
         self, x: Num[Tensor, "..."], y: Int[Tensor, "..."] | None = None, *given: Tensor
     ) -> Float[Tensor, "..."]:
         """E[x' | z, y] at ``z = embed(x, y)`` and the same y."""
-        beside = self.likelihood.given_with(x, *given)
+        named_given = self.likelihood.given_with(x, *given)
         y = self._label(x, y)
-        return self.decode_mean(self.embed(x, y), y, beside)
+        return self.decode_mean(self.embed(x, y), y, named_given)
 
     def draw(
         self, num: int, y: Int[Tensor, "..."] | None = None, *given: Tensor
@@ -344,5 +349,5 @@ class SemiSupervisedVAE(LatentVariableModel):
 
 def _check(x: Tensor, y: Tensor, condition: Condition) -> None:
     if is_validation_enabled():
-        check_paired(x, y)
+        check_condition_shape(x, y)
         check_labels(y, condition.dim, missing=True)

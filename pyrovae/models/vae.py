@@ -14,10 +14,15 @@ from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP
 from ..posteriors import DiagonalNormal
 from ..priors import VampPrior
-from .base.generative import DeepLatentModel
-from .base.model import Body, LatentVariableModel, network
-from .base.recognition import AmortisedGuide, seen_shape
-from .base.refined import INFERENCES, Inference, NumberedModel
+from .base import (
+    AmortisedGuide,
+    Body,
+    DeepLatentModel,
+    LatentVariableModel,
+    build_network,
+    encoder_input_shape,
+)
+from .base.refinement import INFERENCES, IndexedModel, Inference
 
 __all__ = ["VAE"]
 
@@ -84,15 +89,15 @@ class VAE(LatentVariableModel):
         with torch.no_grad():
             trial = q(torch.zeros(q.in_shape))
             latent_shape = trial.event_shape
-        kind = NumberedModel if inference_name == "free" else DeepLatentModel
-        self.model = kind(p, network(decoder, latent_shape, layer.in_shape), layer, missing)
-        seen = seen_shape(self.event_shape, missing)
+        kind = IndexedModel if inference_name == "free" else DeepLatentModel
+        self.model = kind(p, build_network(decoder, latent_shape, layer.in_shape), layer, missing)
+        seen = encoder_input_shape(self.event_shape, missing)
         self.guide = build_part(
             "inference",
             INFERENCES,
             inference,
             model=self.model,
-            encoder=network(encoder, seen, q.in_shape),
+            encoder=build_network(encoder, seen, q.in_shape),
             posterior=q,
             event_shape=self.event_shape,
             missing=missing,
@@ -145,8 +150,10 @@ class VAE(LatentVariableModel):
     def reconstruct(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
         """E[x' | z] at ``z = embed(x)``, without gradients."""
         # Data of a free posterior may come with their numbers, after what the likelihood takes.
-        beside = given[: len(self.likelihood.likelihood.given)]
-        return self.decode_mean(self.embed(x, *given), self.likelihood.given_with(x, *beside))
+        likelihood_given = given[: len(self.likelihood.likelihood.given)]
+        return self.decode_mean(
+            self.embed(x, *given), self.likelihood.given_with(x, *likelihood_given)
+        )
 
     def embed(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
         """The centre of q(z | x), which is its mean where that is known."""

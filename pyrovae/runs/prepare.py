@@ -21,8 +21,8 @@ from ..data.memory import check_fits_memory, memory_guard
 from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
 from ..likelihoods.support import check_values
-from ..models.base.model import LatentVariableModel
-from ..models.catalogue import model_of
+from ..models import catalogue
+from ..models.base import LatentVariableModel
 from ..nn import MLP, ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
 from .config import RunConfig
 from .resolve import INFER, LABELLED, as_settings, resolve_parts
@@ -187,7 +187,7 @@ def build_model(config: RunConfig, dataset: Dataset) -> LatentVariableModel:
         "residual": (ResidualEncoder, ResidualDecoder),
     }[config.network]
     with memory_guard("the model", _ADVICE):
-        family = model_of(
+        family = catalogue.build_model(
             config.model,
             event_shape=dataset.event_shape,
             latent_dim=config.latent_dim,

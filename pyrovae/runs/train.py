@@ -18,7 +18,7 @@ from ..errors import Agreed, InputError, Interrupted
 from ..infer import objective_of
 from ..infer.parallel.processes import Processes
 from ..likelihoods import Likelihood
-from ..models.base.model import LatentVariableModel
+from ..models.base import LatentVariableModel
 from ..models.catalogue import check_declared
 from ..models.pca import ProbabilisticPCA
 from ..storage import atomic

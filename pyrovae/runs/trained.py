@@ -13,7 +13,7 @@ from torch import Tensor
 from ..data import Batches, Dataset, Split
 from ..device import find_device
 from ..errors import InputError, short_repr
-from ..models.base.model import LatentVariableModel
+from ..models.base import LatentVariableModel
 from .config import RunConfig
 from .directory import RunDirectory
 from .prepare import arrange_data, build_model, load_data, prepare_data

@@ -265,7 +265,7 @@ def _start(vae: VAE, x: Float[Tensor, "rows columns"]) -> None:
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        p, filled = model.observed(x, eta.expand(len(x), -1), {})
+        p, filled = model.observation(x, eta.expand(len(x), -1), {})
         value: Tensor = -p.log_prob(filled).mean()
         value.backward()
         return value

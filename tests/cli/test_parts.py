@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pyrovae.cli import main
 from pyrovae.infer import evaluate
-from pyrovae.models.base.refined import INFERENCES
+from pyrovae.models.base.refinement import INFERENCES
 from pyrovae.models.catalogue import MODELS
 from pyrovae.posteriors import POSTERIORS
 from pyrovae.priors import PRIORS

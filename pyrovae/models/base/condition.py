@@ -12,9 +12,15 @@ from ...errors import InputError
 from ...nn import MLP, Standardise
 from ...priors import VampPrior
 
-__all__ = ["Condition", "MakeBody", "check_labels", "check_paired", "check_vector"]
+__all__ = [
+    "BodyFactory",
+    "Condition",
+    "check_condition_shape",
+    "check_labels",
+    "check_latent_vector",
+]
 
-MakeBody = Callable[[Sequence[int], Sequence[int]], nn.Module]
+BodyFactory = Callable[[Sequence[int], Sequence[int]], nn.Module]
 """What makes a network from the shapes of its input and its output."""
 
 _NUM_FEATURES = 64
@@ -51,7 +57,7 @@ class Condition(nn.Module):
         self,
         num_classes: int | None = None,
         condition_shape: Sequence[int] | None = None,
-        body: MakeBody = MLP,
+        body: BodyFactory = MLP,
     ) -> None:
         super().__init__()
         if (num_classes is None) == (condition_shape is None):
@@ -184,7 +190,7 @@ def check_labels(y: Num[Tensor, "..."], num_classes: int, *, missing: bool) -> N
         )
 
 
-def check_paired(x: Tensor, y: Tensor, condition_shape: tuple[int, ...] = ()) -> None:
+def check_condition_shape(x: Tensor, y: Tensor, condition_shape: tuple[int, ...] = ()) -> None:
     """Refuse y of another number than x.
 
     Raises:
@@ -197,7 +203,7 @@ def check_paired(x: Tensor, y: Tensor, condition_shape: tuple[int, ...] = ()) ->
         )
 
 
-def check_vector(posterior: Any, prior: nn.Module | None, latent_dim: int) -> None:
+def check_latent_vector(posterior: Any, prior: nn.Module | None, latent_dim: int) -> None:
     """Refuse latents that are no vector beside which y could stand, and priors that know no y.
 
     Raises:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from ...likelihoods import LikelihoodLayer, MixedLayer
 from .parameters import declare_parameters
 
-__all__ = ["DeepLatentModel", "Generative", "Layer"]
+__all__ = ["DeepLatentModel", "GenerativeModel", "Layer"]
 
 Layer = LikelihoodLayer | MixedLayer
 
 
-class Generative(nn.Module):
+class GenerativeModel(nn.Module):
     """A model p(x, z) that ends in x ~ likelihood(eta), eta being what a decoder puts out.
 
     Missing entries of x (NaN) contribute exactly nothing: the density is that of the others.
@@ -50,10 +50,10 @@ class Generative(nn.Module):
             InputError: if x lies outside the support of the likelihood.
         """
         declare_parameters(self)
-        beside: Mapping[str, Tensor] = self.likelihood.given_with(x, *given)
+        named_given: Mapping[str, Tensor] = self.likelihood.given_with(x, *given)
         if is_validation_enabled():
-            self.likelihood.check(x, given=beside)
-        return beside
+            self.likelihood.check(x, given=named_given)
+        return named_given
 
     def eta(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """What the decoder puts out for z, in the precision of z: densities are not summed in half
@@ -66,24 +66,24 @@ class Generative(nn.Module):
         self,
         x: Num[Tensor, "batch *event"],
         eta: Float[Tensor, "..."],
-        beside: Mapping[str, Tensor],
+        named_given: Mapping[str, Tensor],
     ) -> Tensor:
         """Sample site ``x``, observed, within the plate over data.
 
         Arguments:
             x: data.
             eta: numbers of the likelihood, in the precision in which densities shall be summed.
-            beside: as ``begin`` returned it.
+            named_given: as ``begin`` returned it.
         """
-        p, x = self.observed(x, eta, beside)
+        p, x = self.observation(x, eta, named_given)
         observed: Tensor = pyro.sample("x", p, obs=x)
         return observed
 
-    def observed(
+    def observation(
         self,
         x: Num[Tensor, "batch *event"],
         eta: Float[Tensor, "..."],
-        beside: Mapping[str, Tensor],
+        named_given: Mapping[str, Tensor],
     ) -> tuple[TorchDistributionMixin, Float[Tensor, "batch *event"]]:
         """p(x | z), of what is present of x, and x as it takes it."""
         x = x.to(eta.dtype)  # log-factorials of bytes would overflow
@@ -92,10 +92,10 @@ class Generative(nn.Module):
             # Filled, then masked: a mask alone would leave NaN in the gradient.
             present = ~x.isnan()
             x = torch.where(present, x, self.likelihood.fill)
-        return self.likelihood(eta, beside, present), x
+        return self.likelihood(eta, named_given, present), x
 
 
-class DeepLatentModel(Generative):
+class DeepLatentModel(GenerativeModel):
     """The Pyro model p(z) p(x | z): z ~ prior, x ~ likelihood(decoder(z)), for each datum."""
 
     def __init__(
@@ -114,16 +114,16 @@ class DeepLatentModel(Generative):
         Raises:
             InputError: if x lies outside the support of the likelihood (under Pyro's validation).
         """
-        beside = self.begin(x, *given)
+        named_given = self.begin(x, *given)
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", self.prior())
-            return self.observe(x, self.eta(z), beside)
+            return self.observe(x, self.eta(z), named_given)
 
     def log_joint(
         self, z: Float[Tensor, "..."], x: Num[Tensor, "batch *event"], *given: Tensor
     ) -> Float[Tensor, "..."]:
         """log p(x, z) of each datum, in nats, for z of any batch shape on its left."""
-        p, x = self.observed(x, self.eta(z), self.likelihood.given_with(x, *given))
+        p, x = self.observation(x, self.eta(z), self.likelihood.given_with(x, *given))
         log_prior: Tensor = self.prior().log_prob(z)
         log_likelihood: Tensor = p.log_prob(x)
         return log_prior + log_likelihood

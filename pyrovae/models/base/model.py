@@ -11,16 +11,16 @@ from ...errors import InputError
 from ...inverse import Mask, Operator, Posterior, posterior
 from ...inverse.posterior import check_given
 from ...likelihoods.support import check_values
-from .generative import Generative, Layer
-from .recognition import Recognition
+from .generative import GenerativeModel, Layer
+from .recognition import RecognitionModel
 
-__all__ = ["Body", "LatentVariableModel", "network"]
+__all__ = ["Body", "LatentVariableModel", "build_network"]
 
 Body = nn.Module | Callable[[Sequence[int], Sequence[int]], nn.Module]
 """A network, or what makes one from the shapes of its input and its output."""
 
 
-def network(body: Body, in_shape: Sequence[int], out_shape: Sequence[int]) -> nn.Module:
+def build_network(body: Body, in_shape: Sequence[int], out_shape: Sequence[int]) -> nn.Module:
     """The network itself."""
     return body if isinstance(body, nn.Module) else body(in_shape, out_shape)
 
@@ -48,8 +48,8 @@ class LatentVariableModel(nn.Module):
     """How many tensors stand between x and what the likelihood takes."""
 
     event_shape: tuple[int, ...]
-    model: Generative
-    guide: Recognition
+    model: GenerativeModel
+    guide: RecognitionModel
 
     @property
     def likelihood(self) -> Layer:
@@ -148,8 +148,10 @@ class LatentVariableModel(nn.Module):
             check_values(y, self.event_shape, what="the observations", missing=True)
             check_given(given, len(y))
             first = self.num_conditions
-            beside = given[first : first + len(likelihood.likelihood.given)]
-            likelihood.check(y, what="the observations", given=likelihood.given_with(y, *beside))
+            likelihood_given = given[first : first + len(likelihood.likelihood.given)]
+            likelihood.check(
+                y, what="the observations", given=likelihood.given_with(y, *likelihood_given)
+            )
         return posterior(
             self.model,
             guide,

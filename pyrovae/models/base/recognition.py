@@ -14,20 +14,20 @@ from ...likelihoods.support import check_values
 from ...nn import Standardise
 from .parameters import declare_parameters
 
-__all__ = ["AmortisedGuide", "Recognition", "seen_shape"]
+__all__ = ["AmortisedGuide", "RecognitionModel", "encoder_input_shape"]
 
 
-def seen_shape(event_shape: Sequence[int], missing: bool) -> tuple[int, ...]:
+def encoder_input_shape(event_shape: Sequence[int], missing: bool) -> tuple[int, ...]:
     """The shape of what an encoder sees of one datum: with the mask, where entries may be missing.
 
-    >>> seen_shape((1, 8, 8), missing=True)
+    >>> encoder_input_shape((1, 8, 8), missing=True)
     (2, 8, 8)
     """
     first, *rest = event_shape
     return (2 * first if missing else first, *rest)
 
 
-class Recognition(nn.Module):
+class RecognitionModel(nn.Module):
     """A guide q(z | x) whose encoder sees x in the units that :class:`Standardise` has learned.
 
     Where entries may be missing, the encoder sees them as the mean, and beside x the mask of what
@@ -56,11 +56,11 @@ class Recognition(nn.Module):
         if is_validation_enabled():
             check_values(x, self.event_shape, missing=self.missing)
 
-    def see(self, x: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """What the encoder sees of x, of shape ``(*batch, *seen_shape(event_shape, missing))``."""
-        return self.seen(self.standardise(x))
+    def encoder_input(self, x: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """x as the encoder takes it, of the shape that :func:`encoder_input_shape` gives."""
+        return self.add_mask(self.standardise(x))
 
-    def seen(self, standard: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def add_mask(self, standard: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """The same of x that is standardised already."""
         if not self.missing:
             return standard
@@ -69,7 +69,7 @@ class Recognition(nn.Module):
         return torch.cat([filled, present.to(filled.dtype)], -len(self.event_shape))
 
 
-class AmortisedGuide(Recognition):
+class AmortisedGuide(RecognitionModel):
     """The Pyro guide q(z | x) = posterior(encoder(x)), one network for all data."""
 
     def __init__(
@@ -111,6 +111,6 @@ class AmortisedGuide(Recognition):
         return centre
 
     def _h_of_standard(self, standard: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        seen = self.seen(standard)
+        seen = self.add_mask(standard)
         h: Tensor = self.encoder(seen).to(seen.dtype)
         return h

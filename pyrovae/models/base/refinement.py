@@ -28,8 +28,8 @@ from .recognition import AmortisedGuide
 __all__ = [
     "INFERENCES",
     "FreeGuide",
+    "IndexedModel",
     "Inference",
-    "NumberedModel",
     "Refinement",
     "SemiAmortisedGuide",
 ]
@@ -207,7 +207,7 @@ class FreeGuide(AmortisedGuide):
         )
 
 
-class NumberedModel(DeepLatentModel):
+class IndexedModel(DeepLatentModel):
     """p(z) p(x | z) of data that may come with their numbers, which are no part of it."""
 
     def forward(self, x: Num[Tensor, "batch *event"], *given: Tensor) -> Tensor:
