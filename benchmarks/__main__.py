@@ -10,7 +10,7 @@ from typing import Any, Literal
 from cyclopts import App
 
 from . import log_likelihood, start
-from .race import Contestant, race
+from .timing import Candidate, time_interleaved
 
 Section = Literal["mlp", "conv", "tiny", "epoch", "start", "likelihood"]
 app = App(name="python -m benchmarks", help_format="markdown")
@@ -24,40 +24,40 @@ _STEADY = "ours, nothing else changing"
 _SEED = 0
 
 
-def _contestants(network: str, batch_size: int, steps: int) -> list[Contestant]:
+def _candidates(network: str, batch_size: int, steps: int) -> list[Candidate]:
     of = {"network": network, "batch_size": batch_size}
-    contestants = [
-        Contestant("ours", f"{_HERE}:ours", of),
-        Contestant("Pyro SVI", f"{_HERE}:plain_pyro", of),
-        Contestant("PyTorch by hand, fused Adam", f"{_HERE}:by_hand", of),
-        Contestant("PyTorch by hand, compiled", f"{_HERE}:by_hand", {**of, "compiled": True}),
-        Contestant("floor", f"{_HERE}:floor", of),
+    candidates = [
+        Candidate("ours", f"{_HERE}:ours", of),
+        Candidate("Pyro SVI", f"{_HERE}:plain_pyro", of),
+        Candidate("PyTorch by hand, fused Adam", f"{_HERE}:by_hand", of),
+        Candidate("PyTorch by hand, compiled", f"{_HERE}:by_hand", {**of, "compiled": True}),
+        Candidate("floor", f"{_HERE}:floor", of),
     ]
     if network == "mlp":
         size = {"batch_size": batch_size}
-        contestants.insert(1, Contestant(_STEADY, f"{_HERE}:ours", {**of, "steady": True}))
-        contestants += [
-            Contestant("NumPyro jit", f"{_NUMPYRO}:jitted", size, "numpyro"),
-            Contestant("NumPyro scan", f"{_NUMPYRO}:scanned", {**size, "steps": steps}, "numpyro"),
+        candidates.insert(1, Candidate(_STEADY, f"{_HERE}:ours", {**of, "steady": True}))
+        candidates += [
+            Candidate("NumPyro jit", f"{_NUMPYRO}:jitted", size, "numpyro"),
+            Candidate("NumPyro scan", f"{_NUMPYRO}:scanned", {**size, "steps": steps}, "numpyro"),
         ]
-    return contestants
+    return candidates
 
 
-def _tiny() -> list[Contestant]:
+def _tiny() -> list[Candidate]:
     return [
-        Contestant("ours", f"{_HERE}:schools_in_ours"),
-        Contestant("Pyro SVI", f"{_HERE}:schools_in_pyro"),
-        Contestant("NumPyro jit", f"{_NUMPYRO}:schools", needs="numpyro"),
+        Candidate("ours", f"{_HERE}:schools_in_ours"),
+        Candidate("Pyro SVI", f"{_HERE}:schools_in_pyro"),
+        Candidate("NumPyro jit", f"{_NUMPYRO}:schools", needs="numpyro"),
     ]
 
 
-def _epoch(batch_size: int) -> list[Contestant]:
+def _epoch(batch_size: int) -> list[Candidate]:
     size = {"batch_size": batch_size}
     return [
-        Contestant("ours", f"{_EPOCHS}:ours", size),
-        Contestant("Pyro's example", f"{_EPOCHS}:pyros_example", size),
-        Contestant("pythae's trainer", f"{_EPOCHS}:pythaes_trainer", size, "pythae"),
-        Contestant("NumPyro scan", f"{_NUMPYRO}:epoch", size, "numpyro"),
+        Candidate("ours", f"{_EPOCHS}:ours", size),
+        Candidate("Pyro's example", f"{_EPOCHS}:pyros_example", size),
+        Candidate("pythae's trainer", f"{_EPOCHS}:pythaes_trainer", size, "pythae"),
+        Candidate("NumPyro scan", f"{_NUMPYRO}:epoch", size, "numpyro"),
     ]
 
 
@@ -110,7 +110,7 @@ def main(*sections: Section, rounds: int = 25, output: Path = Path("benchmarks.j
 
     Args:
         sections: which comparisons; all unless given.
-        rounds: turns of each contestant.
+        rounds: turns of each candidate.
         output: where to write.
     """
     record: dict[str, Any] = {"machine": _machine(), "rounds": rounds}
@@ -118,13 +118,15 @@ def main(*sections: Section, rounds: int = 25, output: Path = Path("benchmarks.j
     for network, sizes in (("mlp", _MLP_STEPS), ("conv", _CONV_STEPS)):
         for batch_size, steps in sizes.items() if network in chosen else ():
             title = f"{network}, batch {batch_size}"
-            seconds = race(_contestants(network, batch_size, steps), steps, rounds)
+            seconds = time_interleaved(_candidates(network, batch_size, steps), steps, rounds)
             record[title] = _report(title, seconds)
     if "tiny" in chosen:
-        record["eight schools"] = _report("eight schools", race(_tiny(), 100, rounds))
+        record["eight schools"] = _report("eight schools", time_interleaved(_tiny(), 100, rounds))
     if "epoch" in chosen:
         title = "an epoch of 60,000 images, batch 128"
-        record[title] = _report(title, race(_epoch(128), 1, max(3, rounds // 5), warm_up=1))
+        record[title] = _report(
+            title, time_interleaved(_epoch(128), 1, max(3, rounds // 5), warm_up=1)
+        )
     if "start" in chosen:
         print("start")
         record["start"] = start.measure()

@@ -1,4 +1,4 @@
-"""Images that every contestant gets: MNIST where ``PYROVAE_DATA`` has it, else drawn ones."""
+"""Images that every candidate gets: MNIST where ``PYROVAE_DATA`` has it, else drawn ones."""
 
 import os
 

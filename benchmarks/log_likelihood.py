@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 from pyrovae import VAE, binarise, fit, importance_sample
 
 from .data import images, test_images
-from .race import is_installed
+from .timing import is_installed
 from .torch_steps import LATENT
 
 __all__ = ["measure"]

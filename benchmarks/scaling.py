@@ -31,7 +31,7 @@ from pyrovae.infer.parallel.shards import Shards
 from pyrovae.nn import MLP
 
 from .data import binary_batches
-from .race import Contestant, race
+from .timing import Candidate, time_interleaved
 
 __all__ = ["alone", "shared"]
 
@@ -128,7 +128,7 @@ def main(rounds: int = 7, sizes: tuple[int, ...] = _SIZES) -> None:
     Parameters
     ----------
     rounds:
-        Turns of each contestant, of which the median is taken.
+        Turns of each candidate, of which the median is taken.
     sizes:
         Data in a batch; two or more, by which t_c is known.
     """
@@ -141,13 +141,13 @@ def main(rounds: int = 7, sizes: tuple[int, ...] = _SIZES) -> None:
         compute = {}
         for size in sizes:
             of = {"network": network, "batch_size": size}
-            contestants = [
-                Contestant(_ONE, f"{here}:alone", {**of, "threads": 1}),
-                Contestant(_THREADS, f"{here}:alone", {**of, "threads": 2}),
-                Contestant(_TWO, f"{here}:shared", {**of, "work": "steps"}),
-                Contestant(_REDUCE, f"{here}:shared", {**of, "work": "sums"}),
+            candidates = [
+                Candidate(_ONE, f"{here}:alone", {**of, "threads": 1}),
+                Candidate(_THREADS, f"{here}:alone", {**of, "threads": 2}),
+                Candidate(_TWO, f"{here}:shared", {**of, "work": "steps"}),
+                Candidate(_REDUCE, f"{here}:shared", {**of, "work": "sums"}),
             ]
-            found = race(contestants, _STEPS[network].get(size, 4), rounds)
+            found = time_interleaved(candidates, _STEPS[network].get(size, 4), rounds)
             compute[size] = found[_ONE]
             rates = [
                 f"{name} {size / found[name]:,.0f} data/s (x {found[_ONE] / found[name]:.2f})"

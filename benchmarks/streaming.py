@@ -29,7 +29,7 @@ from pyrovae import SVI, VAE, Batches, binarise, fit
 from pyrovae.infer import ELBO
 from pyrovae.nn import MLP
 
-from .race import Contestant, race
+from .timing import Candidate, time_interleaved
 from .torch_steps import fused_adam
 
 _PIXELS = 64 * 64
@@ -61,15 +61,15 @@ def main(
         print(f"{num:,} images, {num * _PIXELS / 1e9:.2f} GB, once through fit", flush=True)
         for name, value in whole.items():
             print(f"  {name}: {value}", flush=True)
-        contestants = [
-            Contestant(name, f"benchmarks.streaming:{function}", {"path": str(path)})
+        candidates = [
+            Candidate(name, f"benchmarks.streaming:{function}", {"path": str(path)})
             for name, function in (
                 ("mapped", "mapped"),
                 ("in memory", "in_memory"),
                 ("DataLoader, 2 workers", "from_workers"),
             )
         ]
-        seconds = race(contestants, steps, rounds)
+        seconds = time_interleaved(candidates, steps, rounds)
     record = {
         "images": num,
         "gigabytes": round(num * _PIXELS / 1e9, 3),

@@ -16,7 +16,7 @@ from pyrovae.nn import MLP
 NUM_DATA = 12
 
 
-def gradients(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+def pop_gradients(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     """Gradients by name, cleared from the parameters."""
     found = {}
     for name, parameter in parameters.items():

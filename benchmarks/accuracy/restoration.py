@@ -30,7 +30,7 @@ from pyrovae.runs.degradation import Degradation
 from pyrovae.runs.quality import calibration_error, psnr
 
 from ..data import images, test_images
-from .linear_filling import LinearFilling
+from .linear_gaussian import LinearGaussian
 
 METHODS = (
     "amortised", "refined", "importance", "pseudo_gibbs", "metropolis_within_gibbs", "nuts",
@@ -131,7 +131,7 @@ def main(
 
     bernoulli = trained("Bernoulli", "Bernoulli", binarise)
     fixed = [binarise(x, 1.0, _generator(i)) for i, x in enumerate((train, valid, test))]
-    normal = LinearFilling.fit(fixed[0].flatten(1))
+    normal = LinearGaussian.fit(fixed[0].flatten(1))
     for task, gaps in GAPS.items():
         missing = _seeded(seed, gaps.removed, test.shape)
         _fill_binary(record, task, normal, fixed[1], fixed[2], gaps, missing)
@@ -146,7 +146,7 @@ def main(
             record.add(task, f"Bernoulli VAE, {method}", figures, seconds)
 
     shared = trained("Normal, shared scale", {"family": "Normal", **GREY["Normal, shared scale"]})
-    normal = LinearFilling.fit(train.flatten(1))
+    normal = LinearGaussian.fit(train.flatten(1))
     operators: dict[str, Callable[..., Any]] = {
         f"noise of sd {NOISE}": partial(Noise, NOISE),
         f"noise of sd {NOISE}, not known": partial(Noise, None),
@@ -236,7 +236,7 @@ def _trained(
 def _fill_binary(
     record: Record,
     task: str,
-    normal: LinearFilling,
+    normal: LinearGaussian,
     valid: Tensor,
     test: Tensor,
     gaps: Degradation,
@@ -278,7 +278,7 @@ def _fill_binary(
 def _restore_grey(
     record: Record,
     task: str,
-    normal: LinearFilling,
+    normal: LinearGaussian,
     valid: Tensor,
     y_valid: Tensor,
     test: Tensor,

@@ -11,8 +11,8 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from .attempts import Attempt
-from .damage import damaged
+from .harness import Case
+from .mutations import mutated_bytes
 
 __all__ = ["array_files"]
 
@@ -132,7 +132,7 @@ def _oddities() -> dict[str, bytes]:
     }  # fmt: skip
 
 
-def array_files() -> st.SearchStrategy[Attempt]:
+def array_files() -> st.SearchStrategy[Case]:
     """Files of any shapes and types, damaged ones, and some of the harmful ones there are."""
     good = st.builds(
         _array, _shapes(), st.sampled_from(_TYPES), st.sampled_from(_FILLS), st.integers(0, 9)
@@ -148,15 +148,15 @@ def array_files() -> st.SearchStrategy[Attempt]:
     files = st.one_of(
         whole,
         st.one_of(whole, valid).flatmap(
-            lambda file: damaged(file[1]).map(lambda data: (file[0], data))
+            lambda file: mutated_bytes(file[1]).map(lambda data: (file[0], data))
         ),
         st.tuples(st.sampled_from([".npy", ".npz"]), st.sampled_from(oddities).map(lambda o: o[1])),
     )
 
-    def made(file: tuple[str, bytes], model: tuple[str, ...]) -> Attempt:
+    def made(file: tuple[str, bytes], model: tuple[str, ...]) -> Case:
         suffix, data = file
         options = ("--epochs", "1", "--hidden", "4", "--latent-dim", "2", *model)
         words = ("train", f"x{suffix}", "--output", "run", "--device", "cpu", *options)
-        return Attempt(words, {f"x{suffix}": data}, "arrays")
+        return Case(words, {f"x{suffix}": data}, "arrays")
 
     return st.builds(made, files, st.sampled_from([*_MODELS[:1] * 5, *_MODELS]))

@@ -2,9 +2,9 @@
 
 from hypothesis import strategies as st
 
-from .attempts import Attempt
-from .configurations import small_table
-from .damage import damaged
+from .harness import Case
+from .mutations import mutated_bytes
+from .options import small_table
 
 __all__ = ["tables_to_impute", "tables_to_train_on"]
 
@@ -108,8 +108,8 @@ def _files() -> st.SearchStrategy[bytes]:
         _tables(),
         _tables(),
         _tables(),
-        damaged(small_table()),
-        _tables().flatmap(damaged),
+        mutated_bytes(small_table()),
+        _tables().flatmap(mutated_bytes),
         st.sampled_from(
             [
                 b"",
@@ -144,13 +144,13 @@ _OPTIONS: tuple[tuple[str, ...], ...] = (
 )
 
 
-def tables_to_train_on() -> st.SearchStrategy[Attempt]:
+def tables_to_train_on() -> st.SearchStrategy[Case]:
     """For ``train``."""
 
-    def made(table: bytes, options: tuple[str, ...]) -> Attempt:
+    def made(table: bytes, options: tuple[str, ...]) -> Case:
         short = ("--epochs", "1", "--hidden", "4", "--latent-dim", "2", "--device", "cpu")
         words = ("train", "t.csv", "--output", "run", *short, *options)
-        return Attempt(words, {"t.csv": table}, "tables to train on")
+        return Case(words, {"t.csv": table}, "tables to train on")
 
     return st.builds(made, _files(), st.sampled_from(_OPTIONS))
 
@@ -167,11 +167,11 @@ _IMPUTE: tuple[tuple[str, ...], ...] = (
 )
 
 
-def tables_to_impute() -> st.SearchStrategy[Attempt]:
+def tables_to_impute() -> st.SearchStrategy[Case]:
     """For ``impute``."""
 
-    def made(table: bytes, options: tuple[str, ...]) -> Attempt:
+    def made(table: bytes, options: tuple[str, ...]) -> Case:
         words = ("impute", "t.csv", "--output", "filled.csv", "--steps", "2", *options)
-        return Attempt(words, {"t.csv": table}, "tables to impute")
+        return Case(words, {"t.csv": table}, "tables to impute")
 
     return st.builds(made, _files(), st.sampled_from(_IMPUTE))

@@ -5,9 +5,9 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
-__all__ = ["as_yaml", "odd_numbers", "odd_text", "odd_values", "odd_yaml"]
+__all__ = ["arbitrary_values", "as_yaml", "extreme_numbers", "malformed_yaml", "unusual_text"]
 
-odd_text = st.one_of(
+unusual_text = st.one_of(
     st.text(max_size=20),
     st.sampled_from(
         [
@@ -41,7 +41,7 @@ odd_text = st.one_of(
 
 _HUGE = [10**9, 2**31, 2**53, 2**63 - 1, 2**63, 2**64, 10**19, 10**30, 10**400]
 
-odd_numbers = st.one_of(
+extreme_numbers = st.one_of(
     st.sampled_from([0, -1, -(10**9), -(2**63), -(10**30), *_HUGE]),
     st.sampled_from([0.0, -0.0, 1e-320, -1e308, 1e308, float("nan"), float("inf"), -float("inf")]),
     st.floats(-3, 1),
@@ -49,10 +49,10 @@ odd_numbers = st.one_of(
 )
 """Numbers that are too large, too small, or none."""
 
-odd_values: st.SearchStrategy[Any] = st.recursive(
-    st.one_of(st.none(), st.booleans(), odd_numbers, odd_text),
+arbitrary_values: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(st.none(), st.booleans(), extreme_numbers, unusual_text),
     lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.one_of(odd_text, st.integers()), inner)
+        st.lists(inner, max_size=3), st.dictionaries(st.one_of(unusual_text, st.integers()), inner)
     ),
     max_leaves=4,
 )
@@ -75,7 +75,7 @@ def _merged(levels: int) -> str:
     return "{" + ", ".join(lines) + "}"
 
 
-odd_yaml = st.one_of(
+malformed_yaml = st.one_of(
     st.sampled_from(
         [
             "[" * 3000,

@@ -22,23 +22,23 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 
 from ..fuzz.arrays import array_files
-from ..fuzz.attempts import Attempt, Ending, attempted
-from ..fuzz.configurations import command_lines, declared_parts, files_of_options, texts
-from ..fuzz.disks import full_disks
-from ..fuzz.places import places_of_output
-from ..fuzz.runs import changed_runs
+from ..fuzz.full_disks import full_disks
+from ..fuzz.harness import Case, Outcome, run_case
+from ..fuzz.options import command_lines, part_settings, yaml_options, yaml_texts
+from ..fuzz.paths import unusual_paths
+from ..fuzz.run_directories import corrupted_runs
 from ..fuzz.tables import tables_to_impute, tables_to_train_on
 
-KINDS: dict[str, Callable[[], SearchStrategy[Attempt]]] = {
-    "YAML text": texts,
-    "options in YAML": files_of_options,
+KINDS: dict[str, Callable[[], SearchStrategy[Case]]] = {
+    "YAML text": yaml_texts,
+    "options in YAML": yaml_options,
     "command lines": command_lines,
-    "declared parts": declared_parts,
+    "declared parts": part_settings,
     "arrays": array_files,
     "tables, train": tables_to_train_on,
     "tables, impute": tables_to_impute,
-    "run directories": changed_runs,
-    "places": places_of_output,
+    "run directories": corrupted_runs,
+    "places": unusual_paths,
     "full disks": full_disks,
 }
 
@@ -85,7 +85,7 @@ def main(
         raise SystemExit("some did not end well")
 
 
-def _tried(strategy: SearchStrategy[Attempt], num: int, seed: int) -> Counter[str]:
+def _tried(strategy: SearchStrategy[Case], num: int, seed: int) -> Counter[str]:
     """How so many of a kind ended."""
     count: Counter[str] = Counter()
 
@@ -98,8 +98,8 @@ def _tried(strategy: SearchStrategy[Attempt], num: int, seed: int) -> Counter[st
         suppress_health_check=list(HealthCheck),
     )
     @given(strategy)
-    def one(attempt: Attempt) -> None:
-        ending = attempted(attempt)
+    def one(attempt: Case) -> None:
+        ending = run_case(attempt)
         count[_end(ending)] += 1
         count["tried"] += 1
         count["lost something"] += bool(ending.lost)
@@ -110,7 +110,7 @@ def _tried(strategy: SearchStrategy[Attempt], num: int, seed: int) -> Counter[st
     return count
 
 
-def _end(ending: Ending) -> str:
+def _end(ending: Outcome) -> str:
     if ending.code == 0:
         return "success"
     if ending.is_divergence:

@@ -18,10 +18,10 @@ from time import perf_counter, sleep
 import torch
 from cyclopts import run
 
-from .killed_fit import PHASES, train
+from .training_process import PHASES, train
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["benchmarks.robustness.killed_fit"])
+_PROCESSES.set_forkserver_preload(["benchmarks.robustness.training_process"])
 
 _LONGEST = 1.5
 """Seconds from one kill to the next, at most, by those in which the run would make its share."""

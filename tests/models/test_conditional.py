@@ -17,7 +17,7 @@ from pyrovae.models.base.conditional_normal import ConditionalNormal
 from pyrovae.models.conditional import ConditionalVAE
 from pyrovae.nn import MLP, ConvDecoder, ConvEncoder, Joint
 from pyrovae.priors import StandardNormal
-from tests.recorded import assert_recorded_as_eager
+from tests.graphs import assert_graph_matches_eager
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = (torch.rand(10, 1, 8, 8, generator=GENERATOR) > 0.5).float()
@@ -223,7 +223,7 @@ def test_recorded_steps_end_where_eager_ones_do() -> None:
             missing=True,
         )
 
-    assert_recorded_as_eager(make, [(x[:5], CLASSES[:5]), (x[5:], CLASSES[5:])] * 3)
+    assert_graph_matches_eager(make, [(x[:5], CLASSES[:5]), (x[5:], CLASSES[5:])] * 3)
 
 
 @pytest.mark.usefixtures("float64")

@@ -12,7 +12,7 @@ from pyrovae import VAE, InputError, Likelihood, fit, importance_sample
 from pyrovae.infer import evaluate
 from pyrovae.posteriors import DiagonalNormal, FullRankNormal, InverseAutoregressive
 from pyrovae.priors import VampPrior
-from tests.recorded import assert_recorded_as_eager
+from tests.graphs import assert_graph_matches_eager
 
 NUM, FEATURES, LATENTS, SCALE = 40, 5, 2, 0.5
 
@@ -147,7 +147,7 @@ def test_recorded_steps_end_where_eager_ones_do(inference: Any) -> None:
     x = data(pair(inference))
     numbers = () if inference == "semi_amortised" else (torch.arange(NUM),)
     halves = [tuple(part[half] for part in (x, *numbers)) for half in (slice(20), slice(20, 40))]
-    assert_recorded_as_eager(partial(pair, inference), halves * 3)
+    assert_graph_matches_eager(partial(pair, inference), halves * 3)
 
 
 def test_copies_and_saved_states_are_whole() -> None:

@@ -18,8 +18,8 @@ from pyrovae import InputError, evaluate, fit, importance_sample
 from pyrovae.infer import EnumeratedELBO
 from pyrovae.models.semi_supervised import SemiSupervisedVAE
 from pyrovae.nn import MLP, ConvDecoder, ConvEncoder
-from tests.pairs import gradients
-from tests.recorded import assert_recorded_as_eager
+from tests.graphs import assert_graph_matches_eager
+from tests.pairs import pop_gradients
 
 NUM_CLASSES = 3
 GENERATOR = torch.Generator().manual_seed(0)
@@ -96,13 +96,13 @@ def test_the_summed_bound_and_its_gradient_are_the_papers(labels: Tensor) -> Non
     parameters = dict(vae.named_parameters())
     bound = by_hand(vae, x, labels, noise_of(5)).sum()
     (-bound + sum(p.sum() for p in parameters.values()) * 0).backward()
-    exact = gradients(parameters)
+    exact = pop_gradients(parameters)
     torch.manual_seed(5)
     loss = summed().loss_and_grads(vae.model, vae.guide, x, labels)
     assert loss == pytest.approx(-bound.item(), rel=1e-12)
     for parameter in parameters.values():  # the classifier has none where all labels are known
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-    torch.testing.assert_close(gradients(parameters), exact, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(pop_gradients(parameters), exact, rtol=1e-9, atol=1e-9)
     if bool((labels < 0).any()):
         assert exact["guide.classifier.layers.0.weight"].abs().max() > 1e-3
 
@@ -337,7 +337,7 @@ def test_recorded_steps_end_where_eager_ones_do() -> None:
     x = X.double()
     x[::2, 1] = float("nan")
     batches = [(x[:4], Y[:4]), (x[4:8], Y[4:8])] * 3
-    assert_recorded_as_eager(partial(small, missing=True), batches, EnumeratedELBO)
+    assert_graph_matches_eager(partial(small, missing=True), batches, EnumeratedELBO)
 
 
 def test_convolutions_train_and_are_evaluated() -> None:

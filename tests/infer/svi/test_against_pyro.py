@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae import VAE, Batches, fit
 from pyrovae.infer import Pair
-from tests.pairs import NUM_DATA, gradients, user_pair
+from tests.pairs import NUM_DATA, pop_gradients, user_pair
 
 ROUND_OFF = {"rtol": 1e-10, "atol": 1e-10}
 LIKELIHOODS: dict[str, tuple[Any, Tensor]] = {
@@ -54,10 +54,10 @@ def test_vae(name: str) -> None:
     parameters = dict(vae.named_parameters())
 
     loss, _ = ours(vae.model, vae.guide, x, NUM_DATA, seed=3)
-    our_gradients = gradients(parameters)
+    our_gradients = pop_gradients(parameters)
     torch.manual_seed(3)
     their_loss = Trace_ELBO().loss_and_grads(vae.model, vae.guide, x)
-    their_gradients = gradients(parameters)
+    their_gradients = pop_gradients(parameters)
 
     assert loss.item() == pytest.approx(their_loss, rel=1e-10)
     torch.testing.assert_close(our_gradients, their_gradients, **ROUND_OFF)
@@ -71,12 +71,12 @@ def test_users_pair_with_shared_and_discrete_latents() -> None:
 
     loss, pair = ours(mine.model, mine.guide, x, NUM_DATA, seed=4)
     with pair.store():
-        our_gradients = gradients(in_store())
+        our_gradients = pop_gradients(in_store())
     torch.manual_seed(4)
     their_loss = Trace_ELBO().loss_and_grads(theirs.model, theirs.guide, x)
 
     assert loss.item() == pytest.approx(their_loss, rel=1e-10)
-    torch.testing.assert_close(our_gradients, gradients(in_store()), **ROUND_OFF)
+    torch.testing.assert_close(our_gradients, pop_gradients(in_store()), **ROUND_OFF)
 
 
 @pytest.mark.usefixtures("float64")
@@ -88,17 +88,17 @@ def test_minibatch_has_the_scale_of_a_subsampled_plate() -> None:
 
     loss, pair = ours(mine.model, mine.guide, batch, NUM_DATA, seed=5)
     with pair.store():
-        our_gradients = gradients(in_store())
+        our_gradients = pop_gradients(in_store())
     torch.manual_seed(5)
     their_loss = Trace_ELBO().loss_and_grads(theirs.model, theirs.guide, batch)
-    their_gradients = gradients(in_store())
+    their_gradients = pop_gradients(in_store())
     declared, other_pair = ours(theirs.model, theirs.guide, batch, NUM_DATA, seed=5)
 
     assert loss.item() == pytest.approx(their_loss, rel=1e-10)
     assert declared.item() == pytest.approx(their_loss, rel=1e-10)
     torch.testing.assert_close(our_gradients, their_gradients, **ROUND_OFF)
     with other_pair.store():
-        torch.testing.assert_close(gradients(in_store()), their_gradients, **ROUND_OFF)
+        torch.testing.assert_close(pop_gradients(in_store()), their_gradients, **ROUND_OFF)
 
 
 LEARNING_RATE, EPOCHS = 1e-2, 5

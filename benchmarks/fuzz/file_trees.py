@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PIPE", "Folder", "Link", "Pipe", "Tree", "laid", "seen"]
+__all__ = ["PIPE", "FileTree", "Folder", "Link", "Pipe", "read_tree", "write_tree"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Pipe:
 
 PIPE = Pipe()
 
-Tree = Mapping[str, bytes | Link | Folder | Pipe]
+FileTree = Mapping[str, bytes | Link | Folder | Pipe]
 """For each path what lies there; folders that hold something are not named."""
 
 
-def laid(tree: Tree, folder: Path) -> None:
+def write_tree(tree: FileTree, folder: Path) -> None:
     """Write it all, below a folder that is there."""
     for name, what in tree.items():
         path = folder / name
@@ -50,7 +50,7 @@ def laid(tree: Tree, folder: Path) -> None:
                 os.mkfifo(path)
 
 
-def seen(folder: Path) -> dict[str, bytes | Link | Folder | Pipe]:
+def read_tree(folder: Path) -> dict[str, bytes | Link | Folder | Pipe]:
     """What lies below a folder, in the bytes that it has; links are not followed."""
     found: dict[str, bytes | Link | Folder | Pipe] = {}
     for path in sorted(folder.iterdir(), key=str):
@@ -61,7 +61,7 @@ def seen(folder: Path) -> dict[str, bytes | Link | Folder | Pipe]:
         elif stat.S_ISFIFO(mode):
             found[name] = PIPE
         elif stat.S_ISDIR(mode):
-            below = seen(path)
+            below = read_tree(path)
             found |= {f"{name}/{inner}": what for inner, what in below.items()}
             if not below:
                 found[name] = Folder(stat.S_IMODE(mode))

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["LinearFilling"]
+__all__ = ["LinearGaussian"]
 
 
 @dataclass
-class LinearFilling:
+class LinearGaussian:
     """x ~ Normal(mu, C) of probabilistic PCA, whose E[x | y] for y = A x + noise is linear in y.
 
     Arguments:
@@ -24,19 +24,19 @@ class LinearFilling:
     values: Float[Tensor, "pixels"]
 
     @classmethod
-    def fit(cls, x: Float[Tensor, "data pixels"]) -> "LinearFilling":
+    def fit(cls, x: Float[Tensor, "data pixels"]) -> "LinearGaussian":
         """With all components: moments of the data."""
         x = x.double()
         values, vectors = torch.linalg.eigh(torch.cov(x.T))
         return cls(x.mean(0), vectors, values.clamp_min(0.0))
 
-    def of(self, num_components: int) -> "LinearFilling":
+    def of(self, num_components: int) -> "LinearGaussian":
         """With so many components, and the mean of the other eigenvalues as noise (Tipping and
         Bishop 1999).
         """
         values = self.values.clone()
         values[:-num_components] = values[:-num_components].mean()
-        return LinearFilling(self.mean, self.vectors, values)
+        return LinearGaussian(self.mean, self.vectors, values)
 
     @property
     def covariance(self) -> Float[Tensor, "pixels pixels"]:

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from pyrovae.cli import main as cli
+from pyrovae.cli import main
 from pyrovae.training.symptoms import SymptomWarning
 
-from .trees import Folder, Tree, laid, seen
+from .file_trees import FileTree, Folder, read_tree, write_tree
 
-__all__ = ["BYSTANDERS", "Attempt", "Ending", "attempted", "run_in"]
+__all__ = ["OUTSIDE_FILES", "Case", "Outcome", "run_case", "run_command"]
 
-BYSTANDERS: Tree = {"outside/kept.txt": b"of nobody's concern", "outside/empty": Folder()}
+OUTSIDE_FILES: FileTree = {"outside/kept.txt": b"of nobody's concern", "outside/empty": Folder()}
 """What lies beside the folder that a command works in, and is to stay as it is."""
 
 _ADVICE = "learning rate (lr)"
@@ -33,7 +33,7 @@ _SECONDS = 120
 
 
 @dataclass(frozen=True)
-class Attempt:
+class Case:
     """A command line, and what it finds.
 
     Attributes:
@@ -45,13 +45,13 @@ class Attempt:
     """
 
     arguments: tuple[str, ...]
-    tree: Tree = field(default_factory=dict, repr=False)
+    tree: FileTree = field(default_factory=dict, repr=False)
     kind: str = ""
     room: int | None = None
 
 
 @dataclass(frozen=True)
-class Ending:
+class Outcome:
     """How it ended.
 
     Attributes:
@@ -87,25 +87,25 @@ class _Hang(BaseException):
     pass
 
 
-def attempted(attempt: Attempt) -> Ending:
+def run_case(attempt: Case) -> Outcome:
     """Run it in this process, whose folder and streams are put back afterwards."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name).resolve()
         (root / "work").mkdir()
-        laid(BYSTANDERS, root)
-        laid(attempt.tree, root / "work")
-        before = seen(root)
+        write_tree(OUTSIDE_FILES, root)
+        write_tree(attempt.tree, root / "work")
+        before = read_tree(root)
         with _room(attempt.room):
-            code, said, trace = run_in(root / "work", attempt.arguments)
-        after = seen(root)
+            code, said, trace = run_command(root / "work", attempt.arguments)
+        after = read_tree(root)
         has_trained = code == 0 or any(_ADVICE in line for line in said)
         lost = _lost(before, after, has_trained)
         if attempt.room is not None and lost and code == 2:
             lost = tuple(name for name in lost if name.endswith(".partial"))
-            again, _, trace = run_in(root / "work", ("train", "--resume", "run"))
+            again, _, trace = run_command(root / "work", ("train", "--resume", "run"))
             if again != 0:
                 lost = (*lost, "work/run")
-    return Ending(code, said, trace, lost)
+    return Outcome(code, said, trace, lost)
 
 
 @contextlib.contextmanager
@@ -119,7 +119,9 @@ def _room(size: int | None) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def run_in(folder: Path, arguments: tuple[str, ...]) -> tuple[int | None, tuple[str, ...], str]:
+def run_command(
+    folder: Path, arguments: tuple[str, ...]
+) -> tuple[int | None, tuple[str, ...], str]:
     """The exit code, what was said, and the trace of an exception that went through."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     code: int | None = 0
@@ -135,7 +137,7 @@ def run_in(folder: Path, arguments: tuple[str, ...]) -> tuple[int | None, tuple[
         warnings.simplefilter("default")
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
-            cli.main(arguments)
+            main(arguments)
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 1
         except BaseException:
@@ -161,7 +163,7 @@ def _no_hang() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _lost(before: Tree, after: Tree, has_worked: bool) -> tuple[str, ...]:
+def _lost(before: FileTree, after: FileTree, has_worked: bool) -> tuple[str, ...]:
     """What changed, but for folders that hold nothing, and what success may leave in the folder."""
     names = {*before, *after}
     changed = {name for name in names if before.get(name) != after.get(name)}

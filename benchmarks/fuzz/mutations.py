@@ -2,10 +2,10 @@
 
 from hypothesis import strategies as st
 
-__all__ = ["damaged"]
+__all__ = ["mutated_bytes"]
 
 
-def damaged(data: bytes) -> st.SearchStrategy[bytes]:
+def mutated_bytes(data: bytes) -> st.SearchStrategy[bytes]:
     """The data with bits turned, cut short, with bytes put in or taken away, or twice over."""
     if not data:
         return st.binary(max_size=20)

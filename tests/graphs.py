@@ -11,10 +11,10 @@ from pyrovae import SVI
 from pyrovae.infer import ELBO
 from pyrovae.models.base import LatentVariableModel
 
-__all__ = ["assert_recorded_as_eager"]
+__all__ = ["assert_graph_matches_eager"]
 
 
-def assert_recorded_as_eager(
+def assert_graph_matches_eager(
     make: Callable[[], LatentVariableModel],
     batches: Sequence[tuple[Tensor, ...]],
     loss: Callable[[], Any] = ELBO,

@@ -12,10 +12,10 @@ import safetensors
 import safetensors.torch
 import torch
 
-from benchmarks.fuzz.attempts import Attempt, attempted
-from benchmarks.fuzz.configurations import small_table
-from benchmarks.fuzz.runs import finished_run
-from benchmarks.fuzz.trees import Link, Tree, laid
+from benchmarks.fuzz.file_trees import FileTree, Link, write_tree
+from benchmarks.fuzz.harness import Case, run_case
+from benchmarks.fuzz.options import small_table
+from benchmarks.fuzz.run_directories import finished_run
 from pyrovae import InputError
 from pyrovae.runs.directory import RunDirectory
 from pyrovae.runs.yaml_text import parse_yaml
@@ -25,13 +25,13 @@ _LAST = "run/checkpoint/last.safetensors"
 
 
 @pytest.fixture(scope="module")
-def run() -> Tree:
+def run() -> FileTree:
     return finished_run("table")
 
 
-def said(arguments: tuple[str, ...], tree: Tree) -> str:
+def said(arguments: tuple[str, ...], tree: FileTree) -> str:
     """The line in which it is refused, with nothing lost."""
-    ending = attempted(Attempt(arguments, tree))
+    ending = run_case(Case(arguments, tree))
     assert ending.is_refusal, ending
     assert not ending.lost
     return ending.said[0]
@@ -46,7 +46,7 @@ def opened(data: Any, folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, 
 
 @pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq"])
 def test_moments_of_another_shape_never_meet_a_fused_step(
-    run: Tree, tmp_path: Path, moment: str
+    run: FileTree, tmp_path: Path, moment: str
 ) -> None:
     """It would read and write beyond them; the checksum is right, as a stranger's would be."""
     tensors, metadata = opened(run[_LAST], tmp_path)
@@ -59,7 +59,7 @@ def test_moments_of_another_shape_never_meet_a_fused_step(
     assert f"{moment} of parameter" in line
 
 
-def test_a_bit_of_the_weights_counts(run: Tree) -> None:
+def test_a_bit_of_the_weights_counts(run: FileTree) -> None:
     weights = run["run/model.safetensors"]
     assert isinstance(weights, bytes)
     header = 8 + int.from_bytes(weights[:8], "little")
@@ -70,7 +70,7 @@ def test_a_bit_of_the_weights_counts(run: Tree) -> None:
         assert "its checksum is not that of what it holds" in line
 
 
-def test_states_are_not_written_through_a_link(run: Tree) -> None:
+def test_states_are_not_written_through_a_link(run: FileTree) -> None:
     """Nor is anything swept away where it leads to."""
     without = {path: what for path, what in run.items() if "/checkpoint/" not in path}
     del without["run/evaluation.json"]
@@ -78,13 +78,13 @@ def test_states_are_not_written_through_a_link(run: Tree) -> None:
     assert "is a link to elsewhere" in said(("train", "--resume", "run"), tree)
 
 
-def test_a_run_says_nothing_of_where_to_write(run: Tree) -> None:
+def test_a_run_says_nothing_of_where_to_write(run: FileTree) -> None:
     config = run["run/config.yaml"]
     assert isinstance(config, bytes)
     other = config.replace(b"output: run", b"output: ../outside/new")
     assert other != config
     for command in (("evaluate", "run"), ("sample", "run", "--num", "2")):
-        ending = attempted(Attempt(command, {**run, "run/config.yaml": other}))
+        ending = run_case(Case(command, {**run, "run/config.yaml": other}))
         assert ending.code == 0
         assert not ending.lost  # outside of the folder that it works in
 
@@ -94,7 +94,7 @@ def test_a_run_fetches_nothing(tmp_path: Path) -> None:
     assert RunDirectory(tmp_path).read_config().download is False
 
 
-def test_metadata_of_another_kind(run: Tree, tmp_path: Path) -> None:
+def test_metadata_of_another_kind(run: FileTree, tmp_path: Path) -> None:
     tensors, metadata = opened(run["run/model.safetensors"], tmp_path)
     del metadata["sha256"]
     for name in ("event_shape", "features"):
@@ -151,9 +151,7 @@ def test_names_are_words_and_dates_are_as_written() -> None:
 def test_a_name_that_looks_like_markup(tmp_path: Path) -> None:
     table = small_table().replace(b"a,b,c", b"[/a],[red]b,:smile:")
     options = ("--output", "run", "--epochs", "1", "--hidden", "4", "--latent-dim", "2")
-    ending = attempted(
-        Attempt(("train", "t.csv", "--likelihood", "infer", *options), {"t.csv": table})
-    )
+    ending = run_case(Case(("train", "t.csv", "--likelihood", "infer", *options), {"t.csv": table}))
     assert ending.code == 0, ending
 
 
@@ -179,7 +177,7 @@ def test_a_disk_that_fills_up_and_is_given_room(tmp_path: Path) -> None:
     """The weights and states of a run fit, and its pictures do not."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    laid({"t.csv": small_table()}, tmp_path)
+    write_tree({"t.csv": small_table()}, tmp_path)
     program = f"{sys.executable} -m pyrovae"
     train = "train ../t.csv --output run --epochs 2 --hidden 4 --latent-dim 2 --device cpu"
     done = _on_a_small_disk(

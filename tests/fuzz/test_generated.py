@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.robustness.bad_inputs import KINDS
 
-from .well_ended import well_ended
+from .checks import make_fuzz_test
 
 NUM = {
     "YAML text": 12,
@@ -22,4 +22,4 @@ NUM = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ends_in_success_or_in_one_line(kind: str) -> None:
-    well_ended(KINDS[kind](), NUM[kind])()
+    make_fuzz_test(KINDS[kind](), NUM[kind])()

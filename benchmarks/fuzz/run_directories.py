@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 
 from pyrovae.storage.checksum import checksum
 
-from .attempts import Attempt, run_in
-from .configurations import small_table
-from .damage import damaged
-from .trees import PIPE, Folder, Link, Tree, laid, seen
-from .values import as_yaml, odd_numbers, odd_text, odd_values, odd_yaml
+from .file_trees import PIPE, FileTree, Folder, Link, read_tree, write_tree
+from .harness import Case, run_command
+from .mutations import mutated_bytes
+from .options import small_table
+from .values import arbitrary_values, as_yaml, extreme_numbers, malformed_yaml, unusual_text
 
-__all__ = ["changed_runs", "finished_run"]
+__all__ = ["corrupted_runs", "finished_run"]
 
 _SHORT = ("--hidden", "4", "--latent-dim", "2", "--device", "cpu", "--epochs", "2")
 
@@ -44,7 +44,7 @@ _LAST = "run/checkpoint/last.safetensors"
 
 
 @functools.cache
-def finished_run(kind: str = "images") -> Tree:
+def finished_run(kind: str = "images") -> FileTree:
     """A run of 40 ``"images"`` or the 40 rows of a ``"table"``, and its data, as a tree.
 
     It has states from which it can go on for an epoch more.
@@ -54,11 +54,11 @@ def finished_run(kind: str = "images") -> Tree:
     name, data = ("x.npy", images.getvalue()) if kind == "images" else ("t.csv", small_table())
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        laid({name: data}, folder)
-        code, said, trace = run_in(folder, ("train", name, "--output", "run", *_SHORT))
+        write_tree({name: data}, folder)
+        code, said, trace = run_command(folder, ("train", name, "--output", "run", *_SHORT))
         if code != 0:
             raise RuntimeError(f"a good run ended with {code}: {said} {trace}")
-        tree = seen(folder)
+        tree = read_tree(folder)
     text = tree[_CONFIG]
     assert isinstance(text, bytes)
     config = yaml.safe_load(text) | {"data": name, "epochs": 3}
@@ -67,7 +67,7 @@ def finished_run(kind: str = "images") -> Tree:
     return {path: what for path, what in tree.items() if not path.endswith(".png")}
 
 
-def _file(tree: Tree, name: str) -> bytes:
+def _file(tree: FileTree, name: str) -> bytes:
     found = tree[name]
     assert isinstance(found, bytes)
     return found
@@ -107,26 +107,29 @@ _OTHERS = (
 )
 
 
-def _replaced(tree: Tree) -> st.SearchStrategy[Tree]:
+def _replaced(tree: FileTree) -> st.SearchStrategy[FileTree]:
     """A file that is damaged, gone, or something else."""
 
-    def of(name: str) -> st.SearchStrategy[Tree]:
+    def of(name: str) -> st.SearchStrategy[FileTree]:
         whole = _file(tree, name)
         others = [tree[each] for each in dict.fromkeys(_FILES)]
         found: st.SearchStrategy[Any] = st.one_of(
-            damaged(whole), damaged(whole), st.sampled_from(_OTHERS), st.sampled_from(others)
+            mutated_bytes(whole),
+            mutated_bytes(whole),
+            st.sampled_from(_OTHERS),
+            st.sampled_from(others),
         )
         return found.map(lambda what: _with(tree, name, what))
 
     return st.sampled_from(_FILES).flatmap(of)
 
 
-def _with(tree: Tree, name: str, what: Any) -> Tree:
+def _with(tree: FileTree, name: str, what: Any) -> FileTree:
     rest = {path: each for path, each in tree.items() if path != name}
     return rest if what is None else {**rest, name: what}
 
 
-def _folders(tree: Tree) -> st.SearchStrategy[Tree]:
+def _folders(tree: FileTree) -> st.SearchStrategy[FileTree]:
     """Folders that are links, or no folders."""
     without = {path: each for path, each in tree.items() if "/checkpoint/" not in path}
     states: dict[str, Any] = {path: each for path, each in tree.items() if "/checkpoint/" in path}
@@ -160,11 +163,11 @@ def _folders(tree: Tree) -> st.SearchStrategy[Tree]:
     )
 
 
-def _options(tree: Tree) -> st.SearchStrategy[Tree]:
+def _options(tree: FileTree) -> st.SearchStrategy[FileTree]:
     """A configuration with an option that is wrong, or that reaches elsewhere."""
     config = yaml.safe_load(_file(tree, _CONFIG))
     name = st.sampled_from(sorted(set(config) - {"download", "epochs", "device", "compile"}))
-    value = st.one_of(odd_numbers, odd_values)
+    value = st.one_of(extreme_numbers, arbitrary_values)
     of_any = st.builds(lambda key, each: as_yaml(config | {key: each}), name, value)
     elsewhere = st.sampled_from(
         [
@@ -199,7 +202,7 @@ def _options(tree: Tree) -> st.SearchStrategy[Tree]:
             {"device": "cuda:7"},
         ]
     ).map(lambda change: as_yaml(config | change))
-    text = st.one_of(of_any, of_any, elsewhere, odd_yaml, odd_text)
+    text = st.one_of(of_any, of_any, elsewhere, malformed_yaml, unusual_text)
     encoded = text.map(lambda each: each.encode("utf-8", "surrogatepass"))
     return encoded.map(lambda data: _with(tree, _CONFIG, data))
 
@@ -231,29 +234,29 @@ _OTHER_NUMBERS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
 )
 
 
-def _weights(tree: Tree) -> st.SearchStrategy[Tree]:
+def _weights(tree: FileTree) -> st.SearchStrategy[FileTree]:
     """Weights of other numbers, types and names, in a file that is in order."""
     tensors, metadata = _tensors(_file(tree, _WEIGHTS))
     metadata.pop("sha256", None)
     names = sorted(tensors)
 
-    def changed(some: list[str], how: int) -> Tree:
+    def changed(some: list[str], how: int) -> FileTree:
         other = {n: _OTHER_NUMBERS[how](t) if n in some else t for n, t in tensors.items()}
         other = {name: tensor.contiguous() for name, tensor in other.items()}
         return _with(tree, _WEIGHTS, safetensors.torch.save(other, metadata))
 
-    def renamed(one: str, name: str) -> Tree:
+    def renamed(one: str, name: str) -> FileTree:
         other = {name if n == one else n: t for n, t in tensors.items()}
         return _with(tree, _WEIGHTS, safetensors.torch.save(other, metadata))
 
-    def recorded(name: str, text: str) -> Tree:
+    def recorded(name: str, text: str) -> FileTree:
         return _with(tree, _WEIGHTS, safetensors.torch.save(tensors, metadata | {name: text}))
 
     some = st.one_of(st.just(names), st.lists(st.sampled_from(names), min_size=1, max_size=2))
     number = st.integers(0, len(_OTHER_NUMBERS) - 1)
     other_name = st.one_of(st.sampled_from(["weight", "", "model.x", "__metadata__x"]), _sayable)
     text = st.one_of(
-        odd_values.map(lambda value: json.dumps(value)),
+        arbitrary_values.map(lambda value: json.dumps(value)),
         st.sampled_from(["", "[" * 5000, "1e999", "NaN", "[1, 4, 4", "9" * 5000, "[-1, 4, 4]"]),
     )
     return st.one_of(
@@ -266,32 +269,32 @@ def _weights(tree: Tree) -> st.SearchStrategy[Tree]:
 _sayable = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
 
 
-def _states(tree: Tree) -> st.SearchStrategy[Tree]:
+def _states(tree: FileTree) -> st.SearchStrategy[FileTree]:
     """States whose record or tensors are others, and whose checksum is right."""
     tensors, metadata = _tensors(_file(tree, _LAST))
     record = json.loads(metadata["record"])
     paths = list(_paths(record))
 
-    def saved(other: dict[str, torch.Tensor], kept: Any) -> Tree:
+    def saved(other: dict[str, torch.Tensor], kept: Any) -> FileTree:
         text = json.dumps(kept)
         found = {"record": text, "sha256": checksum(other, text)}
         file = safetensors.torch.save(other, found)
         alone = _with(tree, "run/checkpoint/previous.safetensors", None)
         return _with(alone, _LAST, file)
 
-    def recorded(path: tuple[Any, ...], value: Any) -> Tree:
+    def recorded(path: tuple[Any, ...], value: Any) -> FileTree:
         return saved(tensors, _put(record, path, value))
 
-    def changed(some: list[str], how: int) -> Tree:
+    def changed(some: list[str], how: int) -> FileTree:
         other = {n: _OTHER_NUMBERS[how](t) if n in some else t for n, t in tensors.items()}
         return saved({name: tensor.contiguous() for name, tensor in other.items()}, record)
 
-    def left_out(one: str) -> Tree:
+    def left_out(one: str) -> FileTree:
         return saved({name: tensor for name, tensor in tensors.items() if name != one}, record)
 
     names = sorted(tensors)
     number = st.integers(0, len(_OTHER_NUMBERS) - 1)
-    value = st.one_of(odd_values, odd_numbers)
+    value = st.one_of(arbitrary_values, extreme_numbers)
     return st.one_of(
         st.builds(recorded, st.sampled_from(paths), value),
         st.builds(recorded, st.sampled_from(paths), value),
@@ -316,20 +319,20 @@ def _put(record: Any, path: tuple[Any, ...], value: Any) -> Any:
     return copy
 
 
-def changed_runs() -> st.SearchStrategy[Attempt]:
+def corrupted_runs() -> st.SearchStrategy[Case]:
     """For every command that takes a run."""
 
     runs = {kind: finished_run(kind) for kind in ("images", "table")}
 
-    def of(kind: str) -> st.SearchStrategy[Tree]:
+    def of(kind: str) -> st.SearchStrategy[FileTree]:
         tree = runs[kind]
         ways = (_replaced, _replaced, _folders, _options, _weights, _states)
         return st.one_of(*(way(tree) for way in ways))
 
-    def made(tree: Tree, command: tuple[str, ...], is_unfinished: bool) -> Attempt:
+    def made(tree: FileTree, command: tuple[str, ...], is_unfinished: bool) -> Case:
         if is_unfinished and command[0] == "train":
             tree = _with(tree, "run/evaluation.json", None)
-        return Attempt(command, tree, "run directories")
+        return Case(command, tree, "run directories")
 
     trees = st.sampled_from(["images", "images", "table"]).flatmap(of)
     return st.builds(made, trees, st.sampled_from(_COMMANDS), st.booleans())

@@ -2,14 +2,14 @@
 
 from hypothesis import strategies as st
 
-from .attempts import Attempt
-from .configurations import small_table
-from .runs import finished_run
-from .trees import PIPE, Folder, Link, Tree
+from .file_trees import PIPE, FileTree, Folder, Link
+from .harness import Case
+from .options import small_table
+from .run_directories import finished_run
 
-__all__ = ["places_of_output"]
+__all__ = ["unusual_paths"]
 
-_TAKEN: Tree = {
+_TAKEN: FileTree = {
     "file": b"mine",
     "used/file": b"mine",
     "empty": Folder(),
@@ -59,12 +59,12 @@ _PLACES = (
 _TINY = ("--epochs", "1", "--hidden", "4", "--latent-dim", "2", "--device", "cpu")
 
 
-def places_of_output() -> st.SearchStrategy[Attempt]:
+def unusual_paths() -> st.SearchStrategy[Case]:
     """For whatever a command writes, and wherever a command reads."""
 
     run = finished_run()
 
-    def made(what: str, place: str) -> Attempt:
+    def made(what: str, place: str) -> Case:
         tree = _TAKEN
         # A program gets no NUL, and other bytes than UTF-8 as surrogates of this range.
         place = "\udcff" if place == "\ud800" else place.replace("\0", "")
@@ -91,7 +91,7 @@ def places_of_output() -> st.SearchStrategy[Attempt]:
             case _:
                 tree = {**run, **_TAKEN}
                 words = (what, place) if what != "resume" else ("train", f"--resume={place}")
-        return Attempt(words, tree, "places")
+        return Case(words, tree, "places")
 
     kinds = ("train", "train", "impute", "impute over", "imputations", "config", "data")
     others = ("data root", "mixture", "evaluate", "sample", "resume")

@@ -5,18 +5,18 @@ from collections.abc import Callable
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 
-from benchmarks.fuzz.attempts import Attempt, attempted
+from benchmarks.fuzz.harness import Case, run_case
 
-__all__ = ["ends_well", "well_ended"]
+__all__ = ["check_ends_well", "make_fuzz_test"]
 
 
-def ends_well(attempt: Attempt) -> None:
+def check_ends_well(attempt: Case) -> None:
     """Success, or one line and exit code 2; and nothing is lost."""
-    ending = attempted(attempt)
+    ending = run_case(attempt)
     assert ending.is_good, f"{attempt} ended with {ending}"
 
 
-def well_ended(strategy: SearchStrategy[Attempt], num: int) -> Callable[[], None]:
+def make_fuzz_test(strategy: SearchStrategy[Case], num: int) -> Callable[[], None]:
     """A test that so many of them end well, the same ones each time."""
 
     @settings(
@@ -28,7 +28,7 @@ def well_ended(strategy: SearchStrategy[Attempt], num: int) -> Callable[[], None
         suppress_health_check=list(HealthCheck),
     )
     @given(strategy)
-    def test(attempt: Attempt) -> None:
-        ends_well(attempt)
+    def test(attempt: Case) -> None:
+        check_ends_well(attempt)
 
     return test

@@ -14,11 +14,11 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-__all__ = ["Contestant", "is_installed", "race"]
+__all__ = ["Candidate", "is_installed", "time_interleaved"]
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Candidate:
     """What is timed.
 
     Attributes:
@@ -45,27 +45,27 @@ def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def race(
-    contestants: list[Contestant], steps: int, rounds: int, warm_up: int = 2
+def time_interleaved(
+    candidates: list[Candidate], steps: int, rounds: int, warm_up: int = 2
 ) -> dict[str, float]:
-    """Median seconds of a step of each contestant; they take turns, of so many steps each."""
+    """Median seconds of a step of each candidate; they take turns, of so many steps each."""
     context = multiprocessing.get_context("spawn")
     runners = {}
-    for contestant in contestants:
-        if not contestant.is_there:
-            print(f"  {contestant.name}: {contestant.needs} is not installed", flush=True)
+    for candidate in candidates:
+        if not candidate.is_there:
+            print(f"  {candidate.name}: {candidate.needs} is not installed", flush=True)
             continue
         here, there = context.Pipe()
-        process = context.Process(target=_serve, args=(there, contestant), daemon=True)
+        process = context.Process(target=_serve, args=(there, candidate), daemon=True)
         process.start()
         there.close()
         try:
             for _ in range(warm_up):  # which compiles
                 _turn(here, steps)
         except (EOFError, OSError):
-            print(f"  {contestant.name} failed", flush=True)
+            print(f"  {candidate.name} failed", flush=True)
             continue
-        runners[contestant.name] = (process, here)
+        runners[candidate.name] = (process, here)
     seconds: dict[str, list[float]] = {name: [] for name in runners}
     order, draw = list(runners), random.Random(0)
     for _ in range(rounds):
@@ -84,10 +84,10 @@ def _turn(pipe: Any, steps: int) -> float:
     return seconds
 
 
-def _serve(pipe: Any, contestant: Contestant) -> None:
-    module, _, function = contestant.path.partition(":")
+def _serve(pipe: Any, candidate: Candidate) -> None:
+    module, _, function = candidate.path.partition(":")
     make: Callable[..., Callable[[int], None]] = getattr(importlib.import_module(module), function)
-    run = make(**contestant.keywords)
+    run = make(**candidate.keywords)
     while True:
         try:
             steps = pipe.recv()
