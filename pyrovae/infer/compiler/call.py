@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from ..trees import TreeSpec, flatten, unflatten
 
 __all__ = ["Call", "layout"]
 
@@ -34,7 +35,7 @@ class Call:
         if not kwargs and all(isinstance(arg, Tensor) for arg in args):
             self._leaves: Sequence[Any] = args
         else:
-            self._leaves, self.spec = tree_flatten((args, kwargs))
+            self._leaves, self.spec = flatten((args, kwargs))
         self._promoted: set[int] | frozenset[int] = promoted.get(self.spec, frozenset())
 
     @property
@@ -81,7 +82,7 @@ class Call:
             next(given) if self._is_input(place, leaf) else leaf
             for place, leaf in enumerate(self._leaves)
         ]
-        args, kwargs = tree_unflatten(leaves, self.spec)
+        args, kwargs = unflatten(self.spec, leaves)
         return args, kwargs
 
     def _is_input(self, place: int, leaf: Any) -> bool:

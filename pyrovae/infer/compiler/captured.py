@@ -16,9 +16,9 @@ import torch
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from ...errors import InputError
+from ..trees import TreeSpec, flatten, leaves_of, unflatten
 from .call import Call, layout
 from .compiled import compile_recording
 from .payoff import Pace, Payoff
@@ -63,7 +63,7 @@ class Results:
         """The values, without gradients, in their places."""
         there = iter(values)
         leaves = [next(there).detach() if is_there else None for is_there in self.present]
-        return tree_unflatten(leaves, self.spec)
+        return unflatten(self.spec, leaves)
 
 
 @dataclass
@@ -259,7 +259,7 @@ class Captured:
 
         def flat(*tensors: Tensor) -> list[Tensor]:
             args, kwargs = call.with_inputs(tensors)
-            values, spec = tree_flatten(self._function(*args, **kwargs))
+            values, spec = flatten(self._function(*args, **kwargs))
             kind.results = Results(spec, [value is not None for value in values])
             return [value for value in values if value is not None]
 
@@ -305,7 +305,7 @@ class Captured:
         else:
             result = kind.compiled(*inputs)
         if expected is not None:
-            self._compare(expected, tree_leaves(result))
+            self._compare(expected, leaves_of(result))
         return result
 
     def _should_compile(self, kind: _Kind, call: Call) -> bool:
@@ -335,7 +335,7 @@ class Captured:
         """What the program itself makes of a call, leaving no trace."""
         assert kind.recording is not None
         undo = _Undo([*kind.recording.writes, *self._watch.buffers()])
-        results, _ = tree_flatten(self._function(*call.args, **call.kwargs))
+        results, _ = flatten(self._function(*call.args, **call.kwargs))
         undo()
         return results
 

@@ -313,6 +313,7 @@ def _optimised(
         optimiser.step()
         schedule.step()
         if step >= num_steps - num_averaged:
-            torch._foreach_add_(sums, [part.detach() for part in free])
+            for total, part in zip(sums, free, strict=True):
+                total.add_(part.detach())
         advance()
     return [part / num_averaged for part in sums]

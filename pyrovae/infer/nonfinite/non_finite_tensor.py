@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+
+from ..trees import leaves_of
 
 __all__ = ["NonFiniteTensor", "StepBatch"]
 
@@ -64,7 +65,7 @@ class StepBatch:
     @staticmethod
     def from_arguments(args: Any, numbers: Sequence[int] | None = None) -> "StepBatch":
         """Find the data among arguments: the tensors with a row for each datum."""
-        tensors = [each for each in tree_leaves(args) if isinstance(each, Tensor)]
+        tensors = [each for each in leaves_of(args) if isinstance(each, Tensor)]
         if not tensors or not tensors[0].ndim:
             return StepBatch(None, "", frozenset())
         size = len(tensors[0])

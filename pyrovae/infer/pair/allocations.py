@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from ..trees import leaves_of
 
 __all__ = ["count_allocated_bytes"]
 
@@ -34,4 +35,4 @@ class _Allocations(TorchDispatchMode):
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+    return (leaf for leaf in leaves_of(tree) if isinstance(leaf, Tensor))

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.random import SeedSequence
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
 
 from ...errors import Agreed
 from ..pair.rows import has_row_per_datum
+from ..trees import TreeSpec, leaves_of, unflatten
 from .fsdp import is_split
 from .processes import Processes
 
@@ -152,7 +152,7 @@ class Shards:
             # Changes, which of constants are none, to the bit.
             pairs = zip(real, starts, strict=True)
             changes = [torch.where(b == start, 0.0, b - start) for b, start in pairs]
-            means.add(share, [*tree_leaves(loss), *gradients, *changes])
+            means.add(share, [*leaves_of(loss), *gradients, *changes])
             present = [was or g is not None for was, g in zip(present, gradients, strict=True)]
         means.reduce(self.processes)
         flags = self._told([*present, *self._asked, has_new], whole)
@@ -170,7 +170,7 @@ class Shards:
         gradients = [
             mean if there else None for mean, there in zip(mean_gradients, present, strict=True)
         ]
-        return tree_unflatten([each.clone() for each in mean_losses], loss_spec), gradients
+        return unflatten(loss_spec, [each.clone() for each in mean_losses]), gradients
 
     def check_same_parameters(self, parameters: Sequence[Tensor]) -> None:
         """Make sure that all processes hold the same parameters.

@@ -1,26 +1,19 @@
 """Stochastic variational inference, for any Pyro model and guide, at the speed of compiled code."""
 
 import warnings
-from collections import namedtuple
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from math import nan
 from operator import itemgetter
-from typing import Any
+from typing import Any, cast
 
 import torch
+from optree import is_namedtuple_class
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils._pytree import (
-    TreeSpec,
-    tree_leaves,
-    tree_map,
-    tree_structure,
-    tree_unflatten,
-)
 
 from ...errors import Agreed, InputError, NotFinite
 from ..compiler.captured import (
@@ -41,6 +34,7 @@ from ..pair.bound import PyroFunction
 from ..pair.pair import Pair
 from ..parallel.fsdp import check_split
 from ..parallel.shards import Shards
+from ..trees import TreeSpec, flatten, leaves_of, map_leaves, unflatten
 from .parameters import MakeOptimiser, Meeting, Parameters
 from .state import State
 
@@ -233,7 +227,7 @@ class SVI:
         guard.record(taken)
         if gradients is not None:  # else the update was part of the step
             there = [gradient for gradient in gradients if gradient is not None]
-            guard.count_step(guard.counts, [*tree_leaves(loss), *there])
+            guard.count_step(guard.counts, [*leaves_of(loss), *there])
             self._parameters.follow(gradients, guard, self._num_steps)
         if gradients is None and not self._is_whole:  # the first of a graph: what does it move?
             pairs = zip(moving, before, strict=True)
@@ -435,7 +429,7 @@ class SVI:
             self._guard = Guard(self._policy, self.parameters[0].device)
         gradients = self._parameters.take_gradients()
         loss = _as_tensors(loss, self.parameters)
-        self._loss_spec = tree_structure(loss)
+        self._loss_spec = flatten(loss)[1]
         return loss, gradients
 
     def _loss_of(self, *args: Any, **kwargs: Any) -> Any:
@@ -479,10 +473,10 @@ def _rebuilder(spec: TreeSpec) -> Callable[[list[Tensor]], Any]:
     """What puts tensors into a tree; without a walk where it is a tensor or a named tuple."""
     if spec.is_leaf():
         return itemgetter(0)
-    if spec.type is namedtuple and all(child.is_leaf() for child in spec.children()):
-        make: Callable[[list[Tensor]], Any] = spec.context._make
-        return make
-    return partial(tree_unflatten, treespec=spec)
+    if is_namedtuple_class(spec.type) and all(child.is_leaf() for child in spec.children()):
+        make: Any = spec.type
+        return cast(Callable[[list[Tensor]], Any], make._make)
+    return partial(unflatten, spec)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -501,4 +495,4 @@ def _as_tensors(loss: Any, parameters: list[Tensor]) -> Any:
     def as_tensor(value: Any) -> Tensor:
         return value.detach() if isinstance(value, Tensor) else torch.tensor(value, device=device)
 
-    return tree_map(as_tensor, loss)
+    return map_leaves(as_tensor, loss)
