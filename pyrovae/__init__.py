@@ -1,7 +1,7 @@
 """Variational autoencoders, and any deep latent-variable model, as probabilistic programs in Pyro.
 
-Names are imported where they are first used (see ``__init__.pyi`` for the list), so that the
-command line answers ``--help`` without loading torch.
+Names (listed in ``__init__.pyi``) are imported on first use, so that the command line answers
+``--help`` without loading torch.
 """
 
 import lazy_loader

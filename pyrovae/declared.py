@@ -1,4 +1,4 @@
-"""Parts by name: what a word, or a name with settings, means in YAML and on the command line."""
+"""Build parts from declarations: a name, or a name with settings, as in YAML or a command line."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -14,23 +14,23 @@ __all__ = ["build_part", "parse_declaration"]
 Part = TypeVar("Part")
 
 _TOO_LARGE = 2**31
-"""No size or number of anything is so large."""
+"""No valid setting is an integer as large as this."""
 
 
 def build_part(
     kind: str, catalogue: Mapping[str, Callable[..., Part]], declared: Any, **context: Any
 ) -> Part:
-    """The part that a declaration means.
+    """Build the part that a declaration describes.
 
     Arguments:
-        kind: what such parts are called.
-        catalogue: what makes each, by name.
-        declared: a name, or settings with the key ``name``.
-        context: what the caller knows, such as the shape of the data; each is given to what takes
-            an argument of that name, and is no setting.
+        kind: the word for such parts in messages, such as ``prior``.
+        catalogue: a class or function that builds the part, for each name.
+        declared: a name, or a mapping of settings with the key ``name``.
+        context: arguments that the caller supplies, such as the shape of the data. Each is passed
+            on if the builder takes an argument of that name; it cannot be declared as a setting.
 
     Raises:
-        InputError: as :func:`parse_declaration`, or from what makes the part.
+        InputError: as :func:`parse_declaration`, or from the builder.
 
     >>> build_part("power", {"square": pow}, "sqare", exp=2)
     Traceback (most recent call last):
@@ -38,44 +38,43 @@ def build_part(
     pyrovae.errors.InputError: power cannot be 'sqare': did you mean 'square'?
     """
     name, settings = parse_declaration(kind, catalogue, declared, *context)
-    taken = inspect.signature(catalogue[name]).parameters
-    takes_all = any(each.kind is each.VAR_KEYWORD for each in taken.values())
-    known = {key: value for key, value in context.items() if takes_all or key in taken}
-    return catalogue[name](**known, **settings)
+    parameters = inspect.signature(catalogue[name]).parameters
+    accepts_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    accepted = {key: value for key, value in context.items() if accepts_any or key in parameters}
+    return catalogue[name](**accepted, **settings)
 
 
 def parse_declaration(
     kind: str, catalogue: Mapping[str, Callable[..., Any]], declared: Any, *context: str
 ) -> tuple[str, dict[str, Any]]:
-    """The name and the checked settings of a declaration, without making anything.
+    """Check a declaration and return its name and settings, without building the part.
 
     Arguments:
-        kind: what such parts are called.
-        catalogue: what makes each, by name.
-        declared: a name, or settings with the key ``name``.
-        context: names of arguments that are no settings.
+        kind: the word for such parts in messages, such as ``prior``.
+        catalogue: a class or function that builds the part, for each name.
+        declared: a name, or a mapping of settings with the key ``name``.
+        context: names of arguments that the caller supplies, so that they are not settings.
 
     Raises:
-        InputError: if there is nothing of that name, or a setting is unknown, missing, or has no
-            such value.
+        InputError: if the name is unknown, or a setting is unknown, missing or invalid.
     """
-    is_named = isinstance(declared, str | Mapping)
+    is_declaration = isinstance(declared, str | Mapping)
     settings = dict(declared) if isinstance(declared, Mapping) else {"name": declared}
     name = settings.pop("name", None)
-    if not (is_named and isinstance(name, str) and name in catalogue):
+    if not (is_declaration and isinstance(name, str) and name in catalogue):
         raise InputError(
             f"{kind} cannot be {short_repr(declared)}: {did_you_mean(str(name), catalogue)}"
         )
-    maker: Any = catalogue[name]
-    hints = get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
+    builder: Any = catalogue[name]
+    hints = get_type_hints(builder.__init__ if inspect.isclass(builder) else builder)
     known = {
         key: each
-        for key, each in inspect.signature(maker).parameters.items()
+        for key, each in inspect.signature(builder).parameters.items()
         if key not in context and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
     }
     for key, value in settings.items():
         if key not in known:
-            advice = did_you_mean(str(key), known) if known else "it has none"
+            advice = did_you_mean(str(key), known) if known else "it has no settings"
             raise InputError(f"unknown setting {short_repr(key)} of {kind} {name!r}: {advice}")
         try:
             if isinstance(value, int) and abs(value) >= _TOO_LARGE:
@@ -84,7 +83,7 @@ def parse_declaration(
                 raise InputError(f"{key} of {kind} {name!r} cannot be {value}: it must be a number")
             settings[key] = TypeAdapter(hints[key]).validate_python(value)
         except ValidationError as error:
-            reason = _mappings(hints[key]) if isinstance(value, Mapping) else ""
+            reason = _describe_mappings(hints[key]) if isinstance(value, Mapping) else ""
             reason = reason or error.errors()[0]["msg"]
             raise InputError(
                 f"{key} of {kind} {name!r} cannot be {short_repr(value)}: "
@@ -97,8 +96,8 @@ def parse_declaration(
     return name, settings
 
 
-def _mappings(hint: Any) -> str:
-    """What mappings a setting may be, where it may be one at all."""
+def _describe_mappings(hint: Any) -> str:
+    """The mappings that a setting accepts; an empty string if it accepts none."""
     kinds = [kind for kind in get_args(hint) if is_dataclass(kind)]
     forms = [f"{{{', '.join(field.name for field in fields(kind))}}}" for kind in kinds]
-    return f"settings of it are {' or '.join(forms)}" if forms else ""
+    return f"give its settings as {' or '.join(forms)}" if forms else ""

@@ -8,7 +8,11 @@ __all__ = ["find_device"]
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name, tried; the fastest there is for ``auto``."""
+    """The device of that name, after a test that it works; ``auto`` is CUDA if available, else CPU.
+
+    Raises:
+        InputError: if the device cannot be used.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -16,6 +20,6 @@ def find_device(name: str) -> torch.device:
         torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
-            f"device {name!r} cannot be used on this machine; say auto, cpu, cuda, cuda:1 or mps"
+            f"device {name!r} cannot be used on this machine; choose auto, cpu, cuda, cuda:1 or mps"
         ) from error
     return device

@@ -1,4 +1,4 @@
-"""Errors that a user can put right, each one sentence long."""
+"""Exceptions with one-sentence messages, and helpers to word them."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -16,36 +16,36 @@ __all__ = [
     "short_repr",
 ]
 
-_SHOWN = 200
-"""Characters of what was given that a sentence repeats."""
+_MAX_CHARACTERS = 200
+"""A message quotes at most this many characters of a value."""
 
-_LISTED = 40
-"""Known words that a sentence lists."""
+_MAX_WORDS = 40
+"""A message lists at most this many known words."""
 
 
-_SHORT = Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHOWN
-_SHORT.maxlong = 40
-_SHORT.maxlist = _SHORT.maxdict = 8
+_SHORT_REPR = Repr()
+_SHORT_REPR.maxstring = _SHORT_REPR.maxother = _MAX_CHARACTERS
+_SHORT_REPR.maxlong = 40
+_SHORT_REPR.maxlist = _SHORT_REPR.maxdict = 8
 
 
 class InputError(ValueError):
-    """What was given cannot be used; the message says what was expected and what to do.
+    """An input cannot be used; the message says what was expected and what to do.
 
-    The command line prints the message alone and ends with exit code 2.
+    The command line prints only the message and ends with exit code 2.
     """
 
 
 class Agreed(InputError):
-    """The same error in all processes that work together; the first of them tells it."""
+    """All cooperating processes raise this same error; the first of them reports it."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was interrupted, and can go on; the message says from where.
+    """Training was interrupted and can be resumed; the message says from where.
 
     Arguments:
         message: one sentence.
-        number: of the signal.
+        number: number of the signal.
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -58,7 +58,7 @@ class NotFinite(FloatingPointError):
 
     Arguments:
         message: one sentence.
-        step: number of the first such step, from 1 on.
+        step: number of the first such step, counted from 1.
     """
 
     def __init__(self, message: str, step: int) -> None:
@@ -67,11 +67,11 @@ class NotFinite(FloatingPointError):
 
 
 class Separated(RuntimeError):
-    """Another process, with which this one worked, has ended."""
+    """Another process that this one was working with has ended."""
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """A clause naming the known word nearest to the given one, or all known words.
+    """Suggest the known word nearest to the given one, or list the known words.
 
     >>> did_you_mean("Bernouli", ["Bernoulli", "Normal"])
     "did you mean 'Bernoulli'?"
@@ -79,28 +79,28 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     'choose from Bernoulli, Normal'
     """
     known = list(known)
-    given = given[:_SHOWN]
+    given = given[:_MAX_CHARACTERS]
     lowered = {word.lower(): word for word in known}
     nearest = get_close_matches(given.lower(), lowered, n=1)
     if nearest:
         return f"did you mean '{lowered[nearest[0]]}'?"
-    others = [*known[:_LISTED], "..."] if len(known) > _LISTED else known
+    others = [*known[:_MAX_WORDS], "..."] if len(known) > _MAX_WORDS else known
     return f"choose from {', '.join(others)}"
 
 
 def short_repr(given: Any) -> str:
-    """What was given, as Python writes it, cut where it is long.
+    """The ``repr`` of a value, shortened if it is long.
 
     >>> short_repr([0] * 1000)
     '[0, 0, 0, 0, 0, 0, 0, 0, ...]'
     >>> len(short_repr("x" * 1000)) < 250
     True
     """
-    return _SHORT.repr(given)
+    return _SHORT_REPR.repr(given)
 
 
 def error_reason(error: Exception) -> str:
-    """What the system says is wrong, without names and numbers.
+    """The reason that an error gives; for an ``OSError`` without file name and error number.
 
     >>> error_reason(FileNotFoundError(2, "No such file or directory", "a"))
     'No such file or directory'

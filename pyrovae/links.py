@@ -1,17 +1,17 @@
-"""Link functions: from the real numbers that a network puts out to the arguments of a distribution.
+"""Link functions map the unconstrained outputs of a network to the arguments of a distribution.
 
-The link follows from the constraint on the argument, as in a generalised linear model
-(McCullagh and Nelder 1989), so that a new family of distributions needs no code here:
+The constraint on an argument determines its link, as in a generalised linear model (McCullagh and
+Nelder 1989), so that a new family of distributions needs no code here:
 
 =====================  ====================================
 constraint             link
 =====================  ====================================
 real                   identity
-positive, nonnegative  softplus (kept off zero by 1e-7)
+positive, nonnegative  softplus + 1e-7
 unit interval          sigmoid
 other interval (a, b)  a + (b - a) sigmoid
 simplex                softmax
-ordered vector         the first, then increments by softplus
+ordered vector         first entry identity, increments softplus
 anything else          ``torch.distributions.transform_to``
 =====================  ====================================
 """
@@ -41,10 +41,10 @@ from .errors import InputError, did_you_mean
 __all__ = ["LINKS", "find_link", "link_to"]
 
 _OFF_ZERO = 1e-7
-"""A scale or a rate of exactly 0 has an infinite log-density; softplus underflows to it."""
+"""Added because softplus underflows to 0, and a scale or rate of 0 has an infinite log-density."""
 
 _OFF_BOUND = 1e-6
-"""Likewise for other bounds, in relation to them, as rounding is."""
+"""The same for other bounds, relative to their size, as rounding errors are."""
 
 link_to: Any = ConstraintRegistry()
 """``link_to(constraint)`` is the default link; ``link_to.register(constraint)`` adds one."""
@@ -56,14 +56,14 @@ LINKS: dict[str, Callable[[], Transform]] = {
     "sigmoid": SigmoidTransform,
     "softmax": SoftmaxTransform,
 }
-"""Links that a declaration may name to override the default one."""
+"""Links that a declaration can name to override the default."""
 
 
 def find_link(name: str) -> Transform:
     """The link of that name.
 
     Raises:
-        InputError: if there is none of that name.
+        InputError: if the name is unknown.
     """
     if name not in LINKS:
         raise InputError(f"unknown link {name!r}: {did_you_mean(name, LINKS)}")
@@ -99,7 +99,7 @@ def _interval(constraint: Any) -> Transform:
 class _Ordered(Transform):
     """x_0, x_0 + softplus(x_1), x_0 + softplus(x_1) + softplus(x_2), ...
 
-    Steps are kept a millionth of x_0 apart, so that they are not lost beside it.
+    Each increment is at least 1e-6 |x_0|, so that rounding does not absorb it.
     """
 
     domain = constraints.real_vector
@@ -111,13 +111,13 @@ class _Ordered(Transform):
 
     def _call(self, x: Tensor) -> Tensor:
         first = x[..., :1]
-        steps = _softplus_above(0.0)(x[..., 1:]) + _OFF_BOUND * first.abs()
-        return torch.cat([first, first + steps.cumsum(-1)], dim=-1)
+        increments = _softplus_above(0.0)(x[..., 1:]) + _OFF_BOUND * first.abs()
+        return torch.cat([first, first + increments.cumsum(-1)], dim=-1)
 
     def _inverse(self, y: Tensor) -> Tensor:
         first = y[..., :1]
-        steps: Tensor = _softplus_above(0.0).inv(y.diff(dim=-1) - _OFF_BOUND * first.abs())
-        return torch.cat([first, steps], dim=-1)
+        increments: Tensor = _softplus_above(0.0).inv(y.diff(dim=-1) - _OFF_BOUND * first.abs())
+        return torch.cat([first, increments], dim=-1)
 
 
 _DEFAULTS: dict[Any, Callable[[Any], Transform]] = {

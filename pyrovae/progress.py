@@ -8,15 +8,17 @@ from rich.table import Column
 
 __all__ = ["LateProgress", "no_wrap_column"]
 
-_LATE = 2.0
-"""Seconds after which work is long enough for a bar."""
+_DELAY = 2.0
+"""The bar appears after this many seconds."""
 
 
 class LateProgress:
-    """A bar over steps, on a terminal, once the work has taken two seconds; then it goes.
+    """A progress bar that a terminal shows once the work has taken two seconds.
+
+    The bar disappears when the work is done.
 
     Arguments:
-        name: what is done.
+        name: label of the bar.
         total: number of steps.
     """
 
@@ -33,8 +35,8 @@ class LateProgress:
         )
         self._task = self._progress.add_task(name, total=total)
         self._start = perf_counter()
-        self._shown = False
-        self._is_seen = self._progress.console.is_terminal
+        self._is_started = False
+        self._is_terminal = self._progress.console.is_terminal
 
     def __enter__(self) -> "LateProgress":
         return self
@@ -45,21 +47,21 @@ class LateProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._shown:
+        if self._is_started:
             self._progress.stop()
 
     def advance(self) -> None:
-        """One step is done."""
+        """Count one more step as done."""
         self._progress.advance(self._task)
-        if self._is_seen and not self._shown and perf_counter() - self._start > _LATE:
-            self._shown = True
+        if self._is_terminal and not self._is_started and perf_counter() - self._start > _DELAY:
+            self._is_started = True
             self._progress.start()
 
     def finish(self, completed: int) -> None:
-        """So many steps are done, or need not be."""
+        """Set the number of steps that are done or are no longer needed."""
         self._progress.update(self._task, completed=completed)
 
 
 def no_wrap_column() -> Column:
-    """A column that is shown in full; the bar gives way."""
+    """A column that is shown in full; the bar shrinks instead."""
     return Column(no_wrap=True, overflow="ignore")

@@ -1,11 +1,11 @@
-"""For the whole suite: shapes and types in signatures are checked as the code runs."""
+"""Fixtures for the whole suite, and run-time checks of the shapes and types in signatures."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # a core each; read when torch is loaded
+if "PYTEST_XDIST_WORKER" in os.environ:  # one core per worker; torch reads this on import
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import pyro
@@ -20,7 +20,7 @@ install_import_hook("pyrovae", f"{typechecking.__name__}.typechecked")
 
 @pytest.fixture(autouse=True)
 def _fresh_state() -> Iterator[None]:
-    """A fixed seed, and Pyro's global store empty before and, but for Pyro's own SVI, after."""
+    """Fix the seed, and empty Pyro's global parameter store before and after each test."""
     torch.manual_seed(0)
     pyro.clear_param_store()
     yield
@@ -29,7 +29,7 @@ def _fresh_state() -> Iterator[None]:
 
 @pytest.fixture
 def float64() -> Iterator[None]:
-    """Double precision, for comparisons to round-off."""
+    """Make double precision the default, for comparisons up to rounding errors."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -37,7 +37,7 @@ def float64() -> Iterator[None]:
 
 @pytest.fixture
 def data_root() -> Path:
-    """Folder of torchvision's data sets."""
+    """Folder of the torchvision data sets; skips the test if it is not set."""
     if not os.environ.get("PYROVAE_DATA"):
         pytest.skip("set PYROVAE_DATA to a folder that holds MNIST to run this test")
     return Path(os.environ["PYROVAE_DATA"])
@@ -52,10 +52,10 @@ class Outcome:
 def pyrovae(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Any:
-    """Run a command line in an empty folder, in this process."""
+    """Returns a function that runs a command line in an empty folder, in this process."""
     monkeypatch.chdir(tmp_path)
 
-    from pyrovae import cli  # whose types are checked once the hook is in place
+    from pyrovae import cli  # imported after the hook, so that its types are checked
 
     def run(*arguments: str) -> Outcome:
         try:

@@ -1,4 +1,4 @@
-"""Parts by name: settings are checked against the signature, before anything is made."""
+"""Declarations are checked against the signature before a part is built."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,12 +28,12 @@ class Mixture:
 PRIORS: dict[str, Any] = {"normal": Normal, "mixture": Mixture}
 
 
-def test_a_name_alone_takes_defaults_and_context() -> None:
+def test_name_alone_uses_defaults_and_context() -> None:
     prior = build_part("prior", PRIORS, "normal", latent_dim=3, unused=None)
     assert (prior.latent_dim, prior.scale) == (3, 1.0)
 
 
-def test_settings_are_converted_and_context_goes_where_all_is_taken() -> None:
+def test_settings_are_converted_and_keyword_arguments_receive_all_context() -> None:
     prior = build_part("prior", PRIORS, {"name": "normal", "scale": "2"}, latent_dim=3)
     assert prior.scale == 2.0
     prior = build_part("prior", PRIORS, {"name": "normal", "scale": {"steps": 5}}, latent_dim=3)
@@ -51,10 +51,10 @@ def test_settings_are_converted_and_context_goes_where_all_is_taken() -> None:
         ({"name": "normal", "scal": 1.0}, "unknown setting 'scal' of prior 'normal': did you mean"),
         ({"name": "normal", "latent_dim": 4}, "unknown setting 'latent_dim' of prior 'normal'"),
         ({"name": "normal", "scale": "x"}, "scale of prior 'normal' cannot be 'x': "),
-        ({"name": "normal", "scale": {"step": 1}}, r"settings of it are {steps, end}"),
+        ({"name": "normal", "scale": {"step": 1}}, r"give its settings as {steps, end}"),
         ("mixture", r"prior 'mixture' needs num_components, as in {name: mixture, num_compon"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_made(declared: Any, message: str) -> None:
+def test_invalid_declarations_are_refused_before_building(declared: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_declaration("prior", PRIORS, declared, "latent_dim")

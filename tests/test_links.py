@@ -1,4 +1,4 @@
-"""Links lead from any real number into the constraint, and their names override the default."""
+"""Links map all real numbers into the constraint and can be found by name."""
 
 import pytest
 import torch
@@ -27,15 +27,15 @@ EXTREME = torch.tensor([-1e4, -50.0, -1.0, 0.0, 1.0, 50.0, 1e4])
     ],
     ids=str,
 )
-def test_any_real_number_is_sent_into_the_constraint(constraint: constraints.Constraint) -> None:
+def test_values_satisfy_the_constraint(constraint: constraints.Constraint) -> None:
     values = link_to(constraint)(EXTREME)
     assert values.isfinite().all()
-    # A sigmoid rounds to 0 and 1 far out, which the half-open and open ends exclude.
+    # A sigmoid of large arguments rounds to 0 and 1, which open and half-open intervals exclude.
     inside = values if "interval" not in str(constraint) else values[2:5]
     assert constraint.check(inside).all()
 
 
-def test_gradients_stay_finite_far_out() -> None:
+def test_gradients_are_finite_for_large_arguments() -> None:
     x = EXTREME.clone().requires_grad_()
     for constraint in (constraints.positive, constraints.unit_interval, constraints.simplex):
         link_to(constraint)(x).sum().backward()
@@ -43,19 +43,19 @@ def test_gradients_stay_finite_far_out() -> None:
     assert x.grad.isfinite().all()
 
 
-def test_softplus_is_that_of_torch() -> None:
+def test_softplus_agrees_with_torch() -> None:
     x = torch.linspace(-5, 5, 11)
     expected = torch.nn.functional.softplus(x) + 1e-7
     torch.testing.assert_close(link_to(constraints.positive)(x), expected)
 
 
 @pytest.mark.parametrize("name", LINKS)
-def test_links_by_name_have_inverses(name: str) -> None:
+def test_named_links_have_inverses(name: str) -> None:
     link = find_link(name)
     y = link(torch.tensor([0.2, -0.3, 0.1]))
     torch.testing.assert_close(link(link.inv(y)), y)
 
 
-def test_misspelt_link() -> None:
+def test_misspelt_link_is_refused_with_a_suggestion() -> None:
     with pytest.raises(InputError, match="unknown link 'softplos': did you mean 'softplus'"):
         find_link("softplos")

@@ -1,4 +1,4 @@
-"""The bar that shows itself late."""
+"""The progress bar appears only once the work has taken a while."""
 
 from collections.abc import Iterator
 from io import StringIO
@@ -19,11 +19,11 @@ def screen() -> Iterator[StringIO]:
     vars(rich.get_console()).update(before)
 
 
-@pytest.mark.parametrize(("late", "is_shown"), [(0.0, True), (60.0, False)])
-def test_a_bar_is_shown_once_the_work_is_long(
-    screen: StringIO, monkeypatch: pytest.MonkeyPatch, late: float, is_shown: bool
+@pytest.mark.parametrize(("delay", "is_shown"), [(0.0, True), (60.0, False)])
+def test_bar_appears_after_a_delay(
+    screen: StringIO, monkeypatch: pytest.MonkeyPatch, delay: float, is_shown: bool
 ) -> None:
-    monkeypatch.setattr(progress, "_LATE", late)
+    monkeypatch.setattr(progress, "_DELAY", delay)
     with LateProgress("polishing", 4) as bar:
         bar.advance()
         bar.finish(3)
@@ -32,11 +32,11 @@ def test_a_bar_is_shown_once_the_work_is_long(
     assert ("4/4" in screen.getvalue()) == is_shown
 
 
-def test_nothing_is_written_where_nobody_looks(
+def test_nothing_is_written_unless_the_output_is_a_terminal(
     screen: StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rich.reconfigure(file=screen, force_terminal=False)
-    monkeypatch.setattr(progress, "_LATE", 0.0)
+    monkeypatch.setattr(progress, "_DELAY", 0.0)
     with LateProgress("polishing", 2) as bar:
         bar.advance()
     assert screen.getvalue() == ""

@@ -1,6 +1,6 @@
-"""The run-time type checker of the suite."""
+"""The run-time type checker of the test suite."""
 
 from beartype import BeartypeConf, beartype
 
 typechecked = beartype(conf=BeartypeConf(is_pep484_tower=True))
-"""An int will do where a float is asked for, as for static checkers."""
+"""Accepts an int for a float, as static type checkers do."""

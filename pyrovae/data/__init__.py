@@ -1,4 +1,4 @@
-"""Data sets, their splits, and batches on the device."""
+"""Data sets, their splits, and minibatches on the device."""
 
 from .batches import Batches
 from .binarise import binarise

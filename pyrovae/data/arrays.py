@@ -1,4 +1,4 @@
-"""Parts of data: tensors, and NumPy arrays as such; those mapped from a file stay there."""
+"""Read rows of tensors and NumPy arrays alike, without loading memory-mapped files."""
 
 import warnings
 from dataclasses import dataclass, replace
@@ -19,18 +19,18 @@ Array = Tensor | NDArray[Any]
 
 
 def is_array(part: Any) -> bool:
-    """Whether it is a tensor or an array."""
+    """Whether a value is a tensor or a NumPy array."""
     return isinstance(part, Tensor | np.ndarray)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rows of a part come from.
+    """The rows of a tensor, an array, or a memory-mapped file.
 
     Attributes:
-        tensor: all of them; of a map, never to be written to.
-        dtype: what those of a map become once they are gathered.
-        map: of the file that they are in, if they are in one.
+        tensor: all rows; if they are memory-mapped, never write to it.
+        dtype: type to which rows of a memory map are cast when they are gathered.
+        map: the memory map that holds the rows, if any.
     """
 
     tensor: Tensor
@@ -38,57 +38,58 @@ class Source:
     map: mmap | None = None
 
     @classmethod
-    def of(cls, part: Array) -> "Source":
-        """Real numbers of an array become those of torch's default type; tensors stay as they are.
+    def from_array(cls, array: Array) -> "Source":
+        """Wrap a tensor as it is, or an array; its real numbers get torch's default type.
 
         Raises:
-            InputError: if an array holds no numbers, or torch has none of this kind or layout.
+            InputError: if an array does not hold real numbers, or torch does not support its type
+                or memory layout.
         """
-        if isinstance(part, Tensor):
-            return cls(part, part.dtype)
-        if isinstance(part, np.ma.MaskedArray):
+        if isinstance(array, Tensor):
+            return cls(array, array.dtype)
+        if isinstance(array, np.ma.MaskedArray):
             raise InputError(
-                "an array is masked; fill what is missing with NaN: array.filled(numpy.nan)"
+                "an array is masked; fill missing entries with NaN: array.filled(numpy.nan)"
             )
-        if part.dtype.kind not in "biuf":
-            raise InputError(f"an array holds {part.dtype}; data are real numbers")
-        map_ = _map_of(part)
+        if array.dtype.kind not in "biuf":
+            raise InputError(f"an array holds {array.dtype}; data must be real numbers")
+        map_ = _find_map(array)
         if map_ is None:
-            part = np.require(part, part.dtype.newbyteorder("="), ["C", "W"])
-        tensor = _tensor_of(part)
+            array = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
+        tensor = _as_tensor(array)
         dtype = torch.get_default_dtype() if tensor.is_floating_point() else tensor.dtype
         return cls(tensor if map_ is not None else tensor.to(dtype), dtype, map_)
 
     def to(self, device: torch.device | str | None) -> "Source":
-        """The same rows on that device."""
+        """The same rows on another device."""
         return replace(self, tensor=self.tensor.to(device))
 
     def rows(self, index: Int[Tensor, "batch"]) -> Tensor:
-        """A copy of these rows, and of no others."""
+        """A copy of the given rows only."""
         return self.tensor[index].to(self.dtype)
 
     def span(self, start: int, stop: int) -> Tensor:
-        """The rows from one to another: a view, but of a map a copy."""
+        """The rows from start to stop: a view, or a copy if they are memory-mapped."""
         rows = self.tensor[start:stop]
         return rows if self.map is None else rows.to(self.dtype, copy=True)
 
 
-def _map_of(array: NDArray[Any]) -> mmap | None:
-    """The map that an array is a view of, if it is one."""
+def _find_map(array: NDArray[Any]) -> mmap | None:
+    """The memory map that an array is a view of, if any."""
     base: Any = array
     while base is not None and not isinstance(base, mmap):
         base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
     return base
 
 
-def _tensor_of(array: NDArray[Any]) -> Tensor:
-    """Of the same memory."""
+def _as_tensor(array: NDArray[Any]) -> Tensor:
+    """A tensor that shares the memory of the array."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             return torch.from_numpy(array)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"an array of {array.dtype} with strides {array.strides} cannot be a tensor; write it "
-            "anew with its rows in order, in a type that torch has and this machine's byte order"
+            f"torch cannot read an array of {array.dtype} with strides {array.strides}; save a "
+            "contiguous copy of it, in a type that torch supports and in native byte order"
         ) from error

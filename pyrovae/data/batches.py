@@ -1,4 +1,4 @@
-"""Minibatches, cut from tensors on the device or maps of files, or drawn from a DataLoader."""
+"""Minibatches of tensors, of memory-mapped files, or of a DataLoader."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -11,49 +11,51 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..errors import InputError
 from .arrays import Array, Source, is_array
-from .readahead import are_beyond_memory, read_ahead
+from .readahead import are_larger_than_memory, read_ahead
 
 __all__ = ["Batches", "LoaderBatches", "as_batches", "compute_digest"]
 
 Transform = Callable[..., Any]
-"""Applied to the parts of a batch on the device, such as dynamic binarisation or a cast."""
+"""A function of the parts of a batch, on the device, such as dynamic binarisation or a cast."""
 
-_DIGESTED = 2**24
-"""Bytes that are hashed at a time."""
+_DIGEST_CHUNK = 2**24
+"""Bytes to hash at a time."""
 
 
 class Batches:
     """Minibatches of tensors or arrays, reshuffled at each pass.
 
-    No workers and no copies through the host: a batch is one ``index_select`` a tensor, which
-    for data that fit in memory is many times faster than a ``DataLoader``.
+    There are no workers and no copies through the host: each batch is one ``index_select`` per
+    tensor. For data that fit in memory this is many times faster than a ``DataLoader``.
 
-    Arrays of NumPy are taken as tensors of the same memory, real numbers as those of torch's
-    default type. **Data larger than memory** are arrays that are mapped from a file, as
-    ``np.load(path, mmap_mode="r")`` gives them: they are never read whole. Each batch is gathered
-    from the map, and only its real numbers are cast. What is held is a batch, and 8 bytes a datum
-    for the order of a pass; pages of the file that the system keeps beside that are given back
-    where others need room. As long as it can keep them all, a batch takes about as long as from
-    memory (256 rows of 4 kB: 0.78 ms, beside 0.68). Of files larger than the memory of the machine,
-    each row costs a read of the disk; threads then read the pages of the next 8 batches, which
-    halved the time on a virtual disk (128 rows: 5 ms, beside 11). A map must not change meanwhile.
+    NumPy arrays share their memory with the tensors that are read; real numbers get torch's
+    default type. For **data larger than memory**, pass arrays that are memory-mapped, as
+    ``np.load(path, mmap_mode="r")`` returns them. They are never read as a whole: each batch is
+    gathered from the map, and only its real numbers are cast. Memory holds a batch, and 8 bytes
+    per datum for the order of a pass; the operating system also caches pages of the file, and
+    frees them when other programs need memory. While the cache holds the whole file, a batch takes
+    about as long as from memory (256 rows of 4 kB: 0.78 ms, against 0.68 ms). For files larger
+    than the memory of the machine, each row costs a disk read; threads then read the pages of the
+    next 8 batches, which halved the time on a virtual disk (128 rows: 5 ms, against 11 ms). Do not
+    change the file meanwhile.
 
     Arguments:
-        tensors: a tensor or an array, or several of the same length, indexed by datum on the left.
-        batch_size: data in a batch; the last batch of a pass holds what is left over.
+        tensors: a tensor or an array, or several of the same length; the first dimension indexes
+            data.
+        batch_size: data in a batch; the last batch of a pass may be smaller.
         shuffle: draw a new order at each pass, from torch's generator.
         transform: applied to the parts of each batch; returns one part or a tuple of them.
-        device: where the tensors shall live; where any is mapped, they stay on the host, and
-            batches are moved there.
+        device: device that holds the tensors; if any is memory-mapped, all stay on the host, and
+            each batch is moved to the device.
 
     Attributes:
         size: number of data.
         batch_size: as given.
-        device: where their numbers are to be.
+        device: device of the indices that :meth:`take` expects.
 
     Raises:
-        InputError: if the tensors are empty or differ in length, or batch_size is not positive, or
-            an array holds what no tensor does.
+        InputError: if the tensors are empty or differ in length, batch_size is not positive, or
+            an array cannot be read as a tensor.
 
     Example:
         >>> [x.tolist() for (x,) in Batches(torch.arange(5), 2, shuffle=False)]
@@ -77,12 +79,12 @@ class Batches:
             )
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; it must be 1 or more")
-        sources = [Source.of(part) for part in parts]
+        sources = [Source.from_array(part) for part in parts]
         self._maps = [source.map for source in sources if source.map is not None]
         is_host = device is None or torch.device(device).type == "cpu"
         self._destination = None if is_host or not self._maps else device
-        home = device if self._destination is None else "cpu"
-        self._sources = tuple(source.to(home) for source in sources)
+        storage_device = device if self._destination is None else "cpu"
+        self._sources = tuple(source.to(storage_device) for source in sources)
         self.device = self._sources[0].tensor.device
         self.size = lengths.pop()
         self.batch_size = batch_size
@@ -98,57 +100,62 @@ class Batches:
         return self.in_order()
 
     def in_order(self) -> Iterator[tuple[Any, ...]]:
-        """The batches of a pass that is not shuffled: views, or from a map copies."""
+        """The batches of an unshuffled pass: views, or copies if memory-mapped."""
         for start in range(0, self.size, self.batch_size):
             stop = min(start + self.batch_size, self.size)
-            parts = (self._moved(source.span(start, stop)) for source in self._sources)
-            yield _transformed(tuple(parts), self._transform)
+            parts = (self._move(source.span(start, stop)) for source in self._sources)
+            yield _apply_transform(tuple(parts), self._transform)
 
     def digest(self) -> str:
-        """SHA-256 of all data, by which others are told from these.
+        """SHA-256 of all data, which identifies them.
 
-        A map is read once for it: at 1.9 GB a second where it was measured, or as the disk allows.
+        Memory maps are read once, measured at 1.9 GB per second, or as fast as the disk allows.
         """
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for source in self._sources:
-            found.update(f"{source.dtype} {tuple(source.tensor.shape)}".encode())
-            size_of_row = source.tensor[:1].nbytes
-            num = max(1, _DIGESTED // max(1, size_of_row))
-            for start in range(0, self.size, num):
-                values = source.tensor[start : start + num].to(source.dtype).cpu().contiguous()
-                found.update(values.view(torch.uint8).numpy().data)
-        return found.hexdigest()
+            digest.update(f"{source.dtype} {tuple(source.tensor.shape)}".encode())
+            bytes_per_row = source.tensor[:1].nbytes
+            num_rows = max(1, _DIGEST_CHUNK // max(1, bytes_per_row))
+            for start in range(0, self.size, num_rows):
+                values = source.tensor[start : start + num_rows].to(source.dtype).cpu().contiguous()
+                digest.update(values.view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def indices(self) -> Iterator[Int[Tensor, "batch"]]:
-        """One pass as the numbers of the data in each batch."""
+        """The indices of the data in each batch of one pass."""
         order_by = torch.randperm if self._shuffle else torch.arange
         order = order_by(self.size, device=self.device).split(self.batch_size)
-        if self._shuffle and are_beyond_memory(self._maps):
+        if self._shuffle and are_larger_than_memory(self._maps):
             mapped = [source.tensor for source in self._sources if source.map is not None]
             yield from read_ahead(order, mapped, self._maps)
         else:
             yield from order
 
     def fetch(self, index: Int[Tensor, "batch"]) -> tuple[Tensor, ...]:
-        """What a step on these data is given: their numbers; or, where data are mapped and the
-        device is another than theirs, the data, moved there.
+        """The tensors to pass to a step on these data.
+
+        Usually these are the indices. If data are memory-mapped and the device is not the host,
+        these are the data, moved to the device.
         """
         if self._destination is None:
             return (index,)
-        return tuple(self._moved(source.rows(index)) for source in self._sources)
+        return tuple(self._move(source.rows(index)) for source in self._sources)
 
     def finish(self, *fetched: Tensor) -> tuple[Any, ...]:
-        """The batch of what was fetched, transformed: a function of tensors, part of a step."""
+        """The transformed batch from what :meth:`fetch` returned; a step can include this call."""
         if self._destination is None:
             (index,) = fetched
             fetched = tuple(source.rows(index) for source in self._sources)
-        return _transformed(fetched, self._transform)
+        return _apply_transform(fetched, self._transform)
 
     def take(self, index: Int[Tensor, "batch"]) -> tuple[Any, ...]:
-        """The batch of these data, transformed; where none is moved, it may be part of a step."""
+        """The transformed batch of the data at these indices.
+
+        A step can include this call unless :meth:`fetch` moves data.
+        """
         return self.finish(*self.fetch(index))
 
-    def _moved(self, rows: Tensor) -> Tensor:
+    def _move(self, rows: Tensor) -> Tensor:
         return rows if self._destination is None else rows.to(self._destination)
 
 
@@ -156,12 +163,12 @@ class LoaderBatches:
     """The batches of an ordinary ``DataLoader``.
 
     Arguments:
-        loader: yields a tensor or a sequence of tensors at each step, or whatever transform takes.
+        loader: yields a tensor, a sequence of tensors, or any value that transform accepts.
         transform: as for :class:`Batches`.
-        device: where to move each tensor of a batch.
+        device: device to move each tensor of a batch to.
 
     Raises:
-        InputError: if it is no ``DataLoader``, or its length is not known.
+        InputError: if loader is not a ``DataLoader``, or the number of its data is unknown.
     """
 
     def __init__(
@@ -172,7 +179,7 @@ class LoaderBatches:
     ) -> None:
         if not isinstance(loader, DataLoader):
             raise InputError(
-                "data are a tensor, an array, a tuple of these, Batches or a DataLoader; got "
+                "data must be a tensor, an array, a tuple of these, Batches or a DataLoader; got "
                 f"{type(loader).__name__}"
             )
         if isinstance(loader.dataset, IterableDataset):
@@ -191,16 +198,16 @@ class LoaderBatches:
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         for batch in self._loader:
             parts = batch if isinstance(batch, tuple | list) else (batch,)
-            yield _transformed(tuple(self._moved(part) for part in parts), self._transform)
+            yield _apply_transform(tuple(self._move(part) for part in parts), self._transform)
 
     def generators(self) -> list[torch.Generator]:
-        """Those that the loader and its samplers have of their own."""
+        """The random generators that the loader and its samplers own."""
         batch_sampler = self._loader.batch_sampler
         parts = (self._loader, self._loader.sampler, getattr(batch_sampler, "sampler", None))
         found = (getattr(part, "generator", None) for part in (*parts, batch_sampler))
         return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
-    def _moved(self, part: Any) -> Any:
+    def _move(self, part: Any) -> Any:
         if isinstance(part, Tensor):
             return part.to(self._device, non_blocking=True)
         return part
@@ -214,16 +221,16 @@ def as_batches(
     transform: Transform | None,
     device: torch.device | str | None,
 ) -> Batches | LoaderBatches:
-    """Batches of whatever a user calls data; batches that are given are taken as they are.
+    """Batches of data of any supported type; :class:`Batches` are returned unchanged.
 
     Raises:
-        InputError: if the data are of no such kind, or given batches would ignore the transform or
-            the device.
+        InputError: if the type of the data is not supported, or ``Batches`` are combined with a
+            transform or a device, which they would ignore.
     """
     if isinstance(data, Batches):
         if transform is not None or device is not None:
             raise InputError(
-                "Batches have a transform and a device of their own: give these to Batches"
+                "Batches have their own transform and device; pass these to Batches instead"
             )
         return data
     if is_array(data) or (isinstance(data, tuple | list) and all(is_array(part) for part in data)):
@@ -233,16 +240,16 @@ def as_batches(
 
 def compute_digest(batch: Sequence[Any]) -> str:
     """SHA-256 of the tensors among the parts of a batch."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for part in batch:
         if isinstance(part, Tensor):
             values = torch.atleast_1d(part).cpu().contiguous()
-            found.update(f"{values.dtype} {tuple(values.shape)}".encode())
-            found.update(values.view(torch.uint8).numpy().data)
-    return found.hexdigest()
+            digest.update(f"{values.dtype} {tuple(values.shape)}".encode())
+            digest.update(values.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
-def _transformed(batch: tuple[Any, ...], transform: Transform | None) -> tuple[Any, ...]:
+def _apply_transform(batch: tuple[Any, ...], transform: Transform | None) -> tuple[Any, ...]:
     if transform is None:
         return batch
     result = transform(*batch)

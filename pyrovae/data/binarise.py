@@ -1,4 +1,4 @@
-"""Grey images as binary ones, and whole numbers as real ones, by chance."""
+"""Random binarisation of grey images, and dequantisation of whole numbers."""
 
 from dataclasses import replace
 
@@ -24,14 +24,14 @@ def binarise(
 ) -> Float[Tensor, "*shape"]:
     """Draw x' ~ Bernoulli(x / levels), on the device of x.
 
-    Called afresh on each batch this is dynamic binarisation (Salakhutdinov and Murray 2008).
-    Probabilities are rounded to multiples of 2**-16, so that a random word of 64 bits serves four
-    pixels: random numbers are what this takes its time for.
+    Called on each batch, this is dynamic binarisation (Salakhutdinov and Murray 2008).
+    Probabilities are rounded to multiples of 2**-16, so that one random 64-bit word serves four
+    pixels: drawing random numbers takes most of the time.
 
     Arguments:
         x: grey levels from 0 to levels.
-        levels: the level that is white for certain.
-        generator: source of randomness; torch's own unless given.
+        levels: the level of white, which becomes 1 with certainty.
+        generator: source of randomness; torch's default generator unless given.
 
     Example:
         >>> binarise(torch.tensor([0, 255], dtype=torch.uint8), levels=255)
@@ -48,57 +48,57 @@ def binarise(
 def dequantise(
     x: Num[Tensor, "*shape"], generator: torch.Generator | None = None
 ) -> Float[Tensor, "*shape"]:
-    """Draw x' = x + u, u ~ Uniform[0, 1), so that whole numbers may have a density.
+    """Draw x' = x + u, u ~ Uniform[0, 1), so that a density can model whole numbers.
 
-    E_u[log p(x + u)] <= log integral p(x + u) du = log P(x): the figure is a lower bound on a log
-    probability mass, and may be compared with one (Theis et al. 2016, sec. 3.1).
+    E_u[log p(x + u)] <= log integral p(x + u) du = log P(x): the log-density is a lower bound on a
+    log-probability mass, and comparable with one (Theis et al. 2016, sec. 3.1).
 
     Arguments:
         x: whole numbers.
-        generator: source of randomness; torch's own unless given.
+        generator: source of randomness; torch's default generator unless given.
     """
     noise = torch.rand(x.shape, generator=generator, device=x.device)
     return x.to(torch.get_default_dtype()) + noise
 
 
 def check_whole(dataset: Dataset) -> None:
-    """Refuse to dequantise what is not whole numbers.
+    """Check that a data set holds whole numbers only, so that it can be dequantised.
 
     Raises:
-        InputError: naming the first of the splits that holds others.
+        InputError: if it does not; the message names the first split with other numbers.
     """
     for name, part in dataset.splits.items():
         if not bool((part.x == part.x.round()).logical_or(part.x.isnan()).all()):
             raise InputError(
-                f"the {name} data of {dataset.name} are not whole numbers; there is nothing to "
-                "dequantise"
+                f"the {name} data of {dataset.name} are not whole numbers, so they cannot be "
+                "dequantised; turn dequantisation off"
             )
 
 
 def check_binarisable(dataset: Dataset) -> float:
-    """The highest grey level of a data set that can be binarised.
+    """Check that a data set can be binarised, and return its highest grey level.
 
     Raises:
-        InputError: if its values are no grey levels.
+        InputError: if its values are not grey levels.
     """
     levels = 1.0 if dataset.levels is None else dataset.levels
     for name, part in dataset.splits.items():
         low, high = part.x.min().item(), part.x.max().item()
         if not (low >= 0 and high <= levels):
             raise InputError(
-                f"the {name} data of {dataset.name} range from {low:.4g} to {high:.4g}; to be "
-                f"binarised they must be grey levels from 0 to {levels:g}"
+                f"the {name} data of {dataset.name} range from {low:.4g} to {high:.4g}; "
+                f"binarisation needs grey levels from 0 to {levels:g}"
             )
     return levels
 
 
 def static_binarisation(part: Split, levels: float, seed: int) -> Split:
-    """The data binarised once, the same for the same seed (not Larochelle's published files)."""
+    """Binarise data once, identically for the same seed (not Larochelle's published files)."""
     generator = torch.Generator().manual_seed(seed)
     return replace(part, x=binarise(part.x, levels, generator))
 
 
 def static_dequantisation(part: Split, seed: int) -> Split:
-    """The data dequantised once, the same for the same seed."""
+    """Dequantise data once, identically for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     return replace(part, x=dequantise(part.x, generator))

@@ -1,4 +1,4 @@
-"""A data set in memory, split once and for all."""
+"""Data sets in memory, with fixed training, validation and test splits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,18 +9,18 @@ from torch import Tensor
 
 from ..errors import InputError, did_you_mean
 
-__all__ = ["Dataset", "Read", "Split", "split"]
+__all__ = ["Dataset", "RawDataset", "Split", "split_off"]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Data x of shape ``(num, *event_shape)``, and what there is beside them.
+    """Data x of shape ``(num, *event_shape)``, with optional labels and exposures.
 
     Attributes:
         x: data.
-        y: class labels, where there are any.
-        exposure: of each datum, where there is one.
-        label: what a model is told of the labels: nothing (None), or y, -1 where it is kept back.
+        y: class labels, if any.
+        exposure: exposure of each datum, if any.
+        label: labels that a model sees: y, with -1 for hidden ones; None if it sees none.
     """
 
     x: Num[Tensor, "num *event"]
@@ -30,11 +30,11 @@ class Split:
 
     @property
     def parts(self) -> tuple[Tensor, ...]:
-        """What a model of these data takes: x, then label and exposure where there are any."""
+        """Arguments of a model of these data: x, then label and exposure if present."""
         return (self.x, *(part for part in (self.label, self.exposure) if part is not None))
 
     def to(self, dtype: torch.dtype) -> "Split":
-        """The same data, real numbers in this precision."""
+        """The same data, with real numbers in the given precision."""
         x = self.x.to(dtype) if self.x.is_floating_point() else self.x
         exposure = None if self.exposure is None else self.exposure.to(dtype)
         return replace(self, x=x, exposure=exposure)
@@ -43,13 +43,13 @@ class Split:
         return len(self.x)
 
     def __getitem__(self, index: Tensor) -> "Split":
-        beside = (None if t is None else t[index] for t in (self.y, self.exposure, self.label))
-        return Split(self.x[index], *beside)
+        others = (None if t is None else t[index] for t in (self.y, self.exposure, self.label))
+        return Split(self.x[index], *others)
 
 
 @dataclass(frozen=True)
-class Read:
-    """What a source of data held; test data, levels and names where there are any."""
+class RawDataset:
+    """Data as read from their source, before splitting; optional attributes as in `Dataset`."""
 
     train: Split
     test: Split | None = None
@@ -61,18 +61,18 @@ class Read:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training, validation and test data that never change from run to run.
+    """Training, validation and test data that are the same in every run.
 
     Attributes:
         name: what the data set is called.
         train: data to fit.
-        validation: data to choose by, as early stopping does.
-        test: data for the figures that are reported.
-        levels: the highest grey level L of images whose values are 0, ..., L; binarisation
-            reads x / L as a probability. None for other data.
+        validation: data for model selection, such as early stopping.
+        test: data for reported results.
+        levels: the highest grey level L of images with values 0, ..., L; binarisation uses x / L
+            as a probability. None for other data.
         features: names of the columns of a table.
-        classes: names of the classes that labels number, where these are words.
-        categories: for columns of words, the words that their numbers 0, 1, ... stand for.
+        classes: names of the classes 0, 1, ... in the labels, if these are words.
+        categories: for each column of words, the words that its codes 0, 1, ... stand for.
     """
 
     name: str
@@ -85,10 +85,10 @@ class Dataset:
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def select(self, columns: Sequence[str]) -> "Dataset":
-        """The same table with its columns in another order.
+        """The same table with its columns in the given order.
 
         Raises:
-            InputError: if these are not its columns.
+            InputError: if these are not exactly its columns.
         """
         present = self.features or ()
         for name in columns:
@@ -96,9 +96,11 @@ class Dataset:
                 raise InputError(
                     f"{self.name} has no column {name!r}: {did_you_mean(name, present)}"
                 )
-        left = [name for name in present if name not in columns]
-        if left:
-            raise InputError(f"no likelihood is declared for column {left[0]!r} of {self.name}")
+        remaining = [name for name in present if name not in columns]
+        if remaining:
+            raise InputError(
+                f"no likelihood is declared for column {remaining[0]!r} of {self.name}; add one"
+            )
         order = torch.tensor([present.index(name) for name in columns])
         parts = (replace(part, x=part.x[:, order]) for part in self.splits.values())
         return replace(self.with_splits(*parts), features=tuple(columns))
@@ -110,7 +112,7 @@ class Dataset:
 
     @property
     def is_grey(self) -> bool:
-        """Whether the data are images of grey levels in one channel."""
+        """Whether the data are grey-level images with one channel."""
         return self.levels is not None and self.event_shape[0] == 1
 
     @property
@@ -128,20 +130,26 @@ class Dataset:
         return replace(self, train=train, validation=validation, test=test)
 
 
-def split(data: Split, fraction: float, seed: int, what: str) -> tuple[Split, Split]:
-    """Set a random fraction of the data aside, the same for the same seed on every machine.
+def split_off(data: Split, fraction: float, seed: int, what: str) -> tuple[Split, Split]:
+    """Split off a random fraction of the data, the same for the same seed on every machine.
+
+    Arguments:
+        data: all data.
+        fraction: part to split off.
+        seed: seed of the random choice.
+        what: purpose of the part, for messages.
 
     Returns:
-        What is left, and what was set aside.
+        The remaining data, and the part that was split off.
 
     Raises:
         InputError: if either part would be empty.
     """
-    aside = round(fraction * len(data))
-    if not 0 < aside < len(data):
+    num = round(fraction * len(data))
+    if not 0 < num < len(data):
         raise InputError(
-            f"{len(data)} data cannot spare a fraction of {fraction} for {what}; "
-            "give more data or another fraction"
+            f"cannot split off a fraction of {fraction} of {len(data)} data for {what}: one part "
+            "would be empty; give more data or another fraction"
         )
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-    return data[order[aside:]], data[order[:aside]]
+    return data[order[num:]], data[order[:num]]

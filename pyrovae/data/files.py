@@ -1,4 +1,4 @@
-"""Data from files of the user's: arrays and tables. Nothing is unpickled."""
+"""Read your own files of arrays and tables. Nothing is unpickled."""
 
 import lzma
 import struct
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError, did_you_mean
-from .dataset import Read, Split
+from .dataset import RawDataset, Split
 from .memory import check_fits_memory, memory_guard
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ __all__ = ["SUFFIXES", "read_file"]
 
 SUFFIXES = (".npz", ".npy", ".csv")
 
-_DAMAGED = (
+_READ_ERRORS = (
     ValueError,
     OSError,
     EOFError,
     LookupError,
-    RuntimeError,  # of zipfile, where a password is needed, or the packing is not known
+    RuntimeError,  # from zipfile, if a password is needed or the compression is unknown
     TypeError,
     AttributeError,
     struct.error,
@@ -40,28 +40,29 @@ _DAMAGED = (
     zlib.error,
     lzma.LZMAError,
 )
-"""What NumPy and zipfile raise at bytes that are no arrays."""
+"""Errors that NumPy and zipfile raise for files that do not hold arrays."""
 
 
 def read_file(
     path: Path, label: str | None = None, exposure: str | None = None, words: bool = False
-) -> Read:
+) -> RawDataset:
     """Read ``.npy`` (one array), ``.npz`` or ``.csv``.
 
-    An ``.npz`` holds ``x`` and perhaps integer labels ``y``, or ``x_train``, ``y_train``,
-    ``x_test``, ``y_test``, or one array of any name. Arrays are indexed by datum first. Images
-    have their channels first; those without (three dimensions in all) get one, and those with 1, 3
-    or 4 channels last are turned. A ``.csv`` holds numbers, separated by commas; its first line
-    names the columns where it holds fewer numbers than the second.
+    An ``.npz`` holds ``x`` and optionally integer labels ``y``; or ``x_train``, ``y_train``,
+    ``x_test``, ``y_test``; or one array of any name. The first dimension indexes data. Images have
+    shape (data, channels, height, width). Those of shape (data, height, width) get a channel, and
+    1, 3 or 4 channels at the end are moved to the front. A ``.csv`` holds numbers, separated by
+    commas. Its first line names the columns if it holds fewer numbers than the second.
 
     Arguments:
         path: the file.
         label: column of a CSV that holds the class.
         exposure: column of a CSV that holds the exposure of each datum.
-        words: whether columns of a CSV may hold words, which are numbered in their order.
+        words: whether columns of a CSV may hold words; they are numbered in alphabetical order.
 
     Raises:
-        InputError: if the file is missing, is not what its name says, or holds no numbers.
+        InputError: if the file is missing, damaged, of another format than its name says, or does
+            not hold numbers.
     """
     if not path.is_file():
         raise InputError(f"there is no file {path}")
@@ -69,17 +70,20 @@ def read_file(
         return _read_csv(path, label, exposure, words)
     for option, column in (("label", label), ("exposure", exposure)):
         if column is not None:
-            raise InputError(f"{option} names a column of a CSV; {path.name} has none")
-    arrays = _arrays(path)
+            raise InputError(
+                f"{option} must name a column of a CSV file, and {path.name} is not one"
+            )
+    arrays = _load_arrays(path)
     if "x_train" in arrays and "x_test" in arrays:
-        train = _split(path, arrays, "_train")
-        test = _split(path, arrays, "_test")
+        train = _make_split(path, arrays, "_train")
+        test = _make_split(path, arrays, "_test")
         if train.x.shape[1:] != test.x.shape[1:] or train.x.dtype != test.x.dtype:
             raise InputError(
-                f"{path}: x_train has data of shape {tuple(train.x.shape[1:])} ({train.x.dtype}), "
-                f"x_test of {tuple(test.x.shape[1:])} ({test.x.dtype})"
+                f"{path}: x_train and x_test must agree; x_train has data of shape "
+                f"{tuple(train.x.shape[1:])} ({train.x.dtype}), x_test of "
+                f"{tuple(test.x.shape[1:])} ({test.x.dtype})"
             )
-        return _numbered(Read(train, test, _levels(train.x)))
+        return _renumber_labels(RawDataset(train, test, _grey_levels(train.x)))
     if "x" not in arrays:
         if len(arrays) != 1:
             raise InputError(
@@ -87,32 +91,32 @@ def read_file(
                 "'x_train' and 'x_test'"
             )
         arrays = {"x": next(iter(arrays.values()))}
-    data = _split(path, arrays, "")
-    return _numbered(Read(data, None, _levels(data.x)))
+    data = _make_split(path, arrays, "")
+    return _renumber_labels(RawDataset(data, None, _grey_levels(data.x)))
 
 
-def _numbered(read: Read) -> Read:
-    """With labels from 0 on, where some numbers were left out, and the old ones as names.
+def _renumber_labels(raw: RawDataset) -> RawDataset:
+    """Renumber labels as 0, 1, ... if there are gaps, and keep the old ones as class names.
 
     Missing labels (-1) stay.
     """
-    labels = [part.y for part in (read.train, read.test) if part is not None and part.y is not None]
+    labels = [part.y for part in (raw.train, raw.test) if part is not None and part.y is not None]
     present = torch.cat(labels).unique() if labels else torch.zeros(0)
     present = present[present >= 0]
     if torch.equal(present, torch.arange(len(present), dtype=present.dtype)):
-        return read
+        return raw
 
-    def numbered(part: Split) -> Split:
+    def renumber(part: Split) -> Split:
         if part.y is None:
             return part
         return replace(part, y=torch.where(part.y < 0, -1, torch.searchsorted(present, part.y)))
 
-    test = None if read.test is None else numbered(read.test)
+    test = None if raw.test is None else renumber(raw.test)
     names = tuple(str(label) for label in present.tolist())
-    return replace(read, train=numbered(read.train), test=test, classes=names)
+    return replace(raw, train=renumber(raw.train), test=test, classes=names)
 
 
-def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+def _load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as file, memory_guard(f"{path}", "give fewer data"):
             if zipfile.is_zipfile(file):
@@ -124,21 +128,23 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
             arrays = dict(loaded) if hasattr(loaded, "files") else {"x": loaded}
     except InputError:
         raise
-    except _DAMAGED as error:
-        reason = "it is damaged, is none, or holds Python objects in place of numbers"
-        raise InputError(f"{path} cannot be read as {path.suffix}: {reason}") from error
+    except _READ_ERRORS as error:
+        raise InputError(
+            f"{path} cannot be read as {path.suffix}: it is damaged, has another format, or holds "
+            "Python objects instead of numbers"
+        ) from error
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
-            raise InputError(f"{path}: {name} is no array; save arrays with numpy.savez")
+            raise InputError(f"{path}: {name} is not an array; save arrays with numpy.savez")
     return arrays
 
 
-def _split(path: Path, arrays: dict[str, NDArray[Any]], suffix: str) -> Split:
-    x = _tensor(path, f"x{suffix}", arrays[f"x{suffix}"])
+def _make_split(path: Path, arrays: dict[str, NDArray[Any]], suffix: str) -> Split:
+    x = _as_tensor(path, f"x{suffix}", arrays[f"x{suffix}"])
     if x.ndim < 2 or x.numel() == 0:
         raise InputError(
             f"{path}: x{suffix} has shape {tuple(x.shape)}; it needs a first dimension of data and "
-            "at least one of features, none of them empty"
+            "at least one dimension of features, none of them empty"
         )
     if x.ndim == 3:
         x = x.unsqueeze(1)
@@ -146,7 +152,7 @@ def _split(path: Path, arrays: dict[str, NDArray[Any]], suffix: str) -> Split:
         x = x.movedim(-1, 1).contiguous()
     y = None
     if f"y{suffix}" in arrays:
-        y = _tensor(path, f"y{suffix}", arrays[f"y{suffix}"])
+        y = _as_tensor(path, f"y{suffix}", arrays[f"y{suffix}"])
         if y.shape != x.shape[:1] or y.is_floating_point():
             raise InputError(
                 f"{path}: y{suffix} must hold one whole number for each of the {len(x)} data; got "
@@ -156,11 +162,13 @@ def _split(path: Path, arrays: dict[str, NDArray[Any]], suffix: str) -> Split:
     return Split(x, y)
 
 
-def _tensor(path: Path, name: str, array: NDArray[Any]) -> Tensor:
+def _as_tensor(path: Path, name: str, array: NDArray[Any]) -> Tensor:
     if array.dtype.kind not in "biuf":
         raise InputError(f"{path}: {name} has dtype {array.dtype}; it must hold real numbers")
     if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
-        raise InputError(f"{path}: {name} holds {array.max()}, beyond 64 bits with a sign")
+        raise InputError(
+            f"{path}: {name} holds {array.max()}, too large for a signed 64-bit integer"
+        )
     if array.dtype == np.uint8:
         return torch.tensor(array)
     if array.dtype == np.float32:
@@ -168,34 +176,36 @@ def _tensor(path: Path, name: str, array: NDArray[Any]) -> Tensor:
     return torch.tensor(array.astype(np.int64 if array.dtype.kind in "biu" else np.float64))
 
 
-def _levels(x: Tensor) -> float | None:
+def _grey_levels(x: Tensor) -> float | None:
     return 255.0 if x.dtype == torch.uint8 and x.ndim > 2 else None
 
 
-def _read_csv(path: Path, label: str | None, exposure: str | None, words: bool) -> Read:
+def _read_csv(path: Path, label: str | None, exposure: str | None, words: bool) -> RawDataset:
     import pandas as pd
 
     with path.open(encoding="utf-8", errors="replace") as file:
         line = file.readline()
     if "," not in line and (";" in line or "\t" in line):
-        raise InputError(f"{path} is separated by semicolons or tabs; separate columns by commas")
+        raise InputError(f"{path} separates columns by semicolons or tabs; separate them by commas")
     try:
         start = pd.read_csv(path, nrows=2, header=None, dtype=str)
-        named = len(start) > 1 and _numbers_in(start.iloc[0]) < _numbers_in(start.iloc[1])
-        named = named or (len(start) == 1 and _numbers_in(start.iloc[0]) == 0)
-        table = pd.read_csv(path, header=0 if named else None)
+        has_names = len(start) > 1 and _count_numbers(start.iloc[0]) < _count_numbers(start.iloc[1])
+        has_names = has_names or (len(start) == 1 and _count_numbers(start.iloc[0]) == 0)
+        table = pd.read_csv(path, header=0 if has_names else None)
     except (ValueError, OSError) as error:  # pandas' own parser errors are ValueErrors
         raise InputError(f"{path} cannot be read as a table: {str(error).strip()}") from error
     table.columns = table.columns.astype(str)
     y, classes = None, None
     if label is not None:
-        y, classes = _labels(path, table, label)
-    factor = None
+        y, classes = _pop_labels(path, table, label)
+    exposures = None
     if exposure is not None:
-        _refuse_unknown(path, table, exposure)
-        factor = _column(path, exposure, table.pop(exposure))
-        if not bool(((factor > 0) & factor.isfinite()).all()):
-            raise InputError(f"{path}: exposures are positive; column {exposure!r} holds others")
+        _check_column_exists(path, table, exposure)
+        exposures = _as_column(path, exposure, table.pop(exposure))
+        if not bool(((exposures > 0) & exposures.isfinite()).all()):
+            raise InputError(
+                f"{path}: column {exposure!r} holds exposures that are not positive and finite"
+            )
     if table.shape[0] < 1 or table.shape[1] < 1:
         raise InputError(f"{path} has no data: {table.shape[0]} rows of {table.shape[1]} columns")
     categories: dict[str, tuple[str, ...]] = {}
@@ -206,35 +216,39 @@ def _read_csv(path: Path, label: str | None, exposure: str | None, words: bool) 
             codes, found = pd.factorize(column, sort=True)
             categories[name] = tuple(str(word) for word in found)
             column = pd.Series(codes, dtype=float).where(codes >= 0)
-        columns.append(_column(path, name, column))
-    data = Split(torch.stack(columns, dim=1), y, factor)
-    return Read(data, None, None, tuple(table.columns), classes, categories)
+        columns.append(_as_column(path, name, column))
+    data = Split(torch.stack(columns, dim=1), y, exposures)
+    return RawDataset(data, None, None, tuple(table.columns), classes, categories)
 
 
-def _refuse_unknown(path: Path, table: "pd.DataFrame", name: str) -> None:
+def _check_column_exists(path: Path, table: "pd.DataFrame", name: str) -> None:
     if name not in table:
         known = map(str, table.columns)
         raise InputError(f"{path} has no column {name!r}: {did_you_mean(name, known)}")
 
 
-def _numbers_in(row: "pd.Series[str]") -> int:
+def _count_numbers(row: "pd.Series[str]") -> int:
     import pandas as pd
 
     return int(pd.to_numeric(row, errors="coerce").notna().sum())
 
 
-def _labels(path: Path, table: "pd.DataFrame", label: str) -> tuple[Tensor, tuple[str, ...] | None]:
+def _pop_labels(
+    path: Path, table: "pd.DataFrame", label: str
+) -> tuple[Tensor, tuple[str, ...] | None]:
     import pandas as pd
 
-    _refuse_unknown(path, table, label)
+    _check_column_exists(path, table, label)
     codes, names = pd.factorize(table.pop(label), sort=True)
     if (codes < 0).any():
         row = int(np.flatnonzero(codes < 0)[0]) + 1
-        raise InputError(f"{path}: the class {label!r} is missing in row {row}")
+        raise InputError(
+            f"{path}: the class {label!r} is missing in row {row}; remove the row or fill it in"
+        )
     return torch.tensor(codes.astype(np.int64)), tuple(str(name) for name in names)
 
 
-def _column(path: Path, name: str, column: "pd.Series[Any]") -> Tensor:
+def _as_column(path: Path, name: str, column: "pd.Series[Any]") -> Tensor:
     import pandas as pd
 
     numbers = pd.to_numeric(column, errors="coerce")
@@ -242,14 +256,14 @@ def _column(path: Path, name: str, column: "pd.Series[Any]") -> Tensor:
     if len(wrong):
         hint = "columns must be numbers"
         if len(wrong) == column.notna().sum():
-            hint += f". If it is the class, say --label {name}"
+            hint += f". If it is the class, pass --label {name}"
         value = column.iloc[wrong[0]]
         raise InputError(f"{path}: column {name!r} holds {value!r} in row {wrong[0] + 1}; {hint}")
     values = torch.tensor(numbers.to_numpy(dtype=np.float64, na_value=np.nan))
-    beyond = values.isfinite() & ~values.float().isfinite()
-    if bool(beyond.any()):
+    too_large = values.isfinite() & ~values.float().isfinite()
+    if bool(too_large.any()):
         raise InputError(
-            f"{path}: column {name!r} holds {values[beyond][0].item():.3g}, which is beyond single "
-            "precision; rescale it"
+            f"{path}: column {name!r} holds {values[too_large][0].item():.3g}, too large for "
+            "single precision; rescale it"
         )
     return values

@@ -1,4 +1,4 @@
-"""Whether what is asked for fits into memory. This module does not import torch."""
+"""Report data and models that do not fit into memory. This module does not import torch."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from ..errors import InputError
 
 __all__ = ["check_fits_memory", "is_too_large", "memory_guard"]
 
-_SAID = (
+_MEMORY_PHRASES = (
     "can't allocate memory",
     "out of memory",
     "Storage size calculation overflowed",
@@ -18,28 +18,28 @@ _SAID = (
     "array is too big",
     "Maximum allowed dimension exceeded",
 )
-"""What torch and NumPy say, in errors of several types, where a tensor cannot be that large."""
+"""Phrases in the errors, of several types, that torch and NumPy raise for too large tensors."""
 
 
 def is_too_large(error: BaseException) -> bool:
-    """Whether an error says that there is no memory for what was asked."""
+    """Whether an error means that there is not enough memory."""
     if isinstance(error, MemoryError | OverflowError):
         return True
     return isinstance(error, RuntimeError | TypeError | ValueError) and any(
-        words in str(error) for words in _SAID
+        words in str(error) for words in _MEMORY_PHRASES
     )
 
 
 @contextmanager
 def memory_guard(what: str, advice: str) -> Iterator[None]:
-    """Within, what does not fit into memory is refused.
+    """A context that reports a lack of memory as an :class:`InputError`.
 
     Arguments:
-        what: is too large.
-        advice: what to lower.
+        what: name of what is too large, for the message.
+        advice: what to reduce, for the message.
 
     Raises:
-        InputError: in place of the error that says so.
+        InputError: in place of any error that means that there is not enough memory.
 
     >>> with memory_guard("the list", "have fewer"):
     ...     [0] * 10**18
@@ -58,10 +58,15 @@ def memory_guard(what: str, advice: str) -> Iterator[None]:
 
 
 def check_fits_memory(num_bytes: int, what: str, advice: str) -> None:
-    """Refuse what would take more than all of the memory.
+    """Check that a size does not exceed the memory of the machine.
+
+    Arguments:
+        num_bytes: the size.
+        what: name of what has this size, for the message.
+        advice: what to reduce, for the message.
 
     Raises:
-        InputError: if it is so.
+        InputError: if it does.
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if _IS_POSIX else None
     if memory is not None and num_bytes > memory:

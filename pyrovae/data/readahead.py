@@ -1,4 +1,4 @@
-"""Rows of files larger than memory, read from the disk before they are asked for."""
+"""Read rows of files larger than memory from the disk before batches need them."""
 
 import mmap
 import os
@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-__all__ = ["are_beyond_memory", "read_ahead"]
+__all__ = ["are_larger_than_memory", "read_ahead"]
 
 _DEPTH = 8
-"""Batches that are read at once: a disk answers many requests in little more time than one."""
+"""Batches to read at once; a disk serves many requests in little more time than one."""
 
 
-def are_beyond_memory(maps: Sequence[mmap.mmap]) -> bool:
-    """Whether files are larger than the memory of the machine, so that it cannot keep them."""
+def are_larger_than_memory(maps: Sequence[mmap.mmap]) -> bool:
+    """Whether files are together larger than the memory of the machine, which cannot cache them."""
     if not (hasattr(os, "sysconf") and hasattr(mmap.mmap, "madvise")):
         return False
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -28,38 +28,38 @@ def are_beyond_memory(maps: Sequence[mmap.mmap]) -> bool:
 def read_ahead(
     indices: Iterable[Tensor], tensors: Sequence[Tensor], maps: Sequence[mmap.mmap]
 ) -> Iterator[Tensor]:
-    """The same numbers of data, while threads read the pages of the batches that come next.
+    """Yield the indices unchanged, while threads read the pages of the next batches.
 
-    Only pages are touched: where a thread is late, gathering a batch reads what it needs itself,
-    and a batch that comes while all threads are busy is passed over. Meanwhile the system is told
-    not to read the pages around these, as it does for files that are read in order.
+    Threads only touch pages: if one is late, gathering the batch reads the pages that it needs,
+    and if all threads are busy, a batch is skipped. Meanwhile the operating system is advised not
+    to read neighbouring pages, as it does for files that are read in order.
 
     Arguments:
-        indices: numbers of the data in each batch.
-        tensors: that are mapped from files; those with gaps between their rows are left out.
-        maps: the maps themselves.
+        indices: indices of the data in each batch.
+        tensors: memory-mapped tensors; those with gaps between their rows are ignored.
+        maps: their memory maps.
     """
     pages = [_Pages(part) for part in tensors if part.is_contiguous() and part.numel()]
-    coming: deque[Tensor] = deque()
-    under_way: deque[Future[None]] = deque()
+    upcoming: deque[Tensor] = deque()
+    pending: deque[Future[None]] = deque()
     pool = ThreadPoolExecutor(_DEPTH, thread_name_prefix="pyrovae-read-ahead")
-    with _read_at_random(maps):
+    with _advise_random_access(maps):
         try:
             for index in indices:
-                while under_way and under_way[0].done():
-                    under_way.popleft().result()
-                if len(under_way) < _DEPTH:
-                    under_way.append(pool.submit(_touch, pages, index))
-                coming.append(index)
-                if len(coming) > _DEPTH:
-                    yield coming.popleft()
-            yield from coming
+                while pending and pending[0].done():
+                    pending.popleft().result()
+                if len(pending) < _DEPTH:
+                    pending.append(pool.submit(_touch, pages, index))
+                upcoming.append(index)
+                if len(upcoming) > _DEPTH:
+                    yield upcoming.popleft()
+            yield from upcoming
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)  # the file may go once the pass is over
+            pool.shutdown(wait=True, cancel_futures=True)  # the file may be closed after the pass
 
 
 class _Pages:
-    """One byte in each page of each row."""
+    """Touches one byte in each page of each row."""
 
     def __init__(self, part: Tensor) -> None:
         self._bytes = part.view(len(part), -1).view(torch.uint8)
@@ -76,7 +76,7 @@ def _touch(pages: Sequence[_Pages], index: Tensor) -> None:
 
 
 @contextmanager
-def _read_at_random(maps: Sequence[mmap.mmap]) -> Iterator[None]:
+def _advise_random_access(maps: Sequence[mmap.mmap]) -> Iterator[None]:
     for each in maps:
         each.madvise(mmap.MADV_RANDOM)
     try:

@@ -1,4 +1,4 @@
-"""Images whose factors of variation are known exactly: sprites drawn here, and dSprites itself."""
+"""Images with known factors of variation: sprites drawn by pyrovae, and the dSprites data set."""
 
 import zipfile
 import zlib
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError
-from .dataset import Read, Split
+from .dataset import RawDataset, Split
 
 __all__ = [
     "DSPRITES_FILE",
@@ -34,29 +34,29 @@ __all__ = [
 FACTORS: Mapping[str, int] = MappingProxyType(
     {"shape": 3, "scale": 6, "orientation": 40, "x": 32, "y": 32}
 )
-"""The factors of a sprite, in order, and how many values each has: 0, 1, ... up to that number."""
+"""The factors of a sprite in order, with their number n of values 0, ..., n - 1."""
 
 SHAPES = ("square", "ellipse", "heart")
-"""What the values of the first factor stand for."""
+"""Names of the values of the first factor."""
 
 DSPRITES_FILE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
-"""What the file of dSprites is called where it is published."""
+"""Name of the published file of dSprites."""
 
 _SIDE = 64
-_REACH = 16
-"""Pixels from the centre of a sprite to the edge of the window that it is drawn in."""
+_HALF_WIDTH = 16
+"""Pixels from the centre of a sprite to the edge of its window."""
 
 _CHUNK = 10_000
 
-_NUM_READ = 50_000
+_NUM_SPRITES = 50_000
 
 
 @dataclass(frozen=True)
 class Sprites:
-    """Images and the factors that they were drawn from.
+    """Images and their factors.
 
     Attributes:
-        images: 0 and 1.
+        images: pixels, 0 or 1.
         factors: values of the factors in the order of ``names``.
     """
 
@@ -65,16 +65,16 @@ class Sprites:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the factors are called."""
+        """Names of the factors."""
         return tuple(FACTORS)
 
 
 def sprites(factors: Int[Tensor, "data 5"]) -> UInt8[Tensor, "data 1 64 64"]:
     """Draw white sprites on black, one for each row of factors, on the device of the factors.
 
-    After dSprites (Matthey et al. 2017), whose factors and numbers of values these are; the
-    outlines are the package's own, so that images differ from those of dSprites. A pixel is 1
-    where its centre is in the shape, else 0. Values of the factors i stand for
+    The factors and their numbers of values are those of dSprites (Matthey et al. 2017). The
+    outlines are not, so images differ from dSprites. A pixel is 1 if its centre is in the shape,
+    else 0. Values i of the factors mean
 
     - shape: square, ellipse, heart;
     - scale: 0.5, 0.6, ..., 1, of a square of half side 11.3 pixels, an ellipse of semi-axes 15.3
@@ -83,12 +83,12 @@ def sprites(factors: Int[Tensor, "data 5"]) -> UInt8[Tensor, "data 1 64 64"]:
     - x: column 16 + i of the centre, to the right;
     - y: row 16 + i of the centre, downwards.
 
-    No sprite is cut by the edge. Different factors give different images but for the symmetry of
-    shapes: a square looks the same when turned by 10 steps of orientation (90 degrees), an
-    ellipse by 20.
+    Sprites never reach beyond the edge. Different factors give different images, except for
+    symmetries: a square looks the same after 10 steps of orientation (90 degrees), an ellipse
+    after 20.
 
     Raises:
-        InputError: if a value is not one of its factor.
+        InputError: if a value is outside the range of its factor.
 
     Example:
         >>> sprites(torch.tensor([[0, 5, 0, 16, 16]])).sum().item()  # a square of 23 x 23 pixels
@@ -116,14 +116,14 @@ def all_factors() -> Int[Tensor, "data 5"]:
 
 
 def load_sprites(num: int | None = 10_000, seed: int = 0) -> Sprites:
-    """Draw sprites of random factors, no two alike, in random order.
+    """Draw sprites with random factors, all different, in random order.
 
     Arguments:
-        num: how many; where it is None all of them (3 GB), in the order of ``all_factors``.
-        seed: of the choice; torch's own state is left as it was.
+        num: number of sprites; None for all of them (3 GB), in the order of ``all_factors``.
+        seed: seed of the random choice; torch's global random state does not change.
 
     Raises:
-        InputError: if there are not so many.
+        InputError: if num is larger than the number of different sprites, or not positive.
 
     Example:
         >>> load_sprites(3).factors.shape
@@ -139,13 +139,13 @@ def load_sprites(num: int | None = 10_000, seed: int = 0) -> Sprites:
 
 
 def load_dsprites(path: str | Path) -> Sprites:
-    """The images and factors of dSprites (Matthey et al. 2017), from its published ``.npz``.
+    """Read the images and factors of dSprites (Matthey et al. 2017) from its published ``.npz``.
 
-    Of the file only the arrays ``imgs`` and ``latents_classes`` are read; ``metadata`` is a
-    pickle, and never unpacked. The colour, which is always white, is left out of the factors.
+    Only the arrays ``imgs`` and ``latents_classes`` are read; ``metadata`` is a pickle and is never
+    loaded. The factors leave out the colour, which is always white.
 
     Raises:
-        InputError: if there is no such file, or it is not that of dSprites.
+        InputError: if the file does not exist, or does not hold dSprites.
     """
     path = Path(path)
     if not path.is_file():
@@ -173,24 +173,24 @@ def load_dsprites(path: str | Path) -> Sprites:
     return Sprites(torch.from_numpy(images).unsqueeze(1), factors)
 
 
-def read_sprites(root: Path | None, download: bool) -> Read:
+def read_sprites(root: Path | None, download: bool) -> RawDataset:
     """50,000 sprites of 64 x 64 pixels, black and white, with their shape as the class."""
-    return _read(load_sprites(_NUM_READ))
+    return _as_raw_dataset(load_sprites(_NUM_SPRITES))
 
 
-def read_dsprites(root: Path | None, download: bool) -> Read:
+def read_dsprites(root: Path | None, download: bool) -> RawDataset:
     """737,280 sprites of 64 x 64 pixels (Matthey et al. 2017), with their shape as the class."""
     if root is None:
         raise InputError(
             "dsprites needs a folder: give --data-root DIR (data_root in YAML, root in Python) or "
             "set the variable PYROVAE_DATA"
         )
-    return _read(load_dsprites(root / DSPRITES_FILE))
+    return _as_raw_dataset(load_dsprites(root / DSPRITES_FILE))
 
 
-def _read(data: Sprites) -> Read:
-    """Without grey levels, as pixels are 0 and 1 already: nothing is to be binarised."""
-    return Read(Split(data.images, data.factors[:, 0]), classes=SHAPES)
+def _as_raw_dataset(data: Sprites) -> RawDataset:
+    """A data set without grey levels, because pixels are 0 or 1 and need no binarisation."""
+    return RawDataset(Split(data.images, data.factors[:, 0]), classes=SHAPES)
 
 
 def _dsprites_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -214,19 +214,19 @@ def _dsprites_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
 
 @cache
 def _windows() -> UInt8[Tensor, "shape scale orientation window window"]:
-    """Each shape at each scale and orientation, with its centre on the pixel in the middle."""
+    """Images of each shape at each scale and orientation, centred on the middle pixel."""
     return (_outlines() < 0).to(torch.uint8)
 
 
 def _outlines() -> Tensor:
-    """A function of each pixel that is negative in the shape and positive outside of it.
+    """A function of each pixel that is negative inside the shape and positive outside.
 
-    It is nowhere so near to zero that round-off could decide.
+    It is never so close to zero that rounding errors matter.
     """
-    step = torch.arange(-_REACH, _REACH + 1, dtype=torch.float64)
+    step = torch.arange(-_HALF_WIDTH, _HALF_WIDTH + 1, dtype=torch.float64)
     right, up = step, -step[:, None]
-    turn = torch.arange(FACTORS["orientation"], dtype=torch.float64) / FACTORS["orientation"]
-    angle = 2 * torch.pi * turn[:, None, None]
+    turns = torch.arange(FACTORS["orientation"], dtype=torch.float64) / FACTORS["orientation"]
+    angle = 2 * torch.pi * turns[:, None, None]
     scale = torch.linspace(0.5, 1, FACTORS["scale"], dtype=torch.float64)[:, None, None, None]
     x = (angle.cos() * right + angle.sin() * up) / scale
     y = (angle.cos() * up - angle.sin() * right) / scale

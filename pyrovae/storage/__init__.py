@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all, their checksums, and the versions that wrote them."""
+"""Atomic writes, checksums, and the package versions that files record."""

@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Write files completely or not at all."""
 
 import os
 from pathlib import Path
@@ -11,14 +11,14 @@ _PARTIAL = ".partial"
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write to a temporary name beside the file, sync, and rename: nobody sees half a file.
+    """Write a temporary file in the same folder, sync it, and rename it: never half a file.
 
-    The folder is synced too, so that the new name outlives a loss of power. Where the disk is full
-    or the folder read-only, the old file stays, and nothing is left behind.
+    The folder is synced too, so that the rename survives a power failure. If the disk is full or
+    the folder is read-only, the old file stays, and the temporary file is removed.
 
     Arguments:
-        path: the file, in a folder that is there.
-        data: what it shall hold.
+        path: the file, in an existing folder.
+        data: the contents to write.
 
     Raises:
         OSError: if it cannot be written.
@@ -31,7 +31,7 @@ def write(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         if path.is_file() and not path.is_symlink():
-            temporary.chmod(S_IMODE(path.stat().st_mode))  # who may read it is not ours to say
+            temporary.chmod(S_IMODE(path.stat().st_mode))  # keep the permissions of the old file
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -40,14 +40,14 @@ def write(path: Path, data: bytes) -> None:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what writes that were killed have left in a folder; none may be under way."""
-    for left in folder.glob(f".*{_PARTIAL}"):
-        if left.is_symlink() or left.is_file():
-            left.unlink(missing_ok=True)
+    """Remove the temporary files of killed writes from a folder; no write may be in progress."""
+    for partial in folder.glob(f".*{_PARTIAL}"):
+        if partial.is_symlink() or partial.is_file():
+            partial.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # where a folder cannot be opened
+    if os.name == "nt":  # Windows cannot open folders
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""A checksum of tensors and text, by which a damaged file is told from a whole one."""
+"""A checksum of tensors and text, to detect damaged files."""
 
 import hashlib
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ __all__ = ["checksum"]
 
 
 def checksum(tensors: Mapping[str, Tensor], text: str) -> str:
-    """SHA-256 of the text, and of each tensor with its name, type and shape.
+    """SHA-256 of a text, and of tensors with their names, types and shapes.
 
     The order of the names does not matter.
 
     Arguments:
-        tensors: on the CPU.
-        text: what is kept beside them.
+        tensors: tensors by name, on the CPU.
+        text: text that is stored with them.
     """
-    found = hashlib.sha256(text.encode())
+    digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(safetensors.torch.save({name: tensor.contiguous()}))
-    return found.hexdigest()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(safetensors.torch.save({name: tensor.contiguous()}))
+    return digest.hexdigest()

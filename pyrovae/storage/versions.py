@@ -1,4 +1,4 @@
-"""Versions of what numbers depend on, as files record them."""
+"""Versions of the packages that affect results, for files to record."""
 
 from importlib.metadata import version
 
@@ -6,5 +6,5 @@ __all__ = ["versions"]
 
 
 def versions() -> dict[str, str]:
-    """Those of this package, of torch and of Pyro."""
+    """The versions of pyrovae, torch and Pyro."""
     return {name: version(name) for name in ("pyrovae", "torch", "pyro-ppl")}

@@ -173,7 +173,7 @@ TABLE = "height,visits\n1.5,2\n,3\n2.5,\n3.25,1\n4.5,7\n"
         (TABLE, ["table.csv", "--output", "."], "is a folder"),
         (TABLE, ["table.csv", "--output", "n" * 300], "cannot write to nnn"),
         (TABLE, ["n" * 300, "--output", "out.csv"], "cannot read nnn"),
-        (TABLE, [".", "--output", "out.csv"], ". is no plain file"),
+        (TABLE, [".", "--output", "out.csv"], ". is not a regular file"),
         (TABLE, ["table.csv"], "requires an argument"),
         (TABLE, ["table.csv", "--output", "o.csv", "--level", "1.5"], "level is 1.5"),
         (TABLE, ["table.csv", "--output", "o.csv", "--level", "x"], "x"),

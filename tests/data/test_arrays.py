@@ -1,4 +1,4 @@
-"""Arrays are batched as tensors are, and those mapped from a file without reading it."""
+"""Arrays are batched like tensors, and memory-mapped files without reading them whole."""
 
 from collections.abc import Callable
 from mmap import ACCESS_READ, mmap
@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrovae import Batches, InputError
 from pyrovae.data.arrays import Source
 from pyrovae.data.batches import as_batches
-from pyrovae.data.readahead import are_beyond_memory, read_ahead
+from pyrovae.data.readahead import are_larger_than_memory, read_ahead
 
 
 def mapped(folder: Path, array: np.ndarray, name: str = "x") -> Any:
@@ -52,7 +52,7 @@ TYPES |= {"|u1": torch.uint8, "<i8": torch.int64, "|b1": torch.bool}
 @pytest.mark.parametrize("kind", ARRAYS)
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("shuffle", [True, False], ids=["shuffled", "in order"])
-def test_batches_are_those_of_a_tensor(
+def test_batches_equal_those_of_a_tensor(
     kind: str, dtype: str, shuffle: bool, tmp_path: Path
 ) -> None:
     array = (100 * X).astype(dtype)
@@ -62,40 +62,40 @@ def test_batches_are_those_of_a_tensor(
         torch.manual_seed(3)
         return [x for _ in range(2) for (x,) in Batches(data, 5, shuffle=shuffle)]
 
-    expected, found = batches(tensor), batches(ARRAYS[kind](tmp_path, array))
-    assert [x.dtype for x in found] == [TYPES[dtype]] * 10
-    assert all(map(torch.equal, found, expected))
+    expected, actual = batches(tensor), batches(ARRAYS[kind](tmp_path, array))
+    assert [x.dtype for x in actual] == [TYPES[dtype]] * 10
+    assert all(map(torch.equal, actual, expected))
 
 
 @pytest.mark.parametrize("make", [mapped, as_view, from_buffer], ids=lambda make: make.__name__)
-def test_maps_are_known_and_what_is_gathered_can_be_written_to(
+def test_maps_are_recognised_and_their_batches_are_writable_copies(
     make: Callable[..., Any], tmp_path: Path
 ) -> None:
     array = X.astype(np.float32)
     data = make(tmp_path, array)
-    source = Source.of(data)
+    source = Source.from_array(data)
     assert source.map is not None
     assert source.tensor.data_ptr() == data.ctypes.data
     for shuffle in (True, False):
         for (x,) in Batches(data, 5, shuffle=shuffle):
             x.zero_()
     np.testing.assert_array_equal(data, array)
-    assert Source.of(array).map is None
+    assert Source.from_array(array).map is None
 
 
-def test_maps_and_tensors_side_by_side(tmp_path: Path) -> None:
+def test_maps_and_tensors_can_be_combined(tmp_path: Path) -> None:
     labels = torch.arange(23)
     for x, y in Batches((mapped(tmp_path, X), labels), 5):
         torch.testing.assert_close(x, torch.tensor(X).float()[y], rtol=0, atol=0)
 
 
-def test_double_precision(float64: None, tmp_path: Path) -> None:
+def test_real_numbers_get_the_default_type(float64: None, tmp_path: Path) -> None:
     (x,) = next(iter(Batches(mapped(tmp_path, X), 23, shuffle=False)))
     assert torch.equal(x, torch.tensor(X))
 
 
-def test_what_is_mapped_is_moved_batch_by_batch(tmp_path: Path) -> None:
-    """Its order is drawn and its rows are gathered on the host; a step is given what was moved."""
+def test_mapped_data_are_moved_batch_by_batch(tmp_path: Path) -> None:
+    """The host draws the order and gathers rows; a step receives the moved batch."""
     labels = torch.arange(23)
     batches = Batches((mapped(tmp_path, X), labels), 5, device="meta", transform=lambda x, y: x[1:])
     for index in batches.indices():
@@ -105,22 +105,24 @@ def test_what_is_mapped_is_moved_batch_by_batch(tmp_path: Path) -> None:
         (x,) = batches.finish(*fetched)
         assert x.shape == (len(index) - 1, 2, 3)
     assert [x.device.type for (x,) in batches.in_order()] == ["meta"] * 5
-    here = Batches((mapped(tmp_path, X), labels), 5)
-    (index,) = here.fetch(torch.tensor([4, 2]))
-    assert [x.tolist() for x in here.finish(index)[1:]] == [[4, 2]]
+    on_host = Batches((mapped(tmp_path, X), labels), 5)
+    (index,) = on_host.fetch(torch.tensor([4, 2]))
+    assert [x.tolist() for x in on_host.finish(index)[1:]] == [[4, 2]]
 
 
-def test_a_digest_is_that_of_all_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digest_depends_on_all_values_and_on_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     array = X.astype(np.float32)
     tensor = torch.tensor(array)
     digest = Batches(tensor).digest()
-    found = {Batches(make(tmp_path, array)).digest() for make in ARRAYS.values()}
-    found.add(Batches(X).digest())  # as single precision, which it is trained in
-    found.add(Batches(mapped(tmp_path, X)).digest())
-    for size_of_chunk in (1, 100):
-        monkeypatch.setattr("pyrovae.data.batches._DIGESTED", size_of_chunk)
-        found.add(Batches(mapped(tmp_path, X)).digest())
-    assert found == {digest}
+    digests = {Batches(make(tmp_path, array)).digest() for make in ARRAYS.values()}
+    digests.add(Batches(X).digest())  # of the values after the cast to single precision
+    digests.add(Batches(mapped(tmp_path, X)).digest())
+    for chunk_size in (1, 100):
+        monkeypatch.setattr("pyrovae.data.batches._DIGEST_CHUNK", chunk_size)
+        digests.add(Batches(mapped(tmp_path, X)).digest())
+    assert digests == {digest}
     for row in range(23):
         changed = tensor.clone()
         changed[row, 1, 2] += 1e-6
@@ -132,52 +134,52 @@ def test_a_digest_is_that_of_all_values(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.array(["a", "b"]), "an array holds <U1; data are real numbers"),
+        (np.array(["a", "b"]), "an array holds <U1; data must be real numbers"),
         (np.array([None]), "an array holds object"),
         (np.ones(2, dtype=complex), "an array holds complex128"),
         (np.ma.masked_array(np.ones(2), mask=[True, False]), "an array is masked"),
         (np.array(3.0), "1 or more"),
         (np.ones((0, 2)), "1 or more"),
     ],
-    ids=["words", "objects", "complex", "masked", "a number", "empty"],
+    ids=["words", "objects", "complex", "masked", "scalar", "empty"],
 )
-def test_other_arrays_are_refused(array: np.ndarray, message: str) -> None:
+def test_unsupported_arrays_are_refused(array: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
         as_batches(array, 5, shuffle=True, transform=None, device=None)
 
 
-@pytest.mark.parametrize("form", ["byte order", "backwards", "of a record"])
-def test_arrays_in_any_layout(form: str) -> None:
+@pytest.mark.parametrize("layout", ["byte order", "reversed", "record field"])
+def test_arrays_of_any_memory_layout_are_read(layout: str) -> None:
     values = np.arange(8.0).reshape(4, 2)
     array = {
         "byte order": values.astype(">f4"),
-        "backwards": values[::-1].copy()[::-1],
-        "of a record": np.array([((a, b), 0) for a, b in values], [("x", "f8", 2), ("y", "i4")])[
+        "reversed": values[::-1].copy()[::-1],
+        "record field": np.array([((a, b), 0) for a, b in values], [("x", "f8", 2), ("y", "i4")])[
             "x"
         ],
-    }[form]
+    }[layout]
     (x,) = next(iter(Batches(array, 5, shuffle=False)))
     assert torch.equal(x, torch.tensor(values, dtype=torch.float32))
 
 
-def test_reading_ahead_changes_nothing(tmp_path: Path) -> None:
+def test_reading_ahead_yields_the_same_batches(tmp_path: Path) -> None:
     x = mapped(tmp_path, np.arange(3000 * 700).reshape(3000, 700))
     narrow = mapped(tmp_path, np.arange(3000, dtype=np.uint8), "y")
     every_second = x[::2]
-    sources = [Source.of(part) for part in (x, narrow, every_second)]
+    sources = [Source.from_array(part) for part in (x, narrow, every_second)]
     maps = [source.map for source in sources if source.map is not None]
     order = torch.randperm(1500).split(64)
     for num in (0, 1, 8, 9, 24):
-        found = list(read_ahead(order[:num], [source.tensor for source in sources], maps))
-        assert len(found) == num
-        assert all(map(torch.equal, found, order))
-    begun = read_ahead(order, [sources[0].tensor], maps)
-    next(begun)
-    begun.close()  # type: ignore[attr-defined]
+        batches = list(read_ahead(order[:num], [source.tensor for source in sources], maps))
+        assert len(batches) == num
+        assert all(map(torch.equal, batches, order))
+    unfinished = read_ahead(order, [sources[0].tensor], maps)
+    next(unfinished)
+    unfinished.close()  # type: ignore[attr-defined]
 
 
 def test_reading_ahead_reads_every_page(tmp_path: Path) -> None:
-    """Bytes are touched, so a page outside the file would end the process."""
+    """Threads read bytes, so an access outside the file would end the process."""
     from pyrovae.data.readahead import _Pages
 
     width = 2 * 4096 + 100
@@ -192,13 +194,13 @@ def test_files_larger_than_memory_are_read_ahead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = mapped(tmp_path, X)
-    map_ = Source.of(x).map
+    map_ = Source.from_array(x).map
     assert map_ is not None
-    assert not are_beyond_memory([map_])
+    assert not are_larger_than_memory([map_])
     torch.manual_seed(1)
     expected = torch.cat(list(Batches(x, 2).indices()))
     sizes = {"SC_PAGE_SIZE": 100, "SC_PHYS_PAGES": len(map_) // 100}
     monkeypatch.setattr("os.sysconf", sizes.__getitem__)
-    assert are_beyond_memory([map_])
+    assert are_larger_than_memory([map_])
     torch.manual_seed(1)
     assert torch.equal(torch.cat(list(Batches(x, 2).indices())), expected)

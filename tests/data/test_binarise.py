@@ -1,4 +1,4 @@
-"""Binarisation draws with the grey level as probability."""
+"""Binarisation uses grey levels as probabilities; dequantisation adds uniform noise."""
 
 import pytest
 import torch
@@ -18,12 +18,12 @@ def test_mean_of_draws_is_the_grey_level() -> None:
     assert set(draws.unique().tolist()) == {0.0, 1.0}
 
 
-def test_black_and_white_are_certain_and_draws_independent() -> None:
+def test_black_and_white_stay_and_draws_are_independent() -> None:
     x = torch.tensor([0.0, 1.0, 0.5, 0.5, 0.5]).expand(50_001, 5)
     draws = binarise(x).t()
     assert draws[0].max() == 0
     assert draws[1].min() == 1
-    # Neighbours, in memory and as the halves and quarters of a random word.
+    # Lags between pixels that are neighbours in memory or share a random word.
     fair = draws[2:].flatten() - 0.5
     for lag in (1, 2, 50_001, len(fair) // 2, len(fair) // 4):
         covariance = (fair[lag:] * fair[:-lag]).mean().item()
@@ -47,7 +47,7 @@ def test_only_grey_levels_can_be_binarised() -> None:
         check_binarisable(Dataset("table", good, good, bad))
 
 
-def test_dequantised_density_bounds_the_mass() -> None:
+def test_dequantised_log_density_bounds_the_log_mass() -> None:
     """E_u[log p(x + u)] <= log of the integral of p over [x, x + 1)."""
     x = torch.arange(5.0).repeat(20_000, 1)
     p = torch.distributions.Normal(2.3, 1.1)
@@ -59,7 +59,7 @@ def test_dequantised_density_bounds_the_mass() -> None:
     assert ((noise >= 0) & (noise < 1)).all()
 
 
-def test_only_whole_numbers_are_dequantised() -> None:
+def test_only_whole_numbers_can_be_dequantised() -> None:
     good, bad = Split(torch.arange(6.0).reshape(3, 2)), Split(torch.rand(5, 2))
     check_whole(Dataset("table", good, good, good))
     with pytest.raises(InputError, match="the test data of table are not whole numbers"):

@@ -1,4 +1,4 @@
-"""CSV files as text: nothing changes but what is written, and pandas sees the same cells."""
+"""CSV files as text: only edited cells change, and pandas reads the same cells."""
 
 import io
 import os
@@ -10,7 +10,7 @@ import pytest
 from pandas._libs.parsers import STR_NA_VALUES
 
 from pyrovae import InputError
-from pyrovae.data.csv_text import MISSING, CsvText, quoted
+from pyrovae.data.csv_text import MISSING, CsvText, quote_cell
 
 NASTY = {
     "plain": "a,b\n1,2\n,4\n",
@@ -36,31 +36,31 @@ NASTY = {
 }
 
 
-def missing_of(csv: CsvText) -> np.ndarray:
+def missing_mask(csv: CsvText) -> np.ndarray:
     mask = np.zeros((csv.num_rows, len(csv.names)), dtype=bool)
-    for place in csv.missing:
-        mask[place] = True
+    for cell in csv.missing:
+        mask[cell] = True
     return mask
 
 
 @pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
-def test_pandas_sees_the_same_cells(text: str, tmp_path: Path) -> None:
+def test_pandas_reads_the_same_cells(text: str, tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_bytes(text.encode())
     csv = CsvText.read(path)
     direct = pd.read_csv(path, index_col=False)
     assert direct.shape == (csv.num_rows, len(csv.names))
-    np.testing.assert_array_equal(direct.isna().to_numpy(), missing_of(csv))
+    np.testing.assert_array_equal(direct.isna().to_numpy(), missing_mask(csv))
     table = csv.table()
-    np.testing.assert_array_equal(table.isna().to_numpy(), missing_of(csv))
+    np.testing.assert_array_equal(table.isna().to_numpy(), missing_mask(csv))
     assert tuple(table.columns) == csv.names
 
 
 @pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
-def test_what_was_added_can_be_taken_away_again(text: str) -> None:
+def test_removing_all_edits_restores_the_text(text: str) -> None:
     csv = CsvText(text)
     assert csv.with_cells({}) == text
-    marks = {place: f"<<{i}>>" for i, place in enumerate(csv.missing)}
+    marks = {cell: f"<<{i}>>" for i, cell in enumerate(csv.missing)}
     columns = {"x_low": [f"«{i}" for i in range(csv.num_rows)], "x_high": ["»"] * csv.num_rows}
     changed = csv.with_cells(marks, columns)
     direct = pd.read_csv(io.StringIO(changed.removeprefix("\ufeff"), newline=""), index_col=False)
@@ -77,17 +77,17 @@ def test_what_was_added_can_be_taken_away_again(text: str) -> None:
     assert changed.replace(",x_low,x_high", "", 1) == text
 
 
-def test_words_are_quoted_where_they_need_it() -> None:
+def test_words_are_quoted_only_if_needed() -> None:
     words = ["plain", "5 mm", "a,b", 'say "x"', "two\nlines", "\r", " led", "trailed ", '"', "ä"]
     csv = CsvText("a,b\n" + "1,\n" * len(words))
     filled = csv.with_cells({(i, 1): word for i, word in enumerate(words)}, {"n, 1": words})
     read = pd.read_csv(io.StringIO(filled, newline=""), keep_default_na=False)
     assert read["b"].tolist() == words
     assert read["n, 1"].tolist() == words
-    assert [quoted(word) for word in words[:2]] == words[:2]
+    assert [quote_cell(word) for word in words[:2]] == words[:2]
 
 
-def test_words_stay_as_they_are_written_and_numbers_are_numbers() -> None:
+def test_words_stay_as_written_and_numbers_are_converted() -> None:
     table = CsvText('a,b,c,d\n1,TRUE,007,"x"\n,false,,y\n2.5,TRUE,8,NA\n').table()
     assert table["a"].dtype == float
     assert table["c"].dtype == float
@@ -95,25 +95,25 @@ def test_words_stay_as_they_are_written_and_numbers_are_numbers() -> None:
     assert table["d"].tolist()[:2] == ["x", "y"]
 
 
-def test_whole_numbers_that_a_float_would_round_stay_whole() -> None:
+def test_large_whole_numbers_are_not_rounded_to_floats() -> None:
     table = CsvText("a,b\n9007199254740993,1e30\n,2\n10000000000000000000,3\n").table()
     assert table["a"].dropna().tolist() == [2**53 + 1, 10**19]
     assert table["a"].isna().tolist() == [False, True, False]
     assert table["b"].dtype == float
 
 
-def test_the_words_for_missing_are_those_of_pandas() -> None:
+def test_words_for_missing_agree_with_pandas() -> None:
     assert MISSING == STR_NA_VALUES
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "has no first line"),
-        (b"\n\n", "has no first line"),
-        (b"a;b\n1;2\n", "separated by ';'"),
-        (b"a\tb\n1\t2\n", "separated by '\\t'"),
-        (b"a,b\n1,2\n3\n", "line 3 of table.csv has 1 cells, and the first line 2 names"),
+        (b"", "needs a first line"),
+        (b"\n\n", "needs a first line"),
+        (b"a;b\n1;2\n", "separates columns by ';'"),
+        (b"a\tb\n1\t2\n", "separates columns by '\\t'"),
+        (b"a,b\n1,2\n3\n", "line 3 of table.csv has 1 cells, but the first line names 2"),
         (b"a,b\n1,2\n3,4,5\n", "line 3 of table.csv has 3 cells"),
         (b'a,b\n"x\ny",2\n3,4,5\n', "line 4 of table.csv has 3 cells"),
         (b"a,b\n1,2\n\n3,4\n", "line 3 of table.csv is blank"),
@@ -127,30 +127,30 @@ def test_the_words_for_missing_are_those_of_pandas() -> None:
         (b'a,b\n1,"2""\n', "quotation mark in line 2 of table.csv is never closed"),
     ],
 )
-def test_other_files_are_refused(
+def test_files_in_another_format_are_refused(
     data: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("table.csv").write_bytes(data)
-    with pytest.raises(InputError) as refusal:
+    with pytest.raises(InputError) as caught:
         CsvText.read(Path("table.csv"))
-    assert message in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_not_there_are_refused(tmp_path: Path) -> None:
+def test_paths_that_are_not_readable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no file"):
         CsvText.read(tmp_path / "none.csv")
-    with pytest.raises(InputError, match="is no plain file"):
+    with pytest.raises(InputError, match="is not a regular file"):
         CsvText.read(tmp_path)
     with pytest.raises(InputError, match="name too long"):
         CsvText.read(tmp_path / ("n" * 300))
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="is no plain file"):
+    with pytest.raises(InputError, match="is not a regular file"):
         CsvText.read(tmp_path / "pipe")
 
 
-def test_values_are_spelt_as_they_first_stand_in_the_file() -> None:
+def test_spellings_are_the_first_in_the_file() -> None:
     csv = CsvText('zip,big,who\n02134,1234567, x\n2134,7654321,"y, z"\n 90210 ,,\n')
     assert csv.spellings(0) == {2134: "02134", 90210: "90210"}
     assert csv.spellings(1) == {1234567.0: "1234567", 7654321.0: "7654321"}

@@ -1,4 +1,4 @@
-"""Data sets by name and from files: their splits, and mistakes about them."""
+"""Data sets by name and from files: their splits and errors."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ def rows(dataset: Dataset) -> list[set[bytes]]:
     return [{x.numpy().tobytes() for x in part.x} for part in dataset.splits.values()]
 
 
-def test_digits_are_those_of_scikit_learn_split_once() -> None:
+def test_digits_equal_those_of_scikit_learn() -> None:
     from sklearn.datasets import load_digits
 
     digits = load("digits")
@@ -33,13 +33,13 @@ def test_digits_are_those_of_scikit_learn_split_once() -> None:
         assert by_image[x.numpy().tobytes()] == y
 
 
-def test_splits_do_not_depend_on_the_seed_of_training() -> None:
+def test_splits_do_not_depend_on_the_global_seed() -> None:
     torch.manual_seed(1)
     first = load("digits")
     torch.manual_seed(2)
     second = load("digits")
     assert rows(first) == rows(second)
-    # The very data, so that figures of one release can be compared with those of the next.
+    # Pinned, so that results of different releases can be compared.
     assert first.test.y is not None
     assert first.test.y[:10].tolist() == FIRST_TEST_LABELS
 
@@ -47,27 +47,29 @@ def test_splits_do_not_depend_on_the_seed_of_training() -> None:
 FIRST_TEST_LABELS = [6, 5, 5, 7, 9, 9, 8, 4, 6, 8]
 
 
-def test_mnist(data_root: Path) -> None:
+def test_mnist_splits_and_statistics(data_root: Path) -> None:
     mnist = load("mnist", root=data_root)
     assert [len(part) for part in mnist.splits.values()] == [54_000, 6_000, 10_000]
     assert mnist.train.x.dtype == torch.uint8
     assert (mnist.event_shape, mnist.levels) == ((1, 28, 28), 255.0)
     assert mnist.test.y is not None
-    # The test data are the published ones, in their order.
+    # The published test data in their order.
     assert mnist.test.y[:5].tolist() == [7, 2, 1, 0, 4]
     assert mnist.test.x.double().mean().item() / 255 == pytest.approx(0.1325, abs=1e-4)
 
 
-def test_mnist_where_the_variable_points(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mnist_is_found_by_the_environment_variable(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYROVAE_DATA", str(data_root))
     assert len(load("mnist", validation_fraction=0.5).validation) == 30_000
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist", "omniglot"])
-def test_data_that_are_not_there(
+def test_missing_data_are_refused_with_advice(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match=r"is not in .*; ask for it with --download"):
+    with pytest.raises(InputError, match=r"is not in .*; add --download"):
         load(name, root=tmp_path)
     monkeypatch.delenv("PYROVAE_DATA", raising=False)
     with pytest.raises(InputError, match=r"needs a folder: give --data-root"):
@@ -77,7 +79,7 @@ def test_data_that_are_not_there(
 def test_omniglot_is_shrunk_with_white_strokes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On files in Omniglot's format: black strokes on white, 105 x 105, one folder a character."""
+    """Files in Omniglot's format: black strokes on white, 105 x 105, one folder per character."""
     for folder, characters in (("images_background", 20), ("images_evaluation", 3)):
         for character in range(1, characters + 1):
             where = tmp_path / "omniglot-py" / folder / "Greek" / f"character{character:02}"
@@ -85,7 +87,7 @@ def test_omniglot_is_shrunk_with_white_strokes(
             pixels = np.full((105, 105), 255, dtype=np.uint8)
             pixels[:, : 105 // 4] = 0
             Image.fromarray(pixels).convert("1").save(where / f"{character:04}_01.png")
-    # The archive that the folders came from, whose checksum torchvision asks for, is not here.
+    # Otherwise torchvision checks the archive of the folders, which this test does not have.
     monkeypatch.setattr(torchvision.datasets.Omniglot, "_check_integrity", lambda self: True)
     omniglot = load("omniglot", root=tmp_path)
     assert [len(part) for part in omniglot.splits.values()] == [18, 2, 3]
@@ -97,7 +99,7 @@ def test_omniglot_is_shrunk_with_white_strokes(
     assert omniglot.test.y.tolist() == [0, 1, 2]
 
 
-def test_misspelt() -> None:
+def test_misspelt_name_is_refused_with_a_suggestion() -> None:
     with pytest.raises(InputError, match="unknown data set 'fasion-mnist': did you mean 'fashion-"):
         load("fasion-mnist")
 
@@ -116,7 +118,7 @@ def save(path: Path, content: Any) -> Path:
     return path
 
 
-def test_npy(tmp_path: Path) -> None:
+def test_npy_is_split_into_three(tmp_path: Path) -> None:
     dataset = load(save(tmp_path / "mine.npy", X))
     assert dataset.name == "mine"
     assert [len(part) for part in dataset.splits.values()] == [14, 2, 4]
@@ -126,14 +128,14 @@ def test_npy(tmp_path: Path) -> None:
     assert dataset.train.y is None
 
 
-def test_npz_of_x_and_y_keeps_them_together(tmp_path: Path) -> None:
+def test_npz_keeps_x_and_y_together(tmp_path: Path) -> None:
     dataset = load(save(tmp_path / "mine.npz", {"x": X, "y": Y}))
     for part in dataset.splits.values():
         assert part.y is not None
         assert part.y.tolist() == [int(x / 3) % 3 for x in part.x[:, 0]]
 
 
-def test_npz_with_its_own_test_data(tmp_path: Path) -> None:
+def test_npz_keeps_its_own_test_data(tmp_path: Path) -> None:
     images = np.zeros((6, 5, 4), dtype=np.uint8)
     arrays = {"x_train": np.repeat(images, 3, 0), "x_test": images + 9}
     dataset = load(save(tmp_path / "mine.npz", arrays))
@@ -143,7 +145,7 @@ def test_npz_with_its_own_test_data(tmp_path: Path) -> None:
     assert (dataset.test.x == 9).all()
 
 
-def test_csv_with_and_without_names(tmp_path: Path) -> None:
+def test_csv_with_and_without_column_names(tmp_path: Path) -> None:
     lines = "\n".join(",".join(str(v) for v in row) for row in X)
     named = load(save(tmp_path / "named.csv", "age,height,weight\n" + lines))
     bare = load(save(tmp_path / "bare.csv", lines))
@@ -153,7 +155,7 @@ def test_csv_with_and_without_names(tmp_path: Path) -> None:
     assert len(bare.train) + len(bare.validation) + len(bare.test) == 20
 
 
-def test_csv_whose_names_are_partly_numbers(tmp_path: Path) -> None:
+def test_csv_column_names_may_be_numbers(tmp_path: Path) -> None:
     named = load(save(tmp_path / "named.csv", "place,2001\n" + "1,2\n" * 9))
     assert named.features == ("place", "2001")
     lines = "".join(f"{a},{'cat' if a % 2 else 'dog'}\n" for a in range(9))
@@ -163,12 +165,12 @@ def test_csv_whose_names_are_partly_numbers(tmp_path: Path) -> None:
     assert len(bare.train) + len(bare.validation) + len(bare.test) == 9
 
 
-def test_csv_of_huge_whole_numbers(tmp_path: Path) -> None:
+def test_csv_with_huge_whole_numbers(tmp_path: Path) -> None:
     dataset = load(save(tmp_path / "ids.csv", "id\n" + f"{10**20}\n" * 9))
     assert dataset.train.x[0, 0].item() == pytest.approx(1e20)
 
 
-def test_colour_images_have_their_channels_first(tmp_path: Path) -> None:
+def test_channels_of_colour_images_are_moved_first(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, 6, 5, 3), dtype=np.uint8)
     last = load(save(tmp_path / "last.npy", images))
     first = load(save(tmp_path / "first.npy", images.transpose(0, 3, 1, 2)))
@@ -177,7 +179,7 @@ def test_colour_images_have_their_channels_first(tmp_path: Path) -> None:
     assert not last.is_grey
 
 
-def test_csv_with_a_class(tmp_path: Path) -> None:
+def test_csv_with_a_class_column(tmp_path: Path) -> None:
     lines = [f"{a},{'cat' if a % 2 else 'dog'},{2 * a}" for a in range(20)]
     path = save(tmp_path / "pets.csv", "\n".join(["age,kind,weight", *lines]))
     dataset = load(path, label="kind")
@@ -200,7 +202,7 @@ def test_csv_with_a_class(tmp_path: Path) -> None:
         ("a.npy", np.array([{"a": 1}] * 9), "cannot be read as .npy: .* Python objects"),
         ("a.npy", np.arange(5.0), r"shape \(5,\); it needs a first dimension"),
         ("a.npy", np.array([["a"]] * 9), "must hold real numbers"),
-        ("a.npy", np.zeros((2, 3)), "2 data cannot spare a fraction of 0.2 for testing"),
+        ("a.npy", np.zeros((2, 3)), "cannot split off a fraction of 0.2 of 2 data for testing"),
         ("a.npz", {"a": X, "b": X}, "holds arrays a, b; name the data 'x'"),
         ("a.npz", {"x": X, "y": Y[:4]}, "one whole number for each of the 20 data"),
         ("a.npz", {"x_train": X, "x_test": X[:, :2]}, r"of shape \(3,\) .* x_test of \(2,\)"),
@@ -210,17 +212,17 @@ def test_csv_with_a_class(tmp_path: Path) -> None:
             r"\(torch.uint8\), x_test of .*float64",
         ),
         ("a.npz", {"x_train": X, "x_test": X[:0]}, r"x_test has shape \(0, 3\)"),
-        ("a.csv", "a;b\n1,5;2\n1;2\n", "is separated by semicolons or tabs"),
-        ("a.csv", "a\tb\n1\t2\n1\t2\n", "is separated by semicolons or tabs"),
+        ("a.csv", "a;b\n1,5;2\n1;2\n", "separates columns by semicolons or tabs"),
+        ("a.csv", "a\tb\n1\t2\n1\t2\n", "separates columns by semicolons or tabs"),
         ("a.csv", "a,b\n" + "1,2,3\n" * 9, "Expected 2 fields in line 2, saw 3"),
         ("a.csv", "a,b\n1,2\n1,?\n", r"column 'b' holds '\?' in row 2; columns must be numbers$"),
-        ("a.csv", "a,b\n1,2\n1,1e39\n", r"column 'b' holds 1e\+39, which is beyond"),
+        ("a.csv", "a,b\n1,2\n1,1e39\n", r"column 'b' holds 1e\+39, too large for single precision"),
         ("a.csv", "", "cannot be read as a table"),
         ("a.csv", "a,b\n", "has no data: 0 rows"),
         ("a.csv", "a,b\n1,2,3\n1\n1,2,3,4\n", "cannot be read as a table"),
     ],
 )
-def test_files_that_cannot_be_used(tmp_path: Path, name: str, content: Any, message: str) -> None:
+def test_invalid_files_are_refused(tmp_path: Path, name: str, content: Any, message: str) -> None:
     if name == "a.npy" and content.dtype == object:
         np.save(tmp_path / name, content, allow_pickle=True)
     else:
@@ -229,7 +231,7 @@ def test_files_that_cannot_be_used(tmp_path: Path, name: str, content: Any, mess
         load(tmp_path / name)
 
 
-def test_no_such_file(tmp_path: Path) -> None:
+def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no file"):
         load(tmp_path / "none.csv")
     np.savez(tmp_path / "cut.npz", x=X)
@@ -237,7 +239,7 @@ def test_no_such_file(tmp_path: Path) -> None:
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"cannot be read as \.npz"):
         load(tmp_path / "cut.npz")
-    with pytest.raises(InputError, match="label names a column of a CSV; digits has none"):
+    with pytest.raises(InputError, match="label must name a column of a CSV .*digits is not one"):
         load("digits", label="x")
     (tmp_path / "text.npz").write_text("not an archive")
     with pytest.raises(InputError, match=r"cannot be read as \.npz"):
@@ -247,7 +249,7 @@ def test_no_such_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "size", "width", "first"), [("iris", 150, 4, "sepal"), ("wine", 178, 13, "alcohol")]
 )
-def test_tables_that_ship_with_scikit_learn(name: str, size: int, width: int, first: str) -> None:
+def test_tables_from_scikit_learn(name: str, size: int, width: int, first: str) -> None:
     dataset = load(name)
     assert sum(len(part) for part in dataset.splits.values()) == size
     assert dataset.event_shape == (width,)

@@ -1,4 +1,4 @@
-"""Sprites against outlines drawn pixel by pixel, and the file of dSprites, safely read."""
+"""Sprites agree with outlines drawn pixel by pixel, and dSprites is read safely."""
 
 from math import cos, isfinite, pi, sin
 from pathlib import Path
@@ -36,18 +36,18 @@ from pyrovae.runs.resolve import resolve_options
 SIZES = list(FACTORS.values())
 
 
-def some_factors(num: int) -> Tensor:
+def random_factors(num: int) -> Tensor:
     return torch.stack([torch.randint(size, (num,)) for size in SIZES], 1)
 
 
-def drawn_by_hand(shape: int, scale: int, orientation: int, x: int, y: int) -> Tensor:
-    """Each pixel of the frame by the definition of the shapes."""
+def draw_pixel_by_pixel(shape: int, scale: int, orientation: int, x: int, y: int) -> Tensor:
+    """Decide each pixel by the definition of its shape."""
     size, angle = 0.5 + 0.1 * scale, 2 * pi * orientation / 40
     image = torch.zeros(64, 64, dtype=torch.uint8)
     for row in range(64):
         for column in range(64):
             right, up = (column - 16 - x) / size, (16 + y - row) / size
-            # Turning the sprite one way is turning the frame the other.
+            # Rotating the sprite is rotating the frame in the opposite direction.
             u = right * cos(-angle) - up * sin(-angle)
             v = right * sin(-angle) + up * cos(-angle)
             if shape == 0:
@@ -61,56 +61,56 @@ def drawn_by_hand(shape: int, scale: int, orientation: int, x: int, y: int) -> T
     return image
 
 
-def test_sprites_are_their_outlines_on_the_whole_frame() -> None:
+def test_sprites_fill_their_outlines() -> None:
     last = torch.tensor([size - 1 for size in SIZES])
     corners = torch.cartesian_prod(
         torch.arange(3), last[1:2], torch.tensor([0, 5, 33]), *[torch.tensor([0, 31])] * 2
     )
-    factors = torch.cat([corners, some_factors(20)])
+    factors = torch.cat([corners, random_factors(20)])
     images = sprites(factors)
     assert images.dtype == torch.uint8
     assert images.shape == (len(factors), 1, 64, 64)
     for row, image in zip(factors.tolist(), images[:, 0], strict=True):
-        assert torch.equal(image, drawn_by_hand(*row)), row
+        assert torch.equal(image, draw_pixel_by_pixel(*row)), row
 
 
-def test_no_pixel_is_so_near_an_outline_that_round_off_decides() -> None:
+def test_no_pixel_is_close_enough_to_an_outline_for_rounding_errors() -> None:
     assert _outlines().abs().min() > 1e-9
 
 
-def test_same_factors_same_image() -> None:
-    factors = some_factors(50)
+def test_images_depend_only_on_their_factors() -> None:
+    factors = random_factors(50)
     assert torch.equal(sprites(factors), sprites(factors.flip(0)).flip(0))
     assert torch.equal(sprites(factors), sprites(factors.int()))
     assert sprites(factors[:0]).shape == (0, 1, 64, 64)
 
 
-def test_a_square_is_symmetric_under_a_quarter_turn() -> None:
+def test_squares_are_symmetric_under_quarter_turns() -> None:
     factors = torch.tensor([[0, scale, turn, 0, 0] for scale in range(6) for turn in range(40)])
     window = sprites(factors)[:, 0, :33, :33]  # its centre is pixel 16
     assert torch.equal(window, window.rot90(1, (1, 2)))
 
 
-def test_images_differ_but_for_the_symmetries_of_shapes() -> None:
+def test_images_differ_except_for_symmetries() -> None:
     factors = torch.cartesian_prod(*(torch.arange(size) for size in SIZES[:3]))
     factors = torch.cat([factors, torch.full((len(factors), 2), 7)], 1)
     images = sprites(factors).flatten(1)
-    alike = factors.clone()
-    alike[:, 2] %= torch.tensor([10, 20, 40])[factors[:, 0]]
+    canonical = factors.clone()
+    canonical[:, 2] %= torch.tensor([10, 20, 40])[factors[:, 0]]
     different, which = images.unique(dim=0, return_inverse=True)
     assert len(different) == 6 * (10 + 20 + 40)
-    together, of_factors = alike.unique(dim=0, return_inverse=True)
-    pairs = torch.stack([which, of_factors], 1).unique(dim=0)
-    assert len(pairs) == len(different) == len(together)
+    classes, which_class = canonical.unique(dim=0, return_inverse=True)
+    pairs = torch.stack([which, which_class], 1).unique(dim=0)
+    assert len(pairs) == len(different) == len(classes)
 
 
-def test_positions_move_an_image_and_cut_nothing() -> None:
-    factors = some_factors(300)
+def test_positions_shift_images_without_cutting_them() -> None:
+    factors = random_factors(300)
     factors[:, 3:] %= 31
     images, one = sprites(factors), torch.tensor([0, 0, 0, 1, 0])
     assert torch.equal(sprites(factors + one), images.roll(1, 3))
     assert torch.equal(sprites(factors + one.roll(1)), images.roll(1, 2))
-    assert not images[..., -1].any()  # so that nothing came round
+    assert not images[..., -1].any()  # nothing wrapped around
     assert not images[..., -1, :].any()
 
 
@@ -121,7 +121,7 @@ def test_all_factors_are_row_major() -> None:
     assert torch.equal((factors * strides).sum(1), torch.arange(737_280))
 
 
-def test_random_sprites_are_all_different_and_those_of_the_seed() -> None:
+def test_random_sprites_are_different_and_reproducible() -> None:
     state = torch.get_rng_state()
     data = load_sprites(2000, seed=3)
     assert torch.equal(torch.get_rng_state(), state)
@@ -130,21 +130,21 @@ def test_random_sprites_are_all_different_and_those_of_the_seed() -> None:
     assert data.names == ("shape", "scale", "orientation", "x", "y")
     assert torch.equal(data.factors, load_sprites(2000, seed=3).factors)
     assert not torch.equal(data.factors, load_sprites(2000, seed=4).factors)
-    # The mean of uniform values 0, ..., n - 1 drawn without replacement; variance (n^2 - 1) / 12.
+    # Uniform values 0, ..., n - 1 have mean (n - 1) / 2 and variance (n^2 - 1) / 12.
     sizes = torch.tensor(SIZES)
     error = ((sizes**2 - 1) / 12 / 2000).sqrt()
     assert ((data.factors.float().mean(0) - (sizes - 1) / 2).abs() < 4.5 * error).all()
 
 
-def test_sprites_by_name() -> None:
-    read = read_sprites(None, False)
-    assert read.train.x.shape == (50_000, 1, 64, 64)
-    assert (read.levels, read.classes) == (None, SHAPES)
-    assert read.train.y is not None
-    assert read.train.y.unique().tolist() == [0, 1, 2]
+def test_named_data_set_has_shapes_as_classes() -> None:
+    raw = read_sprites(None, False)
+    assert raw.train.x.shape == (50_000, 1, 64, 64)
+    assert (raw.levels, raw.classes) == (None, SHAPES)
+    assert raw.train.y is not None
+    assert raw.train.y.unique().tolist() == [0, 1, 2]
 
 
-def test_a_vae_of_sprites_is_bernoulli_on_the_pixels_as_they_are() -> None:
+def test_vae_of_sprites_is_bernoulli_without_binarisation() -> None:
     dataset = load("sprites")
     assert [len(part) for part in dataset.splits.values()] == [36_000, 4_000, 10_000]
     few = dataset.with_splits(*(part[torch.arange(64)] for part in dataset.splits.values()))
@@ -163,7 +163,7 @@ def test_a_vae_of_sprites_is_bernoulli_on_the_pixels_as_they_are() -> None:
     assert 0 < mean.min() < mean.max() < 1
 
 
-def test_values_that_factors_do_not_have() -> None:
+def test_values_outside_the_range_of_a_factor_are_refused() -> None:
     with pytest.raises(InputError, match="values of factor 'orientation' must be from 0 to 39"):
         sprites(torch.tensor([[0, 0, 40, 0, 0]]))
     with pytest.raises(InputError, match="values of factor 'shape' must be from 0 to 2"):
@@ -174,7 +174,7 @@ def test_values_that_factors_do_not_have() -> None:
 
 
 class Trap:
-    """Unpickled, it makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -184,27 +184,27 @@ class Trap:
 
 
 def arrays(num: int = 12) -> dict[str, Any]:
-    factors = some_factors(num)
+    factors = random_factors(num)
     classes = torch.cat([torch.zeros(num, 1, dtype=torch.int64), factors], 1)
     return {"imgs": sprites(factors)[:, 0].numpy(), "latents_classes": classes.numpy()}
 
 
-def test_dsprites_is_read_and_its_pickle_is_not(tmp_path: Path) -> None:
-    path, sprung = tmp_path / DSPRITES_FILE, tmp_path / "sprung"
-    held = arrays()
-    np.savez(path, allow_pickle=True, metadata=np.array(Trap(sprung), dtype=object), **held)
+def test_dsprites_is_read_without_unpickling(tmp_path: Path) -> None:
+    path, trap_file = tmp_path / DSPRITES_FILE, tmp_path / "trap"
+    saved = arrays()
+    np.savez(path, allow_pickle=True, metadata=np.array(Trap(trap_file), dtype=object), **saved)
     data = load_dsprites(path)
-    assert not sprung.exists()
+    assert not trap_file.exists()
     assert torch.equal(data.images, sprites(data.factors))
-    assert np.array_equal(data.factors.numpy(), held["latents_classes"][:, 1:])
-    read = read_dsprites(tmp_path, False)
-    assert torch.equal(read.train.x, data.images)
-    assert read.train.y is not None
-    assert torch.equal(read.train.y, data.factors[:, 0])
+    assert np.array_equal(data.factors.numpy(), saved["latents_classes"][:, 1:])
+    raw = read_dsprites(tmp_path, False)
+    assert torch.equal(raw.train.x, data.images)
+    assert raw.train.y is not None
+    assert torch.equal(raw.train.y, data.factors[:, 0])
     assert [len(part) for part in load("dsprites", root=tmp_path).splits.values()] == [9, 1, 2]
     with np.load(path, allow_pickle=True) as file:
         assert file["metadata"] is not None
-    assert sprung.exists()  # the trap works
+    assert trap_file.exists()  # the trap works
 
 
 @pytest.mark.parametrize(
@@ -221,13 +221,13 @@ def test_dsprites_is_read_and_its_pickle_is_not(tmp_path: Path) -> None:
         ({"imgs": np.array([None] * 12)}, "cannot be read as dSprites"),
     ],
 )
-def test_files_that_are_not_dsprites(tmp_path: Path, change: Any, message: str) -> None:
+def test_arrays_other_than_dsprites_are_refused(tmp_path: Path, change: Any, message: str) -> None:
     np.savez(tmp_path / "a.npz", **(arrays() | change))
     with pytest.raises(InputError, match=message):
         load_dsprites(tmp_path / "a.npz")
 
 
-def test_files_that_are_no_archive(tmp_path: Path) -> None:
+def test_missing_and_damaged_dsprites_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no file .*none\.npz; dSprites is published as"):
         load_dsprites(tmp_path / "none.npz")
     np.savez(tmp_path / "a.npz", x=np.zeros(3))

@@ -238,7 +238,7 @@ def test_bad_tables_are_refused_before_anything_is_made(
         (["--covariance-type", "diagonal"], "did you mean 'diag'"),
         (["--steps", "0"], "num_steps is 0"),
         (["--hidden", "x"], "--hidden"),
-        (["iris", "--label", "species"], "iris has none"),
+        (["iris", "--label", "species"], "iris is not one"),
     ],
 )
 def test_bad_options_are_refused(

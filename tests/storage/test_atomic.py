@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files are written completely or not at all."""
 
 import os
 from pathlib import Path
@@ -8,16 +8,16 @@ import pytest
 from pyrovae.storage import atomic
 
 
-def test_what_was_there_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
-    path = tmp_path / ("n" * 250)  # as long as a name may be, and no room for more of it
+def test_old_file_is_replaced_and_no_other_file_remains(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 250)  # nearly the longest possible name, so that no suffix fits
     for data in (b"first", b"second"):
         atomic.write(path, data)
         assert path.read_bytes() == data
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="modes are those of POSIX")
-def test_who_may_read_a_file_stays(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX file modes")
+def test_file_mode_is_kept(tmp_path: Path) -> None:
     private, fresh = tmp_path / "private", tmp_path / "fresh"
     private.touch(0o600)
     before = os.umask(0o027)
@@ -30,7 +30,7 @@ def test_who_may_read_a_file_stays(tmp_path: Path) -> None:
     assert fresh.stat().st_mode & 0o777 == 0o640
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "folder"
     path.mkdir()
     with pytest.raises(OSError, match="directory"):

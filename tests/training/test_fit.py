@@ -255,7 +255,7 @@ def test_shared_latents_weigh_as_much_on_minibatches_as_on_all_data() -> None:
         ({"batch_size": 0}, "batch_size is 0"),
         ({"patience": 2}, "patience needs validation data"),
         ({"patience": 0, "validation": X}, "patience is 0"),
-        ({"data": [1, 2]}, "data are a tensor.*got list"),
+        ({"data": [1, 2]}, "data must be a tensor.*got list"),
         ({"data": X[:0]}, "batches need tensors of one length, 1 or more"),
         ({"data": (X, X[:3])}, r"one length.*\[3, 20\]"),
         ({"clip_norm": -1.0}, "clip_norm is -1.0"),

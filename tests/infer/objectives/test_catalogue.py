@@ -58,11 +58,14 @@ def test_settings_and_schedules() -> None:
         ("iwea", "objective cannot be 'iwea': did you mean 'iwae'?"),
         ({"beta": 4}, "choose from elbo, beta"),
         ({"name": "beta", "bata": 4}, "unknown setting 'bata' of objective 'beta': did you mean"),
-        ({"name": "elbo", "beta": 4}, "unknown setting 'beta' of objective 'elbo': it has none"),
+        (
+            {"name": "elbo", "beta": 4},
+            "setting 'beta' of objective 'elbo': it has no settings",
+        ),
         ({"name": "capacity"}, "needs capacity, as in {name: capacity, capacity: ...}"),
         (
             {"name": "beta", "beta": {"step": 3}},
-            "settings of it are {steps, start, end} or",
+            "give its settings as {steps, start, end} or",
         ),
         ({"name": "iwae", "num_particles": "ten"}, "num_particles of objective 'iwae' cannot be"),
         ({"name": "free_bits", "free": -1}, "free is -1.0; it must be 0 nats or more"),
