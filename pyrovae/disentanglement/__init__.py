@@ -1,16 +1,16 @@
-"""How far each latent of a representation stands for one factor of variation that is known.
+"""Scores of how well each latent of a representation matches one known factor of variation.
 
-Papers leave parts of these scores open, and each implementation fills them in as it will: figures
-of different ones are not to be compared. What was chosen here is said with each score. The scale of
-a latent, its sign and its place among the others do not matter, but for the chance in a forest, and
-for values at the very edge of a bin.
+Papers leave parts of these scores open, and implementations choose them differently, so do not
+compare scores of different implementations. Each score documents the choices made here. The scale,
+sign and order of latents do not matter, except for randomness in a forest and for values at the
+edge of a bin.
 
-A latent is dead, and tells nothing, where it varies by no more than a millionth of its size.
+A latent is dead, and carries no information, if it varies by at most 1e-6 of its size.
 """
 
-from .sampled import Encode, Sample, beta_vae_score, factor_vae_score
-from .score import Disentanglement, disentanglement
-from .table import DCI, dci, mutual_information, mutual_information_gap, sap
+from .all_scores import Disentanglement, disentanglement
+from .code_table import DCI, dci, mutual_information, mutual_information_gap, sap
+from .fixed_factors import Encode, Sample, beta_vae_score, factor_vae_score
 
 __all__ = [
     "DCI",

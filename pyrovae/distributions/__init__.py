@@ -1,4 +1,4 @@
-"""Distributions that Pyro lacks, or has only for moderate arguments or equal totals."""
+"""Distributions that Pyro lacks, or supports only for moderate arguments or equal totals."""
 
 from .completed import completed, marginal
 from .features import expectation, features

@@ -1,4 +1,4 @@
-"""What is missing of a datum, given what is observed of it."""
+"""Distributions of the missing entries of a datum, given its observed entries."""
 
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ __all__ = ["completed", "marginal"]
 def marginal(p: Any, observed: Bool[Tensor, "*batch_event"]) -> Any:
     """The distribution of the observed entries of x.
 
-    Its density is to be taken where the others hold a value in the support.
+    To evaluate its density, fill the other entries with any value in the support.
     """
     if isinstance(p, Blocks):
         parts = zip(p.parts, observed.split(p.widths, -1), strict=True)
@@ -29,24 +29,24 @@ def marginal(p: Any, observed: Bool[Tensor, "*batch_event"]) -> Any:
 
 
 def completed(p: Any, y: Num[Tensor, "*batch_event"]) -> Any:
-    """The distribution of x given the entries of y that are not NaN, under x ~ p.
+    """The distribution of x ~ p, given the entries of y that are not NaN.
 
-    Its density is that of the missing entries alone; its draws and its mean hold the others as
-    they are.
+    Its density is the density of the missing entries only. Samples and the mean contain the
+    observed entries unchanged.
 
     Raises:
-        InputError: if p is a distribution over all features whose conditionals are not known.
+        InputError: if p is a joint distribution over all features without known conditionals.
     """
     if isinstance(p, Blocks):
         parts = zip(p.parts, y.split(p.widths, -1), strict=True)
-        return Blocks([completed(part, of_part) for part, of_part in parts])
+        return Blocks([completed(part, y_part) for part, y_part in parts])
     if isinstance(p, LowRankNormal):
         return _CompletedNormal(p, y)
     if hasattr(p, "marginal"):
         raise InputError(
-            f"{type(p).__name__} is over all features of a datum, and what it says of some of them "
-            "given the others is not known here; use a likelihood of independent features, or "
-            "LowRankNormal"
+            f"{type(p).__name__} is a joint distribution over all features of a datum, and the "
+            "conditional of some features given others is not implemented; use a likelihood of "
+            "independent features, or LowRankNormal"
         )
     return _CompletedFeatures(p, y)
 
@@ -58,7 +58,7 @@ class _Completed(TorchDistribution):
     def __init__(self, p: Any, y: Tensor) -> None:
         shape = torch.broadcast_shapes(p.batch_shape + p.event_shape, y.shape)
         batch_shape = shape[: len(shape) - len(p.event_shape)]
-        # One p for many y is drawn from for each of them.
+        # If one p applies to many y, each of them needs its own samples.
         self.p = p if p.batch_shape == batch_shape else p.expand(batch_shape)
         self.observed = ~y.isnan().expand(shape)
         self.y = y.expand(shape)
@@ -69,7 +69,7 @@ class _Completed(TorchDistribution):
 
 
 class _CompletedFeatures(_Completed):
-    """Of features that are independent."""
+    """The distribution for independent features."""
 
     @property
     def mean(self) -> Tensor:
@@ -86,18 +86,20 @@ class _CompletedFeatures(_Completed):
 
 
 class _CompletedNormal(_Completed):
-    """Of a normal over all features: E[x | y] = loc + C O (O C O + I - O)^-1 (y - loc).
+    """The distribution for a normal over all features.
 
-    C is the covariance, and O the diagonal matrix that is one where y is observed.
+        E[x | y] = loc + C O (O C O + I - O)^-1 (y - loc),
+
+    where C is the covariance, and O the diagonal matrix with 1 for observed entries, else 0.
     """
 
     @property
     def mean(self) -> Tensor:
-        return self._pulled(self.p.loc)
+        return self._condition(self.p.loc)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        with torch.no_grad():  # a draw of x, moved by what y says beyond it
-            return self._pulled(self.p.sample(sample_shape))
+        with torch.no_grad():  # a sample of x, corrected for its residual y - x
+            return self._condition(self.p.sample(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         value = self._with_observed(value)
@@ -107,11 +109,12 @@ class _CompletedNormal(_Completed):
         log_prob: Tensor = log_p - log_observed
         return log_prob
 
-    def _pulled(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        kept = self.observed.to(x.dtype)
+    def _condition(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """x + C O (O C O + I - O)^-1 (y - x)."""
+        observed = self.observed.to(x.dtype)
         covariance = self.p.covariance_matrix
-        of_observed = covariance * kept.unsqueeze(-1) * kept.unsqueeze(-2)
-        factor = torch.linalg.cholesky(of_observed + torch.diag_embed(1 - kept))
+        observed_block = covariance * observed.unsqueeze(-1) * observed.unsqueeze(-2)
+        factor = torch.linalg.cholesky(observed_block + torch.diag_embed(1 - observed))
         residual = torch.where(self.observed, self.y - x, 0.0).unsqueeze(-1)
-        weights = torch.cholesky_solve(residual, factor).squeeze(-1) * kept
+        weights = torch.cholesky_solve(residual, factor).squeeze(-1) * observed
         return self._with_observed(x + (covariance @ weights.unsqueeze(-1)).squeeze(-1))

@@ -1,4 +1,4 @@
-"""What a distribution over data says of each feature by itself."""
+"""Distributions and means of single features of a distribution over data."""
 
 from typing import Any
 
@@ -14,32 +14,32 @@ __all__ = ["expectation", "features"]
 
 
 def features(p: Any) -> Any:
-    """The distributions of the features, which are independent, as a batch.
+    """The distributions of independent features, as a batch.
 
     Raises:
-        InputError: if p is over all features at once.
+        InputError: if p is a joint distribution over all features.
     """
     while isinstance(p, Independent | MaskedDistribution):
         p = p.base_dist
     if p.event_shape:
         raise InputError(
-            f"{type(p).__name__} is over all features of a datum at once; what is asked for here "
-            "is known for features that are independent given z"
+            f"{type(p).__name__} is a joint distribution over all features of a datum; this "
+            "operation needs features that are independent given z"
         )
     return p
 
 
 def expectation(p: Any) -> Tensor:
-    """The mean of each feature; for categories, taken as their numbers.
+    """The mean of each feature; for categories, the mean of their numbers.
 
     Arguments:
-        p: over data, or over their features as :func:`features` returns them.
+        p: a distribution over data, or over features as :func:`features` returns it.
     """
     while isinstance(p, Independent | MaskedDistribution):
         p = p.base_dist
     if isinstance(p, Blocks):
         return torch.cat([expectation(part) for part in p.parts], -1)
-    if isinstance(p, Categorical):  # whose own mean is NaN
+    if isinstance(p, Categorical):  # its own mean is NaN
         classes = torch.arange(p.probs.shape[-1], dtype=p.probs.dtype, device=p.probs.device)
         expected: Tensor = p.probs @ classes
         return expected

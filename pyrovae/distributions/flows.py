@@ -12,10 +12,10 @@ __all__ = ["FlowDistribution", "import_zuko"]
 
 
 def import_zuko() -> Any:
-    """The package ``zuko``, without what importing it does to torch.
+    """Import the package ``zuko`` without its side effects on torch.
 
-    On its first import zuko (to 1.6 at least) switches torch's checks of distributions off for
-    the whole process, and Pyro's with them; here they stay as they were.
+    The first import of zuko (up to 1.6 at least) switches off the argument checks of torch and Pyro
+    distributions for the whole process. This function restores them.
     """
     is_checked, constraints_of_all = Distribution._validate_args, Distribution.arg_constraints
     try:
@@ -28,14 +28,14 @@ def import_zuko() -> Any:
 class FlowDistribution(TorchDistribution):
     """The distribution of z = f(e), where e ~ base.
 
-    log p(z) = log base(e) - log |det df/de|, with e = f^-1(z) (Rezende and Mohamed 2015). Of a
-    sample of its own the density is known from the draw, f alone having run; for all other values
-    f is inverted. Which of the two takes one pass is up to f: of an autoregressive f it is the
-    draw, of the inverse of one (``transform.inv``) it is the density. The density of its own sample
-    is a function of the parameters, not of the sample; for a gradient in z, give ``z.detach()``.
+    log p(z) = log base(e) - log |det df/de|, with e = f^-1(z) (Rezende and Mohamed 2015). For its
+    own latest sample, the density is known from sampling, which evaluates only f; for all other
+    values f is inverted. Which of the two takes one pass depends on f: sampling for an
+    autoregressive f, the density for its inverse (``transform.inv``). The density of its own sample
+    is a function of the parameters, not of the sample; for a gradient in z, pass ``z.detach()``.
 
     Arguments:
-        transform: f, a transform of zuko, between vectors of one length.
+        transform: f, a transform of zuko between vectors of equal length.
         base: distribution of e, over vectors.
 
     Example:
@@ -54,7 +54,7 @@ class FlowDistribution(TorchDistribution):
     def __init__(self, transform: Any, base: Any, validate_args: bool | None = None) -> None:
         self.transform = transform
         self.base = base
-        self._drawn: tuple[Tensor, int, Tensor, bool] | None = None
+        self._last_sample: tuple[Tensor, int, Tensor, bool] | None = None
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)
@@ -66,12 +66,14 @@ class FlowDistribution(TorchDistribution):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         e = self.base.rsample(sample_shape)
-        with torch.autocast(e.device.type, enabled=False):  # a sample must be the one it is said of
+        with torch.autocast(
+            e.device.type, enabled=False
+        ):  # log_jacobian must belong to exactly this sample
             z, log_jacobian = self.transform.call_and_ladj(e)
         log_prob = self.base.log_prob(e) - log_jacobian
-        self._drawn = z, z._version, log_prob, torch.is_grad_enabled()
-        drawn: Tensor = z
-        return drawn
+        self._last_sample = z, z._version, log_prob, torch.is_grad_enabled()
+        sample: Tensor = z
+        return sample
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
@@ -80,11 +82,15 @@ class FlowDistribution(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        if self._drawn is not None:
-            drawn, version, log_prob, has_gradient = self._drawn
-            is_own = value is drawn and value._version == version
-            wants_other = value.is_leaf and value.requires_grad  # that in the sample itself
-            if is_own and not wants_other and (has_gradient or not torch.is_grad_enabled()):
+        if self._last_sample is not None:
+            sample, version, log_prob, has_gradient = self._last_sample
+            is_own = value is sample and value._version == version
+            wants_gradient_in_value = value.is_leaf and value.requires_grad
+            if (
+                is_own
+                and not wants_gradient_in_value
+                and (has_gradient or not torch.is_grad_enabled())
+            ):
                 return log_prob
         with torch.autocast(value.device.type, enabled=False):
             e, log_jacobian = self.transform.inv.call_and_ladj(value)

@@ -1,4 +1,4 @@
-"""Mixtures whose density is evaluated at once for many data and many components."""
+"""Mixtures with efficient densities for many data and many components."""
 
 import math
 from typing import Any, ClassVar
@@ -15,17 +15,17 @@ __all__ = ["DiagonalNormalMixture"]
 class DiagonalNormalMixture(TorchDistribution):
     """p(x) = sum_k pi_k Normal(x; m_k, diag(s_k^2)), one mixture for the whole batch.
 
-    The squares (x - m_k)^2 / s_k^2, summed over dimensions, are expanded to one product of the
-    matrix (x^2, x) with a matrix of the components, so that no tensor of all data, components and
-    dimensions is made, as ``MixtureSameFamily`` does. What cancels in the expansion is beyond
-    single precision: the product is taken in double, whatever the type of x. There must be double
-    precision on the device.
+    The sum over dimensions of (x - m_k)^2 / s_k^2 is expanded into one product of the matrix
+    (x^2, x) with a matrix of the components. Unlike ``MixtureSameFamily``, this creates no tensor
+    of data by components by dimensions. Cancellation in the expansion exceeds single precision, so
+    the product is computed in double precision, whatever the type of x. The device must support
+    double precision.
 
     Arguments:
         logits: log pi_k, unnormalised, of shape (components,).
         loc: m_k, of shape (components, dims).
         scale: s_k, of shape (components, dims).
-        batch_shape: how many independent draws there are.
+        batch_shape: shape of independent copies.
 
     Example:
         >>> p = DiagonalNormalMixture(torch.zeros(2), torch.zeros(2, 3), torch.ones(2, 3))
@@ -67,8 +67,8 @@ class DiagonalNormalMixture(TorchDistribution):
         log_norm = scale.log().sum(-1) + 0.5 * loc.shape[-1] * math.log(2 * math.pi)
         constant = self.logits.double().log_softmax(-1) - 0.5 * (slope * loc).sum(-1) - log_norm
         powers = torch.cat([x.square(), x], -1)
-        of_components = powers @ torch.cat([-0.5 * precision, slope], -1).mT + constant
-        return of_components.logsumexp(-1).to(value.dtype).expand(shape)
+        log_joint = powers @ torch.cat([-0.5 * precision, slope], -1).mT + constant
+        return log_joint.logsumexp(-1).to(value.dtype).expand(shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():

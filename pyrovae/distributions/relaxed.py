@@ -1,4 +1,4 @@
-"""One-hot vectors with gradients through samples, by relaxation to the simplex."""
+"""Relaxations of one-hot vectors to the simplex, with gradients through samples."""
 
 from typing import Any
 
@@ -8,33 +8,33 @@ from torch import Tensor
 
 __all__ = ["RelaxedOneHot", "StraightThroughOneHot"]
 
-_ROOM = 2**24
-"""Of the floor above the smallest normal number, so that gradients, in 1 / z, do not overflow."""
+_FLOOR_FACTOR = 2**24
+"""Floor relative to the smallest normal number, so that gradients, in 1 / z, do not overflow."""
 
 
 def _floor(z: Tensor) -> float:
-    return torch.finfo(z.dtype).tiny * _ROOM
+    return torch.finfo(z.dtype).tiny * _FLOOR_FACTOR
 
 
 class RelaxedOneHot(dist.RelaxedOneHotCategorical):  # type: ignore[misc]
     """The Concrete distribution on the simplex (Maddison et al. 2017; Jang et al. 2017).
 
-    z = softmax((l + g) / t), where the g_k ~ Gumbel(0, 1), with logits l and temperature t. What
-    floating point cannot hold is given its probability, where torch's density is NaN: coordinates
-    below a floor m (2e-31 in single precision) are drawn as 0, and with U the n others
+    z = softmax((l + g) / t), where the g_k ~ Gumbel(0, 1), with logits l and temperature t. Samples
+    too close to a face for floating point, where torch's density is NaN, get their probability:
+    coordinates below a floor m (2e-31 in single precision) become 0, and if U are the n others,
 
         log p(z) = log G(n) + (n - 1) log t + sum_{k in U} [l_k - (t + 1) log z_k - log S],
         S = sum_k exp(l_k) max(z_k, m)^-t,
 
-    G being the gamma function. Inside the simplex this is the density of the papers; on a face it
-    is the density within the face of what was drawn there, a probability at a corner. So all the
-    probabilities sum to one, and bounds and importance weights are right. Gradients through samples
-    do not see that probability moves between faces: where that matters, for temperatures below
-    about 0.3 in single precision, use double precision.
+    where G is the gamma function. Inside the simplex this is the density of the papers. On a face
+    it is the density within the face of the samples there; at a corner it is a probability. The
+    total probability is therefore one, and bounds and importance weights are correct. Gradients
+    through samples ignore that probability moves between faces. This matters for temperatures below
+    about 0.3 in single precision; use double precision there.
     """
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        # torch's own sums to one only as far as the largest score is not rounded.
+        # Samples of torch do not sum to one if the largest score is rounded.
         z: Tensor = self.base_dist.rsample(sample_shape).softmax(-1)
         return torch.where(z < _floor(z), 0.0, z)
 
@@ -58,12 +58,13 @@ class RelaxedOneHot(dist.RelaxedOneHotCategorical):  # type: ignore[misc]
 class StraightThroughOneHot(dist.OneHotCategorical):
     """One-hot vectors z whose gradient is that of the relaxed sample (Jang et al. 2017).
 
-    z is the corner of the simplex nearest to a sample of :class:`RelaxedOneHot`, which is exactly
-    categorical (the Gumbel-max trick); in the backward pass it is that sample itself. log p(z) is
-    the categorical mass, written sum_k z_k log p_k so that a gradient in z goes through it.
+    z is the corner of the simplex nearest to a sample of :class:`RelaxedOneHot`, so it is exactly
+    categorical (the Gumbel-max trick). The backward pass uses the relaxed sample itself. log p(z)
+    is the log-probability of the category, computed as sum_k z_k log p_k so that it has a gradient
+    in z.
 
     Arguments:
-        temperature: of the relaxed sample.
+        temperature: temperature of the relaxed sample.
         logits: log p_k, unnormalised, on the last dimension.
     """
 

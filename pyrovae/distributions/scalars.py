@@ -1,4 +1,4 @@
-"""Distributions of one number, which hold wherever a network may lead them."""
+"""Distributions of one number, numerically stable for all arguments that a network may give."""
 
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ __all__ = [
 def _log_sigmoid_difference(upper: Tensor, lower: Tensor, width: Tensor) -> Tensor:
     """log(sigmoid(upper) - sigmoid(lower)), where width = upper - lower > 0 may be tiny.
 
-    From sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)).
+    It uses sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)).
     """
     tiny = torch.finfo(width.dtype).tiny
     return logsigmoid(upper) + logsigmoid(-lower) + (-torch.expm1(-width)).clamp_min(tiny).log()
@@ -30,8 +30,8 @@ def _log_sigmoid_difference(upper: Tensor, lower: Tensor, width: Tensor) -> Tens
 class ContinuousBernoulli(dist.ContinuousBernoulli):  # type: ignore[misc]
     """p(x) = C(l) exp(l x) on [0, 1] with logits l (Loaiza-Ganem and Cunningham 2019).
 
-    log C(l) = log(l / (exp(l) - 1)), here without the clamp that makes torch's density improper
-    for logits beyond 16.
+    log C(l) = log(l / (exp(l) - 1)). Unlike torch's, it is not clamped, which would make the
+    density improper for logits beyond 16.
     """
 
     _near_zero = 1e-2
@@ -71,7 +71,7 @@ class DiscretisedLogistic(TorchDistribution):
     """A logistic distribution in bins of width 1 about 0, ..., L - 1 (Salimans et al. 2017, eq. 2).
 
     P(x) = sigmoid((x + 1/2 - loc) / scale) - sigmoid((x - 1/2 - loc) / scale), where the first
-    and the last bin hold the tails as well. loc and scale are in units of x.
+    and the last bin include the tails. loc and scale are in units of x.
 
     Arguments:
         loc: location.
@@ -124,8 +124,8 @@ class DiscretisedLogistic(TorchDistribution):
         """The mean over all levels: a sum, as there is no closed form."""
         x = torch.arange(self._last + 1, dtype=self.loc.dtype, device=self.loc.device)
         x = x.reshape((-1,) + (1,) * len(self.batch_shape))
-        everywhere = DiscretisedLogistic(self.loc, self.scale, self._last + 1, False)
-        return (everywhere.log_prob(x).exp() * x).sum(0)
+        unchecked = DiscretisedLogistic(self.loc, self.scale, self._last + 1, False)
+        return (unchecked.log_prob(x).exp() * x).sum(0)
 
 
 class OrderedLogistic(TorchDistribution):
@@ -172,8 +172,8 @@ class OrderedLogistic(TorchDistribution):
         return logits.gather(-1, value.long().expand(shape).unsqueeze(-1)).squeeze(-1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        drawn: Tensor = torch.distributions.Categorical(logits=self.logits).sample(sample_shape)
-        return drawn
+        sample: Tensor = torch.distributions.Categorical(logits=self.logits).sample(sample_shape)
+        return sample
 
     @property
     def mean(self) -> Tensor:
@@ -186,7 +186,7 @@ class OrderedLogistic(TorchDistribution):
 class VonMises(dist.VonMises):  # type: ignore[misc]
     """p(x) = exp(k cos(x - loc)) / (2 pi I_0(k)) on angles from -pi to pi, with concentration k.
 
-    With the scaled Bessel function of torch, exact and differentiable for every k.
+    It uses torch's scaled Bessel function, which is accurate and differentiable for every k.
     """
 
     support = constraints.interval(-torch.pi, torch.pi)
@@ -201,7 +201,7 @@ class VonMises(dist.VonMises):  # type: ignore[misc]
 
 
 class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):
-    """Pyro's, without its refusal of logits whose probability is 1 in single precision."""
+    """Pyro's distribution, but it accepts logits with probability 1 in single precision."""
 
     arg_constraints = {  # noqa: RUF012
         name: constraint

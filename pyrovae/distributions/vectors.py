@@ -1,6 +1,7 @@
-"""Distributions of all features of a datum at once.
+"""Joint distributions of all features of a datum.
 
-Those of one family have a ``marginal``, the distribution of the entries that were observed.
+Distributions with a single family have a method ``marginal``: the distribution of the observed
+entries.
 """
 
 from collections.abc import Sequence
@@ -19,11 +20,11 @@ __all__ = ["Blocks", "DirichletMultinomial", "LowRankNormal", "Multinomial"]
 class Multinomial(TorchDistribution):
     """Counts x of total n in D cells: log p = log n! - sum log x_d! + sum x_d log p_d.
 
-    Unlike torch's, each datum may have a total of its own.
+    Unlike with torch, each datum may have its own total.
 
     Arguments:
         logits: log p_d, unnormalised, on the last dimension.
-        total_count: n, of the batch shape; used to sample. A density is that given the total of x.
+        total_count: n, of the batch shape; used only to sample. Densities are given the total of x.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {
@@ -49,21 +50,21 @@ class Multinomial(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         log_p = self.logits.log_softmax(-1)
-        ways = torch.lgamma(value.sum(-1) + 1) - torch.lgamma(value + 1).sum(-1)
-        return ways + (value * log_p).sum(-1)
+        log_coefficient = torch.lgamma(value.sum(-1) + 1) - torch.lgamma(value + 1).sum(-1)
+        return log_coefficient + (value * log_p).sum(-1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
             shape = torch.Size(sample_shape) + self.batch_shape
-            most = int(self.total_count.max().item())
+            max_total = int(self.total_count.max().item())
             cells = torch.distributions.Categorical(logits=self.logits).sample(
-                (most, *sample_shape)
+                (max_total, *sample_shape)
             )
-            number = torch.arange(most, device=cells.device).reshape((-1,) + (1,) * len(shape))
-            counted = (number < self.total_count).to(self.logits.dtype).expand(cells.shape)
+            trial = torch.arange(max_total, device=cells.device).reshape((-1,) + (1,) * len(shape))
+            is_counted = (trial < self.total_count).to(self.logits.dtype).expand(cells.shape)
             counts = self.logits.new_zeros(shape + self.event_shape)
-            drawn: Tensor = counts.scatter_add(-1, cells.movedim(0, -1), counted.movedim(0, -1))
-            return drawn
+            sample: Tensor = counts.scatter_add(-1, cells.movedim(0, -1), is_counted.movedim(0, -1))
+            return sample
 
     @property
     def mean(self) -> Tensor:
@@ -72,21 +73,21 @@ class Multinomial(TorchDistribution):
 
     def marginal(self, observed: Bool[Tensor, "*batch cells"]) -> "Multinomial":
         """The counts of the observed cells, given their total; missing cells hold 0."""
-        kept = observed | ~observed.any(-1, keepdim=True)
+        is_kept = observed | ~observed.any(-1, keepdim=True)
         lowest = torch.finfo(self.logits.dtype).min / 4
-        return Multinomial(self.logits.masked_fill(~kept, lowest), self.total_count, False)
+        return Multinomial(self.logits.masked_fill(~is_kept, lowest), self.total_count, False)
 
 
 class DirichletMultinomial(TorchDistribution):
-    """A multinomial whose probabilities are Dirichlet: overdispersed counts of total n in D cells.
+    """A multinomial with Dirichlet probabilities: overdispersed counts of total n in D cells.
 
     log p = log n! + log G(a) - log G(n + a) + sum [log G(x_d + a_d) - log G(a_d) - log x_d!], with
-    a = sum a_d and G the gamma function. Each datum may have a total of its own.
+    a = sum a_d and G the gamma function. Each datum may have its own total.
 
     Arguments:
         concentration: a_d on the last dimension.
-        total_count: n, of the batch shape; used to sample. A density is that given the total of x.
-        observed: which cells are observed; the others hold 0, and count for nothing.
+        total_count: n, of the batch shape; used only to sample. Densities are given the total of x.
+        observed: which cells are observed; the others hold 0 and are ignored.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {
@@ -139,15 +140,15 @@ class DirichletMultinomial(TorchDistribution):
 
     def marginal(self, observed: Bool[Tensor, "*batch cells"]) -> "DirichletMultinomial":
         """The counts of the observed cells, given their total; missing cells hold 0."""
-        kept = observed | ~observed.any(-1, keepdim=True)
-        return DirichletMultinomial(self.concentration, self.total_count, False, kept)
+        is_kept = observed | ~observed.any(-1, keepdim=True)
+        return DirichletMultinomial(self.concentration, self.total_count, False, is_kept)
 
 
 class LowRankNormal(dist.LowRankMultivariateNormal):
-    """A normal with covariance W W' + diag(d), W of D rows and few columns.
+    """A normal with covariance W W' + diag(d), where W has D rows and few columns.
 
-    To d is added a millionth of the diagonal of W W', without which single precision cannot invert
-    the covariance once d is much smaller.
+    1e-6 times the diagonal of W W' is added to d. Otherwise the covariance could not be inverted in
+    single precision if d is much smaller.
     """
 
     has_units = True
@@ -162,7 +163,7 @@ class LowRankNormal(dist.LowRankMultivariateNormal):
         validate_args: bool | None = None,
     ) -> None:
         cov_diag = cov_diag + self._jitter * cov_factor.square().sum(-1)
-        # Products in half precision would have no Cholesky factor.
+        # In half precision the products may have no Cholesky factor.
         with torch.autocast(loc.device.type, enabled=False):
             super().__init__(loc, cov_factor, cov_diag, validate_args=validate_args)
 
@@ -179,13 +180,15 @@ class LowRankNormal(dist.LowRankMultivariateNormal):
             log_prob: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
         if self._num_missing is None:
             return log_prob
-        # A missing entry, at its mean 0 with variance 1, has added log Normal(0; 0, 1).
+        # Each missing entry, at its mean 0 with variance 1, contributes log Normal(0; 0, 1).
         return log_prob + self._num_missing * 0.5 * torch.tensor(2 * torch.pi).log()
 
     def marginal(self, observed: Bool[Tensor, "*batch entries"]) -> "LowRankNormal":
-        """The normal of the observed entries; missing ones hold 0."""
+        """The normal of the observed entries; missing entries hold 0."""
         factor = self._unbroadcasted_cov_factor
-        diag = self._unbroadcasted_cov_diag - self._jitter * factor.square().sum(-1)  # once only
+        diag = self._unbroadcasted_cov_diag - self._jitter * factor.square().sum(
+            -1
+        )  # which __init__ adds again
         marginal = LowRankNormal(
             self.loc.masked_fill(~observed, 0.0),
             factor.masked_fill(~observed.unsqueeze(-1), 0.0),
@@ -197,13 +200,13 @@ class LowRankNormal(dist.LowRankMultivariateNormal):
 
 
 class Blocks(TorchDistribution):
-    """Distributions over vectors, side by side and independent, as one over the whole vector.
+    """Independent distributions over parts of a vector, as one distribution over the whole vector.
 
     Arguments:
-        parts: distributions of one batch shape, each over some consecutive entries.
+        parts: distributions with the same batch shape, each over consecutive entries.
 
     Attributes:
-        widths: how many entries each is over.
+        widths: number of entries of each part.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
@@ -224,9 +227,9 @@ class Blocks(TorchDistribution):
         return torch.stack(torch.broadcast_tensors(*terms)).sum(0)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        drawn = [part.sample(sample_shape) for part in self.parts]
-        whole = torch.get_default_dtype()
-        return torch.cat([d if d.is_floating_point() else d.to(whole) for d in drawn], dim=-1)
+        samples = [part.sample(sample_shape) for part in self.parts]
+        real = torch.get_default_dtype()
+        return torch.cat([x if x.is_floating_point() else x.to(real) for x in samples], dim=-1)
 
     @property
     def mean(self) -> Tensor:

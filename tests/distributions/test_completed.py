@@ -1,4 +1,4 @@
-"""What is missing of a datum, given the rest, against conditionals that are known otherwise."""
+"""Distributions of missing entries agree with conditionals computed independently."""
 
 from typing import Any
 
@@ -35,20 +35,20 @@ def low_rank(*batch: int) -> LowRankNormal:
 
 
 def conditional(p: Any, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of the missing entries of one datum, by the blocks of a covariance."""
-    seen = ~y.isnan()
-    of_seen = p.covariance_matrix[seen][:, seen]
-    across = p.covariance_matrix[~seen][:, seen]
-    gain = across @ torch.linalg.inv(of_seen)
-    mean = p.loc[~seen] + gain @ (y[seen] - p.loc[seen])
-    return mean, p.covariance_matrix[~seen][:, ~seen] - gain @ across.mT
+    """Mean and covariance of the missing entries of one datum, from blocks of the covariance."""
+    observed = ~y.isnan()
+    observed_block = p.covariance_matrix[observed][:, observed]
+    cross_block = p.covariance_matrix[~observed][:, observed]
+    gain = cross_block @ torch.linalg.inv(observed_block)
+    mean = p.loc[~observed] + gain @ (y[observed] - p.loc[observed])
+    return mean, p.covariance_matrix[~observed][:, ~observed] - gain @ cross_block.mT
 
 
 MASKS = [[0.3, NAN, -1.0, NAN], [NAN, NAN, NAN, 2.0], [NAN, 0.5, 0.1, 0.2]]
 
 
 @pytest.mark.parametrize("entries", MASKS)
-def test_a_normal_of_all_features(entries: list[float]) -> None:
+def test_normal_over_all_features_agrees_with_conditional(entries: list[float]) -> None:
     p, y = low_rank(), torch.tensor(entries)
     given = completed(p, y)
     mean, covariance = conditional(p, y)
@@ -62,7 +62,7 @@ def test_a_normal_of_all_features(entries: list[float]) -> None:
     )
 
 
-def test_a_normal_of_each_datum_has_a_conditional_of_its_own() -> None:
+def test_each_datum_of_a_batch_of_normals_has_its_own_conditional() -> None:
     p, y = low_rank(2, 3), torch.tensor(MASKS).expand(2, 3, 4)
     given = completed(p, y)
     assert given.sample().shape == (2, 3, 4)
@@ -77,26 +77,28 @@ def test_a_normal_of_each_datum_has_a_conditional_of_its_own() -> None:
             torch.testing.assert_close(given.log_prob(x)[i, j], exact)
 
 
-def test_the_marginal_of_a_normal() -> None:
+def test_marginal_of_a_normal() -> None:
     p, y = low_rank(), torch.tensor(MASKS[0])
-    seen = ~y.isnan()
-    exact = MultivariateNormal(p.loc[seen], p.covariance_matrix[seen][:, seen])
-    found = marginal(p, seen).log_prob(torch.where(seen, y, 0.0))
-    torch.testing.assert_close(found, exact.log_prob(y[seen]))
+    observed = ~y.isnan()
+    exact = MultivariateNormal(p.loc[observed], p.covariance_matrix[observed][:, observed])
+    log_prob = marginal(p, observed).log_prob(torch.where(observed, y, 0.0))
+    torch.testing.assert_close(log_prob, exact.log_prob(y[observed]))
 
 
-def independent(*batch: int) -> Any:
+def independent_gammas(*batch: int) -> Any:
     return dist.Gamma(torch.full((*batch, 4), 2.0), torch.arange(1.0, 5)).to_event(1)
 
 
-def both(*batch: int) -> Blocks:
+def normal_and_counts(*batch: int) -> Blocks:
     normal, counts = low_rank(*batch), dist.Poisson(torch.full((*batch, 2), 3.0)).to_event(1)
     return Blocks([normal, counts])
 
 
-@pytest.mark.parametrize(("make", "size"), [(independent, 4), (low_rank, 4), (both, 6)])
+@pytest.mark.parametrize(
+    ("make", "size"), [(independent_gammas, 4), (low_rank, 4), (normal_and_counts, 6)]
+)
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
-def test_nothing_and_everything_observed(make: Any, size: int, batch: tuple[int, ...]) -> None:
+def test_nothing_or_everything_observed(make: Any, size: int, batch: tuple[int, ...]) -> None:
     p = make(*batch)
     x = p.sample()
     nothing = completed(p, torch.full((*batch, size), NAN))
@@ -107,15 +109,16 @@ def test_nothing_and_everything_observed(make: Any, size: int, batch: tuple[int,
     torch.testing.assert_close(everything.log_prob(x), torch.zeros(batch), atol=1e-9, rtol=0)
     assert torch.equal(everything.sample(), x)
     assert torch.equal(everything.mean, x)
-    fill = torch.ones(*batch, size)
-    unseen = marginal(p, torch.zeros(*batch, size, dtype=torch.bool))
-    zeros = fill.clone()
-    zeros[..., :4] = 0 if make is not independent else 1
-    torch.testing.assert_close(unseen.log_prob(zeros), torch.zeros(batch), atol=1e-9, rtol=0)
+    empty = marginal(p, torch.zeros(*batch, size, dtype=torch.bool))
+    filled = torch.ones(*batch, size)
+    filled[..., :4] = 0 if make is not independent_gammas else 1
+    torch.testing.assert_close(empty.log_prob(filled), torch.zeros(batch), atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize(("make", "size"), [(independent, 4), (low_rank, 4), (both, 6)])
-def test_one_distribution_of_many_data_is_drawn_from_for_each(make: Any, size: int) -> None:
+@pytest.mark.parametrize(
+    ("make", "size"), [(independent_gammas, 4), (low_rank, 4), (normal_and_counts, 6)]
+)
+def test_one_distribution_for_many_data_gives_independent_samples(make: Any, size: int) -> None:
     y = torch.full((5, size), NAN)
     y[:, 0] = torch.arange(1.0, 6)
     given = completed(make(), y)
@@ -125,20 +128,20 @@ def test_one_distribution_of_many_data_is_drawn_from_for_each(make: Any, size: i
     assert len(x[:, 1].unique()) == 5
 
 
-def test_features_by_themselves() -> None:
-    p = independent(2)
+def test_independent_features() -> None:
+    p = independent_gammas(2)
     y = torch.tensor([[1.0, NAN, 2.0, NAN], [NAN, 3.0, NAN, 4.0]])
     x = p.sample()
-    each = p.base_dist.log_prob(x)
-    found = completed(p, y).log_prob(x)
-    torch.testing.assert_close(found, torch.where(y.isnan(), each, 0.0).sum(-1))
-    seen = marginal(p, ~y.isnan()).log_prob(x)
-    torch.testing.assert_close(seen + found, p.log_prob(x))
+    per_feature = p.base_dist.log_prob(x)
+    log_missing = completed(p, y).log_prob(x)
+    torch.testing.assert_close(log_missing, torch.where(y.isnan(), per_feature, 0.0).sum(-1))
+    log_observed = marginal(p, ~y.isnan()).log_prob(x)
+    torch.testing.assert_close(log_observed + log_missing, p.log_prob(x))
     torch.testing.assert_close(completed(p, y).mean, torch.where(y.isnan(), p.mean, y))
 
 
-def test_blocks_by_themselves() -> None:
-    p, y = both(), torch.tensor([0.3, NAN, -1.0, NAN, NAN, 2.0])
+def test_blocks_are_completed_separately() -> None:
+    p, y = normal_and_counts(), torch.tensor([0.3, NAN, -1.0, NAN, NAN, 2.0])
     given = completed(p, y)
     x = torch.where(y.isnan(), torch.ones(6), y)
     mean, covariance = conditional(p.parts[0], y[:4])
@@ -149,22 +152,23 @@ def test_blocks_by_themselves() -> None:
 
 
 @pytest.mark.parametrize("family", [Multinomial, DirichletMultinomial])
-def test_counts_given_the_total_of_those_observed(family: Any) -> None:
+def test_observed_counts_given_their_total(family: Any) -> None:
     arguments = torch.tensor([0.5, 1.5, 2.5])
-    p, seen = family(arguments, 7), torch.tensor([True, False, True])
+    p, observed = family(arguments, 7), torch.tensor([True, False, True])
     counts = torch.cartesian_prod(*[torch.arange(8.0)] * 3)
     counts = counts[counts.sum(-1) == 7]
     log_p = p.log_prob(counts)
-    total = counts[:, seen].sum(-1)
+    total = counts[:, observed].sum(-1)
     for x in counts[(total == 4) & (counts[:, 0] < 3)]:
-        same = (counts[:, seen] == x[seen]).all(-1)
-        exact = log_p[same].logsumexp(0) - log_p[total == 4].logsumexp(0)
-        torch.testing.assert_close(marginal(p, seen).log_prob(torch.where(seen, x, 0.0)), exact)
-    with pytest.raises(InputError, match="over all features of a datum"):
+        is_same = (counts[:, observed] == x[observed]).all(-1)
+        exact = log_p[is_same].logsumexp(0) - log_p[total == 4].logsumexp(0)
+        log_prob = marginal(p, observed).log_prob(torch.where(observed, x, 0.0))
+        torch.testing.assert_close(log_prob, exact)
+    with pytest.raises(InputError, match="joint distribution over all features of a datum"):
         completed(p, torch.tensor([1.0, NAN, 2.0]))
 
 
-def test_expectations() -> None:
+def test_expectation_agrees_with_samples() -> None:
     logits = torch.tensor([[0.3, -0.5, 1.0], [2.0, 0.0, 0.1]])
     classes = dist.Categorical(logits=logits)
     rates = torch.tensor([[1.0, 4.0], [2.0, 3.0]])
@@ -175,5 +179,5 @@ def test_expectations() -> None:
     for p in (classes, of_classes, counts, masked, Blocks([of_classes, of_counts, normal])):
         assert_unbiased(p.sample((5000,)).double(), expectation(p))
     assert features(masked) is counts
-    with pytest.raises(InputError, match="LowRankNormal is over all features"):
+    with pytest.raises(InputError, match="LowRankNormal is a joint distribution"):
         features(normal)

@@ -247,7 +247,9 @@ def assert_restored(name: str, x: Tensor, result: Any) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_mask_under_every_family(name: str) -> None:
     if name in OF_A_TOTAL:
-        with pytest.raises(InputError, match="over all features of a datum, and what it says"):
+        with pytest.raises(
+            InputError, match="joint distribution over all features of a datum, and"
+        ):
             restored(name, None, with_gaps, ENDLESS)
         return
     x, result = restored(name, None, with_gaps)
@@ -263,7 +265,7 @@ def test_a_mask_under_every_family(name: str) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_noise_on_x_under_every_family(name: str) -> None:
     if name not in UNDER_NOISE:
-        with pytest.raises(InputError, match=r"of='mean'|over all features of a datum at once"):
+        with pytest.raises(InputError, match=r"of='mean'|joint distribution over all features"):
             restored(name, Noise(0.3), lambda x: x, ENDLESS)
         return
     x, result = restored(name, Noise(0.3), with_gaps)
@@ -274,7 +276,7 @@ def test_noise_on_x_under_every_family(name: str) -> None:
 def test_a_matrix_of_x_under_every_family(name: str) -> None:
     matrix = torch.tensor([[1.0, 1.0, 0.0], [0.0, -0.5, 2.0]])
     if name != "Normal":
-        with pytest.raises(InputError, match=r"of='mean'|over all features of a datum at once"):
+        with pytest.raises(InputError, match=r"of='mean'|joint distribution over all features"):
             restored(name, Linear(matrix, 0.3), lambda x: x @ matrix.mT, ENDLESS)
         return
     x, result = restored(name, Linear(matrix, 0.3), lambda x: x @ matrix.mT)

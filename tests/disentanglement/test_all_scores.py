@@ -1,4 +1,4 @@
-"""All scores of one representation at once."""
+"""All scores of a representation in one call."""
 
 from math import log, sqrt
 
@@ -8,28 +8,28 @@ from torch import Tensor
 
 from pyrovae import InputError
 from pyrovae.disentanglement import disentanglement
-from tests.disentanglement.codes import SIZES, chance_of_sap, themselves
+from tests.disentanglement.codes import SIZES, identity, sap_of_perfect_codes
 
 
-def test_all_scores_at_once() -> None:
+def test_scores_of_the_factors_as_codes() -> None:
     def encode(factors: Tensor) -> Tensor:
         return torch.cat([factors.float(), torch.zeros(len(factors), 1)], 1)
 
     state = torch.get_rng_state()
-    got = disentanglement(encode, themselves, SIZES, num_samples=1500, progress=False)
+    got = disentanglement(encode, identity, SIZES, num_samples=1500, progress=False)
     assert torch.equal(torch.get_rng_state(), state)
     assert (got.factor_vae, got.beta_vae) == (1, 1)
     assert got.dci.disentanglement == pytest.approx(1, abs=1e-9)
     assert got.dci.completeness == pytest.approx(1, abs=1e-9)
     assert got.dci.informativeness == 1
-    want, error = chance_of_sap(SIZES, 500)
-    assert got.sap == pytest.approx(want, abs=error)
-    # Short of 1 by what the other factors seem to tell: 2 N I is chi-squared of 4 x 3 degrees of
-    # freedom at the most, and no entropy less than log 3.
-    short = (12 + 4.5 * sqrt(2 * 12)) / (2 * 1500) / log(3)
-    assert 1 - short < got.mig < 1
+    expected, error = sap_of_perfect_codes(SIZES, 500)
+    assert got.sap == pytest.approx(expected, abs=error)
+    # Less than 1 by the estimated information of the other factors: 2 N I is chi-squared with at
+    # most 4 x 3 degrees of freedom, and entropies are at least log 3.
+    gap = (12 + 4.5 * sqrt(2 * 12)) / (2 * 1500) / log(3)
+    assert 1 - gap < got.mig < 1
 
 
 def test_too_few_data_are_refused() -> None:
     with pytest.raises(InputError, match="num_samples is 9; give 10 or more"):
-        disentanglement(themselves, themselves, SIZES, num_samples=9)
+        disentanglement(identity, identity, SIZES, num_samples=9)

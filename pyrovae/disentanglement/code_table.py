@@ -1,4 +1,4 @@
-"""Scores of a table of codes and factors: MIG, DCI and SAP."""
+"""Scores from a table of codes and factors: MIG, DCI and SAP."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,37 +15,37 @@ from ..progress import LateProgress
 
 __all__ = [
     "DCI",
-    "FEWEST",
-    "checked",
+    "MIN_DATA",
     "dci",
     "forest_scores",
     "is_dead",
     "mutual_information",
     "mutual_information_gap",
+    "prepare_table",
     "sap",
 ]
 
-FEWEST = 10
-"""Data, votes or points that there must be."""
+MIN_DATA = 10
+"""Minimum number of data, of votes per factor, or of points per factor."""
 
 _TEST_FRACTION = 1 / 3
 
 _NUM_TREES = 100
 
-_SMALLEST_LEAF = 0.01
-"""Share of the data."""
+_MIN_LEAF_FRACTION = 0.01
+"""Minimum fraction of the data in a leaf."""
 
 _ROUND_OFF = 1e-6
 
 
 @dataclass(frozen=True)
 class DCI:
-    """Scores of Eastwood and Williams (2018), from 0 to 1, the best.
+    """Scores of Eastwood and Williams (2018), from 0 to 1; higher is better.
 
     Attributes:
-        disentanglement: how far each latent is of use for one factor alone.
-        completeness: how far one latent alone is of use for each factor.
-        informativeness: share of test data whose factors are predicted rightly from the codes.
+        disentanglement: how far each latent is important for only one factor.
+        completeness: how far each factor needs only one latent.
+        informativeness: accuracy of predicting factors of test data from the codes.
     """
 
     disentanglement: float
@@ -56,22 +56,23 @@ class DCI:
 def mutual_information(
     codes: Float[Tensor, "data latents"], factors: Int[Tensor, "rows factors"], num_bins: int = 20
 ) -> Float[Tensor, "latents factors"]:
-    """I(z_i; v_j) of each latent z_i and factor v_j, in nats, by counting.
+    """Mutual information I(z_i; v_j) of each latent z_i and factor v_j in nats, from counts.
 
         I(z; v) = sum_{b, v} p(b, v) log p(b, v) / (p(b) p(v)),   b the bin of z
 
-    Each latent is cut into bins of equal width from its least to its greatest value, as by
-    Locatello et al. (2019); p are shares of the data. The estimate is too high, by about
-    (bins - 1) (values - 1) / (2 data). A dead latent, one that does not vary, has none.
+    Each latent is divided into bins of equal width between its minimum and maximum, as in
+    Locatello et al. (2019); p are fractions of the data. The estimate is biased upwards by about
+    (bins - 1) (values - 1) / (2 data). A dead latent has mutual information 0.
 
     Raises:
-        InputError: if codes and factors differ in length, there are fewer than two of either, a
-            code is not finite, a factor has one value only, or there are fewer than two bins.
+        InputError: if codes and factors differ in length, there are fewer than two latents or
+            factors, a code is not finite, a factor has only one value, or there are fewer than two
+            bins.
     """
-    codes, factors = checked(codes, factors)
+    codes, factors = prepare_table(codes, factors)
     if num_bins < 2:
         raise InputError(f"num_bins is {num_bins}; give 2 or more")
-    bins = _bins(codes, num_bins)
+    bins = _bin_codes(codes, num_bins)
     start = num_bins * torch.arange(bins.shape[1])
     columns = []
     for factor in factors.unbind(1):
@@ -79,8 +80,8 @@ def mutual_information(
         cell = (bins + start) * len(values) + value[:, None]
         counts = torch.bincount(cell.flatten(), minlength=codes.shape[1] * num_bins * len(values))
         p = counts.double().view(-1, num_bins, len(values)) / len(codes)
-        apart = p.sum(2, keepdim=True) * p.sum(1, keepdim=True)
-        columns.append((torch.xlogy(p, p) - torch.xlogy(p, apart)).sum((1, 2)).clamp_min(0))
+        product = p.sum(2, keepdim=True) * p.sum(1, keepdim=True)
+        columns.append((torch.xlogy(p, p) - torch.xlogy(p, product)).sum((1, 2)).clamp_min(0))
     return torch.stack(columns, 1)
 
 
@@ -91,9 +92,10 @@ def mutual_information_gap(
 
         MIG = 1/F sum_j (I(z_(1); v_j) - I(z_(2); v_j)) / H(v_j)
 
-    with z_(1) and z_(2) the two latents that tell most of factor v_j. Left open: the estimator;
-    here, :func:`mutual_information` of codes in bins, and the entropy H of the values in the data.
-    A factor of more values than bins scores less than 1 though one latent hold it all.
+    where z_(1) and z_(2) are the two latents with the largest mutual information with factor v_j.
+    The paper leaves the estimator open; this one uses :func:`mutual_information` of binned codes,
+    and the entropy H of the values in the data. A factor with more values than bins scores less
+    than 1 even if one latent determines it.
 
     Raises:
         InputError: as :func:`mutual_information` does.
@@ -111,27 +113,28 @@ def dci(
 ) -> DCI:
     """Disentanglement, completeness and informativeness (Eastwood and Williams 2018).
 
-    A classifier predicts each factor j from all latents; R_ij is how important latent i is to it.
+    A classifier predicts each factor j from all latents; R_ij is the importance of latent i.
 
         disentanglement = sum_i r_i (1 - H(R_i. / sum_j R_ij) / log F),   r_i = sum_j R_ij / sum R
         completeness    = 1/F sum_j (1 - H(R_.j) / log D)
 
-    for F factors and D latents, H the entropy of shares. Left open: the classifier, and what
-    importance is. Here: scikit-learn's random forest of 100 trees, which may split by any
-    latent and whose leaves hold 1 percent of the data or more; its decrease of the Gini
-    impurity, of sum 1 for each factor; and informativeness the accuracy on a third of the data,
-    set aside at random, in place of an error. Where no latent is of any use, both scores are 0.
+    for F factors and D latents, where H is the entropy of fractions. The paper leaves the
+    classifier and the importance open. This implementation uses scikit-learn's random forest of 100
+    trees, with all latents considered at each split and at least 1 percent of the data in each
+    leaf; its decrease of the Gini impurity, normalised to sum 1 for each factor, as importance; and
+    the accuracy on a random third of the data, held out, as informativeness instead of an error.
+    If no latent is important, both scores are 0.
 
     Arguments:
         codes: z of each datum.
         factors: v of each datum.
-        seed: of the data set aside and the trees.
-        progress: show a bar where it takes more than two seconds.
+        seed: seed of the held-out data and the trees.
+        progress: show a progress bar if the work takes more than two seconds.
 
     Raises:
         InputError: as :func:`mutual_information` does, or if there are fewer than 10 data.
     """
-    codes, factors = checked(codes, factors)
+    codes, factors = prepare_table(codes, factors)
     with LateProgress("DCI", factors.shape[1]) as bar:
         return forest_scores(codes, factors, seed, bar.advance if progress else lambda: None)
 
@@ -143,20 +146,21 @@ def sap(
 
         SAP = 1/F sum_j (S_(1)j - S_(2)j)
 
-    with S_ij the balanced accuracy, the mean over values of factor j, at which latent i alone
-    predicts it, and S_(1), S_(2) the greatest two. A dead latent has accuracy 0. Left open: how
-    thresholds are found; here, by scikit-learn's decision tree with as many leaves as the factor
-    has values, all values of equal weight, from two thirds of the data, and its accuracy on the
-    third set aside at random. Others use linear classifiers, as Locatello et al. (2019) do, by
-    which one latent cannot tell the middle values of an ordered factor.
+    where S_ij is the balanced accuracy, the mean over values of factor j, of predicting it from
+    latent i alone, and S_(1), S_(2) are the two largest. A dead latent has accuracy 0. The paper
+    leaves open how to find thresholds. This implementation uses scikit-learn's decision tree with
+    as many leaves as the factor has values, all values weighted equally, fitted to two thirds of
+    the data; a random third, held out, gives the accuracy. Others, such as Locatello et al. (2019),
+    use linear classifiers, which cannot identify the middle values of an ordered factor from one
+    latent.
 
-    A factor of n values scores about 1 - 1/n at the most where a second latent is alive, which is
-    right for one value in n by chance.
+    A factor of n values scores at most about 1 - 1/n if a second latent is alive, because that
+    latent is right by chance for one value in n.
 
     Arguments:
         codes: z of each datum.
         factors: v of each datum.
-        seed: of the data set aside and the trees.
+        seed: seed of the held-out data and the trees.
 
     Raises:
         InputError: as :func:`mutual_information` does, or if there are fewer than 10 data.
@@ -164,9 +168,9 @@ def sap(
     from sklearn.tree import DecisionTreeClassifier
     from sklearn.utils.class_weight import compute_sample_weight
 
-    codes, factors = checked(codes, factors)
+    codes, factors = prepare_table(codes, factors)
     alive = (~is_dead(codes)).nonzero()[:, 0].tolist()
-    z, z_test, v, v_test = _set_aside(codes, factors, seed)
+    z, z_test, v, v_test = _split_data(codes, factors, seed)
     accuracy = np.zeros((codes.shape[1], factors.shape[1]))
     for j in range(factors.shape[1]):
         weight = compute_sample_weight("balanced", v_test[:, j])
@@ -187,14 +191,14 @@ def forest_scores(
     seed: int,
     advance: Callable[[], None],
 ) -> DCI:
-    """What :func:`dci` gives, of codes and factors that were checked; advances at each factor."""
+    """The scores of :func:`dci` for a prepared table; calls advance after each factor."""
     from sklearn.ensemble import RandomForestClassifier
 
-    z, z_test, v, v_test = _set_aside(codes, factors, seed)
+    z, z_test, v, v_test = _split_data(codes, factors, seed)
     importance, accuracy = [], []
     for value, value_test in zip(v.T, v_test.T, strict=True):
         forest = RandomForestClassifier(
-            _NUM_TREES, min_samples_leaf=_SMALLEST_LEAF, max_features=None, random_state=seed
+            _NUM_TREES, min_samples_leaf=_MIN_LEAF_FRACTION, max_features=None, random_state=seed
         )
         forest.fit(z, value)
         importance.append(torch.from_numpy(forest.feature_importances_))
@@ -205,7 +209,7 @@ def forest_scores(
 
 
 def _concentration(table: Float[Tensor, "rows columns"]) -> float:
-    """1 - H / log columns of the shares in each row, averaged by the sums of the rows."""
+    """1 - H / log(columns) of the fractions in each row, averaged with the row sums as weights."""
     total = table.sum(1, keepdim=True)
     if not total.any():
         return 0.0
@@ -213,17 +217,19 @@ def _concentration(table: Float[Tensor, "rows columns"]) -> float:
     return float(((1 - entropy) * total[:, 0]).sum() / total.sum())
 
 
-def _set_aside(codes: Tensor, factors: Tensor, seed: int) -> Any:
-    """Codes to learn from and to test by, then factors likewise, as arrays."""
+def _split_data(codes: Tensor, factors: Tensor, seed: int) -> Any:
+    """Training codes, test codes, training factors and test factors, as arrays."""
     from sklearn.model_selection import train_test_split
 
-    if len(codes) < FEWEST:
-        raise InputError(f"{len(codes)} data are too few to learn from; give {FEWEST} or more")
+    if len(codes) < MIN_DATA:
+        raise InputError(
+            f"{len(codes)} data are too few to fit classifiers; give at least {MIN_DATA}"
+        )
     arrays = (codes.numpy(), factors.numpy())
     return train_test_split(*arrays, test_size=_TEST_FRACTION, random_state=seed)
 
 
-def _bins(codes: Float[Tensor, "data latents"], num: int) -> Int[Tensor, "data latents"]:
+def _bin_codes(codes: Float[Tensor, "data latents"], num: int) -> Int[Tensor, "data latents"]:
     lowest = codes.amin(0)
     width = (codes.amax(0) - lowest) / num
     return ((codes - lowest) / width.where(width > 0, 1)).long().clamp_max(num - 1)
@@ -235,12 +241,14 @@ def _entropies(factors: Int[Tensor, "data factors"]) -> Float[Tensor, "factors"]
 
 
 def is_dead(codes: Float[Tensor, "data latents"]) -> Bool[Tensor, "latents"]:
-    """Whether a latent varies by no more than round-off."""
+    """Whether each latent varies by no more than rounding errors."""
     return codes.amax(0) - codes.amin(0) <= _ROUND_OFF * codes.abs().amax(0)
 
 
-def checked(codes: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes, in double precision, and factors; both on the CPU, dead latents at zero.
+def prepare_table(codes: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Check codes and factors, and move them to the CPU.
+
+    Returned codes are in double precision, with zeros for dead latents.
 
     Raises:
         InputError: as :func:`mutual_information` does.
@@ -249,9 +257,9 @@ def checked(codes: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
         raise InputError(f"there are {len(codes)} codes for factors of {len(factors)} data")
     for what, table in (("latents", codes), ("factors", factors)):
         if table.shape[1] < 2:
-            raise InputError(f"{what} are {table.shape[1]} in number; scores compare 2 or more")
+            raise InputError(f"there are {table.shape[1]} {what}; scores need at least 2")
     if not bool(codes.isfinite().all()):
-        raise InputError("codes are NaN or infinite; give finite ones")
+        raise InputError("codes must be finite, but some are NaN or infinite")
     codes, factors = codes.detach().cpu().double(), factors.cpu()
     for j, factor in enumerate(factors.T):
         if len(factor.unique()) < 2:
