@@ -66,9 +66,8 @@ class FlowDistribution(TorchDistribution):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         e = self.base.rsample(sample_shape)
-        with torch.autocast(
-            e.device.type, enabled=False
-        ):  # log_jacobian must belong to exactly this sample
+        # In half precision, log_jacobian would not belong to exactly this sample.
+        with torch.autocast(e.device.type, enabled=False):
             z, log_jacobian = self.transform.call_and_ladj(e)
         log_prob = self.base.log_prob(e) - log_jacobian
         self._last_sample = z, z._version, log_prob, torch.is_grad_enabled()

@@ -186,9 +186,8 @@ class LowRankNormal(dist.LowRankMultivariateNormal):
     def marginal(self, observed: Bool[Tensor, "*batch entries"]) -> "LowRankNormal":
         """The normal of the observed entries; missing entries hold 0."""
         factor = self._unbroadcasted_cov_factor
-        diag = self._unbroadcasted_cov_diag - self._jitter * factor.square().sum(
-            -1
-        )  # which __init__ adds again
+        # Without the jitter, which __init__ adds again.
+        diag = self._unbroadcasted_cov_diag - self._jitter * factor.square().sum(-1)
         marginal = LowRankNormal(
             self.loc.masked_fill(~observed, 0.0),
             factor.masked_fill(~observed.unsqueeze(-1), 0.0),

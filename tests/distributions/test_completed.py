@@ -94,9 +94,11 @@ def normal_and_counts(*batch: int) -> Blocks:
     return Blocks([normal, counts])
 
 
-@pytest.mark.parametrize(
-    ("make", "size"), [(independent_gammas, 4), (low_rank, 4), (normal_and_counts, 6)]
-)
+DISTRIBUTIONS = [(independent_gammas, 4), (low_rank, 4), (normal_and_counts, 6)]
+"""Functions that build a distribution of a batch shape, and the sizes of their events."""
+
+
+@pytest.mark.parametrize(("make", "size"), DISTRIBUTIONS)
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
 def test_nothing_or_everything_observed(make: Any, size: int, batch: tuple[int, ...]) -> None:
     p = make(*batch)
@@ -115,9 +117,7 @@ def test_nothing_or_everything_observed(make: Any, size: int, batch: tuple[int, 
     torch.testing.assert_close(empty.log_prob(filled), torch.zeros(batch), atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("make", "size"), [(independent_gammas, 4), (low_rank, 4), (normal_and_counts, 6)]
-)
+@pytest.mark.parametrize(("make", "size"), DISTRIBUTIONS)
 def test_one_distribution_for_many_data_gives_independent_samples(make: Any, size: int) -> None:
     y = torch.full((5, size), NAN)
     y[:, 0] = torch.arange(1.0, 6)
