@@ -173,7 +173,7 @@ def test_states_are_of_whole_parameters(tmp_path: Path) -> None:
 REFUSED: dict[str, Settings] = {
     "cannot be recorded; give 'auto' or False": {"compile": True},
     "leave shards at 2": {"shards": 4},
-    "a batch of 7 data cannot be cut into 2 shards of one size": {"batch_size": 7},
+    "a batch of 7 data cannot be cut into 2 shards of equal size": {"batch_size": 7},
     "a batch of 1 data cannot be cut": {"data": counts(17)},
 }
 
@@ -195,4 +195,4 @@ def test_what_cannot_be_had_of_them_is_refused(tmp_path: Path) -> None:
         *sentences, alone = each.out.splitlines()
         for words, sentence in zip(REFUSED, sentences, strict=True):
             assert words in sentence
-        assert "with group=torch.distributed.group.WORLD" in alone
+        assert "give fit group=torch.distributed.group.WORLD" in alone

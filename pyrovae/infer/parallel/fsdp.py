@@ -1,4 +1,4 @@
-"""Tensors of which each process holds a part: torch's ``DTensor``, by ``fully_shard``."""
+"""Tensors that are split over processes: torch's ``DTensor``, from ``fully_shard``."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeGuard
@@ -15,22 +15,24 @@ __all__ = ["check_split", "gather", "is_split", "shard_like", "sum_each", "total
 
 
 def is_split(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Whether each process holds a part of it alone."""
+    """Whether each process holds only a part of the tensor."""
     return isinstance(tensor, DTensor)
 
 
 def check_split(modules: Iterable[nn.Module], processes: Processes | None, num_shards: int) -> bool:
-    """Whether parameters of modules are split; these then let go of what they gather after use.
+    """Check modules with split parameters; return whether there are any.
 
-    Their gradients are averaged as ``fully_shard`` does: over processes, with equal weights.
+    ``fully_shard`` averages gradients over processes with equal weights, which is the mean over the
+    shards of a batch only if each process has one shard. Split modules are set to free gathered
+    parameters after each forward pass.
 
     Arguments:
-        modules: that are trained.
-        processes: those that train together; None where there are no shards of a batch.
-        num_shards: of a batch.
+        modules: the modules that are trained.
+        processes: the processes that train together; None if batches are not sharded.
+        num_shards: number of shards of a batch.
 
     Raises:
-        InputError: if that is not the mean over shards of a batch.
+        InputError: if processes and shards do not match the split.
     """
     modules = list(modules)
     found = [p for module in modules for p in module.parameters(recurse=False) if is_split(p)]
@@ -39,22 +41,22 @@ def check_split(modules: Iterable[nn.Module], processes: Processes | None, num_s
     num = max(parameter.device_mesh.size() for parameter in found)
     if processes is None or not processes.num == num == num_shards:
         raise InputError(
-            f"parameters are split over {num} processes (fully_shard): let these train together, "
-            f"with group=torch.distributed.group.WORLD, and leave shards at {num}"
+            f"parameters are split over {num} processes (fully_shard), which must then train "
+            f"together: give fit group=torch.distributed.group.WORLD, and leave shards at {num}"
         )
     for module in modules:
-        if isinstance(module, FSDPModule):  # else it would hold other parameters until it is used
+        if isinstance(module, FSDPModule):  # or the root would keep gathered parameters after use
             module.set_reshard_after_forward(True, recurse=False)
     return True
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """All of it, which the processes gather together."""
+    """The whole tensor, which all processes gather together."""
     return tensor.full_tensor() if is_split(tensor) else tensor
 
 
 def shard_like(value: Tensor, tensor: Tensor) -> Tensor:
-    """A value that is whole in each process, split as a tensor is."""
+    """Split a value that each process holds as a whole, in the way that ``tensor`` is split."""
     if not is_split(tensor):
         return value
     mesh = tensor.device_mesh
@@ -62,22 +64,24 @@ def shard_like(value: Tensor, tensor: Tensor) -> Tensor:
 
 
 def sum_each(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The sum of each; those of all that are split are added over processes in one go."""
-    found = [tensor.to_local().sum() if is_split(tensor) else tensor.sum() for tensor in tensors]
+    """The sum of each tensor; one reduction over processes serves all split tensors."""
+    local_sums = [
+        tensor.to_local().sum() if is_split(tensor) else tensor.sum() for tensor in tensors
+    ]
     split = [tensor for tensor in tensors if is_split(tensor)]
     if not split:
-        return found
+        return local_sums
     mesh = split[0].device_mesh
-    parts = [each for each, tensor in zip(found, tensors, strict=True) if is_split(tensor)]
+    parts = [each for each, tensor in zip(local_sums, tensors, strict=True) if is_split(tensor)]
     placements = [Partial()] * mesh.ndim
     totals = DTensor.from_local(torch.stack(parts), mesh, placements).full_tensor()
-    left = iter(totals.unbind())
+    remaining = iter(totals.unbind())
     return [
-        next(left) if is_split(tensor) else each
-        for each, tensor in zip(found, tensors, strict=True)
+        next(remaining) if is_split(tensor) else each
+        for each, tensor in zip(local_sums, tensors, strict=True)
     ]
 
 
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """The norm of all of them together."""
+    """The Euclidean norm of all tensors together."""
     return torch.stack(sum_each([tensor * tensor for tensor in tensors])).sum().sqrt()

@@ -1,4 +1,4 @@
-"""Several processes at one piece of work, as ``torch.distributed`` joins them."""
+"""Communication between the processes of a ``torch.distributed`` group."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -18,18 +18,19 @@ Result = TypeVar("Result")
 
 
 class Processes:
-    """This process among others.
+    """This process and the others of its group.
 
-    Where another one has ended, what they do together raises :class:`~pyrovae.errors.Separated`.
+    All processes must call the methods together. If another process has ended, a call raises
+    :class:`~pyrovae.errors.Separated`.
 
     Arguments:
-        group: of ``torch.distributed``; None for this process by itself.
+        group: a group of ``torch.distributed``; None for this process by itself.
 
     Attributes:
-        group: that which was given.
+        group: the group that was given.
         rank: number of this process.
-        num: how many there are.
-        device: of what they tell each other beside gradients.
+        num: number of processes.
+        device: device of the small tensors that processes exchange.
     """
 
     def __init__(self, group: ProcessGroup | None = None) -> None:
@@ -41,43 +42,47 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """Whether this process is the one that writes files and prints."""
         return self.rank == 0
 
     def all_reduce(self, tensor: Tensor) -> None:
-        """Put the sum over all processes in place of a tensor."""
+        """Replace a tensor by its sum over all processes, in place."""
         if self.group is not None:
-            with self._together():
+            with self._detect_separation():
                 dist.all_reduce(tensor, group=self.group)
 
     def broadcast(self, tensor: Tensor) -> None:
-        """Put the tensor of the first process in place of all."""
+        """Replace a tensor by that of the first process, in place."""
         if self.group is not None:
-            whole = tensor.contiguous()
-            with self._together():
-                dist.broadcast(whole, group_src=0, group=self.group)
-            if whole is not tensor:
-                tensor.copy_(whole)
+            contiguous = tensor.contiguous()
+            with self._detect_separation():
+                dist.broadcast(contiguous, group_src=0, group=self.group)
+            if contiguous is not tensor:
+                tensor.copy_(contiguous)
 
     def broadcast_text(self, text: str) -> str:
-        """The text that the first process has."""
-        return self._text_of(0, text)
+        """The text of the first process."""
+        return self._broadcast_text_from(0, text)
 
     def first_nonempty_text(self, text: str) -> str:
-        """The text of the first process that has one; empty where none has."""
-        has_one = torch.zeros(self.num, device=self.device)
-        has_one[self.rank] = float(bool(text))
-        self.all_reduce(has_one)
-        return self._text_of(int(has_one.argmax()), text) if has_one.any() else ""
+        """The text of the lowest-ranked process whose text is not empty; empty if all are."""
+        has_text = torch.zeros(self.num, device=self.device)
+        has_text[self.rank] = float(bool(text))
+        self.all_reduce(has_text)
+        if not has_text.any():
+            return ""
+        return self._broadcast_text_from(int(has_text.argmax()), text)
 
     def run_in_all(self, work: Callable[[], Result]) -> Result:
-        """Do something, and raise what the first that cannot raises, in all processes.
+        """Call a function in each process; if one raises InputError, all raise it.
+
+        The message is that of the lowest-ranked process that raised.
 
         Arguments:
-            work: in which they may not do anything together.
+            work: the function, which must not communicate between processes.
 
         Raises:
-            InputError: if one of them raised it.
+            InputError: if the function raised it in any process.
         """
         if self.group is None:
             return work()
@@ -86,25 +91,25 @@ class Processes:
             result = work()
         except InputError as error:
             message = str(error).partition("\n")[0] or type(error).__name__
-        said = self.first_nonempty_text(message)
-        if said:
-            raise Agreed(said)
+        first_message = self.first_nonempty_text(message)
+        if first_message:
+            raise Agreed(first_message)
         return cast(Result, result)
 
     def run_in_first(self, work: Callable[[], object]) -> None:
-        """Let the first process do something, while the others wait.
+        """Call a function in the first process alone, while the others wait.
 
         Raises:
-            InputError: in all of them, if it raised it.
+            InputError: in all processes, if the function raised it.
         """
         self.run_in_all(lambda: work() if self.is_first else None)
 
-    def _text_of(self, rank: int, text: str) -> str:
+    def _broadcast_text_from(self, rank: int, text: str) -> str:
         if self.group is None:
             return text
         data = torch.tensor(list(text.encode()), dtype=torch.uint8, device=self.device)
         size = torch.tensor([len(data)], device=self.device)
-        with self._together():
+        with self._detect_separation():
             dist.broadcast(size, group_src=rank, group=self.group)
             if self.rank != rank:
                 data = torch.zeros(int(size), dtype=torch.uint8, device=self.device)
@@ -113,10 +118,10 @@ class Processes:
         return bytes(data.tolist()).decode()
 
     @contextmanager
-    def _together(self) -> Iterator[None]:
+    def _detect_separation(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:  # DistBackendError among them; gloo raises it as it is
+        except RuntimeError as error:  # or its subclass DistBackendError; gloo raises the base
             raise Separated(
                 f"process {self.rank} of {self.num} stopped, as another one did not answer: "
                 f"{_reason(error)}"
@@ -124,6 +129,6 @@ class Processes:
 
 
 def _reason(error: Exception) -> str:
-    """What torch says, without the place in its code and without its advice."""
+    """The first sentence of torch's message, without the location in its code."""
     line = (str(error).splitlines() or [""])[0]
     return re.sub(r"^\[[^]]*:\d+\] ", "", line).partition(". ")[0]

@@ -1,4 +1,4 @@
-"""Data parallelism: parts of each batch, each with noise of its own, shared out among processes."""
+"""Data parallelism: processes share the shards of each batch, and each shard has its own noise."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -19,30 +19,30 @@ __all__ = ["Shards", "seed_all"]
 
 Gradients = list[Tensor | None]
 
-_SEEDS = 2**63 - 1
+_NUM_SEEDS = 2**63 - 1
 
-_STOP, _KEEP = range(2)
+_STOP, _SAVE = range(2)
 
 
 class Shards:
-    """S shards of each batch, and the means over them of what a step gives.
+    """Splits each batch into S shards, and averages losses and gradients over them.
 
-    The gradient of a batch of B data is the mean of those of its shards, of B_s data each,
+    The gradient of a batch of B data is the weighted mean over its shards of B_s data each,
 
         g = sum_s (B_s / B) g_s,
 
-    where each shard stands for all data, as the plate over them scales it: this is the gradient
-    of the whole batch for every objective that is a mean over data. Shard s of step t draws from
-    a seed of its own, made of (seed, t, s), so that a fit depends on the number of its shards, to
-    round-off, but not on that of the processes, which take every P-th of them.
+    where the plate over data scales each shard up to all data. This is the gradient of the whole
+    batch for every objective that is a mean over data. Process p of P computes every P-th shard.
+    Shard s of step t draws from its own seed, made of (seed, t, s), so that a fit depends, to
+    round-off, on the number of shards but not on the number of processes.
 
-    Buffers start from the same values in each shard, and end as the mean; whole numbers, as those
-    of the first process.
+    Buffers start from the same values in each shard, and end as the mean over shards; integer
+    buffers end as in the first process.
 
     Arguments:
         num: S.
-        processes: those that take part, which all go through the same steps.
-        seed: of all noise; unless given, that of the first process is drawn for all.
+        processes: the processes that share the shards; all take the same steps.
+        seed: seed of all noise; unless given, the first process draws one for all.
 
     Raises:
         InputError: if there are fewer shards than processes.
@@ -56,21 +56,21 @@ class Shards:
             )
         self.num = num
         self.processes = processes
-        drawn = torch.randint(_SEEDS, ()) if seed is None else torch.tensor(seed)
-        drawn = drawn.to(processes.device)
-        processes.broadcast(drawn)
-        self.seed = int(drawn)
-        self._asked = [False, False]
+        shared = torch.randint(_NUM_SEEDS, ()) if seed is None else torch.tensor(seed)
+        shared = shared.to(processes.device)
+        processes.broadcast(shared)
+        self.seed = int(shared)
+        self._requests = [False, False]
         self.should_stop = False
         self.should_save = False
 
     @property
     def local_shards(self) -> range:
-        """Numbers of the shards that this process takes."""
+        """Numbers of the shards that this process computes."""
         return range(self.processes.rank, self.num, self.processes.num)
 
     def split(self, args: Sequence[Any]) -> list[tuple[float, tuple[Any, ...]]]:
-        """The arguments of each shard, with its share in the batch; fewer of small batches."""
+        """The share in the batch, and the arguments, of each shard; a small batch has fewer."""
         total = len(args[0])
         size = -(-total // self.num)
         shards = []
@@ -83,7 +83,7 @@ class Shards:
     def iterate_local(
         self, args: Sequence[Any], step: int
     ) -> Iterator[tuple[float, tuple[Any, ...]]]:
-        """The shards of a step that this process takes, each with its share and its own noise."""
+        """Yield share and arguments of each local shard, after seeding its noise."""
         parts = self.split(args)
         for number in self.local_shards:
             if number < len(parts):
@@ -91,89 +91,90 @@ class Shards:
                 yield parts[number]
 
     def check_divisible(self, num: int) -> None:
-        """Make sure that shards are of one size in a batch of so many data.
+        """Check that a batch of ``num`` data splits into shards of equal size.
 
         Raises:
-            InputError: if they are not.
+            InputError: if it does not.
         """
         if num % self.num:
             raise Agreed(
-                f"parameters are split over processes, which weigh alike in their gradients, and a "
-                f"batch of {num} data cannot be cut into {self.num} shards of one size; give a "
-                f"batch_size, and a number of data, that {self.num} divides"
+                f"a batch of {num} data cannot be cut into {self.num} shards of equal size, which "
+                "parameters that are split over processes need; give a batch_size, and a number of "
+                f"data, that {self.num} divides"
             )
 
     def request(self, *, stop: bool = False, save: bool = False) -> None:
-        """Have all processes know, after the next step, that this one is to stop, or keep."""
-        self._asked = [self._asked[_STOP] or stop, self._asked[_KEEP] or save]
+        """Ask all processes to stop, or to save a state, after the next step."""
+        self._requests = [self._requests[_STOP] or stop, self._requests[_SAVE] or save]
 
     @torch.no_grad()
     def average(
         self,
-        of_shard: Callable[[tuple[Any, ...]], tuple[Any, Gradients]],
+        compute_shard: Callable[[tuple[Any, ...]], tuple[Any, Gradients]],
         args: tuple[Any, ...],
         step: int,
         parameters: Sequence[Tensor],
         buffers: Sequence[Tensor],
         loss_spec: TreeSpec,
     ) -> tuple[Any, Gradients]:
-        """The loss and the gradients of a whole batch, from those of its shards.
+        """The loss and the gradients of a whole batch, as means over its shards.
 
         Arguments:
-            of_shard: gives them for the arguments of one.
-            args: of the batch, the same in all processes.
-            step: its number.
-            parameters: those that have gradients.
-            buffers: what a shard may write to.
-            loss_spec: the tree of losses.
+            compute_shard: computes loss and gradients from the arguments of a shard.
+            args: arguments of the batch, the same in all processes.
+            step: number of the step.
+            parameters: the parameters, in the order of the gradients.
+            buffers: the buffers that a shard may change.
+            loss_spec: tree structure of the loss.
 
         Raises:
-            InputError: in all processes, if there is a parameter more in one of the shards.
+            InputError: in all processes, if a shard declares a new parameter.
         """
         real = [each for each in buffers if each.is_floating_point()]
-        whole = [each for each in buffers if not each.is_floating_point()]
+        integer = [each for each in buffers if not each.is_floating_point()]
         before = [each.clone() for each in buffers]
-        of_one = parameters[0]
+        first = parameters[0]
         losses = [
-            torch.zeros((), dtype=of_one.dtype, device=of_one.device)
+            torch.zeros((), dtype=first.dtype, device=first.device)
             for _ in range(loss_spec.num_leaves)
         ]
         starts = [value for value in before if value.is_floating_point()]
-        means = _Means([*losses, *parameters, *real])
+        means = _RunningMeans([*losses, *parameters, *real])
         present, has_new = [False] * len(parameters), False
         if any(map(is_split, parameters)):
             self.check_divisible(len(args[0]))
         for share, part in self.iterate_local(args, step):
-            _write(buffers, before)
-            loss, gradients = of_shard(part)
+            _copy_into(buffers, before)
+            loss, gradients = compute_shard(part)
             has_new = len(gradients) > len(parameters)
             if has_new:
                 break
-            # Changes, which of constants are none, to the bit.
+            # Average changes rather than values, so that constant buffers keep every bit.
             pairs = zip(real, starts, strict=True)
             changes = [torch.where(b == start, 0.0, b - start) for b, start in pairs]
             means.add(share, [*leaves_of(loss), *gradients, *changes])
             present = [was or g is not None for was, g in zip(present, gradients, strict=True)]
         means.reduce(self.processes)
-        flags = self._told([*present, *self._asked, has_new], whole)
-        self._asked = [False, False]
+        flags = self._combine_flags([*present, *self._requests, has_new], integer)
+        self._requests = [False, False]
         *present, self.should_stop, self.should_save, has_new = flags
         if has_new:
             raise Agreed(
-                "a parameter first appeared after the first batch, and other shards do not know of "
-                "it; declare all parameters in each call of model and guide"
+                "a parameter first appeared after the first batch, so that other shards do not "
+                "know it; declare all parameters in each call of model and guide"
             )
         mean_losses = means.values[: len(losses)]
         mean_gradients = means.values[len(losses) : len(losses) + len(parameters)]
         mean_changes = means.values[len(losses) + len(parameters) :]
-        _write(real, [v + d for v, d in zip(starts, mean_changes, strict=True)])
+        _copy_into(real, [v + d for v, d in zip(starts, mean_changes, strict=True)])
         gradients = [
-            mean if there else None for mean, there in zip(mean_gradients, present, strict=True)
+            mean if is_present else None
+            for mean, is_present in zip(mean_gradients, present, strict=True)
         ]
         return unflatten(loss_spec, [each.clone() for each in mean_losses]), gradients
 
     def check_same_parameters(self, parameters: Sequence[Tensor]) -> None:
-        """Make sure that all processes hold the same parameters.
+        """Check that all processes hold the same parameters.
 
         Raises:
             InputError: if they do not.
@@ -186,35 +187,35 @@ class Shards:
         self.processes.all_reduce(sums)
         if not torch.allclose(sums, sums[0], rtol=0, atol=0, equal_nan=True):
             raise Agreed(
-                "processes came to hold different parameters: model or guide read what is not the "
-                "same in all of them, such as the time, a file, or a network that is trained in "
-                "one alone"
+                "processes came to hold different parameters, because model or guide depend on "
+                "something that differs between processes, such as the time, a file, or a network "
+                "that only one of them trains; make it the same in all"
             )
 
     def reseed(self) -> None:
-        """Go on, in all processes, with the same random numbers."""
+        """Give all processes the same random state."""
         seed_all(self.seed)
 
-    def _told(self, flags: list[bool], whole: list[Tensor]) -> list[bool]:
-        """Flags that are set in any process; whole numbers become those of the first."""
+    def _combine_flags(self, flags: list[bool], integer: list[Tensor]) -> list[bool]:
+        """Set each flag that is set in any process; copy integer buffers from the first."""
         if self.processes.num == 1:
             return flags
         device = self.processes.device
-        numbers = [each.to(device, torch.double).flatten() for each in whole]
-        told = torch.cat([torch.tensor(flags, dtype=torch.double, device=device), *numbers])
+        numbers = [each.to(device, torch.double).flatten() for each in integer]
+        message = torch.cat([torch.tensor(flags, dtype=torch.double, device=device), *numbers])
         if not self.processes.is_first:
-            told[len(flags) :] = 0
-        self.processes.all_reduce(told)
-        sizes = [each.numel() for each in whole]
-        for each, values in zip(whole, told[len(flags) :].split(sizes), strict=True):
+            message[len(flags) :] = 0
+        self.processes.all_reduce(message)
+        sizes = [each.numel() for each in integer]
+        for each, values in zip(integer, message[len(flags) :].split(sizes), strict=True):
             each.copy_(values.view_as(each))
-        return [count > 0 for count in told[: len(flags)].tolist()]
+        return [count > 0 for count in message[: len(flags)].tolist()]
 
 
-class _Means:
-    """Means of tensors over shards, one stretch of memory for each of their types.
+class _RunningMeans:
+    """Weighted means of tensors over shards, in one flat tensor for each type and device.
 
-    Of parameters that are split, what the one shard of this process has is the mean already.
+    The gradient of a split parameter is a mean over processes already, each with one shard.
 
     Arguments:
         like: tensors of the same shapes and types.
@@ -224,47 +225,47 @@ class _Means:
     """
 
     def __init__(self, like: Sequence[Tensor]) -> None:
-        places: dict[tuple[torch.dtype, torch.device], list[int]] = {}
-        for place, each in enumerate(like):
+        indices: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+        for index, each in enumerate(like):
             if is_split(each):
                 continue
-            places.setdefault((each.dtype, each.device), []).append(place)
+            indices.setdefault((each.dtype, each.device), []).append(index)
         self.values = list(like)
         self._flat = []
-        for (dtype, device), where in places.items():
-            sizes = [like[place].numel() for place in where]
+        for (dtype, device), group in indices.items():
+            sizes = [like[index].numel() for index in group]
             flat = torch.zeros(sum(sizes), dtype=dtype, device=device)
             self._flat.append(flat)
-            for place, values in zip(where, flat.split(sizes), strict=True):
-                self.values[place] = values.view(like[place].shape)
+            for index, values in zip(group, flat.split(sizes), strict=True):
+                self.values[index] = values.view(like[index].shape)
 
     def add(self, share: float, tensors: Sequence[Tensor | None]) -> None:
-        """Add what a shard has, by its share in the batch."""
-        for place, tensor in enumerate(tensors):
+        """Add the tensors of a shard, weighted by its share in the batch."""
+        for index, tensor in enumerate(tensors):
             if tensor is None:
                 continue
             if is_split(tensor):
-                self.values[place] = tensor
+                self.values[index] = tensor
             else:
-                self.values[place].add_(tensor, alpha=share)
+                self.values[index].add_(tensor, alpha=share)
 
     def reduce(self, processes: Processes) -> None:
-        """Add what other processes have."""
+        """Sum over processes."""
         for flat in self._flat:
             processes.all_reduce(flat)
 
 
-def _write(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+def _copy_into(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     for tensor, value in zip(tensors, values, strict=True):
         tensor.copy_(value)
 
 
 def seed_all(*numbers: int) -> None:
-    """Let all random generators begin anew, as if each of these numbers had seeds of its own."""
+    """Seed all random generators from these numbers together."""
     seed = int(SeedSequence(numbers).generate_state(1)[0])
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - the one that programs share
+    np.random.seed(seed)  # noqa: NPY002 - the generator that programs share
     if torch.accelerator.is_available():
         torch.manual_seed(seed)
-    else:  # what this also does costs ten times as much, to seed devices that are not there
+    else:  # torch.manual_seed would take ten times as long, to seed devices that do not exist
         torch.default_generator.manual_seed(seed)
