@@ -175,7 +175,7 @@ def fit(
         accumulate=accumulate,
         autocast=autocast,
         transform=train.finish if isinstance(train, Batches) else None,
-        on_compile=bar.compiling,
+        on_compile=bar.show_compiling,
         non_finite=non_finite,
         shards=parts,
         repeatable=snapshots is not None,

@@ -1,4 +1,4 @@
-"""What a fit went through."""
+"""The history of a fit: one record for each epoch."""
 
 from dataclasses import asdict, dataclass, field
 from math import isfinite
@@ -16,9 +16,9 @@ __all__ = ["Epoch", "History"]
 class Epoch:
     """Means over one pass through the data, per datum, in nats.
 
-    The loss is minus the objective; for the ELBO, ``loss = reconstruction + kl``. The training
-    figures are those before each step. The validation loss is minus the objective where that is a
-    bound on log p(x), and minus the ELBO where it is not; None where there are no validation data.
+    The loss is minus the objective; for the ELBO, ``loss = reconstruction + kl``. Training figures
+    are computed before each update. The validation loss is minus the objective if that is a bound
+    on log p(x), and minus the ELBO otherwise; None without validation data.
     """
 
     epoch: int
@@ -34,12 +34,12 @@ class Epoch:
 
 @dataclass
 class History:
-    """What a fit went through, and the pair that it trained.
+    """The epochs of a fit, and the pair that it trained.
 
     Attributes:
-        epochs: one entry a pass, in order.
-        stopped_early: whether patience ran out.
-        num_skipped: steps that were left out, as they were not finite.
+        epochs: one entry for each epoch, in order.
+        stopped_early: whether the fit stopped because patience ran out.
+        num_skipped: number of steps that were skipped because they were not finite.
     """
 
     _pair: Pair = field(repr=False)
@@ -49,25 +49,25 @@ class History:
 
     @property
     def model(self) -> PyroFunction:
-        """The model with the trained parameters, also where these are ``pyro.param``s."""
+        """The model with the trained parameters, ``pyro.param``s included."""
         return self._pair.model
 
     @property
     def guide(self) -> PyroFunction:
-        """The guide likewise."""
+        """The guide with the trained parameters, ``pyro.param``s included."""
         return self._pair.guide
 
     @property
     def params(self) -> dict[str, Tensor]:
-        """What was declared with ``pyro.param`` and ``pyro.module``, by name, as it is now."""
+        """Current values of the parameters from ``pyro.param`` and ``pyro.module``, by name."""
         return self._pair.params()
 
     def __getitem__(self, name: str) -> list[float]:
-        """One figure of every epoch, as in ``history["loss"]``."""
+        """One figure for every epoch, as in ``history["loss"]``."""
         return [getattr(epoch, name) for epoch in self.epochs]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dict an epoch."""
+        """One dict for each epoch."""
         return [asdict(epoch) for epoch in self.epochs]
 
     @property

@@ -1,4 +1,4 @@
-"""The processes that ``torchrun`` starts, found by what it tells them, and joined."""
+"""Find the processes that ``torchrun`` started, by its environment variables, and join them."""
 
 import os
 import sys
@@ -17,36 +17,38 @@ if TYPE_CHECKING:
 
 __all__ = ["is_first", "join_processes", "may_restart", "num_processes"]
 
-_LONGEST_WAIT = 300
-"""Seconds for which a process that has started waits for the others."""
+_MAX_WAIT = 300
+"""Seconds that a process waits for the others to start."""
 
 _POLL = 0.02
+"""Seconds between two looks at the store."""
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and speaks; so it is where it is the only one."""
+    """Whether this process writes files and prints; a process by itself does."""
     return not _is_launched() or os.environ.get("RANK", "0") == "0"
 
 
 def num_processes() -> int:
-    """How many there are."""
+    """Number of processes that torchrun started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1")) if _is_launched() else 1
 
 
 def may_restart() -> bool:
-    """Whether torchrun would."""
+    """Whether torchrun may start the processes again."""
     return _is_launched() and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
 
 
 @contextmanager
 def join_processes() -> Iterator[tuple["Processes", bool]]:
-    """Within, all of the processes are joined: by gloo, and by NCCL between GPUs.
+    """Join all processes in a group: by gloo, and by NCCL between GPUs.
 
-    Each takes the GPU of its number on its machine, where there are any.
+    Each process takes the GPU of its local rank, if there are any.
 
     Yields:
-        The processes, and whether torchrun has started them again, since one had died: by its
-        count in any of them, which is of each machine by itself, or by its store.
+        The processes, and whether torchrun has restarted them because one had died. The restart
+        count of any process shows this (each machine has its own count), and so does torchrun's
+        store.
     """
     import torch
     import torch.distributed as dist
@@ -55,7 +57,7 @@ def join_processes() -> Iterator[tuple["Processes", bool]]:
     from ..infer.parallel.processes import Processes
 
     if num_processes() == 1:
-        yield Processes(), _is_counted_as_restarted()
+        yield Processes(), _has_restart_count()
         return
     has_gpus = torch.cuda.is_available() and dist.is_nccl_available()
     if has_gpus:
@@ -70,10 +72,12 @@ def join_processes() -> Iterator[tuple["Processes", bool]]:
         world_size=num,
     )
     processes = Processes(dist.group.WORLD)
-    is_again = processes.is_first and store.add("pyrovae/starts", 1) > 1
-    said = processes.first_nonempty_text("again" if is_again or _is_counted_as_restarted() else "")
+    in_store = processes.is_first and store.add("pyrovae/starts", 1) > 1
+    is_restarted = processes.first_nonempty_text(
+        "restarted" if in_store or _has_restart_count() else ""
+    )
     try:
-        yield processes, bool(said)
+        yield processes, bool(is_restarted)
     except InputError as error:
         if not (processes.is_first or isinstance(error, Agreed)):
             print(f"pyrovae: process {processes.rank}: {error}", file=sys.stderr)
@@ -83,42 +87,43 @@ def join_processes() -> Iterator[tuple["Processes", bool]]:
 
 
 def _agree_on_start(store: "Store", rank: int, num: int) -> str:
-    """A name for this start, which all processes of it have, and none of an earlier one.
+    """Agree on a name for this start, which differs from the names of earlier starts.
 
-    The store of torchrun outlives a restart, with all that processes wrote that are no more: they
-    would be waited for where they were. So each process says a word of its own, the first repeats
-    what it hears until all have found theirs, and they answer with its word.
+    The store of torchrun survives a restart, with all that dead processes wrote; new processes
+    would take it for messages of their peers. So each process writes a random token, the first one
+    publishes all tokens that it reads, and each other process, once it finds its own token among
+    them, answers with the token of the first. That token is the name.
 
     Raises:
-        Separated: if one has not come within five minutes.
+        Separated: if a process has not started within five minutes.
     """
     own = token_hex(8)
-    deadline = monotonic() + _LONGEST_WAIT
+    deadline = monotonic() + _MAX_WAIT
 
-    def heard(key: str) -> str:
+    def read(key: str) -> str:
         return store.get(key).decode() if store.check([key]) else ""
 
     others = range(1, num)
     if rank:
-        store.set(f"pyrovae/word/{rank}", own)
+        store.set(f"pyrovae/token/{rank}", own)
     while monotonic() < deadline:
         if rank:
-            first, *words = heard("pyrovae/words").split() or [""]
-            if own in words:
+            first, *tokens = read("pyrovae/tokens").split() or [""]
+            if own in tokens:
                 store.set(f"pyrovae/answer/{rank}", first)
                 return first
         else:
-            words = [own, *(heard(f"pyrovae/word/{each}") or "?" for each in others)]
-            store.set("pyrovae/words", " ".join(words))
-            if all(heard(f"pyrovae/answer/{each}") == own for each in others):
+            tokens = [own, *(read(f"pyrovae/token/{each}") or "?" for each in others)]
+            store.set("pyrovae/tokens", " ".join(tokens))
+            if all(read(f"pyrovae/answer/{each}") == own for each in others):
                 return own
         sleep(_POLL)
     raise Separated(
-        f"process {rank} of {num} waited {_LONGEST_WAIT // 60} minutes for the others to start"
+        f"process {rank} of {num} waited {_MAX_WAIT // 60} minutes for the others to start"
     )
 
 
-def _is_counted_as_restarted() -> bool:
+def _has_restart_count() -> bool:
     return _is_launched() and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 

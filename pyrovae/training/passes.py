@@ -1,4 +1,4 @@
-"""Passes through the data: of training, and of validation."""
+"""Passes through the data, for training and for validation."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,27 +18,28 @@ from ..infer.svi.svi import SVI
 __all__ = ["Figures", "Pass", "iterate_steps", "own_batches", "validate"]
 
 _VALIDATION_SEED = 0
-"""Each validation uses the same noise, so that epochs differ by their parameters alone."""
+"""Each validation uses the same noise, so that epochs differ only in their parameters."""
 
 _BETWEEN_STEPS = 0
-"""In place of the number of a step, in the seeds of what is drawn for a whole batch."""
+"""Stands for the step number in the seeds of draws for a whole batch, such as its indices."""
 
 Figures = tuple[float, float, float]
-"""Loss, reconstruction and KL, in nats a datum."""
+"""Loss, reconstruction and KL, in nats per datum."""
 
 
 @dataclass
 class Pass:
-    """How far a pass through the data has come.
+    """Progress of one pass through the data.
 
     Attributes:
-        batches: those that are left.
-        total: sums of the loss and its terms over the data seen, and the number of these; those of
-            batches whose figures are not finite are left out where such steps are skipped.
-        seen: number of all data.
-        steps: batches taken.
-        random: random numbers at its start, from which its order follows.
-        one: the number, beside the figures.
+        batches: the batches that remain.
+        total: sums of the loss and its terms over the data seen, and the number of these data. If
+            steps that are not finite are skipped, batches whose figures are not finite are left
+            out.
+        seen: number of all data seen.
+        steps: number of batches used.
+        random: random state at the start of the pass, which determines the order of its data.
+        one: a 1 on the device, which counts the data of a batch in ``total``.
     """
 
     batches: Iterator[tuple[Any, ...]]
@@ -49,7 +50,7 @@ class Pass:
     one: Tensor | None = None
 
     def add(self, figures: Iterable[Tensor], num: int, *, skip: bool) -> None:
-        """Take in the mean figures of a batch of so many data."""
+        """Add the mean figures of a batch of ``num`` data; if ``skip``, only if they are finite."""
         figures = tuple(figures)
         if self.total is None:
             self.total = figures[0].new_zeros(len(figures) + 1)
@@ -63,7 +64,7 @@ class Pass:
         self.steps += 1
 
     def figures(self) -> Figures:
-        """Their means, which waits for the device.
+        """The mean figures of the data seen; this waits for the device.
 
         Raises:
             InputError: if there was no batch.
@@ -78,50 +79,50 @@ class Pass:
 def iterate_steps(
     batches: Batches | LoaderBatches, shards: Shards | None, number: int
 ) -> Iterator[tuple[Any, ...]]:
-    """The arguments of each step in a pass: of data where steps can reach them, their numbers.
+    """The arguments of each step in a pass: for data on the device, their indices.
 
     Arguments:
-        batches: what the pass is through.
-        shards: where batches are shared out, so that all processes shall see the same ones.
-        number: of the pass.
+        batches: the data.
+        shards: the shards of each batch, if any; all processes then draw the same batches.
+        number: number of the pass.
     """
     steps = map(batches.fetch, batches.indices()) if isinstance(batches, Batches) else iter(batches)
-    return steps if shards is None else _seeded(steps, shards.seed, _BETWEEN_STEPS, number)
+    return steps if shards is None else _seed_each(steps, shards.seed, _BETWEEN_STEPS, number)
 
 
 def validate(
     svi: SVI, batches: Batches | LoaderBatches | None, processes: Processes
 ) -> tuple[float | None, float | None, float | None]:
-    """The figures of held-out data, if any, which processes share out batch by batch."""
+    """The figures of held-out data, if any; processes share the batches."""
     if batches is None:
         return None, None, None
-    taken = Pass(iter(()))
-    processes = Processes() if svi.is_split else processes  # each needs the others' parts
+    done = Pass(iter(()))
+    processes = Processes() if svi.is_split else processes  # all must run the same batches
     with without_trace(()), svi.pair.eval_mode():
-        for batch in own_batches(_seeded(batches, _VALIDATION_SEED), processes):
-            taken.add(svi.evaluate_loss(*batch), len(batch[0]), skip=False)
+        for batch in own_batches(_seed_each(batches, _VALIDATION_SEED), processes):
+            done.add(svi.evaluate_loss(*batch), len(batch[0]), skip=False)
     device = svi.parameters[0].device
-    total = torch.zeros(4) if taken.total is None else taken.total
-    taken.total = total.to(device, torch.double)
-    processes.all_reduce(taken.total)
-    return taken.figures()
+    total = torch.zeros(4) if done.total is None else done.total
+    done.total = total.to(device, torch.double)
+    processes.all_reduce(done.total)
+    return done.figures()
 
 
 def own_batches(
     batches: Iterable[tuple[Any, ...]], processes: Processes
 ) -> Iterator[tuple[Any, ...]]:
-    """Every so manyth batch, beginning with that of this process."""
+    """The batches of this process: every P-th of P processes, from its rank on."""
     return (batch for i, batch in enumerate(batches) if i % processes.num == processes.rank)
 
 
-def _seeded(batches: Iterable[tuple[Any, ...]], *numbers: int) -> Iterator[tuple[Any, ...]]:
-    """The batches, each drawn and used with random numbers of its own."""
-    left, place = iter(batches), 0
+def _seed_each(batches: Iterable[tuple[Any, ...]], *numbers: int) -> Iterator[tuple[Any, ...]]:
+    """The batches, each drawn and used with its own random seed."""
+    remaining, number = iter(batches), 0
     while True:
-        place += 1
-        seed_all(*numbers, place)
+        number += 1
+        seed_all(*numbers, number)
         try:
-            batch = next(left)
+            batch = next(remaining)
         except StopIteration:
             return
         yield batch

@@ -1,4 +1,4 @@
-"""The progress bar of training, which never waits for the device more than it must."""
+"""The progress bar of training, which seldom waits for the device."""
 
 from time import perf_counter
 from types import TracebackType
@@ -12,15 +12,15 @@ from .passes import Pass
 __all__ = ["TrainingProgress"]
 
 _READ_EVERY = 0.5
-"""Seconds between two readings of the running loss, each of which waits for the device."""
+"""Seconds between two readings of the running loss; each reading waits for the device."""
 
 
 class TrainingProgress:
-    """Shows epoch, loss, reconstruction, KL (nats a datum) and data a second.
+    """Shows epoch, loss, reconstruction, KL (nats per datum) and data per second.
 
     Arguments:
-        epochs: passes through the data.
-        num_batches: steps in a pass.
+        epochs: number of passes through the data.
+        num_batches: number of steps in a pass.
         enabled: whether to show anything.
     """
 
@@ -56,11 +56,11 @@ class TrainingProgress:
         self._progress.stop()
 
     def start_at(self, epochs: int, steps: int) -> None:
-        """So many epochs and steps are done already."""
+        """Begin after this many finished epochs and steps."""
         self._epoch = min(epochs + 1, self._epochs)
         self._progress.update(self._task, epoch=self._epoch, completed=steps)
 
-    def step_done(self, taken: Pass) -> None:
+    def step_done(self, pass_: Pass) -> None:
         """Advance by a step of a pass."""
         if self._progress.disable:
             return
@@ -68,16 +68,16 @@ class TrainingProgress:
         now = perf_counter()
         if now - self._last_read > _READ_EVERY:
             self._last_read = now
-            self._rate = f", {taken.seen / (now - self._epoch_start):,.0f}/s"
-            self._show(*taken.figures())
+            self._rate = f", {pass_.seen / (now - self._epoch_start):,.0f}/s"
+            self._show(*pass_.figures())
 
-    def compiling(self) -> None:
-        """Say that the compiler is at work, during which no step is taken."""
-        self._progress.update(self._task, figures="compiling the step, once: some 15 s")
+    def show_compiling(self) -> None:
+        """Show that training waits for the compiler."""
+        self._progress.update(self._task, figures="compiling the step once: about 15 s")
         self._progress.refresh()
 
     def epoch_done(self, epoch: Epoch, size: int) -> None:
-        """Show the means of a finished epoch over size data."""
+        """Show the means of a finished epoch over ``size`` data."""
         self._rate = f", {size / epoch.seconds:,.0f}/s"
         if epoch.validation_loss is not None:
             self._validation = f", val {epoch.validation_loss:.2f}"

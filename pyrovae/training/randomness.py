@@ -1,4 +1,4 @@
-"""The random generators of Python, NumPy and torch, as a state that can be kept."""
+"""Save and restore the random state of Python, NumPy and torch."""
 
 import random
 from typing import Any
@@ -13,11 +13,13 @@ __all__ = ["random_state", "set_random_state"]
 
 
 def random_state(*own: Generator) -> State:
-    """The state of all generators, that of each CUDA device included where there are any, and of
-    torch's that are nobody's but a DataLoader's own.
+    """The state of all global generators, those of CUDA devices included, and of the given ones.
+
+    Arguments:
+        own: further generators of torch, such as the one of a DataLoader.
     """
     numpy: Any = np.random.get_state()  # noqa: NPY002
-    name, words, place, has_gauss, gauss = numpy
+    name, words, position, has_gauss, gauss = numpy
     version, python, python_gauss = random.getstate()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     state = State()
@@ -26,25 +28,25 @@ def random_state(*own: Generator) -> State:
     state.add("own", [each.get_state() for each in own])
     state.add("numpy", [torch.tensor(words.astype(np.int64))])
     state.add("python", [torch.tensor(python)])
-    state.record["numpy_rest"] = [name, int(place), int(has_gauss), float(gauss)]
+    state.record["numpy_rest"] = [name, int(position), int(has_gauss), float(gauss)]
     state.record["python_rest"] = [version, python_gauss]
     return state
 
 
 def set_random_state(state: State, *own: Generator) -> None:
-    """Go on from what :func:`random_state` gave."""
+    """Restore a state that :func:`random_state` returned."""
     (of_torch,) = state.of("torch")
     torch.set_rng_state(of_torch)
     cuda = state.of("cuda")
     if cuda and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(cuda)
-    for generator, kept in zip(own, state.of("own"), strict=True):
-        generator.set_state(kept)
-    name, place, has_gauss, gauss = state.record["numpy_rest"]
+    for generator, saved in zip(own, state.of("own"), strict=True):
+        generator.set_state(saved)
+    name, position, has_gauss, gauss = state.record["numpy_rest"]
     (words,) = state.of("numpy")
-    if len(words) != 624 or not 0 <= int(place) <= 624:  # where NumPy would read beyond them
-        raise ValueError("the state of NumPy's random numbers is none")
-    numpy: Any = (name, words.numpy().astype(np.uint32), place, has_gauss, gauss)
+    if len(words) != 624 or not 0 <= int(position) <= 624:  # or NumPy would read out of bounds
+        raise ValueError("the state of NumPy's random numbers is not valid")
+    numpy: Any = (name, words.numpy().astype(np.uint32), position, has_gauss, gauss)
     np.random.set_state(numpy)  # noqa: NPY002
     version, python_gauss = state.record["python_rest"]
     (python,) = state.of("python")

@@ -1,4 +1,4 @@
-"""States of a fit on disk: the last, the one before it, and the best."""
+"""Save states of a fit: the last, the previous and the best."""
 
 import json
 import tempfile
@@ -20,22 +20,22 @@ LAST, BEST = "last", "best"
 _PREVIOUS = "previous"
 
 _FORMAT = 2
-"""Of the files; another one is refused."""
+"""Version of the file format; files of other versions are refused."""
 
 _RECORD, _DIGEST = "record", "sha256"
 
 
 class Snapshots:
-    """States in a folder, as safetensors with a JSON record and a SHA-256 digest of both.
+    """Saves states in a folder, as safetensors with a JSON record and a SHA-256 digest of both.
 
     ::
 
-        FOLDER/last.safetensors       where to go on from
-        FOLDER/previous.safetensors   the one before, should the last be damaged
-        FOLDER/best.safetensors       that of the lowest validation loss
+        FOLDER/last.safetensors       the state to resume from
+        FOLDER/previous.safetensors   the state before, in case the last one is damaged
+        FOLDER/best.safetensors       the state with the lowest validation loss
 
     Arguments:
-        folder: where they are, or will be.
+        folder: folder of the states, which need not exist yet.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,25 +44,26 @@ class Snapshots:
 
     @classmethod
     def create(cls, folder: Path) -> "Snapshots":
-        """Those of a new fit, in a folder that is made where it is not there.
+        """Prepare a folder for a new fit, and create it if needed.
 
         Raises:
-            InputError: if it holds states already, or cannot be written to.
+            InputError: if the folder holds states already, or cannot be written to.
         """
         snapshots = cls(folder)
         if snapshots.exist():
             raise InputError(
-                f"{folder} holds states of a fit; go on with resume=, or give another folder"
+                f"{folder} holds states of a fit already; resume it with resume=, or give another "
+                "folder"
             )
         snapshots._prepare()
         return snapshots
 
     @classmethod
     def open(cls, folder: Path) -> "Snapshots":
-        """Those of a fit that shall go on.
+        """Open the folder of a fit that is to be resumed.
 
         Raises:
-            InputError: if there are none, or no more can be written.
+            InputError: if the folder holds no states, or cannot be written to.
         """
         snapshots = cls(folder)
         if not snapshots.exist():
@@ -71,14 +72,13 @@ class Snapshots:
         return snapshots
 
     def exist(self) -> bool:
-        """Whether there is a state to go on from."""
+        """Whether there is a state to resume from."""
         return any(self._path(name).is_file() for name in (LAST, _PREVIOUS))
 
     def _prepare(self) -> None:
         if self.folder.is_symlink():
             raise InputError(
-                f"{self.folder} is a link to elsewhere; states are kept in a folder, so put one "
-                "in its place"
+                f"{self.folder} is a symbolic link; replace it by a folder, which states need"
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -89,14 +89,14 @@ class Snapshots:
             raise InputError(f"cannot write to {self.folder}: {error.strerror or error}") from error
         for path in map(self._path, (LAST, _PREVIOUS, BEST)):
             if path.is_symlink() or (path.exists() and not path.is_file()):
-                what = "folder" if path.is_dir() else "link, or no plain file"
-                raise InputError(f"{path} is a {what}; a state is kept there, so move it")
+                what = "is a folder" if path.is_dir() else "is a symbolic link or not a plain file"
+                raise InputError(f"{path} {what}, and a state is to be saved there; move it away")
 
     def write(self, name: str, state: State) -> None:
-        """Keep a state under a name; the last before it stays as the previous one.
+        """Save a state under a name; an earlier last state becomes the previous one.
 
         Raises:
-            InputError: if there is no room for it, or it cannot be written.
+            InputError: if the state cannot be written, for example because the disk is full.
         """
         record = json.dumps(
             {"format": _FORMAT, "versions": versions(), "state": state.record}, sort_keys=True
@@ -110,17 +110,17 @@ class Snapshots:
             atomic.write(path, safetensors.torch.save(tensors, metadata))
         except OSError as error:
             raise InputError(
-                f"cannot write {path}: {error.strerror or error}; training can go on from what "
-                "was kept before"
+                f"cannot write {path}: {error.strerror or error}; the state saved before is "
+                "intact, and training can resume from it"
             ) from error
         if name == LAST:
             self._is_last_good = True
 
     def read(self, name: str) -> State:
-        """The state under a name; in place of a last one that is damaged, the previous.
+        """Read the state under a name; for a damaged last state, warn and read the previous one.
 
         Raises:
-            InputError: if there is none, it is damaged, or of another version.
+            InputError: if there is no state, or it is damaged, or has another format.
         """
         if name != LAST:
             return _read(self._path(name))
@@ -131,9 +131,9 @@ class Snapshots:
             if not previous.is_file():
                 raise
             state = _read(previous)
-            self._is_last_good = False  # so that it does not replace the previous one
+            self._is_last_good = False  # so that it will not replace the previous one
             if self._path(LAST).is_file():
-                warnings.warn(f"{error}; going on from {previous}", RuntimeWarning, stacklevel=2)
+                warnings.warn(f"{error}; resuming from {previous}", RuntimeWarning, stacklevel=2)
             return state
 
     def _path(self, name: str) -> Path:
@@ -149,31 +149,31 @@ def _read(path: Path) -> State:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         text, digest = metadata[_RECORD], metadata[_DIGEST]
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path} is damaged, or no checkpoint: {error}") from error
+        raise InputError(f"{path} is damaged or not a checkpoint: {error}") from error
     if digest != checksum(tensors, text):
         raise InputError(
-            f"{path} is damaged or was changed: its checksum is not that of what it holds"
+            f"{path} is damaged or was changed: its contents do not match its checksum"
         )
     try:
-        kept = json.loads(text)
-        written, theirs = kept["format"], dict(kept["versions"])
+        metadata = json.loads(text)
+        file_format, file_versions = metadata["format"], dict(metadata["versions"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} is no checkpoint: {error}") from error
+        raise InputError(f"{path} is not a checkpoint: {error}") from error
     ours = versions()
-    if written != _FORMAT:
+    if file_format != _FORMAT:
         raise InputError(
-            f"{path} has format {written}, of pyrovae {theirs.get('pyrovae')}; this is "
-            f"{ours['pyrovae']}, whose format is {_FORMAT}: train anew, or go on under the version "
-            "that wrote it"
+            f"{path} has format {file_format}, of pyrovae {file_versions.get('pyrovae')}; this is "
+            f"pyrovae {ours['pyrovae']}, which reads format {_FORMAT}: train anew, or resume under "
+            "the version that wrote the file"
         )
-    record = kept.get("state")
+    record = metadata.get("state")
     if not isinstance(record, dict):
-        raise InputError(f"{path} is no checkpoint: it records no state")
-    if theirs != ours:
-        others = [f"{name} {theirs.get(name)}" for name in ours]
+        raise InputError(f"{path} is not a checkpoint: it records no state")
+    if file_versions != ours:
+        others = [f"{name} {file_versions.get(name)}" for name in ours]
         warnings.warn(
-            f"{path} was written under {', '.join(others)}; what follows may differ in the last "
-            "bits",
+            f"{path} was written under {', '.join(others)}; results may differ in the last bits "
+            "from a fit under one version",
             RuntimeWarning,
             stacklevel=3,
         )

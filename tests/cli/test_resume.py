@@ -112,7 +112,7 @@ def test_what_cannot_go_on_is_refused_in_a_sentence(folder: Path) -> None:
     refused["table.csv"] = resume(folder)
     write_table(folder)
     (folder / "run" / "checkpoint" / "last.safetensors").write_bytes(b"damaged")
-    refused["is damaged, or no checkpoint"] = resume(folder)
+    refused["is damaged or not a checkpoint"] = resume(folder)
     for words, outcome in refused.items():
         assert words in one_line(outcome)
         assert outcome.code == 2

@@ -75,7 +75,7 @@ def test_states_are_not_written_through_a_link(run: FileTree) -> None:
     without = {path: what for path, what in run.items() if "/checkpoint/" not in path}
     del without["run/evaluation.json"]
     tree = {**without, "run/checkpoint": Link("../elsewhere"), "elsewhere/.a.partial": b"mine"}
-    assert "is a link to elsewhere" in said(("train", "--resume", "run"), tree)
+    assert "is a symbolic link" in said(("train", "--resume", "run"), tree)
 
 
 def test_a_run_says_nothing_of_where_to_write(run: FileTree) -> None:

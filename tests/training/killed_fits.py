@@ -1,4 +1,4 @@
-"""Fits in processes of their own, which are killed after a number of steps and of seconds."""
+"""Run fits in separate processes, and kill them after a number of steps and seconds."""
 
 import hashlib
 import json
@@ -85,8 +85,8 @@ def warmed_up_with_batch_normalisation() -> dict[str, Any]:
     }
 
 
-def program_of_a_user() -> dict[str, Any]:
-    """Parameters of Pyro's, drawn at random; momentum; a loader whose workers are none."""
+def user_program() -> dict[str, Any]:
+    """Random ``pyro.param``s, momentum, and a loader without workers."""
 
     def model(x: Tensor) -> None:
         loc = pyro.param("loc", lambda: torch.randn(16))
@@ -115,7 +115,7 @@ def program_of_a_user() -> dict[str, Any]:
 
 
 def accumulated_with_momentum() -> dict[str, Any]:
-    """Three batches an update, which the end of a pass does not complete."""
+    """Three batches per update; a pass ends in the middle of an update."""
     vae = VAE((1, 4, 4), 2, _BINOMIAL)
     return {
         "model": vae.model,
@@ -142,7 +142,7 @@ def iwae_of_overdispersed_counts() -> dict[str, Any]:
 
 
 def one_cycle_in_half_precision() -> dict[str, Any]:
-    """A schedule that moves the momentum too."""
+    """The schedule changes the momentum, too."""
     vae = VAE((1, 4, 4), 2, _BINOMIAL)
     return {
         "model": vae.model,
@@ -172,7 +172,7 @@ def posterior_of_each_datum() -> dict[str, Any]:
 
 
 def discrete_latents() -> dict[str, Any]:
-    """Whose gradient is that of the score function."""
+    """Score-function gradients."""
     decoder, encoder = nn.Linear(3, 16), nn.Linear(16, 3)
 
     def model(x: Tensor) -> None:
@@ -196,7 +196,7 @@ def discrete_latents() -> dict[str, Any]:
 
 
 class _Noisy(Dataset[Tensor]):
-    """Each datum with noise of the process that loads it."""
+    """Adds noise to each datum, drawn in the process that loads it."""
 
     def __getitem__(self, index: int) -> Tensor:
         return counts()[index].flatten() + torch.rand(()) / 10
@@ -206,10 +206,10 @@ class _Noisy(Dataset[Tensor]):
 
 
 def loader_of_two_workers() -> dict[str, Any]:
-    """And a sampler with a random generator of its own."""
+    """Two workers, and a sampler with its own random generator."""
     generator = torch.Generator().manual_seed(5)
     sampler = WeightedRandomSampler(torch.ones(NUM_DATA).tolist(), NUM_DATA, generator=generator)
-    setup = program_of_a_user()
+    setup = user_program()
     del setup["transform"]
     workers: Any = {"num_workers": 2, "multiprocessing_context": "fork"}
     loader = DataLoader(_Noisy(), BATCH, sampler=sampler, generator=generator, **workers)
@@ -222,7 +222,7 @@ SETUPS: dict[str, Callable[[], dict[str, Any]]] = {
         vae_with_patience,
         compiled,
         warmed_up_with_batch_normalisation,
-        program_of_a_user,
+        user_program,
         accumulated_with_momentum,
         iwae_of_overdispersed_counts,
         one_cycle_in_half_precision,
@@ -236,12 +236,12 @@ SETUPS: dict[str, Callable[[], dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Kill:
-    """In the step of this number that a process takes, before its state is kept, or later.
+    """When to kill a process: in a step, before its state is saved, or some time later.
 
     Attributes:
-        step: 1 or more.
-        seconds: from there; None for at once.
-        number: of the signal.
+        step: number of the step, from 1.
+        seconds: delay after that; None for no delay.
+        number: the signal.
     """
 
     step: int
@@ -249,11 +249,11 @@ class Kill:
     number: signal.Signals = signal.SIGKILL
 
 
-def _kill_at(kill: Kill) -> None:
+def _schedule_kill(kill: Kill) -> None:
     num_done = 0
     step_done = Resumable.step_done
 
-    def killed(resumable: Resumable) -> None:
+    def step_done_and_kill(resumable: Resumable) -> None:
         nonlocal num_done
         num_done += 1
         if num_done == kill.step:
@@ -267,11 +267,11 @@ def _kill_at(kill: Kill) -> None:
         time.sleep(kill.seconds or 0.0)
         os.kill(os.getpid(), kill.number)
 
-    Resumable.step_done = killed  # type: ignore[method-assign]
+    Resumable.step_done = step_done_and_kill  # type: ignore[method-assign]
 
 
 def train(setup: str, folder: Path, kill: Kill | None, every: float, epochs: int) -> None:
-    """Begin a fit, or go on; killed, or else its result is written."""
+    """Start or resume a fit; write its result unless it is killed."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
@@ -280,7 +280,7 @@ def train(setup: str, folder: Path, kill: Kill | None, every: float, epochs: int
     settings = SETUPS[setup]()
     states = folder / "states"
     if kill is not None:
-        _kill_at(kill)
+        _schedule_kill(kill)
     is_there = any((states / f"{name}.safetensors").is_file() for name in ("last", "previous"))
     history = fit(
         **settings,
@@ -303,13 +303,13 @@ def train(setup: str, folder: Path, kill: Kill | None, every: float, epochs: int
     (folder / "result.json").write_text(json.dumps(result))
 
 
-def run(
+def run_fit(
     setup: str, folder: Path, kill: Kill | None, *, every: float = 0.0, epochs: int = 4
 ) -> dict[str, Any] | None:
-    """In a process of its own; what it ended with, or None if it was killed before.
+    """Run :func:`train` in a separate process, and return its result; None if it was killed.
 
     Raises:
-        RuntimeError: if it ended by itself, but not well.
+        RuntimeError: if the process failed.
     """
     folder.mkdir(exist_ok=True)
     arguments = (setup, folder, kill, every, epochs)
@@ -326,7 +326,7 @@ def run(
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of a command line; the code is minus a signal that killed it."""
+    """Exit code and output of a command; the code is minus the signal that killed it."""
 
     code: int
     out: str
@@ -339,7 +339,7 @@ def _main(arguments: tuple[str, ...], folder: Path, kill: Kill | signal.Signals 
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     torch.set_num_threads(1)
     if isinstance(kill, Kill):
-        _kill_at(kill)
+        _schedule_kill(kill)
     elif kill is not None:
         number = kill
         training.evaluate_elbo = lambda *_: os.kill(os.getpid(), number)
@@ -347,12 +347,12 @@ def _main(arguments: tuple[str, ...], folder: Path, kill: Kill | signal.Signals 
 
 
 def command(*arguments: str, folder: Path, kill: Kill | signal.Signals | None = None) -> Outcome:
-    """``pyrovae`` with these arguments, in a folder and a process of its own.
+    """Run ``pyrovae`` in a separate process.
 
     Arguments:
         arguments: as on the command line.
-        folder: to work in.
-        kill: in a step of training; a signal alone comes as evaluation begins.
+        folder: working folder.
+        kill: kills the process in a step of training; a signal alone, as evaluation begins.
     """
     process = _PROCESSES.Process(target=_main, args=(arguments, folder, kill))
     process.start()

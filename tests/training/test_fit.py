@@ -1,4 +1,4 @@
-"""``fit``: what it takes, what it returns, when it stops, what it refuses."""
+"""``fit``: forms of data, history, early stopping, options and errors."""
 
 import math
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from pyrovae import VAE, Batches, InputError, binarise, evaluate, fit
 from tests.pairs import exact_kl_to_posterior, exact_log_evidence, linear_gaussian_vae, user_pair
 
 X = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
-quiet: Any = partial(fit, progress=False)
+fit_quietly: Any = partial(fit, progress=False)
 
 
 def test_fit_finds_probabilistic_pca() -> None:
@@ -29,12 +29,12 @@ def test_fit_finds_probabilistic_pca() -> None:
     mixing = torch.tensor([[2.0, 0.0], [0.5, 1.5], [-1.0, 0.5]])
     x = torch.randn(2000, 2) @ mixing.T + 0.6 * torch.randn(2000, 3) + 1.0
     vae = linear_gaussian_vae(scale=0.6)
-    quiet(vae.model, vae.guide, x, epochs=100, lr=2e-2, schedule="cosine")
+    fit_quietly(vae.model, vae.guide, x, epochs=100, lr=2e-2, schedule="cosine")
 
     eigenvalues = torch.linalg.eigvalsh(torch.cov(x.T, correction=0))
-    kept = torch.cat([torch.tensor([0.36]), eigenvalues[1:]])
+    spectrum = torch.cat([torch.tensor([0.36]), eigenvalues[1:]])
     best = -0.5 * (
-        3 * torch.log(torch.tensor(2 * torch.pi)) + kept.log().sum() + eigenvalues[0] / 0.36 + 2
+        3 * torch.log(torch.tensor(2 * torch.pi)) + spectrum.log().sum() + eigenvalues[0] / 0.36 + 2
     )
     evidence = exact_log_evidence(vae, x).mean()
     assert evidence <= best + 1e-4
@@ -44,7 +44,9 @@ def test_fit_finds_probabilistic_pca() -> None:
 
 def test_history_holds_means_per_datum() -> None:
     vae = linear_gaussian_vae()
-    history = quiet(vae.model, vae.guide, X, epochs=3, batch_size=8, validation=X[:5], lr=1e-12)
+    history = fit_quietly(
+        vae.model, vae.guide, X, epochs=3, batch_size=8, validation=X[:5], lr=1e-12
+    )
     for epoch in history.epochs:
         assert epoch.loss == pytest.approx(epoch.reconstruction + epoch.kl, rel=1e-5)
         assert epoch.validation_loss == pytest.approx(
@@ -63,9 +65,9 @@ def test_training_takes_the_same_steps_with_and_without_validation() -> None:
     one, other = linear_gaussian_vae(), linear_gaussian_vae()
     other.load_state_dict(one.state_dict())
     torch.manual_seed(1)
-    quiet(one.model, one.guide, X, epochs=3, batch_size=8)
+    fit_quietly(one.model, one.guide, X, epochs=3, batch_size=8)
     torch.manual_seed(1)
-    quiet(other.model, other.guide, X, epochs=3, batch_size=8, validation=X)
+    fit_quietly(other.model, other.guide, X, epochs=3, batch_size=8, validation=X)
     torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
 
 
@@ -82,10 +84,12 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_forms_of_data(form: str) -> None:
+def test_all_forms_of_data_give_the_same_loss(form: str) -> None:
     vae = linear_gaussian_vae()
     data = FORMS[form]
-    history = quiet(vae.model, vae.guide, data, validation=data, epochs=2, batch_size=8, lr=1e-12)
+    history = fit_quietly(
+        vae.model, vae.guide, data, validation=data, epochs=2, batch_size=8, lr=1e-12
+    )
     # The parts of the loss that do not depend on the noise are the same for every form.
     assert history["validation_loss"][0] == pytest.approx(
         -evaluate(vae.model, vae.guide, data, num_particles=200).elbo.mean, rel=0.25
@@ -101,8 +105,8 @@ def test_minibatches_of_labelled_data() -> None:
         seen.append(y)
         return x
 
-    quiet(vae.model, vae.guide, (X, labels), epochs=1, batch_size=8, transform=keep_x)
-    del seen[:4]  # the check of all data, and the first look at scales
+    fit_quietly(vae.model, vae.guide, (X, labels), epochs=1, batch_size=8, transform=keep_x)
+    del seen[:4]  # the check of all data, and the first check of scales
     assert [len(y) for y in seen] == [8, 8, 4]
     assert torch.cat(seen).sort().values.tolist() == labels.tolist()
     assert torch.cat(seen).tolist() != labels.tolist()
@@ -116,8 +120,8 @@ def test_dynamic_binarisation_is_fresh_at_each_step() -> None:
         batches.append(binarise(x, levels=2))
         return batches[-1]
 
-    quiet(vae.model, vae.guide, torch.ones(50, 4), epochs=4, batch_size=50, transform=draw)
-    del batches[:2]  # the check of all data, and the first look at scales
+    fit_quietly(vae.model, vae.guide, torch.ones(50, 4), epochs=4, batch_size=50, transform=draw)
+    del batches[:2]  # the check of all data, and the first check of scales
     assert all(((b == 0) | (b == 1)).all() for b in batches)
     assert len({tuple(b.flatten().tolist()) for b in batches}) == 4
     # Of 800 fair draws, 400 +- 14 are ones.
@@ -138,12 +142,12 @@ def point_pair() -> tuple[Any, Any]:
     return model, guide
 
 
-def test_early_stopping_goes_back_to_the_best_parameters() -> None:
-    """The point moves from 5 past 2, the mean of the validation data, towards -2, of training."""
+def test_early_stopping_restores_the_best_parameters() -> None:
+    """The point moves from 5 past 2, the validation mean, towards -2, the training mean."""
     model, guide = point_pair()
     validation = torch.full((4, 3), 2.0)
     seen: list[Tensor] = []
-    history = quiet(
+    history = fit_quietly(
         model,
         guide,
         torch.full((8, 3), -2.0),
@@ -163,7 +167,7 @@ def test_early_stopping_goes_back_to_the_best_parameters() -> None:
 def test_without_patience_the_last_parameters_stay() -> None:
     model, guide = point_pair()
     data = torch.full((8, 3), -2.0)
-    history = quiet(model, guide, data, epochs=200, lr=0.25, validation=-data)
+    history = fit_quietly(model, guide, data, epochs=200, lr=0.25, validation=-data)
     assert not history.stopped_early
     assert len(history.epochs) == 200
     # Normal(0, 10^2) prior, 8 data of variance 1 at -2: the mode is -2 * 8 / (8 + 1/100).
@@ -184,25 +188,27 @@ def test_parameters_that_appear_late_are_trained() -> None:
             pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
             pyro.sample("y", dist.Normal(late, 1.0), obs=torch.zeros(len(x)))
 
-    history = quiet(late_model, guide, torch.zeros(8, 3), epochs=200, lr=0.1)
+    history = fit_quietly(late_model, guide, torch.zeros(8, 3), epochs=200, lr=0.1)
     assert history.params["late"].abs() < 0.1
 
 
 @pytest.mark.parametrize("value", [None, 1e-3])
 def test_gradient_is_clipped_by_its_global_norm(value: float | None) -> None:
-    """Of the loss per datum: with SGD, the length of the step is the norm of the gradient."""
+    """With SGD at a rate of 1, the length of the step is the norm of the gradient per datum."""
     vae = linear_gaussian_vae()
     before = torch.cat([p.detach().flatten() for p in vae.parameters()])
     sgd = partial(torch.optim.SGD, lr=1.0)
-    quiet(vae.model, vae.guide, X, epochs=1, optimiser=sgd, clip_norm=value)
+    fit_quietly(vae.model, vae.guide, X, epochs=1, optimiser=sgd, clip_norm=value)
     moved = (torch.cat([p.detach().flatten() for p in vae.parameters()]) - before).norm()
     assert moved > 0.1 if value is None else moved.item() == pytest.approx(value, rel=1e-3)
 
 
-def test_schedules() -> None:
+def test_schedules_set_the_learning_rate() -> None:
     def rates(schedule: Any) -> list[float]:
         vae = linear_gaussian_vae()
-        history = quiet(vae.model, vae.guide, X, epochs=4, batch_size=10, lr=0.1, schedule=schedule)
+        history = fit_quietly(
+            vae.model, vae.guide, X, epochs=4, batch_size=10, lr=0.1, schedule=schedule
+        )
         return history["learning_rate"]
 
     half = partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.5)
@@ -213,20 +219,20 @@ def test_schedules() -> None:
 
 
 def test_one_fused_optimiser_holds_all_parameters() -> None:
-    made: list[torch.optim.Optimizer] = []
+    optimisers: list[torch.optim.Optimizer] = []
 
     def remember(parameters: list[Tensor]) -> torch.optim.Optimizer:
-        made.append(torch.optim.Adam(parameters, fused=True))
-        return made[-1]
+        optimisers.append(torch.optim.Adam(parameters, fused=True))
+        return optimisers[-1]
 
     pair = user_pair()
-    quiet(pair.model, pair.guide, X, epochs=2, batch_size=8, optimiser=remember)
+    fit_quietly(pair.model, pair.guide, X, epochs=2, batch_size=8, optimiser=remember)
     networks = len([*pair.encoder.parameters(), *pair.decoder.parameters()])
-    assert len(made) == 1
-    assert len(made[0].param_groups[0]["params"]) == networks + 3
+    assert len(optimisers) == 1
+    assert len(optimisers[0].param_groups[0]["params"]) == networks + 3
 
 
-def test_shared_latents_weigh_as_much_on_minibatches_as_on_all_data() -> None:
+def test_shared_latents_have_the_same_posterior_with_minibatches() -> None:
     """The posterior of a mean is as narrow as 400 data make it: 0.05, where 40 make 0.16."""
 
     def model(x: Tensor) -> None:
@@ -240,7 +246,9 @@ def test_shared_latents_weigh_as_much_on_minibatches_as_on_all_data() -> None:
         pyro.sample("mean", dist.Normal(loc, log_scale.exp()))
 
     x = torch.randn(400)
-    params = quiet(model, guide, x, epochs=150, batch_size=40, lr=0.05, schedule="cosine").params
+    params = fit_quietly(
+        model, guide, x, epochs=150, batch_size=40, lr=0.05, schedule="cosine"
+    ).params
     precision = 400 + 1 / 100
     assert params["log_scale"].exp().item() == pytest.approx(precision**-0.5, rel=0.25)
     assert params["loc"].item() == pytest.approx(x.sum().item() / precision, abs=0.01)
@@ -268,19 +276,19 @@ def test_shared_latents_weigh_as_much_on_minibatches_as_on_all_data() -> None:
         ({"validation": X[:, :2]}, r"shape \(20, 2\); the model expects \(3,\)"),
     ],
 )
-def test_refused_before_any_step(arguments: dict[str, Any], message: str) -> None:
+def test_bad_arguments_are_refused_before_any_step(arguments: dict[str, Any], message: str) -> None:
     vae = linear_gaussian_vae()
     before = {name: value.clone() for name, value in vae.state_dict().items()}
     data = arguments.pop("data", X)
     with pytest.raises(InputError, match=message):
-        quiet(vae.model, vae.guide, data, **({"epochs": 1} | arguments))
+        fit_quietly(vae.model, vae.guide, data, **({"epochs": 1} | arguments))
     torch.testing.assert_close(vae.state_dict(), before)
 
 
-def test_an_infinite_loss_ends_with_advice() -> None:
+def test_infinite_loss_raises_with_advice() -> None:
     vae = linear_gaussian_vae()
     with pytest.raises(FloatingPointError, match=r"batch 2 of epoch 1, .*lower the learning"):
-        quiet(vae.model, vae.guide, X, epochs=3, lr=1e20, batch_size=4)
+        fit_quietly(vae.model, vae.guide, X, epochs=3, lr=1e20, batch_size=4)
 
 
 class Endless(IterableDataset[Tensor]):
@@ -289,30 +297,30 @@ class Endless(IterableDataset[Tensor]):
             yield torch.zeros(3)
 
 
-def test_a_stream_of_unknown_size_is_refused() -> None:
+def test_stream_of_unknown_size_is_refused() -> None:
     vae = linear_gaussian_vae()
     with pytest.raises(InputError, match="IterableDataset of unknown size"):
-        quiet(vae.model, vae.guide, DataLoader(Endless(), batch_size=4), epochs=1)
+        fit_quietly(vae.model, vae.guide, DataLoader(Endless(), batch_size=4), epochs=1)
 
 
-def test_a_users_pair_is_told_by_pyro_of_bad_data_before_any_step() -> None:
+def test_pyro_validates_the_data_of_a_users_pair_before_any_step() -> None:
     model, guide = point_pair()
     history: list[object] = []
     data = torch.full((8, 3), -2.0)
     data[7] = float("nan")
     with pytest.raises(ValueError, match="within the support"):
-        quiet(model, guide, data, epochs=1, batch_size=2, on_epoch=history.append)
+        fit_quietly(model, guide, data, epochs=1, batch_size=2, on_epoch=history.append)
     with pyro.validation_enabled(False), pytest.raises(FloatingPointError):
-        quiet(model, guide, data, epochs=1, batch_size=2)
+        fit_quietly(model, guide, data, epochs=1, batch_size=2)
 
 
 def test_data_outside_the_support_are_refused() -> None:
     vae = VAE((3,), latent_dim=2, likelihood="Bernoulli")
     with pytest.raises(InputError, match=r"Bernoulli is of .* in datum 0, feature 0"):
-        quiet(vae.model, vae.guide, X, epochs=1)
+        fit_quietly(vae.model, vae.guide, X, epochs=1)
 
 
-def test_bytes_are_as_good_as_floats() -> None:
+def test_bytes_give_the_losses_of_floats() -> None:
     """log 256! does not fit into a byte."""
     x = torch.tensor([[255, 0, 17]] * 8, dtype=torch.uint8)
     for likelihood in ("Poisson", {"family": "Binomial", "total_count": 255}):
@@ -320,13 +328,13 @@ def test_bytes_are_as_good_as_floats() -> None:
         for data in (x, x.float()):
             torch.manual_seed(0)
             vae = VAE((3,), latent_dim=2, likelihood=likelihood)
-            losses.append(quiet(vae.model, vae.guide, data, epochs=2)["loss"])
+            losses.append(fit_quietly(vae.model, vae.guide, data, epochs=2)["loss"])
         assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-def test_doubles_are_as_good_as_floats() -> None:
+def test_doubles_are_accepted() -> None:
     vae = linear_gaussian_vae()
-    quiet(vae.model, vae.guide, X.double(), epochs=1)
+    fit_quietly(vae.model, vae.guide, X.double(), epochs=1)
 
 
 def test_early_stopping_restores_running_statistics_too() -> None:
@@ -342,7 +350,7 @@ def test_early_stopping_restores_running_statistics_too() -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(network(x), 1.0).to_event(1))
 
-    history = quiet(
+    history = fit_quietly(
         model, guide, X, epochs=50, validation=X * 5 + 2, patience=2, lr=0.3, batch_size=10
     )
     assert history.stopped_early
@@ -357,8 +365,8 @@ def test_progress_shows_the_terms(capsys: pytest.CaptureFixture[str]) -> None:
         assert word in shown
 
 
-def test_networks_of_a_module_are_trained_though_they_are_not_declared() -> None:
-    """A plain nn.Module is a model, too: its parameters are known from the module itself."""
+def test_undeclared_parameters_of_a_module_are_trained() -> None:
+    """A plain nn.Module is a model, too, and ``fit`` finds its parameters in the module."""
 
     class Model(nn.Module):
         def __init__(self) -> None:
@@ -375,5 +383,5 @@ def test_networks_of_a_module_are_trained_though_they_are_not_declared() -> None
             pyro.sample("z", dist.Normal(0.0, 0.5))
 
     model = Model()
-    quiet(model, guide, X + 3, epochs=100, lr=0.1)
+    fit_quietly(model, guide, X + 3, epochs=100, lr=0.1)
     torch.testing.assert_close(model.loc.detach(), (X + 3).mean(0), atol=0.2, rtol=0)

@@ -1,4 +1,4 @@
-"""Warnings of collapse and of scales: where it is known to be so, and nowhere else."""
+"""Warnings of collapse and of scales come exactly where theory says."""
 
 import warnings
 from functools import partial
@@ -23,8 +23,8 @@ def epoch(kl: float, number: int = 1) -> Epoch:
     return Epoch(number, 1.0, 1.0, kl, None, None, None, 1e-3, 0.1)
 
 
-def said(symptoms: Symptoms, kl: list[float], is_last: bool = False) -> list[str]:
-    """What is said after each of so many epochs."""
+def check_epochs(symptoms: Symptoms, kl: list[float], is_last: bool = False) -> list[str]:
+    """The warnings after each of these epochs."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for number in range(1, len(kl) + 1):
@@ -34,8 +34,8 @@ def said(symptoms: Symptoms, kl: list[float], is_last: bool = False) -> list[str
     return [str(each.message) for each in caught]
 
 
-def trained(model: Any, guide: Any, x: Tensor, epochs: int, lr: float, decay: float) -> list[str]:
-    """What is said in a fit of whole batches whose learning rate falls by a factor each epoch."""
+def train(model: Any, guide: Any, x: Tensor, epochs: int, lr: float, decay: float) -> list[str]:
+    """The warnings of a full-batch fit whose learning rate decays by a factor each epoch."""
     loss = ELBO()
     svi = SVI(
         model,
@@ -55,9 +55,9 @@ def trained(model: Any, guide: Any, x: Tensor, epochs: int, lr: float, decay: fl
 
 
 @pytest.mark.parametrize("scale", [1.5, 0.5], ids=["large", "small"])
-def test_collapse_where_the_optimum_of_ppca_is_to_ignore_z(scale: float) -> None:
-    # Tipping and Bishop (1999): at the maximum of the likelihood W = 0 where sigma^2 is above all
-    # eigenvalues of the covariance, so that p(z | x) = p(z); and W is not where it is below one.
+def test_collapse_if_the_optimum_of_ppca_ignores_z(scale: float) -> None:
+    # Tipping and Bishop (1999): the likelihood is highest at W = 0, so that p(z | x) = p(z), if
+    # sigma^2 is above all eigenvalues of the covariance, and at another W if it is below one.
     x = torch.randn(100, 3) * torch.tensor([1.0, 0.7, 0.4])
     x = x - x.mean(0)
     collapses = bool(scale**2 > torch.linalg.eigvalsh(x.T @ x / len(x))[-1])
@@ -75,7 +75,7 @@ def test_collapse_where_the_optimum_of_ppca_is_to_ignore_z(scale: float) -> None
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(loc, q_scale))
 
-    warned = trained(model, guide, x, epochs=150, lr=0.1, decay=0.97)
+    warned = train(model, guide, x, epochs=150, lr=0.1, decay=0.97)
     assert len(warned) == collapses
     for sentence in warned:
         assert sentence.startswith(
@@ -84,9 +84,9 @@ def test_collapse_where_the_optimum_of_ppca_is_to_ignore_z(scale: float) -> None
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.1], ids=["one point", "many"])
-def test_a_likelihood_of_one_point_repeated(spread: float) -> None:
-    # At one point the density has no maximum in its scale: the gradient in log scale is always 1,
-    # and each step of Adam takes 0.1 off it: 12 in all, while the factor 10,000 is 9.2.
+def test_scale_vanishes_if_all_data_are_equal(spread: float) -> None:
+    # For equal data the density has no maximum in its scale: the gradient in log scale is always
+    # 1, and each step of Adam takes 0.1 off it, 12 in all; the log of the factor 10,000 is 9.2.
     x = spread * torch.randn(20)
 
     def model(x: Tensor) -> None:
@@ -95,12 +95,12 @@ def test_a_likelihood_of_one_point_repeated(spread: float) -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(loc, scale), obs=x)
 
-    warned = trained(model, lambda x: None, x, epochs=120, lr=0.1, decay=1.0)
+    warned = train(model, lambda x: None, x, epochs=120, lr=0.1, decay=1.0)
     assert len(warned) == (spread == 0)
     for sentence in warned:
         assert sentence.startswith(
             "scale of Normal at site 'x' of the model has vanished: it was 1 at the start, and is "
-            "6.1e-06 now; the density of data that the model gives exactly grows without bound"
+            "6.1e-06 now; the density of data that the model reproduces exactly grows without bound"
         )
 
 
@@ -123,28 +123,28 @@ class TestCollapse:
         ],
         ids=["five", "four", "broken", "once", "none", "estimated", "negative", "nan"],
     )
-    def test_five_epochs_running(self, kl: list[float], num: int) -> None:
-        assert len(said(self.symptoms(), kl)) == num
+    def test_collapse_after_five_epochs_in_a_row(self, kl: list[float], num: int) -> None:
+        assert len(check_epochs(self.symptoms(), kl)) == num
 
-    def test_the_end_of_a_shorter_fit(self) -> None:
-        assert len(said(self.symptoms(), [0.5, 0.3, 0.004], is_last=True)) == 1
-        assert not said(self.symptoms(), [0.004, 0.004, 0.2], is_last=True)
+    def test_collapse_in_the_last_epoch_of_a_shorter_fit(self) -> None:
+        assert len(check_epochs(self.symptoms(), [0.5, 0.3, 0.004], is_last=True)) == 1
+        assert not check_epochs(self.symptoms(), [0.004, 0.004, 0.2], is_last=True)
 
     @pytest.mark.parametrize("beta", [Linear(10, 0.0, 0.3), Cyclical(5, 2, end=0.3)], ids=repr)
-    def test_weights_that_change(self, beta: Linear | Cyclical) -> None:
+    def test_no_collapse_while_weights_change(self, beta: Linear | Cyclical) -> None:
         loss = BetaELBO(beta)
         symptoms = self.symptoms(loss)
         loss.step.fill_(6)
-        assert not said(symptoms, 9 * [0.004], is_last=True)
+        assert not check_epochs(symptoms, 9 * [0.004], is_last=True)
         loss.step.fill_(10)
         epochs = [epoch(0.004) for _ in range(14)]
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            symptoms.check(epochs[:13], False)  # four since
+            symptoms.check(epochs[:13], False)  # four epochs since the weight stopped
         with pytest.warns(SymptomWarning, match="have collapsed"):
             symptoms.check(epochs, False)
 
-    def test_latents_that_all_data_share_are_no_posterior_collapse(self) -> None:
+    def test_no_collapse_of_latents_that_all_data_share(self) -> None:
         def model(x: Tensor) -> None:
             loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
             with pyro.plate("data", len(x)):
@@ -153,13 +153,15 @@ class TestCollapse:
         def guide(x: Tensor) -> None:
             pyro.sample("loc", dist.Normal(pyro.param("m", torch.tensor(0.3)), 0.1))
 
-        assert not said(Symptoms(Pair(model, guide), ELBO(), (torch.randn(5),)), 9 * [0.004])
+        assert not check_epochs(
+            Symptoms(Pair(model, guide), ELBO(), (torch.randn(5),)), 9 * [0.004]
+        )
 
 
 class TestScales:
     @pytest.mark.parametrize("factor", [1e-5, 1e-3, 1e3, 1e5], ids=str)
     @pytest.mark.parametrize("role", ["model", "guide"])
-    def test_of_one_entry_among_many(self, role: str, factor: float) -> None:
+    def test_scale_of_one_entry(self, role: str, factor: float) -> None:
         scales = {"model": torch.tensor([1.0, 1e3]), "guide": torch.tensor([1.0, 1e-3])}
 
         def model(x: Tensor) -> None:
@@ -175,7 +177,7 @@ class TestScales:
         pair = Pair(model, guide)
         symptoms = Symptoms(pair, ELBO(), (torch.randn(4, 2),))
         scales[role] = scales[role] * torch.tensor([1.0, factor])
-        warned = said(symptoms, [0.5, 0.5, 0.5])
+        warned = check_epochs(symptoms, [0.5, 0.5, 0.5])
         family = {"model": "scale of Normal at site 'x'", "guide": "scale_tril of Multi"}[role]
         what = "vanished" if factor < 1 else "exploded"
         assert len(warned) == (factor in (1e-5, 1e5))
@@ -183,16 +185,16 @@ class TestScales:
             assert sentence.startswith(family)
             assert f"of the {role} has {what}" in sentence
 
-    def test_masses_have_no_scale_that_vanishes(self) -> None:
+    def test_scale_of_a_discrete_likelihood_may_vanish(self) -> None:
         settings: Any = {"family": "DiscretisedLogistic", "scale": "shared", "levels": 4}
         vae = VAE((3,), 2, settings)
         x = torch.randint(4, (5, 3)).float()
         symptoms = Symptoms(Pair(vae.model, vae.guide), ELBO(), (x,))
         with torch.no_grad():
             vae.model.likelihood.unlinked_scale.fill_(-30.0)
-        assert not said(symptoms, [0.5])
+        assert not check_epochs(symptoms, [0.5])
 
-    def test_they_are_looked_at_after_powers_of_two_and_at_the_end(self) -> None:
+    def test_scales_are_checked_after_powers_of_two_and_at_the_end(self) -> None:
         runs = 0
 
         def model(x: Tensor) -> None:
@@ -207,11 +209,11 @@ class TestScales:
                 pyro.sample("z", dist.Normal(x, 1.0))
 
         symptoms = Symptoms(Pair(model, guide), ELBO(), (torch.randn(4),))
-        assert not said(symptoms, 11 * [0.5], is_last=True)
+        assert not check_epochs(symptoms, 11 * [0.5], is_last=True)
         assert runs == 1 + len((1, 2, 4, 8, 11))
 
 
-def test_nothing_is_left_of_a_look() -> None:
+def test_check_leaves_no_trace() -> None:
     norm = torch.nn.BatchNorm1d(3)
 
     def model(x: Tensor) -> None:
@@ -228,7 +230,7 @@ def test_nothing_is_left_of_a_look() -> None:
     pair, random = Pair(model, guide), torch.get_rng_state()
     symptoms = Symptoms(pair, ELBO(), (torch.randn(4, 3),))
     random = torch.get_rng_state()
-    assert not said(symptoms, [0.5, 0.5])
+    assert not check_epochs(symptoms, [0.5, 0.5])
     assert torch.equal(torch.get_rng_state(), random)
     assert not pair.params()
     assert norm.training
