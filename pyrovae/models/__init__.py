@@ -1,4 +1,4 @@
-"""Model families: pairs of a model p(x, z) and a guide q(z | x), wired with ``pyro.sample``."""
+"""Model families: pairs of a Pyro model p(x, z) and a Pyro guide q(z | x)."""
 
 from .autoencoder import Autoencoder
 from .base import LatentVariableModel

@@ -16,20 +16,20 @@ __all__ = ["Autoencoder"]
 
 
 class Autoencoder(VAE):
-    """A code z(x) and what it says of x: the VAE with a point for q(z | x) and a flat p(z).
+    """An encoder z(x) and a decoder: the VAE with a point as q(z | x) and a flat p(z).
 
         guide: z = encoder(x),    model: log p(z) = 0,  x ~ likelihood(decoder(z))
 
-    The loss is -log p(x | z(x)), in nats: least squares under a normal of fixed scale,
-    cross-entropy under ``"Bernoulli"``. It has the place of the ELBO and is no bound on anything:
-    there is no p(z), hence no p(x). Nothing keeps the codes together either, so that a point of the
-    latent space that is no datum's code may be decoded to anything; ``draw`` and ``sample`` refuse.
+    The loss is -log p(x | z(x)), in nats: least squares for a normal of fixed scale, cross-entropy
+    for ``"Bernoulli"``. It takes the place of the negative ELBO but is not a bound: without p(z)
+    there is no p(x). Nothing keeps the codes together either, so a point of the latent space that
+    is not the code of a datum may decode to anything. ``draw`` and ``sample`` raise InputError.
 
     Arguments:
         event_shape: shape of one datum.
         latent_dim: number of latent dimensions.
-        likelihood: p(x | z), as for the VAE. Of a normal let the scale be fixed, lest it go to zero
-            where the networks can reproduce the data.
+        likelihood: p(x | z), as for the VAE. Fix the scale of a normal; otherwise it goes to zero
+            if the networks can reproduce the data.
         encoder: network from x to z, or a callable that makes one from (in_shape, out_shape).
         decoder: network from z to eta, or a callable that makes one from (in_shape, out_shape).
         missing: whether entries of x may be missing (NaN), as for the VAE.
@@ -69,12 +69,12 @@ class Autoencoder(VAE):
         )
 
     def draw(self, num: int, *given: Tensor) -> NoReturn:
-        """Refused, and with it ``sample``.
+        """Raise InputError, as there is no prior; ``sample`` does too.
 
         Raises:
             InputError: always.
         """
         raise InputError(
-            "an autoencoder has no p(z) to draw from: decode latents of your own, such as draws "
-            "from a density fitted to embed(x), or train a VAE, which has one"
+            "an autoencoder has no p(z) to draw from; decode latents of your own, such as draws "
+            "from a density fitted to embed(x), or train a VAE, which has a p(z)"
         )

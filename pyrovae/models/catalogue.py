@@ -1,4 +1,4 @@
-"""Families, and how q(z | x) is found, by name, as they stand in YAML and on the command line."""
+"""Build a model from the names and settings that YAML files and the command line give."""
 
 import inspect
 from collections.abc import Mapping
@@ -29,9 +29,9 @@ MODELS: dict[str, type[LatentVariableModel]] = {
     "conditional": ConditionalVAE,
     "semi_supervised": SemiSupervisedVAE,
 }
-"""Families by name."""
+"""Model families by name."""
 
-_CONTEXT = (
+_RUN_OPTIONS = (
     "event_shape",
     "latent_dim",
     "likelihood",
@@ -45,26 +45,28 @@ _CONTEXT = (
     "condition",
     "condition_shape",
 )
-"""Arguments of families that are no settings of theirs, but options of a run."""
+"""Arguments of families that are options of a run, not settings of the family."""
 
-_OF_GUIDES = ("model", "encoder", "posterior", "event_shape", "missing")
-"""Likewise, of what finds q(z | x)."""
+_GUIDE_CONTEXT = ("model", "encoder", "posterior", "event_shape", "missing")
+"""Arguments of guides that the family gives, so they are not settings of the inference."""
 
 
 def check_declared(
     model: Any, *, prior: Any = None, posterior: Any = None, inference: Any = "amortised"
 ) -> str:
-    """Make sure that there are such parts and that they go together, without making any.
+    """Check that the declared parts exist and fit together, without building them.
 
     Returns:
         The name of the family.
 
     Raises:
-        InputError: if there is no such part, a setting is wrong, or the family takes no such part.
+        InputError: if a part does not exist, a setting is wrong, or the family does not take a
+            part.
     """
-    is_settled = isinstance(model, Mapping) and "num_classes" in model
-    of_data = () if is_settled else ("num_classes",)  # which follows from them, if left out
-    name, _ = parse_declaration("model", MODELS, model, *_CONTEXT, *of_data)
+    # The data determine num_classes and num_data if they are left out.
+    has_num_classes = isinstance(model, Mapping) and "num_classes" in model
+    from_data = () if has_num_classes else ("num_classes",)
+    name, _ = parse_declaration("model", MODELS, model, *_RUN_OPTIONS, *from_data)
     taken = inspect.signature(MODELS[name]).parameters
     given = {"prior": prior, "posterior": posterior, "inference": inference}
     for part, declared in given.items():
@@ -74,9 +76,9 @@ def check_declared(
         parse_declaration("prior", PRIORS, prior, "latent_dim", "event_shape")
     if posterior is not None:
         parse_declaration("posterior", POSTERIORS, posterior, "latent_dim")
-    is_counted = isinstance(inference, Mapping) and "num_data" in inference
-    of_data = () if is_counted else ("num_data",)
-    parse_declaration("inference", INFERENCES, inference, *_OF_GUIDES, *of_data)
+    has_num_data = isinstance(inference, Mapping) and "num_data" in inference
+    from_data = () if has_num_data else ("num_data",)
+    parse_declaration("inference", INFERENCES, inference, *_GUIDE_CONTEXT, *from_data)
     return name
 
 
@@ -90,15 +92,15 @@ def build_model(
     inference: str | Mapping[str, Any] = "amortised",
     **parts: Any,
 ) -> LatentVariableModel:
-    """The model that words, or settings from YAML, mean, with new parameters.
+    """Build a model, with new parameters, from names or settings.
 
     Arguments:
-        declared: name of the family, or its settings with the name.
+        declared: name of the family, or settings with the name.
         event_shape: shape of one datum.
         latent_dim: number of latent dimensions.
-        prior: p(z) likewise; that of the family, or of the posterior, unless given.
-        posterior: q(z | x) likewise; that of the family unless given.
-        inference: how q(z | x) is found.
+        prior: p(z), as a name or settings; by default the prior of the family or the posterior.
+        posterior: q(z | x), as a name or settings; by default the posterior of the family.
+        inference: how to find q(z | x), as a name or settings.
         parts: ``likelihood``, ``encoder``, ``decoder`` and ``missing``, as families take them.
 
     Raises:

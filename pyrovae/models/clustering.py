@@ -1,4 +1,4 @@
-"""How well clusters that were found without labels agree with labels."""
+"""Measure how well clusters agree with labels."""
 
 from jaxtyping import Int
 from scipy.optimize import linear_sum_assignment
@@ -11,22 +11,22 @@ __all__ = ["clustering_accuracy"]
 
 
 def clustering_accuracy(assigned: Int[Tensor, "data"], labels: Int[Tensor, "labels"]) -> float:
-    """The share of data whose cluster stands for their class.
+    """The share of data in a cluster that is matched to their class.
 
         max_m (1/N) sum_n [labels_n = m(assigned_n)]
 
-    m maps the clusters that occur to the classes that occur: one to one, by the Hungarian method,
-    which is the unsupervised clustering accuracy of Xie et al. (2016) and Jiang et al. (2017), data
-    of clusters without a class being wrong. Where there are more clusters than classes, m may give
-    one class to several clusters, so that each stands for its most frequent class (purity).
-    Compare figures of the same number of clusters only: purity rises with it.
+    m maps the clusters that occur to the classes that occur. The Hungarian method finds the best
+    one-to-one map, which gives the unsupervised clustering accuracy of Xie et al. (2016) and Jiang
+    et al. (2017); data in clusters without a class count as wrong. If there are more clusters than
+    classes, m may map several clusters to one class, so each cluster gets its most frequent class
+    (purity). Compare results for the same number of clusters only, as purity rises with it.
 
     Arguments:
-        assigned: number of each datum's cluster; any whole numbers.
-        labels: number of each datum's class, likewise.
+        assigned: cluster of each datum; any integers.
+        labels: class of each datum; any integers.
 
     Raises:
-        InputError: if there are not as many of both, or none.
+        InputError: if ``assigned`` and ``labels`` differ in length, or are empty.
 
     Example:
         >>> import torch
@@ -35,15 +35,15 @@ def clustering_accuracy(assigned: Int[Tensor, "data"], labels: Int[Tensor, "labe
     """
     if len(assigned) != len(labels) or len(labels) == 0:
         raise InputError(
-            f"there are {len(assigned)} assigned clusters and {len(labels)} labels; give one of "
-            "each for each datum"
+            f"there are {len(assigned)} assigned clusters and {len(labels)} labels; give one "
+            "cluster and one label for each datum"
         )
     (clusters, classes) = (
         one_hot(each.unique(return_inverse=True)[1]).double().cpu() for each in (assigned, labels)
     )
     counts = clusters.T @ classes
     if len(counts) > len(counts.T):
-        right = counts.amax(1).sum()
+        num_correct = counts.amax(1).sum()
     else:
-        right = counts[linear_sum_assignment(counts.numpy(), maximize=True)].sum()
-    return right.item() / len(labels)
+        num_correct = counts[linear_sum_assignment(counts.numpy(), maximize=True)].sum()
+    return num_correct.item() / len(labels)

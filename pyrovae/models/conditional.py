@@ -51,12 +51,12 @@ class ConditionalModel(GenerativeModel):
 
         Arguments:
             x: data.
-            y: what each datum is conditioned on.
-            given: what comes with each datum, as ``likelihood.given`` lists it.
+            y: condition of each datum.
+            given: the tensors that come with each datum, as ``likelihood.given`` lists them.
 
         Raises:
-            InputError: if x lies outside the support of the likelihood, or y are no such conditions
-                (under Pyro's validation).
+            InputError: if x lies outside the support of the likelihood, or y are not valid
+                conditions (under Pyro's validation).
         """
         named_given = self.begin(x, *given)
         if is_validation_enabled():
@@ -67,7 +67,7 @@ class ConditionalModel(GenerativeModel):
             return self.observe(x, self.eta_given(z, c), named_given)
 
     def p(self, c: Float[Tensor, "*batch context"]) -> TorchDistributionMixin:
-        """p(z | y), given c(y)."""
+        """p(z | y) as a function of c(y)."""
         is_conditional = isinstance(self.prior, ConditionalNormal)
         p: TorchDistributionMixin = self.prior(c) if is_conditional else self.prior()
         return p
@@ -75,12 +75,12 @@ class ConditionalModel(GenerativeModel):
     def eta_given(
         self, z: Float[Tensor, "*_ latent"], c: Float[Tensor, "*_ context"]
     ) -> Float[Tensor, "..."]:
-        """What the decoder puts out for z and c(y), of batch shapes that broadcast."""
+        """The output of the decoder for z and c(y); their batch shapes broadcast."""
         return self.eta(concatenate(z, c))
 
 
 class ConditionalGuide(RecognitionModel):
-    """The Pyro guide q(z | x, y) = posterior(encoder(x, c(y))), one network for all data."""
+    """The Pyro guide q(z | x, y) = posterior(encoder(x, c(y))), with one network for all data."""
 
     def __init__(
         self,
@@ -100,8 +100,8 @@ class ConditionalGuide(RecognitionModel):
         """Sample site ``z`` in the plate ``data``.
 
         Raises:
-            InputError: if x has another shape or is not finite, or y are no such conditions (under
-                Pyro's validation).
+            InputError: if x has another shape or is not finite, or y are not valid conditions
+                (under Pyro's validation).
         """
         self.begin(x)
         if is_validation_enabled():
@@ -110,20 +110,20 @@ class ConditionalGuide(RecognitionModel):
             z: Tensor = pyro.sample("z", self.q(self.encoder_input(x), y))
             return z
 
-    def q(self, seen: Float[Tensor, "..."], y: Num[Tensor, "..."]) -> TorchDistributionMixin:
-        """q(z | x, y) for what is seen of x; batch shapes broadcast."""
-        q: TorchDistributionMixin = self.posterior(self.h(seen, y))
+    def q(self, inputs: Float[Tensor, "..."], y: Num[Tensor, "..."]) -> TorchDistributionMixin:
+        """q(z | x, y) from ``encoder_input(x)`` and y; batch shapes broadcast."""
+        q: TorchDistributionMixin = self.posterior(self.h(inputs, y))
         return q
 
-    def centre(self, seen: Float[Tensor, "..."], y: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """A point that stands for q(z | x, y), its mean where that is known."""
+    def centre(self, inputs: Float[Tensor, "..."], y: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """A point that represents q(z | x, y): its mean if it is known."""
         posterior: Any = self.posterior
-        centre: Tensor = posterior.centre(self.h(seen, y))
+        centre: Tensor = posterior.centre(self.h(inputs, y))
         return centre
 
-    def h(self, seen: Float[Tensor, "..."], y: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """What the encoder puts out for x and y: the parameters of q(z | x, y)."""
-        h: Tensor = self.encoder(seen, self.condition(y)).to(seen.dtype)
+    def h(self, inputs: Float[Tensor, "..."], y: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The output of the encoder for x and y: the parameters of q(z | x, y)."""
+        h: Tensor = self.encoder(inputs, self.condition(y)).to(inputs.dtype)
         return h
 
 
@@ -131,31 +131,30 @@ class ConditionalVAE(LatentVariableModel):
     """p(x, z | y) = p(z | y) p(x | z, y) and q(z | x, y), with deep networks on both sides.
 
     The bound on log p(x | y) is E_q[log p(x | z, y)] - KL(q(z | x, y) || p(z | y)) (Sohn et al.
-    2015). p(z | y) is the standard normal unless asked otherwise, z then holding what y does not
-    tell about x; with ``conditional_prior`` it is a normal whose location and scale a network
-    makes from y, as in the paper. Model and guide are called as ``model(x, y, *given)``, and train
-    as :class:`LatentVariableModel` says, on data ``(x, y)``.
+    2015). By default p(z | y) is the standard normal, and z holds what y does not tell about x.
+    With ``conditional_prior``, p(z | y) is a normal with location and scale from a network of y, as
+    in the paper. Call model and guide as ``model(x, y, *given)``, and train them as
+    :class:`LatentVariableModel` describes, on data ``(x, y)``.
 
     Arguments:
         event_shape: shape of one datum.
         latent_dim: number of latent dimensions.
         likelihood: p(x | z, y) as a :class:`~pyrovae.Likelihood`, a :class:`~pyrovae.Mixed`, a name
             or a dict.
-        num_classes: number of classes, where y is a class: int64 of shape ``(batch,)``.
-        condition_shape: shape of one y, where it is a vector ``(5,)`` or an image ``(1, 28, 28)``.
-        prior: module returning p(z), whatever y is; the posterior's own, such as a standard normal,
-            unless given.
-        conditional_prior: whether p(z | y) is a normal whose location and scale a network makes
-            from y.
-        posterior: module from h to q(z | x, y), with ``in_shape`` the shape of h; a diagonal normal
-            unless given.
+        num_classes: number of classes, if y is a class: int64 of shape ``(batch,)``.
+        condition_shape: shape of one y, if it is a vector ``(5,)`` or an image ``(1, 28, 28)``.
+        prior: module that returns p(z), the same for all y; by default the posterior's ``prior()``,
+            such as a standard normal.
+        conditional_prior: whether p(z | y) is a normal with location and scale from a network of y.
+        posterior: module from h to q(z | x, y), with the shape of h as ``in_shape``; by default a
+            diagonal normal.
         encoder: callable that makes the body of a :class:`~pyrovae.nn.Joint` from (in_shape,
-            out_shape), or the whole network, called as ``encoder(x, c)`` with c the vector of y.
+            out_shape), or the whole network, called as ``encoder(x, c)`` with the vector c of y.
         decoder: network from the vector (z, c) to eta, or a callable that makes one from (in_shape,
             out_shape).
         condition: callable that makes the network from an image y to a vector, from (in_shape,
             out_shape); model and guide have one each.
-        width: of the layers in which x and y meet.
+        width: width of the layers that combine x and y.
         missing: whether entries of x may be missing (NaN), as in :class:`~pyrovae.VAE`.
 
     Raises:
@@ -196,24 +195,24 @@ class ConditionalVAE(LatentVariableModel):
         self.latent_dim = latent_dim
         layer = Likelihood.of(likelihood).build(self.event_shape)
         q: Any = DiagonalNormal(latent_dim) if posterior is None else posterior
-        seen = encoder_input_shape(self.event_shape, missing)
-        of_model = Condition(num_classes, condition_shape, condition)
+        in_shape = encoder_input_shape(self.event_shape, missing)
+        model_condition = Condition(num_classes, condition_shape, condition)
         check_latent_vector(q, prior, latent_dim)
         p: Any = q.prior() if prior is None else prior
         if conditional_prior:
             if prior is not None:
-                raise InputError("p(z | y) is given by prior, or by conditional_prior: not both")
-            p = ConditionalNormal(MLP((of_model.dim,), (2, latent_dim)), latent_dim)
+                raise InputError("you gave both prior and conditional_prior; give one of the two")
+            p = ConditionalNormal(MLP((model_condition.dim,), (2, latent_dim)), latent_dim)
         self.model = ConditionalModel(
-            of_model,
+            model_condition,
             p,
-            build_network(decoder, (latent_dim + of_model.dim,), layer.in_shape),
+            build_network(decoder, (latent_dim + model_condition.dim,), layer.in_shape),
             layer,
             missing,
         )
         self.guide = ConditionalGuide(
             Condition(num_classes, condition_shape, condition),
-            joint_network(encoder, seen, of_model.dim, q.in_shape, width),
+            joint_network(encoder, in_shape, model_condition.dim, q.in_shape, width),
             q,
             self.event_shape,
             missing,
@@ -222,7 +221,7 @@ class ConditionalVAE(LatentVariableModel):
     def standardise(  # type: ignore[override]  # y comes with each datum
         self, x: Num[Tensor, "data *event"], y: Num[Tensor, "..."], *given: Tensor
     ) -> None:
-        """Learn the units of x, as :class:`LatentVariableModel` says, and those of y likewise."""
+        """Learn the units of x, as :class:`LatentVariableModel` describes, and the units of y."""
         super().standardise(x, *given)
         for part in (self.model, self.guide):
             part.condition.set_units(y)
@@ -254,7 +253,7 @@ class ConditionalVAE(LatentVariableModel):
     def embed(  # type: ignore[override]
         self, x: Num[Tensor, "..."], y: Num[Tensor, "..."], *given: Tensor
     ) -> Float[Tensor, "*batch latent"]:
-        """The centre of q(z | x, y), which is its mean where that is known."""
+        """The centre of q(z | x, y), which is its mean if it is known."""
         return self.guide.centre(self.guide.encoder_input(x), y)
 
     def reconstruct(  # type: ignore[override]
@@ -275,9 +274,9 @@ class ConditionalVAE(LatentVariableModel):
 
         Arguments:
             x: data.
-            y: what they are conditioned on.
-            new_y: y', as many, or any that broadcast against them, such as one for all.
-            given: what comes with each datum, as ``likelihood.given`` lists it.
+            y: condition of each datum.
+            new_y: y', one for each datum, or of a shape that broadcasts, such as one for all.
+            given: the tensors that come with each datum, as ``likelihood.given`` lists them.
         """
         named_given = self.likelihood.given_with(x, *given)
         return self.decode_mean(self.embed(x, y), new_y, named_given)
@@ -285,15 +284,15 @@ class ConditionalVAE(LatentVariableModel):
     def draw(  # type: ignore[override]
         self, num: int, y: Num[Tensor, "..."], *given: Tensor
     ) -> tuple[Float[Tensor, "num latent"], Float[Tensor, "..."]]:
-        """z from p(z | y), and what the decoder puts out for it.
+        """Draw z from p(z | y); return z and the decoder's output for it.
 
         Arguments:
             num: number of draws.
             y: one for each draw, or one for all.
-            given: left aside; typical values of the training data are taken.
+            given: ignored; typical values of the training data are used.
 
         Raises:
-            InputError: if there are as many y as neither.
+            InputError: if y has neither 1 nor ``num`` values.
         """
         c = self.model.condition(self.model.condition.expand(y, num))
         p: Any = self.model.p(c)

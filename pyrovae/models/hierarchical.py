@@ -1,4 +1,4 @@
-"""The VAE with several layers of latents (Rezende et al. 2014; Sønderby et al. 2016)."""
+"""A VAE with several layers of latents (Rezende et al. 2014; Sønderby et al. 2016)."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -23,26 +23,26 @@ _GUIDES = ("top_down", "bottom_up")
 
 
 class HierarchicalVAE(LatentVariableModel):
-    """A chain of latents, each layer drawn given the one above, with deep networks between them.
+    """A chain of latent layers, each drawn given the one above, with deep networks between them.
 
         z_L ~ Normal(0, I),   z_l ~ Normal(m_l(z_{l+1}), diag(s_l(z_{l+1})^2)),   x ~ p(x | z_1)
 
-    Sites are ``z1``, next to x, to ``zL``. There are two guides:
+    The sites are ``z1``, next to x, to ``zL``. There are two guides:
 
     - ``"bottom_up"``: q(z_1 | x) q(z_2 | z_1) ... q(z_L | z_{L-1}) (Rezende et al. 2014; Burda et
       al. 2016), see :class:`~pyrovae.models.ladder.BottomUpGuide`;
-    - ``"top_down"``: q(z_L | x) q(z_{L-1} | z_L, x) ... q(z_1 | z_2, x), each below the top being
-      the precision-weighted product of a normal that x gives and of p(z_l | z_{l+1}) (the ladder
-      of Sønderby et al. 2016), see :class:`~pyrovae.models.ladder.TopDownGuide`.
+    - ``"top_down"``: q(z_L | x) q(z_{L-1} | z_L, x) ... q(z_1 | z_2, x), where each q below the top
+      is the precision-weighted product of a normal from x and of p(z_l | z_{l+1}) (the ladder of
+      Sønderby et al. 2016), see :class:`~pyrovae.models.ladder.TopDownGuide`.
 
-    The ladder is to be trained with a warm-up of beta, as its authors do, lest q follow the model's
-    p(z_l | z_{l+1}) before x has a say: ``objective={"name": "beta", "beta": Linear(steps=...)}``.
+    Train the ladder with a warm-up of beta, as its authors do; otherwise q may follow the model's
+    p(z_l | z_{l+1}) before it uses x: ``objective={"name": "beta", "beta": Linear(steps=...)}``.
 
     Latents depend on one another under either guide, so objectives and reports that need
-    independent ones (``stl``, ``dreg``, :func:`~pyrovae.infer.latent_report`,
+    independent latents (``stl``, ``dreg``, :func:`~pyrovae.infer.latent_report`,
     :func:`~pyrovae.infer.inference_gap`) refuse them; :meth:`layer_kl` shows which layers are used.
-    The KL of whole layers is in closed form, given the layers above, for ``"top_down"`` alone. With
-    one layer both guides are that of :class:`~pyrovae.VAE`.
+    Only ``"top_down"`` has the KL of whole layers in closed form, given the layers above. With one
+    layer, both guides equal the guide of :class:`~pyrovae.VAE`.
 
     Arguments:
         event_shape: shape of one datum.
@@ -50,12 +50,12 @@ class HierarchicalVAE(LatentVariableModel):
         likelihood: p(x | z_1), as :class:`~pyrovae.VAE` takes it.
         guide: ``"bottom_up"`` or ``"top_down"``.
         encoder: the first upward network, from x, or a callable that makes one from (in_shape,
-            out_shape). It puts out ``(2, latent_dims[0])`` numbers for ``"bottom_up"``; for
-            ``"top_down"`` as many in one row, followed by ``hidden[-1]`` features if there is a
-            layer above.
+            out_shape). Its output has shape ``(2, latent_dims[0])`` for ``"bottom_up"``. For
+            ``"top_down"`` it has as many numbers in one row, followed by ``hidden[-1]`` features if
+            there is a layer above.
         decoder: network from z_1 to eta, or a callable that makes one.
-        hidden: widths of the hidden layers of the networks between layers, which are MLPs.
-        missing: whether entries of x may be missing (NaN), as :class:`~pyrovae.VAE` takes them.
+        hidden: widths of the hidden layers of the MLPs between latent layers.
+        missing: whether entries of x may be missing (NaN), as in :class:`~pyrovae.VAE`.
 
     Raises:
         InputError: if the parts do not fit together.
@@ -81,32 +81,32 @@ class HierarchicalVAE(LatentVariableModel):
         missing: bool = False,
     ) -> None:
         super().__init__()
-        _check("latent_dims", latent_dims)
-        _check("hidden", hidden)
+        _check_sizes("latent_dims", latent_dims)
+        _check_sizes("hidden", hidden)
         if guide not in _GUIDES:
             raise InputError(f"unknown guide {guide!r}: {did_you_mean(guide, _GUIDES)}")
         self.event_shape = tuple(event_shape)
         self.latent_dims = tuple(latent_dims)
         layer = Likelihood.of(likelihood).build(self.event_shape)
-        between = partial(MLP, hidden=hidden)
+        mlp = partial(MLP, hidden=hidden)
         first, *above = self.latent_dims
 
-        def normal(given: int, dim: int) -> ConditionalNormal:
-            return ConditionalNormal(between((given,), (2, dim)), dim)
+        def conditional(in_dim: int, out_dim: int) -> ConditionalNormal:
+            return ConditionalNormal(mlp((in_dim,), (2, out_dim)), out_dim)
 
         self.model = HierarchicalModel(
-            [normal(upper, lower) for lower, upper in pairwise(self.latent_dims)],
+            [conditional(upper, lower) for lower, upper in pairwise(self.latent_dims)],
             self.latent_dims[-1],
             build_network(decoder, (first,), layer.in_shape),
             layer,
             missing,
         )
-        seen = encoder_input_shape(self.event_shape, missing)
+        in_shape = encoder_input_shape(self.event_shape, missing)
         if guide == "bottom_up":
             self.guide = BottomUpGuide(
-                build_network(encoder, seen, (2, first)),
+                build_network(encoder, in_shape, (2, first)),
                 first,
-                [normal(lower, upper) for lower, upper in pairwise(self.latent_dims)],
+                [conditional(lower, upper) for lower, upper in pairwise(self.latent_dims)],
                 self.event_shape,
                 missing,
             )
@@ -114,8 +114,8 @@ class HierarchicalVAE(LatentVariableModel):
             features = [hidden[-1]] * len(above) + [0]
             widths = [2 * dim + num for dim, num in zip(self.latent_dims, features, strict=True)]
             self.guide = TopDownGuide(
-                build_network(encoder, seen, widths[:1]),
-                [between((hidden[-1],), (width,)) for width in widths[1:]],
+                build_network(encoder, in_shape, widths[:1]),
+                [mlp((hidden[-1],), (width,)) for width in widths[1:]],
                 self.latent_dims,
                 self.model,
                 self.event_shape,
@@ -123,28 +123,28 @@ class HierarchicalVAE(LatentVariableModel):
             )
 
     def embed(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "*batch top"]:
-        """The top latent z_L, with the means of q passed on from layer to layer.
+        """The top latent z_L, computed by passing the means of q from layer to layer.
 
-        The top one, since it has the fixed prior Normal(0, I), which pictures of the latent space
-        are drawn on, and is what :meth:`draw` starts from. With ``"top_down"`` it is the mean of
+        The top layer has the fixed prior Normal(0, I), on which plots of the latent space are
+        based, and :meth:`draw` starts from it. With ``"top_down"``, the result is the mean of
         q(z_L | x). See :meth:`means` for the other layers.
         """
         return self.means(x)[-1]
 
     def means(self, x: Num[Tensor, "..."]) -> list[Float[Tensor, "..."]]:
-        """z_1, ..., z_L, each being the mean of its q given the means of those drawn before it."""
+        """z_1, ..., z_L: each is the mean of its q given the means of the layers drawn before."""
         return self.guide.chain(x, lambda _, q: q.mean)
 
     @torch.no_grad()
     def reconstruct(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
-        """E[x' | z_1] at the z_1 of :meth:`means`."""
+        """E[x' | z_1] at z_1 from :meth:`means`."""
         eta = self.model.decoder(self.means(x)[0])
         return self.likelihood.mean(eta, self.likelihood.given_with(x, *given))
 
     def draw(
         self, num: int, *given: Tensor
     ) -> tuple[Float[Tensor, "num top"], Float[Tensor, "..."]]:
-        """z_L from the prior, and what the decoder puts out for a z_1 drawn down the chain."""
+        """Draw z_L to z_1 down the chain; return z_L and the decoder's output for z_1."""
         z = self.model.chain(lambda _, p: p.expand((num,)).sample())
         return z[-1], self.model.decoder(z[0])
 
@@ -155,13 +155,13 @@ class HierarchicalVAE(LatentVariableModel):
         """E_q[log q(z_l | ...) - log p(z_l | z_{l+1})] of layers l = 1, ..., L, averaged over x.
 
         In nats. The sum is the rate, E_q[log q(z | x) - log p(z)]. A layer near zero is not used:
-        q is the prior there. The top layer, and for ``"top_down"`` each layer, is averaged in
-        closed form given the layers that are drawn before it; other terms are averaged over
-        samples alone, and may be below zero.
+        there q is the prior. The expectation over the top layer, and for ``"top_down"`` over each
+        layer, is in closed form given the layers drawn before. The other terms are averages over
+        samples and may be negative.
 
         Arguments:
             x: data.
-            num_samples: samples of the latents for each datum.
+            num_samples: number of samples of the latents for each datum.
 
         Raises:
             InputError: if num_samples is below 1.
@@ -170,12 +170,12 @@ class HierarchicalVAE(LatentVariableModel):
             raise InputError(f"num_samples is {num_samples}; it must be 1 or more")
         q: dict[int, Any] = {}
 
-        def take(layer: int, of_layer: Any) -> Tensor:
-            q[layer] = of_layer
-            z: Tensor = of_layer.sample((num_samples,) if len(q) == 1 else ())
+        def sample(layer: int, q_layer: Any) -> Tensor:
+            q[layer] = q_layer
+            z: Tensor = q_layer.sample((num_samples,) if len(q) == 1 else ())
             return z
 
-        z = self.guide.chain(x, take)
+        z = self.guide.chain(x, sample)
         top = len(z)
         terms = []
         for layer in range(1, top + 1):
@@ -184,12 +184,11 @@ class HierarchicalVAE(LatentVariableModel):
             if is_top or self.guide.follows_model:
                 kl = kl_divergence(q[layer], p)
             else:
-                at = z[layer - 1]
-                kl = q[layer].log_prob(at) - p.log_prob(at)
+                kl = q[layer].log_prob(z[layer - 1]) - p.log_prob(z[layer - 1])
             terms.append(kl.mean())
         return torch.stack(terms)
 
 
-def _check(name: str, sizes: Sequence[int]) -> None:
+def _check_sizes(name: str, sizes: Sequence[int]) -> None:
     if not sizes or min(sizes) < 1:
-        raise InputError(f"{name} is {tuple(sizes)}; it must be one positive number or more")
+        raise InputError(f"{name} is {tuple(sizes)}; give one or more positive numbers")

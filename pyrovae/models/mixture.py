@@ -1,4 +1,4 @@
-"""The VAE whose prior is a mixture with a latent of its own: clusters (Jiang et al. 2017, VaDE)."""
+"""A VAE that clusters data: its prior is a mixture of normals (VaDE, Jiang et al. 2017)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,7 +35,7 @@ class MixtureModel(DeepLatentModel):
 
         Arguments:
             x: data.
-            given: what comes with each datum, as ``likelihood.given`` lists it.
+            given: the tensors that come with each datum, as ``likelihood.given`` lists them.
 
         Raises:
             InputError: if x lies outside the support of the likelihood (under Pyro's validation).
@@ -48,7 +48,7 @@ class MixtureModel(DeepLatentModel):
 
 
 class MixtureGuide(AmortisedGuide):
-    """The Pyro guide q(z | x) p(y | z), whose second factor is that of the model itself."""
+    """The Pyro guide q(z | x) p(y | z), where p(y | z) is the model's own posterior of y."""
 
     def __init__(
         self,
@@ -59,10 +59,10 @@ class MixtureGuide(AmortisedGuide):
         missing: bool,
     ) -> None:
         super().__init__(encoder, posterior, event_shape, missing)
-        self._prior = (prior,)  # the model's, not to be registered here too
+        self._prior = (prior,)  # in a tuple, so that the model's prior is not registered here too
 
     def forward(self, x: Num[Tensor, "batch *event"], *given: Tensor) -> Tensor:
-        """Sample sites ``z`` and ``y``, which is marked to be enumerated, in the plate ``data``.
+        """Sample sites ``z`` and ``y`` in the plate ``data``; ``y`` is marked for enumeration.
 
         Raises:
             InputError: if x has another shape or is not finite (under Pyro's validation).
@@ -76,17 +76,17 @@ class MixtureGuide(AmortisedGuide):
 
 
 class MixtureVAE(LatentVariableModel):
-    """A discrete latent over a continuous one: y is the cluster of a datum (Jiang et al. 2017).
+    """A discrete latent above a continuous one: y is the cluster of a datum (Jiang et al. 2017).
 
         y ~ Categorical(pi),  z ~ Normal(mu_y, diag(s_y)^2),  x ~ likelihood(decoder(z))
 
-    The guide is q(z | x) p(y | z) with the model's own p(y | z), so that log p(y, z) - log p(y | z)
-    = log p(z) whatever y is: every bound and every estimate of log p(x) is that of the VAE whose
-    prior is the mixture. Train it with ``objective="enumerated"``, which sums over y: where y is
-    drawn, its score function adds noise of mean zero to the gradient.
+    The guide is q(z | x) p(y | z) with the model's own p(y | z), so log p(y, z) - log p(y | z) =
+    log p(z) for every y. Every bound and every estimate of log p(x) equals that of a VAE with the
+    mixture as its prior. Train it with ``objective="enumerated"``, which sums over y. If you sample
+    y instead, its score function adds noise of mean zero to the gradient.
 
-    Clusters are found sooner where the components start at those of embeddings that are worth
-    something already: train with a small weight of the KL, then :meth:`initialise`, then train.
+    Training finds clusters sooner if the components start at clusters of useful embeddings: train
+    with a small weight of the KL, then call :meth:`initialise`, then train again.
 
         fit(m.model, m.guide, x, objective={"name": "beta", "beta": 0.01})
         m.initialise(x)
@@ -95,7 +95,7 @@ class MixtureVAE(LatentVariableModel):
     Arguments:
         event_shape: shape of one datum, such as ``(1, 28, 28)`` or ``(13,)``.
         latent_dim: number of dimensions of z.
-        num_components: number of values of y.
+        num_components: number of clusters, the values of y.
         likelihood: p(x | z) as a :class:`~pyrovae.Likelihood`, a :class:`~pyrovae.Mixed`, a name
             or a dict.
         encoder: network from x to h, or a callable that makes one from (in_shape, out_shape).
@@ -140,9 +140,9 @@ class MixtureVAE(LatentVariableModel):
         self.model = MixtureModel(
             prior, build_network(decoder, (latent_dim,), layer.in_shape), layer, missing
         )
-        seen = encoder_input_shape(self.event_shape, missing)
+        in_shape = encoder_input_shape(self.event_shape, missing)
         self.guide = MixtureGuide(
-            build_network(encoder, seen, q.in_shape), q, prior, self.event_shape, missing
+            build_network(encoder, in_shape, q.in_shape), q, prior, self.event_shape, missing
         )
 
     def embed(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "*batch latent"]:
@@ -159,7 +159,7 @@ class MixtureVAE(LatentVariableModel):
     def draw(
         self, num: int, *given: Tensor
     ) -> tuple[Float[Tensor, "num latent"], Float[Tensor, "..."]]:
-        """z from p(y) p(z | y), and what the decoder puts out for it."""
+        """Draw z from p(y) p(z | y); return z and the decoder's output for it."""
         prior = self.model.prior
         z: Tensor = prior.component(prior.weights().sample((num,))).sample()
         return z, self.model.decoder(z)
@@ -167,7 +167,7 @@ class MixtureVAE(LatentVariableModel):
     def component_probabilities(
         self, x: Num[Tensor, "..."], *given: Tensor
     ) -> Float[Tensor, "*batch components"]:
-        """p(y | z) at the mean z of q(z | x), which has no noise; it stands for E_q[p(y | z)]."""
+        """p(y | z) at the mean z of q(z | x): a stand-in for E_q[p(y | z)] without noise."""
         probabilities: Tensor = self.model.prior.posterior(self.embed(x)).probs
         return probabilities
 
@@ -178,23 +178,24 @@ class MixtureVAE(LatentVariableModel):
 
     @torch.no_grad()
     def initialise(self, x: Num[Tensor, "data *event"], *given: Tensor, seed: int = 0) -> None:
-        """Put the components where a mixture of Normals, fitted to the embeddings of x, has them.
+        """Set the components to those of a normal mixture fitted to the embeddings of x.
 
-        By scikit-learn's EM, from the best of ten starts by k-means (as Jiang et al. 2017 do after
-        training an autoencoder). The embeddings are to be worth something: train before.
+        scikit-learn's EM fits the mixture and keeps the best of ten k-means starts (Jiang et al.
+        2017 do the same after training an autoencoder). Train before you call it, so that the
+        embeddings are useful.
 
         Arguments:
-            x: training data, or enough of them.
-            given: what comes with each datum, which the embedding does not need.
-            seed: of the starts.
+            x: training data, or a large enough part of them.
+            given: ignored, as the embedding does not need it.
+            seed: seed of the starts.
 
         Raises:
             InputError: if there are fewer data than components.
         """
         if len(x) < self.num_components:
             raise InputError(
-                f"there are {len(x)} data for {self.num_components} components; give as many at "
-                "the least"
+                f"there are {len(x)} data for {self.num_components} components; give at least "
+                f"{self.num_components} data"
             )
         from sklearn.mixture import GaussianMixture
 

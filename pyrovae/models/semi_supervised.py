@@ -1,4 +1,4 @@
-"""The variational autoencoder that classes are told to for some data (Kingma et al. 2014)."""
+"""The semi-supervised VAE: some data have class labels, others do not (Kingma et al. 2014)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -49,40 +49,40 @@ class LabelGuide(ConditionalGuide):
     ) -> Tensor:
         """Sample sites ``y_unobserved`` and ``z`` in the plate ``data``.
 
-        Where y is known, nothing depends on ``y_unobserved``, which is drawn from its prior.
+        If y is known, ``y_unobserved`` is drawn from its prior, and nothing depends on it.
 
         Raises:
-            InputError: if x has another shape or is not finite, or y are no labels (under Pyro's
-                validation).
+            InputError: if x has another shape or is not finite, or y are not valid labels (under
+                Pyro's validation).
         """
         self.begin(x)
-        _check(x, y, self.condition)
+        _validate_labels(x, y, self.condition)
         is_missing = (y < 0).unsqueeze(-1)
-        seen = self.encoder_input(x)
+        inputs = self.encoder_input(x)
         with pyro.plate("data", x.shape[0]):
-            logits = torch.where(is_missing, self.logits(seen), 0.0)
+            logits = torch.where(is_missing, self.logits(inputs), 0.0)
             q_y = Categorical(logits=logits)
-            drawn = pyro.sample("y_unobserved", q_y, infer={"enumerate": "parallel"})
-            z: Tensor = pyro.sample("z", self.q(seen, torch.where(y < 0, drawn, y)))
+            y_sample = pyro.sample("y_unobserved", q_y, infer={"enumerate": "parallel"})
+            z: Tensor = pyro.sample("z", self.q(inputs, torch.where(y < 0, y_sample, y)))
             return z
 
-    def logits(self, seen: Float[Tensor, "..."]) -> Float[Tensor, "*batch classes"]:
-        """log q(y | x) but for a constant, for what is seen of x."""
-        logits: Tensor = self.classifier(seen).to(seen.dtype)
+    def logits(self, inputs: Float[Tensor, "..."]) -> Float[Tensor, "*batch classes"]:
+        """log q(y | x) up to a constant, from ``encoder_input(x)``."""
+        logits: Tensor = self.classifier(inputs).to(inputs.dtype)
         return logits
 
 
 class LabelModel(GenerativeModel):
-    """The Pyro model p(y) p(z) p(x | z, y), y being observed where it is known.
+    """The Pyro model p(y) p(z) p(x | z, y), where known labels y are observed.
 
     Arguments:
-        condition: from y to one-hot.
-        prior: module returning p(z).
+        condition: module from y to one-hot.
+        prior: module that returns p(z).
         decoder: network from (z, one-hot y) to eta.
-        likelihood: from eta to p(x | z, y).
+        likelihood: layer from eta to p(x | z, y).
         missing: whether entries of x may be missing.
-        guide: whose log q(y | x) is part of what is maximised in training; not owned.
-        weight: of log q(y | x), for each datum whose label is known.
+        guide: the guide, with a log q(y | x) that training adds to the objective; not owned.
+        weight: weight of log q(y | x), for each datum with a known label.
     """
 
     logits: Tensor
@@ -101,7 +101,7 @@ class LabelModel(GenerativeModel):
         self.condition = condition
         self.prior = prior
         self.weight = weight
-        self._guide = (guide,)
+        self._guide = (guide,)  # in a tuple, so that it is not registered here too
         self.register_buffer("logits", torch.zeros(condition.dim), persistent=False)
 
     def forward(
@@ -109,29 +109,29 @@ class LabelModel(GenerativeModel):
     ) -> Tensor:
         """Sample sites ``y_unobserved`` and ``z``; ``y_observed`` and ``x`` are observed.
 
-        In training there is the factor ``classification`` besides. All are in the plate ``data``.
+        In train mode there is also the factor ``classification``. All are in the plate ``data``.
 
         Arguments:
             x: data.
             y: labels, -1 where they are missing.
-            given: what comes with each datum, as ``likelihood.given`` lists it.
+            given: the tensors that come with each datum, as ``likelihood.given`` lists them.
 
         Raises:
-            InputError: if x lies outside the support of the likelihood, or y are no labels (under
-                Pyro's validation).
+            InputError: if x lies outside the support of the likelihood, or y are not valid labels
+                (under Pyro's validation).
         """
         named_given = self.begin(x, *given)
-        _check(x, y, self.condition)
+        _validate_labels(x, y, self.condition)
         is_known = y >= 0
         known = torch.where(is_known, y, 0)
         with pyro.plate("data", x.shape[0]):
             p_y = Categorical(logits=self.logits)
             pyro.sample("y_observed", p_y.mask(is_known), obs=known)
-            # Without a mask: where y is known, model and guide draw this from the same p(y), which
-            # cancels however it is summed or sampled. Pyro's masks leave score functions as is.
-            drawn = pyro.sample("y_unobserved", p_y)
+            # No mask here, as Pyro's masks do not mask score functions. If y is known, model and
+            # guide draw this site from the same p(y), which cancels whether summed or sampled.
+            y_sample = pyro.sample("y_unobserved", p_y)
             z = pyro.sample("z", self.prior())
-            eta = self.eta_given(z, torch.where(is_known, y, drawn))
+            eta = self.eta_given(z, torch.where(is_known, y, y_sample))
             if self.training:
                 (guide,) = self._guide
                 log_q = Categorical(logits=guide.logits(guide.encoder_input(x))).log_prob(known)
@@ -141,36 +141,37 @@ class LabelModel(GenerativeModel):
     def eta_given(
         self, z: Float[Tensor, "*_ latent"], y: Int[Tensor, "..."]
     ) -> Float[Tensor, "..."]:
-        """What the decoder puts out for z and y, of batch shapes that broadcast."""
+        """The output of the decoder for z and y; their batch shapes broadcast."""
         return self.eta(concatenate(z, self.condition(y)))
 
 
 class SemiSupervisedVAE(LatentVariableModel):
-    """p(y) p(z) p(x | z, y) and q(y | x) q(z | x, y), where only some data have labels y.
+    """p(y) p(z) p(x | z, y) and q(y | x) q(z | x, y), for data of which only some have labels y.
 
-    The model M2 of Kingma et al. (2014), with p(y) uniform over C classes. In nats for each datum,
+    This is the model M2 of Kingma et al. (2014), with p(y) uniform over C classes. In nats per
+    datum,
 
         L(x, y) = E_q(z|x,y)[log p(x | z, y) + log p(z) - log q(z | x, y)] + log p(y) <= log p(x, y)
         U(x) = sum_y q(y | x) (L(x, y) - log q(y | x)) <= log p(x),
 
-    (both with the sign opposite to the paper's). What the ELBO is, in eval mode, is the sum of L
-    over the data with labels and of U over those without. In train mode weight * log q(y | x) is
-    added for each datum with a label, so that these, too, train the classifier. The paper adds
-    alpha times the mean of log q(y | x) over the N_l labelled data to the same sum over all N data,
-    with alpha = 0.1 N, which is a weight of alpha / N_l = 0.1 N / N_l here: 0.1 where all data
-    have labels, 50 where 100 of 50,000 have.
+    (both with the opposite sign to the paper). In eval mode the ELBO is the sum of L over the data
+    with labels and of U over the data without. In train mode each datum with a label adds
+    weight * log q(y | x), so that labelled data train the classifier too. The paper adds alpha
+    times the mean of log q(y | x) over the N_l labelled data to the same sum over all N data, with
+    alpha = 0.1 N. Here this is a weight of alpha / N_l = 0.1 N / N_l: 0.1 if all data have labels,
+    50 if 100 of 50,000 have.
 
-    Model and guide are called as ``model(x, y, *given)``, with y int64 of shape ``(batch,)``, -1
+    Call model and guide as ``model(x, y, *given)``, with y int64 of shape ``(batch,)``, and -1
     where the label is missing. Train with ``objective="enumerated"``, which sums over the site
-    ``y_unobserved``, marked for it, as ``pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)`` does:
-    under the plain ELBO y is sampled and gradients are noisy. The networks of the encoder and the
-    classifier then run once for each x, those of the decoder once for each class.
+    ``y_unobserved``, as ``pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)`` does. The plain ELBO
+    samples y, and its gradients are noisy. With the sum, the networks of the encoder and the
+    classifier run once for each x, those of the decoder once for each class.
 
-    Minibatches mix both kinds of data. Where labels are few, most batches would have next to none:
-    repeat the labelled data, so that they make up a tenth to a half of what is trained on, as in
-    ``x = torch.cat([x_labelled.repeat(20, 1, 1, 1), x_unlabelled])`` and y likewise. Twenty
-    repetitions multiply both L and the classification term of these data by twenty; then divide the
-    weight by twenty to keep the classification term as it was.
+    Minibatches mix data with and without labels. If labels are few, most minibatches would have
+    hardly any. Then repeat the labelled data, so that they make up a tenth to a half of the
+    training data, as in ``x = torch.cat([x_labelled.repeat(20, 1, 1, 1), x_unlabelled])``, and
+    repeat y likewise. Twenty repetitions multiply both L and the classification term of these data
+    by twenty; divide the weight by twenty to keep the classification term the same.
 
     Arguments:
         event_shape: shape of one datum.
@@ -178,19 +179,20 @@ class SemiSupervisedVAE(LatentVariableModel):
         num_classes: number of classes C.
         likelihood: p(x | z, y) as a :class:`~pyrovae.Likelihood`, a :class:`~pyrovae.Mixed`, a name
             or a dict.
-        prior: module returning p(z); the standard normal unless given.
-        posterior: module from h to q(z | x, y), with ``in_shape`` the shape of h; a diagonal normal
-            unless given.
+        prior: module that returns p(z); by default the posterior's ``prior()``, such as a standard
+            normal.
+        posterior: module from h to q(z | x, y), with the shape of h as ``in_shape``; by default a
+            diagonal normal.
         classifier: network from x to C logits, or a callable that makes one from (in_shape,
-            out_shape); the encoder's, if that is one, unless given.
+            out_shape); by default the callable ``encoder``, or an MLP if ``encoder`` is a network.
         encoder: callable that makes the body of a :class:`~pyrovae.nn.Joint` from (in_shape,
             out_shape), or the whole network, called as ``encoder(x, c)`` with c one-hot; their
             batch shapes broadcast against one another.
         decoder: network from the vector (z, c) to eta, or a callable that makes one from (in_shape,
             out_shape).
-        width: of the layers in which x and y meet.
+        width: width of the layers that combine x and y.
         missing: whether entries of x may be missing (NaN), as in :class:`~pyrovae.VAE`.
-        weight: of log q(y | x) in train mode.
+        weight: weight of log q(y | x) in train mode.
 
     Raises:
         InputError: if the parts do not fit together.
@@ -234,15 +236,15 @@ class SemiSupervisedVAE(LatentVariableModel):
         layer = Likelihood.of(likelihood).build(self.event_shape)
         q: Any = DiagonalNormal(latent_dim) if posterior is None else posterior
         check_latent_vector(q, prior, latent_dim)
-        seen = encoder_input_shape(self.event_shape, missing)
+        in_shape = encoder_input_shape(self.event_shape, missing)
         self.guide = LabelGuide(
             Condition(num_classes),
             build_network(
                 classifier or (MLP if isinstance(encoder, nn.Module) else encoder),
-                seen,
+                in_shape,
                 (num_classes,),
             ),
-            joint_network(encoder, seen, num_classes, q.in_shape, width),
+            joint_network(encoder, in_shape, num_classes, q.in_shape, width),
             q,
             self.event_shape,
             missing,
@@ -260,7 +262,7 @@ class SemiSupervisedVAE(LatentVariableModel):
     def standardise(
         self, x: Num[Tensor, "data *event"], y: Tensor | None = None, *given: Tensor
     ) -> None:
-        """Learn the units of x, as :class:`LatentVariableModel` says; those of y are none."""
+        """Learn the units of x, as :class:`LatentVariableModel` describes; labels have no units."""
         super().standardise(x, *given)
 
     @torch.no_grad()
@@ -269,22 +271,22 @@ class SemiSupervisedVAE(LatentVariableModel):
         return self.guide.logits(self.guide.encoder_input(x)).softmax(-1)
 
     def label_accuracy(self, x: Num[Tensor, "batch *event"], y: Num[Tensor, "..."]) -> float:
-        """Of the data whose label is known, the share whose most probable class is that.
+        """Accuracy of the most probable class, over the data with a known label.
 
         Raises:
-            InputError: if no label is known, or y are no labels.
+            InputError: if no label is known, or y are not valid labels.
         """
         check_condition_shape(x, y)
         check_labels(y, self.num_classes, missing=True)
         is_known = y >= 0
         if not bool(is_known.any()):
-            raise InputError("all labels are missing (-1); the accuracy needs some that are known")
+            raise InputError("all labels are missing (-1); the accuracy needs known labels")
         return (self.classify(x).argmax(-1) == y)[is_known].double().mean().item()
 
     def encode(
         self, x: Num[Tensor, "..."], y: Int[Tensor, "..."] | None = None
     ) -> TorchDistributionMixin:
-        """q(z | x, y), at the most probable y where it is missing or not given."""
+        """q(z | x, y), at the most probable y if y is missing or not given."""
         return self.guide.q(self.guide.encoder_input(x), self._label(x, y))
 
     def decode(
@@ -309,7 +311,7 @@ class SemiSupervisedVAE(LatentVariableModel):
     def embed(
         self, x: Num[Tensor, "..."], y: Int[Tensor, "..."] | None = None, *given: Tensor
     ) -> Float[Tensor, "*batch latent"]:
-        """The centre of q(z | x, y), at the most probable y where it is missing or not given."""
+        """The centre of q(z | x, y), at the most probable y if y is missing or not given."""
         return self.guide.centre(self.guide.encoder_input(x), self._label(x, y))
 
     @torch.no_grad()
@@ -324,15 +326,15 @@ class SemiSupervisedVAE(LatentVariableModel):
     def draw(
         self, num: int, y: Int[Tensor, "..."] | None = None, *given: Tensor
     ) -> tuple[Float[Tensor, "num latent"], Float[Tensor, "..."]]:
-        """z from the prior, and what the decoder puts out for it and y.
+        """Draw z from the prior; return z and the decoder's output for z and y.
 
         Arguments:
             num: number of draws.
-            y: labels, one for each draw or one for all; drawn from p(y) unless given.
-            given: left aside; typical values of the training data are taken.
+            y: labels, one for each draw or one for all; by default they are drawn from p(y).
+            given: ignored; typical values of the training data are used.
 
         Raises:
-            InputError: if there are as many y as neither.
+            InputError: if y has neither 1 nor ``num`` values.
         """
         if y is None:
             y = torch.randint(self.num_classes, (num,), device=self.model.logits.device)
@@ -340,14 +342,14 @@ class SemiSupervisedVAE(LatentVariableModel):
         return z, self.model.eta_given(z, self.model.condition.expand(y, num))
 
     def _label(self, x: Tensor, y: Tensor | None) -> Tensor:
-        """y, and the most probable one where it is not known."""
+        """Return y, with the most probable label where it is not known."""
         if y is not None and bool((y >= 0).all()):
             return y
-        likely = self.classify(x).argmax(-1)
-        return likely if y is None else torch.where(y < 0, likely, y)
+        most_probable = self.classify(x).argmax(-1)
+        return most_probable if y is None else torch.where(y < 0, most_probable, y)
 
 
-def _check(x: Tensor, y: Tensor, condition: Condition) -> None:
+def _validate_labels(x: Tensor, y: Tensor, condition: Condition) -> None:
     if is_validation_enabled():
         check_condition_shape(x, y)
         check_labels(y, condition.dim, missing=True)

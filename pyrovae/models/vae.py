@@ -26,32 +26,33 @@ from .base.refinement import INFERENCES, IndexedModel, Inference
 
 __all__ = ["VAE"]
 
-_OF_GUIDES = ("model", "encoder", "posterior", "event_shape", "missing")
-"""Arguments of guides that are no settings of theirs."""
+_GUIDE_CONTEXT = ("model", "encoder", "posterior", "event_shape", "missing")
+"""Arguments of guides that the VAE gives, so they are not settings of the inference."""
 
 
 class VAE(LatentVariableModel):
     """p(z) p(x | z) and q(z | x), with deep networks on both sides.
 
-    ``vae.model`` and ``vae.guide`` train as :class:`LatentVariableModel` says.
+    Train ``vae.model`` and ``vae.guide`` as :class:`LatentVariableModel` describes.
 
     Arguments:
         event_shape: shape of one datum, such as ``(1, 28, 28)`` or ``(13,)``.
         latent_dim: number of latent dimensions.
         likelihood: p(x | z) as a :class:`~pyrovae.Likelihood`, a :class:`~pyrovae.Mixed`, a name
             or a dict.
-        prior: module returning p(z), such as those in :mod:`pyrovae.priors`; the posterior's own,
-            such as a standard normal, unless given.
-        posterior: module from h to q(z | x), such as those in :mod:`pyrovae.posteriors`, with
-            ``in_shape`` the shape of h, and ``prior()`` unless a prior is given; a diagonal normal
-            unless given.
-        inference: how q(z | x) of a datum is found: ``"amortised"``, by the encoder;
-            ``"semi_amortised"``, refined by gradient steps from there; ``"free"``, with parameters
-            of its own; or settings, as in ``{"name": "semi_amortised", "num_steps": 10}``.
+        prior: module that returns p(z), such as those in :mod:`pyrovae.priors`; by default the
+            posterior's ``prior()``, such as a standard normal.
+        posterior: module from h to q(z | x), such as those in :mod:`pyrovae.posteriors`, with the
+            shape of h as ``in_shape``, and a method ``prior()`` if you give no prior; by default a
+            diagonal normal.
+        inference: how to find q(z | x) of a datum: ``"amortised"``, by the encoder;
+            ``"semi_amortised"``, by gradient steps from the encoder's output; ``"free"``, with
+            separate parameters for each datum; or settings, as in ``{"name": "semi_amortised",
+            "num_steps": 10}``.
         encoder: network from x to h, or a callable that makes one from (in_shape, out_shape).
         decoder: network from z to eta, or a callable that makes one from (in_shape, out_shape).
         missing: whether entries of x may be missing (NaN); the encoder then takes x and the mask of
-            what is present, side by side along the first dimension of a datum.
+            present entries, concatenated along the first dimension of a datum.
 
     Raises:
         InputError: if the parts do not fit together.
@@ -82,46 +83,48 @@ class VAE(LatentVariableModel):
             raise InputError(f"latent_dim is {latent_dim}; it must be 1 or more")
         self.event_shape = tuple(event_shape)
         self.latent_dim = latent_dim
-        inference_name, _ = parse_declaration("inference", INFERENCES, inference, *_OF_GUIDES)
+        inference_name, _ = parse_declaration("inference", INFERENCES, inference, *_GUIDE_CONTEXT)
         layer = Likelihood.of(likelihood).build(self.event_shape)
         q: Any = DiagonalNormal(latent_dim) if posterior is None else posterior
         p: Any = q.prior() if prior is None else prior
         with torch.no_grad():
             trial = q(torch.zeros(q.in_shape))
             latent_shape = trial.event_shape
-        kind = IndexedModel if inference_name == "free" else DeepLatentModel
-        self.model = kind(p, build_network(decoder, latent_shape, layer.in_shape), layer, missing)
-        seen = encoder_input_shape(self.event_shape, missing)
+        model_class = IndexedModel if inference_name == "free" else DeepLatentModel
+        network = build_network(decoder, latent_shape, layer.in_shape)
+        self.model = model_class(p, network, layer, missing)
+        in_shape = encoder_input_shape(self.event_shape, missing)
         self.guide = build_part(
             "inference",
             INFERENCES,
             inference,
             model=self.model,
-            encoder=build_network(encoder, seen, q.in_shape),
+            encoder=build_network(encoder, in_shape, q.in_shape),
             posterior=q,
             event_shape=self.event_shape,
             missing=missing,
         )
         if isinstance(p, VampPrior):
-            p.bind(self.guide)  # whose latents are its own, too
+            p.bind(self.guide)  # its latents then fit, as they are those of q
             return
         with torch.no_grad():
             prior_trial: Any = p()
             shape = prior_trial.event_shape
         if prior_trial.support.is_discrete != trial.support.is_discrete:
             raise InputError(
-                "one of prior and posterior is of discrete latents, the other of continuous ones; "
-                "leave the prior out for that of the posterior"
+                "prior and posterior must both be discrete or both continuous; leave the prior out "
+                "to use the default prior of the posterior"
             )
         if shape != latent_shape:
             raise InputError(
-                f"the prior is of latents of shape {tuple(shape)}, the posterior of "
-                f"{tuple(latent_shape)}; give both the same latent_dim"
+                f"the prior has latents of shape {tuple(shape)}, but the posterior has latents of "
+                f"shape {tuple(latent_shape)}; give both the same latent_dim"
             )
 
     def standardise(self, x: Num[Tensor, "data *event"], *given: Tensor) -> None:
-        """Learn the units of the data, as :class:`LatentVariableModel` says; the pseudo-inputs of a
-        :class:`~pyrovae.priors.VampPrior` start at data chosen at random.
+        """Learn the units of the data, as :class:`LatentVariableModel` describes.
+
+        It also sets the pseudo-inputs of a :class:`~pyrovae.priors.VampPrior` to random data.
         """
         super().standardise(x, *given)
         prior = self.model.prior
@@ -130,7 +133,7 @@ class VAE(LatentVariableModel):
             prior.start_at(self.guide.standardise(x.to(device)))
 
     def encode(self, x: Num[Tensor, "..."], *given: Tensor) -> TorchDistributionMixin:
-        """q(z | x), of event shape ``(latent_dim,)``, or that of the posterior's own prior."""
+        """q(z | x), of event shape ``(latent_dim,)``, or that of the posterior's ``prior()``."""
         return self.guide.q(x, *given)
 
     def decode(
@@ -149,18 +152,18 @@ class VAE(LatentVariableModel):
     @torch.no_grad()
     def reconstruct(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
         """E[x' | z] at ``z = embed(x)``, without gradients."""
-        # Data of a free posterior may come with their numbers, after what the likelihood takes.
+        # With free inference, the indices of the data may follow what the likelihood takes.
         likelihood_given = given[: len(self.likelihood.likelihood.given)]
         return self.decode_mean(
             self.embed(x, *given), self.likelihood.given_with(x, *likelihood_given)
         )
 
     def embed(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
-        """The centre of q(z | x), which is its mean where that is known."""
+        """The centre of q(z | x), which is its mean if it is known."""
         return self.guide.centre(x, *given)
 
     def draw(self, num: int, *given: Tensor) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
-        """z from the prior, and what the decoder puts out for it."""
+        """Draw z from the prior; return z and the decoder's output for it."""
         z: Tensor = self.model.prior().sample((num,))
         return z, self.model.decoder(z)
 

@@ -1,7 +1,7 @@
-"""Bodies of encoders and decoders: networks from one shape to another.
+"""Networks for encoders and decoders.
 
-Each body is called as ``Body(in_shape, out_shape)``, leaves any batch shape on the left alone,
-and ends in a linear map, so that its output may be any real numbers.
+You make each one as ``Body(in_shape, out_shape)``. It accepts any batch shape on the left and ends
+in a linear map, so its output can be any real numbers.
 """
 
 from .conv import ConvDecoder, ConvEncoder

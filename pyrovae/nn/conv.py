@@ -1,4 +1,4 @@
-"""Plain convolutional networks: weights are in channels_last order, much faster on CPUs."""
+"""Convolutional networks. Weights are in channels_last order, which is much faster on CPUs."""
 
 from collections.abc import Sequence
 from math import prod
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 
-__all__ = ["ConvDecoder", "ConvEncoder", "image_shape"]
+__all__ = ["ConvDecoder", "ConvEncoder", "check_image_shape"]
 
 _CHANNELS = (32, 64)
-"""Widths of the two convolutions, each halving the height and the width."""
+"""Widths of the two convolutions, each of which halves the height and the width."""
 
 
 class ConvEncoder(nn.Module):
@@ -23,12 +23,12 @@ class ConvEncoder(nn.Module):
         out_shape: shape of one output.
 
     Raises:
-        InputError: if the input is no such image.
+        InputError: if ``in_shape`` is not the shape of such an image.
     """
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
         super().__init__()
-        channels, height, width = image_shape(in_shape)
+        channels, height, width = check_image_shape(in_shape)
         first, second = _CHANNELS
         self._out_shape = tuple(out_shape)
         self.layers = nn.Sequential(
@@ -51,15 +51,15 @@ class ConvDecoder(nn.Module):
 
     Arguments:
         in_shape: shape of one input.
-        out_shape: (numbers a feature, channels, height, width), as a likelihood asks for.
+        out_shape: (parameters per feature, channels, height, width), as a likelihood needs.
 
     Raises:
-        InputError: if the output is no such image.
+        InputError: if the output is not an image whose height and width are multiples of 4.
     """
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
         super().__init__()
-        channels, height, width = image_shape(out_shape[1:])
+        channels, height, width = check_image_shape(out_shape[1:])
         first, second = _CHANNELS
         self._in_dims = len(in_shape)
         self._out_shape = tuple(out_shape)
@@ -80,11 +80,11 @@ class ConvDecoder(nn.Module):
         return y.reshape(flat.shape[:-1] + self._out_shape)
 
 
-def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
-    """Channels, height and width of an image that is halved twice.
+def check_image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Return (channels, height, width) of an image that the networks can halve twice.
 
     Raises:
-        InputError: if it is none.
+        InputError: if ``shape`` is not the shape of such an image.
     """
     if len(shape) != 3 or min(shape) < 1 or shape[1] % 4 or shape[2] % 4:
         raise InputError(

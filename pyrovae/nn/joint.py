@@ -1,4 +1,4 @@
-"""Bodies with a context: networks of x and of a vector that comes with it."""
+"""Networks that take x and a context vector c."""
 
 from collections.abc import Callable, Sequence
 from math import prod
@@ -15,9 +15,9 @@ _Body = nn.Module | Callable[[Sequence[int], Sequence[int]], nn.Module]
 class Joint(nn.Module):
     """A network of x and a vector c: W ReLU(U ReLU(body(x)) + V c + a) + b.
 
-    That is a perceptron with one hidden layer on (ReLU(features), c), where features = body(x).
-    The batch shapes of x and c broadcast against one another behind the body, so that each x goes
-    through the body once, however many vectors it comes with.
+    This is an MLP with one hidden layer on (ReLU(features), c), where features = body(x). The batch
+    shapes of x and c broadcast after the body, so each x goes through the body once, however many
+    context vectors you give for it.
 
     Arguments:
         body: network from x to ``(num_features,)``, or a callable that makes one from (in_shape,
@@ -25,7 +25,7 @@ class Joint(nn.Module):
         in_shape: shape of one x.
         context_dim: length of c.
         out_shape: shape of one output.
-        num_features: what the body puts out for one x.
+        num_features: number of features that the body outputs for one x.
         hidden: width of the hidden layer.
 
     Example:
@@ -64,7 +64,7 @@ def joint_network(
     out_shape: Sequence[int],
     width: int = 400,
 ) -> nn.Module:
-    """A network called as ``network(x, c)``.
+    """Return a network to be called as ``network(x, c)``.
 
     Arguments:
         encoder: the network itself, or a callable that makes the body of a :class:`Joint` from
@@ -72,7 +72,7 @@ def joint_network(
         in_shape: shape of one x.
         context_dim: length of c.
         out_shape: shape of one output.
-        width: of the features of x, and of the hidden layer in which they meet the context.
+        width: number of features of x, and width of the hidden layer that combines them with c.
     """
     if isinstance(encoder, nn.Module):
         return encoder
@@ -82,7 +82,7 @@ def joint_network(
 def concatenate(
     z: Float[Tensor, "*_ latent"], c: Float[Tensor, "*_ context"]
 ) -> Float[Tensor, "*batch both"]:
-    """The vectors (z, c), of batch shapes that broadcast against one another.
+    """Concatenate z and c along their last dimension; their batch shapes broadcast.
 
     >>> concatenate(torch.zeros(7, 2), torch.eye(10)[:, None]).shape
     torch.Size([10, 7, 12])

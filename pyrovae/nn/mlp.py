@@ -17,7 +17,7 @@ class MLP(nn.Module):
         in_shape: shape of one input.
         out_shape: shape of one output.
         hidden: widths of the hidden layers.
-        activation: makes the module between layers.
+        activation: makes the module between two layers.
 
     Example:
         >>> import torch

@@ -1,15 +1,15 @@
-"""Residual bodies of encoders and decoders: the input of each block is added to its output.
+"""Residual networks for encoders and decoders: each block adds its input to its output.
 
     y = shortcut(x) + branch(x),    branch = activation, linear, activation, linear
 
-Activations stand before linear maps, so that nothing but additions lies between the first linear
-map and the last activation (He et al. 2016, Identity Mappings in Deep Residual Networks). The last
-map of each branch starts at zero: every block starts as its shortcut, and gradients reach all
-depths unchanged. There is no batch normalisation: with it the density of a datum would depend on
-the other data of its batch, and those of samples z_1, ..., z_K, of which an importance-weighted
-bound is made, on one another.
+Activations come before linear maps, so only additions lie between the first linear map and the last
+activation (He et al. 2016, Identity Mappings in Deep Residual Networks). The last map of each
+branch starts at zero: every block starts as its shortcut, and gradients reach all depths unchanged.
+There is no batch normalisation. With it, the density of a datum would depend on the other data of
+its batch, and the densities of the samples z_1, ..., z_K of an importance-weighted bound would
+depend on one another.
 
-Each body is called as ``Body(in_shape, out_shape)``, leaves any batch shape on the left alone, and
+You make each network as ``Body(in_shape, out_shape)``. It accepts any batch shape on the left and
 ends in a linear map.
 """
 
@@ -22,25 +22,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .conv import image_shape
+from .conv import check_image_shape
 
 __all__ = ["ResidualDecoder", "ResidualEncoder", "ResidualMLP"]
 
 _CHANNELS = (32, 64)
-"""Widths at half and at a quarter of the height and the width of an image."""
+"""Numbers of channels at a half and at a quarter of the height and width of an image."""
 
 
 class ResidualMLP(nn.Module):
     """A linear map, a residual block for each hidden width, then a linear map.
 
-    Blocks have two linear maps; the shortcut is the identity where a block does not change the
-    width, and a linear map where it does.
+    Each block has two linear maps. Its shortcut is the identity if the block keeps the width, and a
+    linear map if it changes it.
 
     Arguments:
         in_shape: shape of one input.
         out_shape: shape of one output.
         hidden: widths of the blocks, one or more.
-        activation: makes the module before each linear map but the first.
+        activation: makes the module before each linear map except the first.
 
     Raises:
         InputError: if there is no block.
@@ -61,12 +61,12 @@ class ResidualMLP(nn.Module):
         if not hidden or min(hidden) < 1:
             raise InputError(
                 f"hidden is {tuple(hidden)}; a residual network needs the width of one block or "
-                "more, such as (256, 256): without any use mlp"
+                "more, such as (256, 256); use mlp for a network without blocks"
             )
         self._in_dims = len(in_shape)
         self._out_shape = tuple(out_shape)
         blocks = [
-            _Residual(
+            _ResidualBlock(
                 activation(),
                 nn.Linear(fan_in, fan_out),
                 activation(),
@@ -90,16 +90,16 @@ class ResidualMLP(nn.Module):
 class ResidualEncoder(nn.Module):
     """A convolution to half the size, a block to a quarter, a block there, then a linear map.
 
-    Widths and sizes are those of :class:`~pyrovae.nn.ConvEncoder` (32 and 64 channels, kernel 3,
-    stride 2). The shortcut of the block that halves is a mean over 2 by 2 pixels and a map of
-    channels; the block at a quarter of the size has half as many channels within.
+    Widths and sizes are as in :class:`~pyrovae.nn.ConvEncoder` (32 and 64 channels, kernel 3,
+    stride 2). The shortcut of the block that halves the size is a mean over 2 by 2 pixels, then a
+    1 by 1 convolution. The block at a quarter of the size has half as many channels inside.
 
     Arguments:
         in_shape: (channels, height, width); height and width are multiples of 4.
         out_shape: shape of one output.
 
     Raises:
-        InputError: if the input is no such image.
+        InputError: if ``in_shape`` is not the shape of such an image.
 
     Example:
         >>> ResidualEncoder((1, 8, 8), (2, 3))(torch.zeros(7, 5, 1, 8, 8)).shape
@@ -108,19 +108,19 @@ class ResidualEncoder(nn.Module):
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
         super().__init__()
-        channels, height, width = image_shape(in_shape)
+        channels, height, width = check_image_shape(in_shape)
         first, second = _CHANNELS
         self._out_shape = tuple(out_shape)
         self.layers = nn.Sequential(
             nn.Conv2d(channels, first, 3, stride=2, padding=1),
-            _Residual(
+            _ResidualBlock(
                 nn.ReLU(),
                 nn.Conv2d(first, second, 3, stride=2, padding=1),
                 nn.ReLU(),
                 nn.Conv2d(second, second, 3, padding=1),
                 shortcut=nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(first, second, 1)),
             ),
-            _same_size(second),
+            _same_size_block(second),
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(second * height // 4 * width // 4, prod(out_shape)),
@@ -134,14 +134,14 @@ class ResidualEncoder(nn.Module):
 class ResidualDecoder(nn.Module):
     """The mirror of :class:`ResidualEncoder`: a linear map, two blocks, a transposed convolution.
 
-    The shortcut of the block that doubles is a map of channels, each pixel being repeated.
+    The shortcut of the block that doubles the size is a 1 by 1 convolution that repeats each pixel.
 
     Arguments:
         in_shape: shape of one input.
-        out_shape: (numbers a feature, channels, height, width), as a likelihood asks for.
+        out_shape: (parameters per feature, channels, height, width), as a likelihood needs.
 
     Raises:
-        InputError: if the output is no such image.
+        InputError: if the output is not an image whose height and width are multiples of 4.
 
     Example:
         >>> ResidualDecoder((3,), (1, 1, 8, 8))(torch.zeros(7, 5, 3)).shape
@@ -150,15 +150,15 @@ class ResidualDecoder(nn.Module):
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
         super().__init__()
-        channels, height, width = image_shape(out_shape[1:])
+        channels, height, width = check_image_shape(out_shape[1:])
         first, second = _CHANNELS
         self._in_dims = len(in_shape)
         self._out_shape = tuple(out_shape)
         self.layers = nn.Sequential(
             nn.Linear(prod(in_shape), second * height // 4 * width // 4),
             nn.Unflatten(-1, (second, height // 4, width // 4)),
-            _same_size(second),
-            _Residual(
+            _same_size_block(second),
+            _ResidualBlock(
                 nn.ReLU(),
                 nn.Conv2d(second, second, 3, padding=1),
                 nn.ReLU(),
@@ -177,8 +177,8 @@ class ResidualDecoder(nn.Module):
         return y.reshape(flat.shape[:-1] + self._out_shape)
 
 
-class _Residual(nn.Module):
-    """shortcut(x) + branch(x), whose last layer, a linear map, starts at zero."""
+class _ResidualBlock(nn.Module):
+    """shortcut(x) + branch(x). The last layer of the branch, a linear map, starts at zero."""
 
     def __init__(self, *branch: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
@@ -192,8 +192,8 @@ class _Residual(nn.Module):
         return y
 
 
-def _same_size(channels: int) -> _Residual:
-    return _Residual(
+def _same_size_block(channels: int) -> _ResidualBlock:
+    return _ResidualBlock(
         nn.ReLU(),
         nn.Conv2d(channels, channels // 2, 3, padding=1),
         nn.ReLU(),

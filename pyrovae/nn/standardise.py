@@ -1,4 +1,4 @@
-"""Data in the units that a network likes."""
+"""Standardised inputs of networks."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ __all__ = ["Standardise"]
 
 
 class Standardise(nn.Module):
-    """(x - loc) / scale with constants that belong to the data; the identity until they are set.
+    """(x - loc) / scale, with constants of the training data; the identity until you set them.
 
-    x takes the type of the network that it goes to.
+    The output has the dtype of these constants, which is that of the network that follows.
 
     Arguments:
         event_shape: shape of one datum.
@@ -27,7 +27,7 @@ class Standardise(nn.Module):
         self.register_buffer("scale", torch.ones(*event_shape))
 
     def set(self, loc: Tensor, scale: Tensor) -> None:
-        """Use these constants, which broadcast to the shape of one datum, from now on."""
+        """Use these constants from now on; they broadcast to the shape of one datum."""
         self.loc.copy_(loc)
         self.scale.copy_(scale)
 

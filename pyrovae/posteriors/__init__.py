@@ -1,4 +1,4 @@
-"""Approximate posteriors q(z | x): modules from what the encoder put out to a distribution."""
+"""Approximate posteriors q(z | x): modules from the output h of an encoder to a distribution."""
 
 from collections.abc import Callable
 

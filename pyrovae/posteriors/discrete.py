@@ -1,4 +1,4 @@
-"""Posteriors of discrete latents, with gradients through samples by relaxation."""
+"""Posteriors of discrete latents; a relaxation gives gradients through their samples."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ from ..priors.discrete import UniformConcrete, UniformOneHot
 __all__ = ["Concrete", "StraightThrough"]
 
 
-class _Classes(nn.Module):
-    """What both have: h, the logits of each variable's classes."""
+class _CategoricalPosterior(nn.Module):
+    """Shared by both posteriors: h holds the class logits of each variable."""
 
     temperature: Tensor
 
@@ -35,22 +35,22 @@ class _Classes(nn.Module):
         return h.softmax(-1)
 
 
-class Concrete(_Classes):
-    """q(z | x) = prod_d Concrete(z_d; logits h_d), of points of the simplex (Maddison et al. 2017;
-    Jang et al. 2017).
+class Concrete(_CategoricalPosterior):
+    """q(z | x) = prod_d Concrete(z_d; logits h_d) on the simplex (Maddison et al. 2017; Jang et al.
+    2017).
 
     A relaxation of ``latent_dim`` categorical variables: z_d = softmax((h_d + g_d) / temperature)
-    with Gumbel noise g_d. For the density see
-    :class:`~pyrovae.distributions.relaxed.RelaxedOneHot`. With the relaxed prior, ``prior()``, the
-    ELBO is a bound on log p(x) of the relaxed model, not of one with categorical latents.
+    with Gumbel noise g_d. :class:`~pyrovae.distributions.relaxed.RelaxedOneHot` documents the
+    density. With the relaxed prior, ``prior()``, the ELBO is a bound on log p(x) of the relaxed
+    model, not of a model with categorical latents.
 
     Arguments:
         latent_dim: number of latent variables.
-        num_classes: number of classes of each.
-        temperature: of the relaxation; samples are near one-hot where it is small.
+        num_classes: number of classes of each variable.
+        temperature: temperature of the relaxation; samples are near one-hot if it is small.
 
     Attributes:
-        in_shape: shape of h for one datum, ``(latent_dim, num_classes)``, as is that of z.
+        in_shape: shape of h, and of z, for one datum: ``(latent_dim, num_classes)``.
 
     Raises:
         InputError: if there are fewer than two classes, or the temperature is not positive.
@@ -68,25 +68,25 @@ class Concrete(_Classes):
         return q
 
     def prior(self) -> UniformConcrete:
-        """The Concrete distribution of equal probabilities, at the same temperature."""
+        """The Concrete distribution with equal probabilities and the same temperature."""
         return UniformConcrete(*self.in_shape, float(self.temperature))
 
 
-class StraightThrough(_Classes):
-    """q(z | x) = prod_d Categorical(z_d; logits h_d), of one-hot vectors z_d, with gradients
+class StraightThrough(_CategoricalPosterior):
+    """q(z | x) = prod_d Categorical(z_d; logits h_d) for one-hot vectors z_d, with gradients
     through samples by the straight-through Gumbel-softmax estimator (Jang et al. 2017).
 
-    log q(z | x) = sum_d sum_k z_dk log softmax(h_d)_k. The ELBO, and log p(x) by importance
-    sampling, are those of the discrete model, exactly; but gradients, being those of the relaxed
-    sample, are biased.
+    log q(z | x) = sum_d sum_k z_dk log softmax(h_d)_k. The ELBO and log p(x) by importance sampling
+    are exactly those of the discrete model. The gradients are those of the relaxed sample, and so
+    are biased.
 
     Arguments:
         latent_dim: number of latent variables.
-        num_classes: number of classes of each.
-        temperature: of the relaxed sample; small ones lessen the bias, and add variance.
+        num_classes: number of classes of each variable.
+        temperature: temperature of the relaxed sample; a small one has less bias and more variance.
 
     Attributes:
-        in_shape: shape of h for one datum, ``(latent_dim, num_classes)``, as is that of z.
+        in_shape: shape of h, and of z, for one datum: ``(latent_dim, num_classes)``.
 
     Raises:
         InputError: if there are fewer than two classes, or the temperature is not positive.
@@ -102,9 +102,9 @@ class StraightThrough(_Classes):
 
     def forward(self, h: Float[Tensor, "*batch latent classes"]) -> TorchDistributionMixin:
         q: Any = StraightThroughOneHot(self.temperature, h)
-        of_all: TorchDistributionMixin = q.to_event(1)
-        return of_all
+        joint: TorchDistributionMixin = q.to_event(1)
+        return joint
 
     def prior(self) -> UniformOneHot:
-        """Equal probabilities."""
+        """The uniform distribution over one-hot vectors."""
         return UniformOneHot(*self.in_shape)

@@ -1,4 +1,4 @@
-"""Posteriors by normalising flows, for which one pass gives a sample and its density."""
+"""Posteriors by normalising flows that give a sample and its density in one pass."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,17 +19,17 @@ __all__ = ["InverseAutoregressive", "SplineFlow"]
 
 
 class _Autoregressive(nn.Module):
-    """What both flows have: h = (loc, unlinked scale, context) and a stack of transforms.
+    """Shared by both flows: h = (loc, unlinked scale, context) and a stack of transforms.
 
-    The transforms start as the identity, since the last layer of each of their networks is zero.
+    The transforms start as the identity, as the last layer of each of their networks is zero.
     """
 
     def __init__(self, latent_dim: int, num_transforms: int, context: int) -> None:
         super().__init__()
         if num_transforms < 1:
             raise InputError(
-                f"num_transforms is {num_transforms}; it must be 1 or more: use DiagonalNormal for "
-                "none"
+                f"num_transforms is {num_transforms}; it must be 1 or more; for no transforms use "
+                "DiagonalNormal"
             )
         if context < 1:
             raise InputError(f"context is {context}; it must be 1 or more")
@@ -37,16 +37,16 @@ class _Autoregressive(nn.Module):
         self.in_shape = (2 * latent_dim + context,)
         self._positive = link_to(constraints.positive)
 
-    def _take(self, flow: Any) -> None:
-        """Own the transforms of a flow of zuko."""
+    def _register_transforms(self, flow: Any) -> None:
+        """Take over the transforms of a zuko flow and make them start as the identity."""
         self.transform: nn.Module = flow.transform
         for each in flow.transform.transforms:
             last = each.hyper[-1]
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def _parts(self, h: Tensor) -> tuple[Tensor, Tensor, Any]:
-        """loc, scale, and the transform for this context."""
+    def _split(self, h: Tensor) -> tuple[Tensor, Tensor, Any]:
+        """Return loc, scale and the transform for the context."""
         num = self.latent_dim
         loc, unlinked_scale, context = h.split([num, num, h.shape[-1] - 2 * num], -1)
         return loc, self._positive(unlinked_scale), self.transform(context)
@@ -65,22 +65,22 @@ class InverseAutoregressive(_Autoregressive):
 
         log q(z^T | x) = log Normal(eps; 0, I) - sum_d [log scale_d + sum_t log a^t_d],
 
-    with h = (loc, unlinked scale, context), and the order of dimensions turned round from one
-    transform to the next. A sample and its density take one pass; the density of any other value
-    takes as many as there are dimensions. At the start of training all a = 1 and b = 0, so that q
-    is the diagonal normal.
+    with h = (loc, unlinked scale, context). The order of dimensions is reversed from one transform
+    to the next. A sample and its density take one pass; the density of any other value takes as
+    many as there are dimensions. At the start of training all a = 1 and b = 0, so q is the diagonal
+    normal.
 
     Arguments:
         latent_dim: number of latent dimensions D.
-        num_transforms: T.
+        num_transforms: number of transforms T.
         hidden: widths of the hidden layers of each network.
-        context: numbers that the encoder gives to the networks.
+        context: how many numbers the encoder passes to the networks.
 
     Attributes:
         in_shape: shape of h for one datum, ``(2 D + context,)``.
 
     Raises:
-        InputError: if there are no transforms, or no context.
+        InputError: if num_transforms or context is below 1.
 
     Example:
         >>> q = InverseAutoregressive(3, context=4)(torch.zeros(5, 10))
@@ -97,44 +97,45 @@ class InverseAutoregressive(_Autoregressive):
     ) -> None:
         super().__init__(latent_dim, num_transforms, context)
         flows = import_zuko().flows
-        self._take(flows.MAF(latent_dim, context, num_transforms, hidden_features=hidden))
+        flow = flows.MAF(latent_dim, context, num_transforms, hidden_features=hidden)
+        self._register_transforms(flow)
 
     def forward(self, h: Float[Tensor, "*batch h"]) -> TorchDistributionMixin:
-        loc, scale, transform = self._parts(h)
+        loc, scale, transform = self._split(h)
         return FlowDistribution(transform, Normal(loc, scale).to_event(1))
 
     def centre(self, h: Float[Tensor, "*batch h"]) -> Float[Tensor, "*batch latent"]:
-        """The image of loc."""
-        loc, _, transform = self._parts(h)
+        """The transformed loc."""
+        loc, _, transform = self._split(h)
         centre: Tensor = transform(loc)
         return centre
 
 
 class SplineFlow(_Autoregressive):
-    """q(z | x) by monotone rational-quadratic splines (Durkan et al. 2019), autoregressively.
+    """q(z | x) by autoregressive monotone rational-quadratic splines (Durkan et al. 2019).
 
     e^0 ~ Normal(0, I), then e^t_d = spline(e^{t-1}_d; network(e^{t-1}_1..d-1, context)) for
     t = 1, ..., T, and z = loc + scale * e^T, so that
 
         log q(z | x) = log Normal(e^0; 0, I) - sum_d [log scale_d + sum_t log de^t_d / de^{t-1}_d],
 
-    with h = (loc, unlinked scale, context). Splines act on [-5, 5] and are the identity beyond. The
-    order of dimensions is turned round from one transform to the next. A sample and its density
+    with h = (loc, unlinked scale, context). Splines act on [-5, 5] and are the identity outside.
+    The order of dimensions is reversed from one transform to the next. A sample and its density
     take one pass; the density of any other value takes as many as there are dimensions. At the
-    start of training the splines are the identity, so that q is the diagonal normal.
+    start of training the splines are the identity, so q is the diagonal normal.
 
     Arguments:
         latent_dim: number of latent dimensions D.
-        num_transforms: T.
-        num_bins: pieces of each spline.
+        num_transforms: number of transforms T.
+        num_bins: number of pieces of each spline.
         hidden: widths of the hidden layers of each network.
-        context: numbers that the encoder gives to the networks.
+        context: how many numbers the encoder passes to the networks.
 
     Attributes:
         in_shape: shape of h for one datum, ``(2 D + context,)``.
 
     Raises:
-        InputError: if there are no transforms, fewer than two bins, or no context.
+        InputError: if num_transforms or context is below 1, or num_bins below 2.
 
     Example:
         >>> q = SplineFlow(3, context=4)(torch.zeros(5, 10))
@@ -156,17 +157,17 @@ class SplineFlow(_Autoregressive):
         flow = import_zuko().flows.NSF(
             latent_dim, context, num_bins, transforms=num_transforms, hidden_features=hidden
         )
-        self._take(flow)
+        self._register_transforms(flow)
 
     def forward(self, h: Float[Tensor, "*batch h"]) -> TorchDistributionMixin:
-        loc, scale, transform = self._parts(h)
+        loc, scale, transform = self._split(h)
         base = Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
         affine = AffineTransform(loc, scale, event_dim=1)
-        whole = import_zuko().transforms.ComposedTransform(transform, affine)
-        return FlowDistribution(whole, base)
+        composed = import_zuko().transforms.ComposedTransform(transform, affine)
+        return FlowDistribution(composed, base)
 
     def centre(self, h: Float[Tensor, "*batch h"]) -> Float[Tensor, "*batch latent"]:
-        """The image of 0."""
-        loc, scale, transform = self._parts(h)
+        """The transformed 0."""
+        loc, scale, transform = self._split(h)
         centre: Tensor = loc + scale * transform(torch.zeros_like(loc))
         return centre

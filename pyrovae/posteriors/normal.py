@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.functional import pad
 
-from ..distributions import LowRankNormal as NormalOfFactors
+from ..distributions import LowRankNormal as LowRankNormalDistribution
 from ..errors import InputError
 from ..links import link_to
 from ..priors import StandardNormal
@@ -19,9 +19,9 @@ __all__ = ["DiagonalNormal", "FullRankNormal", "LowRankNormal"]
 class DiagonalNormal(nn.Module):
     """q(z | x) = Normal(z; loc, diag(scale^2)), with h = (loc, unlinked scale).
 
-    Reparameterised as z = loc + scale * eps with eps ~ Normal(0, I), so that
-    log q(z | x) = log Normal(eps; 0, I) - sum_d log scale_d (Kingma and Welling 2014, sec. 2.4).
-    scale is the softplus of its half of h.
+    It is reparameterised as z = loc + scale * eps with eps ~ Normal(0, I), so log q(z | x) =
+    log Normal(eps; 0, I) - sum_d log scale_d (Kingma and Welling 2014, sec. 2.4). scale is the
+    softplus of its half of h.
 
     Arguments:
         latent_dim: number of latent dimensions.
@@ -57,7 +57,7 @@ class DiagonalNormal(nn.Module):
 class FullRankNormal(nn.Module):
     """q(z | x) = Normal(z; loc, L L'), with h = (loc, unlinked diagonal of L, L below it by rows).
 
-    Reparameterised as z = loc + L eps with eps ~ Normal(0, I) and L lower triangular, so that
+    L is lower triangular. q is reparameterised as z = loc + L eps with eps ~ Normal(0, I), so
     log q(z | x) = log Normal(eps; 0, I) - sum_d log L_dd. The diagonal of L is the softplus of its
     part of h.
 
@@ -80,7 +80,8 @@ class FullRankNormal(nn.Module):
         self.latent_dim = latent_dim
         self.in_shape = (2 * latent_dim + num_below,)
         self._positive = link_to(constraints.positive)
-        places = torch.full((latent_dim, latent_dim), num_below)  # where the padding, 0, stands
+        # For each entry of L, its index in the part of h below the diagonal; others read padding 0.
+        places = torch.full((latent_dim, latent_dim), num_below)
         row, column = torch.tril_indices(latent_dim, latent_dim, -1)
         places[row, column] = torch.arange(num_below)
         self.register_buffer("_places", places, persistent=False)
@@ -106,14 +107,16 @@ class FullRankNormal(nn.Module):
 class LowRankNormal(nn.Module):
     """q(z | x) = Normal(z; loc, W W' + diag(scale^2)), with h = (loc, unlinked scale, W').
 
-    W has D rows and few columns. Reparameterised as z = loc + W eps + scale * eps' with independent
-    standard normal eps and eps'. With r = (z - loc) / scale, V = diag(1 / scale) W and C = I + V'V,
+    W has D rows and few columns. q is reparameterised as z = loc + W eps + scale * eps' with
+    independent standard normal eps and eps'. With r = (z - loc) / scale, V = diag(1 / scale) W and
+    C = I + V'V,
 
         log q(z | x) = -1/2 [r'r - (V'r)' C^-1 V'r + D log 2 pi] - sum_d log scale_d - 1/2 log det C
 
     by the matrix inversion and matrix determinant lemmas: det(W W' + diag(scale^2)) =
-    det C prod_d scale_d^2. scale is the softplus of its part of h; to scale^2 is added a millionth
-    of the diagonal of W W', without which single precision may not invert C.
+    det C prod_d scale_d^2. scale is the softplus of its part of h. The distribution adds a
+    millionth of the diagonal of W W' to scale^2, as C may not be invertible in single precision
+    without it.
 
     Arguments:
         latent_dim: number of latent dimensions D.
@@ -123,7 +126,7 @@ class LowRankNormal(nn.Module):
         in_shape: shape of h for one datum, ``(2 + rank, D)``.
 
     Raises:
-        InputError: if there are no columns.
+        InputError: if rank is below 1.
 
     Example:
         >>> LowRankNormal(5, rank=2)(torch.zeros(7, 4, 5)).event_shape
@@ -133,13 +136,13 @@ class LowRankNormal(nn.Module):
     def __init__(self, latent_dim: int, rank: int = 2) -> None:
         super().__init__()
         if rank < 1:
-            raise InputError(f"rank is {rank}; it must be 1 or more: use DiagonalNormal for none")
+            raise InputError(f"rank is {rank}; it must be 1 or more; for rank 0 use DiagonalNormal")
         self.in_shape = (2 + rank, latent_dim)
         self._positive = link_to(constraints.positive)
 
     def forward(self, h: Float[Tensor, "*batch parts latent"]) -> TorchDistributionMixin:
         loc, unlinked_scale, factor = h[..., 0, :], h[..., 1, :], h[..., 2:, :].mT
-        q: TorchDistributionMixin = NormalOfFactors(
+        q: TorchDistributionMixin = LowRankNormalDistribution(
             loc, factor, self._positive(unlinked_scale).square()
         )
         return q

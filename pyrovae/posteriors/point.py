@@ -1,4 +1,4 @@
-"""A posterior that is one point."""
+"""A posterior that is a single point."""
 
 from jaxtyping import Float
 from pyro.distributions import Delta
@@ -13,8 +13,8 @@ __all__ = ["Point"]
 class Point(nn.Module):
     """q(z | x) = Delta(z - h): the code itself, with log q(z | x) = 0 by convention.
 
-    A point has no density, so that no KL and no bound on log p(x) can be made with it; what is
-    left of the ELBO is log p(x | z) + log p(z) at z = h.
+    A point has no density, so there is no KL and no bound on log p(x). What is left of the ELBO is
+    log p(x | z) + log p(z) at z = h.
 
     Arguments:
         latent_dim: number of latent dimensions.
@@ -37,9 +37,9 @@ class Point(nn.Module):
         return q
 
     def centre(self, h: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent"]:
-        """The point."""
+        """The point z = h."""
         return h
 
     def prior(self) -> Flat:
-        """A flat prior, under which a point is charged nothing."""
+        """A flat prior, under which log p(z) = 0."""
         return Flat(self.in_shape[0])

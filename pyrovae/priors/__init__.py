@@ -1,4 +1,4 @@
-"""Priors p(z): modules whose forward takes nothing and returns a distribution."""
+"""Priors p(z): modules that you call without arguments and that return a distribution."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Priors of discrete latents: equal probabilities of all classes."""
+"""Priors of discrete latents with equal probabilities for all classes."""
 
 import torch
 from pyro.distributions import OneHotCategorical
@@ -12,13 +12,13 @@ __all__ = ["UniformConcrete", "UniformOneHot"]
 
 
 class UniformConcrete(nn.Module):
-    """p(z) = prod_d Concrete(z_d; equal probabilities, temperature), of points of the simplex.
+    """p(z) = prod_d Concrete(z_d; equal probabilities, temperature) on the simplex.
 
-    For the density see :class:`~pyrovae.distributions.relaxed.RelaxedOneHot`.
+    :class:`~pyrovae.distributions.relaxed.RelaxedOneHot` documents the density.
 
     Arguments:
         latent_dim: number of latent variables.
-        num_classes: number of classes of each.
+        num_classes: number of classes of each variable.
         temperature: of the relaxation (Maddison et al. 2017).
 
     Example:
@@ -42,7 +42,7 @@ class UniformConcrete(nn.Module):
 
 
 class UniformOneHot(nn.Module):
-    """p(z) = prod_d 1 / K, of one-hot vectors z_d of K classes; log p(z) = -latent_dim log K.
+    """p(z) = prod_d 1 / K for one-hot vectors z_d of K classes; log p(z) = -latent_dim log K.
 
     Arguments:
         latent_dim: number of latent variables.

@@ -1,4 +1,4 @@
-"""The flat prior, which is no distribution."""
+"""The flat improper prior."""
 
 from typing import Any
 
@@ -15,22 +15,22 @@ __all__ = ["Flat"]
 
 
 class _ImproperFlat(ImproperUniform):
-    """Pyro's own, with zeros of the precision and on the device of the value."""
+    """Pyro's ImproperUniform, except that log_prob has the dtype and device of the value."""
 
     def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         return value.new_zeros(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         raise InputError(
-            "a flat prior cannot be drawn from, since it does not integrate to one; run the model "
-            "with latents of its guide, or use a prior that is a distribution"
+            "you cannot sample a flat prior, as it does not integrate to one; run the model with "
+            "latents from its guide, or use a proper prior"
         )
 
 
 class Flat(nn.Module):
-    """The improper p(z) that is 1 everywhere: log p(z) = 0, so that z is charged nothing.
+    """The improper p(z) that is 1 everywhere: log p(z) = 0, so z adds nothing to the loss.
 
-    Its distribution has a ``log_prob`` and no draws: ``sample`` raises InputError.
+    Its distribution has a ``log_prob``, but no samples: ``sample`` raises InputError.
 
     Arguments:
         latent_dim: number of latent dimensions.

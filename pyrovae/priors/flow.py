@@ -12,23 +12,22 @@ __all__ = ["FlowPrior"]
 
 
 class FlowPrior(nn.Module):
-    """p(z) = Normal(f(z); 0, I) |det df/dz|, f being neural spline transforms (Durkan et al. 2019).
+    """p(z) = Normal(f(z); 0, I) |det df/dz| with neural spline transforms f (Durkan et al. 2019).
 
-    f is autoregressive: f_d is a monotonic rational-quadratic spline of z_d on [-5, 5], the
-    identity beyond, whose knots a masked network computes from the dimensions before d, in an order
-    that turns around from transform to transform. So a density takes one pass of each network,
-    which is what training needs; a draw takes as many passes as there are dimensions. Splines
-    rather than the affine maps of a masked autoregressive flow, since they make several modes.
-    Networks end in zeros at first, so that f starts as the identity and p(z) as the standard
-    normal.
+    f is autoregressive: f_d is a monotonic rational-quadratic spline of z_d on [-5, 5], and the
+    identity outside. A masked network computes its knots from the dimensions before d; their order
+    is reversed from one transform to the next. A density takes one pass of each network, and
+    training needs no more; a sample takes as many passes as there are dimensions. Splines, unlike
+    the affine maps of a masked autoregressive flow, can make several modes. The last layer of each
+    network starts at zero, so f starts as the identity and p(z) as the standard normal.
 
     Arguments:
         latent_dim: number of latent dimensions.
-        num_transforms: how many transforms are composed.
+        num_transforms: number of transforms to compose.
         hidden: widths of the hidden layers of each network.
 
     Raises:
-        InputError: if there are no transforms.
+        InputError: if num_transforms is below 1.
 
     Example:
         >>> FlowPrior(3)().sample((5,)).shape
@@ -41,7 +40,7 @@ class FlowPrior(nn.Module):
         super().__init__()
         if num_transforms < 1:
             raise InputError(f"num_transforms is {num_transforms}; it must be 1 or more")
-        # One dimension has nothing before it, and so no networks to make.
+        # With one dimension there is none before it, and zuko makes no networks.
         networks = {"hidden_features": tuple(hidden)} if latent_dim > 1 else {}
         self.flow = import_zuko().flows.NSF(latent_dim, transforms=num_transforms, **networks)
         for transform in self.flow.transform.transforms:
@@ -50,5 +49,5 @@ class FlowPrior(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self) -> FlowDistribution:
-        transform: Any = self.flow.transform()  # f, from z to the base
+        transform: Any = self.flow.transform()  # f, from z to the base distribution
         return FlowDistribution(transform.inv, self.flow.base())

@@ -19,16 +19,16 @@ __all__ = ["NormalMixture"]
 class NormalMixture(nn.Module):
     """p(z) = sum_k pi_k Normal(z; loc_k, diag(scale_k^2)) with learned pi, loc and scale.
 
-    Components that start alike have the same gradients and stay alike. So their locations start at
-    draws from Normal(0, I / 2), each with the scale sqrt(1/2) in every dimension: a draw of z has
-    then, over all starts, the variance 1 of a standard normal. Weights start equal.
+    Components that start equal have the same gradients and stay equal. So their locations start at
+    draws from Normal(0, I / 2), and their scales at sqrt(1/2) in every dimension: z then has,
+    over all starts, the variance 1 of a standard normal. Weights start equal.
 
     Arguments:
         latent_dim: number of latent dimensions.
-        num_components: K.
+        num_components: number of components K.
 
     Raises:
-        InputError: if there are no components.
+        InputError: if num_components is below 1.
 
     Example:
         >>> NormalMixture(3)().event_shape
@@ -61,13 +61,13 @@ class NormalMixture(nn.Module):
         loc: Float[Tensor, "components latent"],
         scale: Float[Tensor, "components latent"],
     ) -> None:
-        """Use these from now on."""
+        """Set the parameters to these values."""
         self.logits.copy_(weights.log())
         self.loc.copy_(loc)
         self.unlinked_scale.copy_(self._positive.inv(scale))
 
     def weights(self) -> TorchDistributionMixin:
-        """p(y), y being the number of a component."""
+        """p(y), where y is the index of a component."""
         p: TorchDistributionMixin = Categorical(logits=self.logits)
         return p
 

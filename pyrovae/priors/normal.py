@@ -36,9 +36,9 @@ class StandardNormal(nn.Module):
 
 
 class LearnedNormal(nn.Module):
-    """p(z) = Normal(z; loc, diag(scale^2)) with learned loc and scale, at first 0 and 1.
+    """p(z) = Normal(z; loc, diag(scale^2)) with learned loc and scale, which start at 0 and 1.
 
-    scale is the softplus of its parameter, as that of the posterior is.
+    scale is the softplus of its parameter, as in the normal posteriors.
 
     Arguments:
         latent_dim: number of latent dimensions.

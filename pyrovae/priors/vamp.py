@@ -17,27 +17,26 @@ from ..errors import InputError
 __all__ = ["VampPrior"]
 
 _NOISE = 0.01
-"""Standard deviation, in standardised units, that tells pseudo-inputs from one datum apart."""
+"""Standard deviation, in standardised units, of the noise on pseudo-inputs of the same datum."""
 
 
 class VampPrior(nn.Module):
-    """p(z) = sum_k pi_k q(z | u_k), q being the guide's own, with learned pseudo-inputs u_k.
+    """p(z) = sum_k pi_k q(z | u_k), a mixture of the guide's q at learned pseudo-inputs u_k.
 
-    (Tomczak and Welling 2018.) In the paper's first form all pi_k are 1 / K; here they are learned,
-    and start there. u_k are in the standardised units that the encoder sees, any real numbers, at
-    first draws from Normal(0, I), until ``start_at`` takes data in their place.
+    (Tomczak and Welling 2018.) In the paper's first form all pi_k are 1 / K; here they are learned
+    and start at 1 / K. u_k are any real numbers, in the standardised units of the encoder's input.
+    They start at draws from Normal(0, I); ``start_at`` replaces these by data.
 
-    A :class:`~pyrovae.VAE` binds its prior to its guide. The guide's parameters stay the guide's
-    alone: the prior's own are ``pseudo_inputs`` and ``logits``. Gradients of log p(z) reach
-    both. The encoder runs on K pseudo-inputs in each step, so that batch normalisation
-    sees them too.
+    A :class:`~pyrovae.VAE` binds its prior to its guide. The guide keeps its own parameters; the
+    prior owns only ``pseudo_inputs`` and ``logits``. Gradients of log p(z) reach both. The encoder
+    runs on K pseudo-inputs in each step, so batch normalisation sees them too.
 
     Arguments:
         event_shape: shape of one datum.
-        num_components: K.
+        num_components: number of components K.
 
     Raises:
-        InputError: if there are no components.
+        InputError: if num_components is below 1.
 
     Example:
         >>> from pyrovae import VAE
@@ -53,51 +52,51 @@ class VampPrior(nn.Module):
             raise InputError(f"num_components is {num_components}; it must be 1 or more")
         self.pseudo_inputs = nn.Parameter(torch.randn(num_components, *event_shape))
         self.logits = nn.Parameter(torch.zeros(num_components))
-        self._guide: tuple[Any, ...] = ()  # which is no part of the prior
+        self._guide: tuple[Any, ...] = ()  # in a tuple, so that it is not registered as a submodule
 
     def bind(self, guide: nn.Module) -> None:
         """Take q(z | u) from this guide from now on.
 
         Arguments:
-            guide: has the ``event_shape`` of its data, and a method ``q_of_standard(u)``, which
-                returns q(z | u) of standardised u.
+            guide: a guide with the ``event_shape`` of its data and a method ``q_of_standard(u)``
+                that returns q(z | u) for standardised u.
 
         Raises:
-            InputError: if it has none; if it takes data of another shape; or if q cannot be mixed,
-                as a flow whose density of values that it did not draw is unknown or costs many
-                passes.
+            InputError: if the guide has no such method or takes data of another shape; or if q
+                cannot be mixed. A flow cannot, where the density of a value that it did not draw is
+                unknown or costs many passes.
         """
         if not hasattr(guide, "q_of_standard"):
             raise InputError(
-                f"a VampPrior mixes q(z | u) of pseudo-inputs u, but {type(guide).__name__} has no "
-                "method q_of_standard(u) that returns it; use another prior"
+                f"a VampPrior mixes q(z | u) over pseudo-inputs u, but {type(guide).__name__} has "
+                "no method q_of_standard(u) that returns q(z | u); use another prior"
             )
         shape = tuple(self.pseudo_inputs.shape[1:])
         expected: Any = guide.event_shape
         if shape != tuple(expected):
             raise InputError(
-                f"the pseudo-inputs have the shape {shape}, but the guide takes data of shape "
+                f"the pseudo-inputs have shape {shape}, but the guide takes data of shape "
                 f"{tuple(expected)}; give VampPrior that event_shape"
             )
-        _check_mixes(guide, self.pseudo_inputs[:1])
+        _check_mixable(guide, self.pseudo_inputs[:1])
         self._guide = (guide,)
 
     @torch.no_grad()
     def start_at(self, standard: Float[Tensor, "data *event"]) -> None:
-        """Let pseudo-inputs start at different data, chosen at random; missing entries at the mean.
+        """Set the pseudo-inputs to different data, chosen at random; missing entries to the mean.
 
-        Where there are fewer data than components, each stands for several of them, which differ by
-        noise of standard deviation 0.01: without it they would stay alike, and with an error in its
-        place a small table could not be fitted with the default number of components.
+        If there are fewer data than components, several components start at the same datum, plus
+        noise of standard deviation 0.01. Without the noise they would stay equal. An error instead
+        would keep you from fitting a small table with the default number of components.
 
         Arguments:
-            standard: training data, standardised.
+            standard: standardised training data.
 
         Raises:
-            InputError: if there are none.
+            InputError: if there are no data.
         """
         if not len(standard):
-            raise InputError("there are no data for pseudo-inputs to start at; give one or more")
+            raise InputError("there are no data to start the pseudo-inputs at; give one or more")
         u = self.pseudo_inputs
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         rounds = -(-len(u) // len(standard))
@@ -109,15 +108,15 @@ class VampPrior(nn.Module):
         u.copy_(start)
 
     def forward(self) -> TorchDistributionMixin:
-        """The mixture.
+        """Return the mixture p(z).
 
         Raises:
             InputError: if the prior is not bound to a guide.
         """
         if not self._guide:
             raise InputError(
-                "a VampPrior is a mixture of its guide's q(z | u), but is bound to no guide; give "
-                "it to a VAE, or call its bind(guide)"
+                "a VampPrior mixes q(z | u) of a guide, but this one is bound to no guide; give it "
+                "to a VAE, or call its bind(guide)"
             )
         (guide,) = self._guide
         p: TorchDistributionMixin = _mixture(self.logits, guide.q_of_standard(self.pseudo_inputs))
@@ -125,33 +124,34 @@ class VampPrior(nn.Module):
 
 
 def _mixture(logits: Float[Tensor, "components"], q: Any) -> Any:
-    """sum_k pi_k q_k, with the components as the batch of q."""
+    """sum_k pi_k q_k, where the batch of q holds the components."""
     if isinstance(q, Independent) and isinstance(q.base_dist, Normal) and len(q.event_shape) == 1:
         return DiagonalNormalMixture(logits, q.base_dist.loc, q.base_dist.scale)
     return MixtureSameFamily(Categorical(logits=logits), q)
 
 
 @torch.no_grad()
-def _check_mixes(guide: Any, u: Float[Tensor, "1 *event"]) -> None:
+def _check_mixable(guide: Any, u: Float[Tensor, "1 *event"]) -> None:
+    """Refuse a q that has no cheap density of values that it did not draw."""
     modes = [(module, module.training) for module in guide.modules()]
-    guide.eval()  # batch normalisation refuses a batch of one in training
+    guide.eval()  # batch normalisation refuses a batch of one in training mode
     try:
         q = guide.q_of_standard(u)
     finally:
         for module, was_training in modes:
             module.training = was_training
     refusal = (
-        f"the posterior's distribution, {type(q).__name__}, cannot be mixed, since the density of "
-        "values that it did not draw is unknown or costs many passes; use another prior, or a "
-        "normal posterior"
+        f"the posterior's distribution, {type(q).__name__}, cannot be mixed by a VampPrior, as the "
+        "density of values that it did not draw is unknown or costs many passes; use another "
+        "prior, or a normal posterior"
     )
     if isinstance(q, FlowDistribution):
         raise InputError(refusal)
     try:
         p = _mixture(u.new_zeros(1), q)
         value = q.sample((3,))[:, 0]
-        is_dense = p.expand((3,)).log_prob(value).shape == (3,)
-    except Exception as error:  # whatever a family without such a density raises
+        has_density = p.expand((3,)).log_prob(value).shape == (3,)
+    except Exception as error:  # families without such a density raise errors of any type
         raise InputError(f"{refusal} ({type(error).__name__}: {error})") from error
-    if not is_dense:
+    if not has_density:
         raise InputError(refusal)

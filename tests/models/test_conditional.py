@@ -276,11 +276,11 @@ def test_parts_may_be_given() -> None:
 @pytest.mark.parametrize(
     ("options", "y", "message"),
     [
-        ({"num_classes": 3}, CLASSES + 1, r"hold 3; those of 3 classes are from 0 to 2"),
+        ({"num_classes": 3}, CLASSES + 1, r"contain 3; labels of 3 classes are from 0 to 2"),
         ({"num_classes": 3}, CLASSES - 1, r"3 of 10 labels are missing \(-1\)"),
-        ({"num_classes": 3}, CLASSES - 2, r"missing \(-1\)|hold -2"),
-        ({"num_classes": 3}, CLASSES.float(), r"torch.float32; give whole numbers from 0 to 2"),
-        ({"num_classes": 3}, CLASSES[:, None], r"\(10, 1\) beside 10 data; it must be \(10,\)"),
+        ({"num_classes": 3}, CLASSES - 2, r"missing \(-1\)|contain -2"),
+        ({"num_classes": 3}, CLASSES.float(), r"torch.float32; give integers from 0 to 2"),
+        ({"num_classes": 3}, CLASSES[:, None], r"\(10, 1\) for 10 data; it must be \(10,\)"),
         ({"condition_shape": (5,)}, torch.zeros(10, 4), r"it must be \(10, 5\)"),
         ({"condition_shape": (5,)}, torch.full((10, 5), float("nan")), r"missing \(NaN\)"),
         ({"condition_shape": (1, 8, 8)}, X[:, 0], r"it must be \(10, 1, 8, 8\)"),
@@ -308,9 +308,9 @@ def test_mistakes() -> None:
         ConditionalVAE((3,), 2, num_classes=1)
     with pytest.raises(InputError, match="positive size"):
         ConditionalVAE((3,), 2, condition_shape=())
-    with pytest.raises(InputError, match="by prior, or by conditional_prior: not both"):
+    with pytest.raises(InputError, match="both prior and conditional_prior"):
         ConditionalVAE((3,), 2, num_classes=2, prior=StandardNormal(2), conditional_prior=True)
-    with pytest.raises(InputError, match="once for the model and once for the guide"):
+    with pytest.raises(InputError, match="each need a network of their own for an image y"):
         ConditionalVAE((3,), 2, condition_shape=(1, 8, 8), condition=nn.Flatten())
     cvae = ConditionalVAE((3,), 2, num_classes=2)
     with pytest.raises(InputError, match="for 5 draws give one y for all"):

@@ -407,7 +407,7 @@ def test_a_copy_stands_by_itself(guide: str) -> None:
     fit(twin.model, twin.guide, X, epochs=1, compile=False, progress=False)
     assert loss(twin) != loss(vae)
     if guide == "top_down":
-        assert twin.guide._of_model[0] is twin.model
+        assert twin.guide._model[0] is twin.model
     tensors = list(vae.state_dict().values())
     assert len({tensor.data_ptr() for tensor in tensors}) == len(tensors)
 

@@ -164,7 +164,7 @@ def test_copies_and_saved_states_are_whole() -> None:
 
 
 def test_what_cannot_be_refined_is_refused() -> None:
-    with pytest.raises(InputError, match="refined where it is normal"):
+    with pytest.raises(InputError, match="refine a normal"):
         pair("semi_amortised", InverseAutoregressive(LATENTS))
     with pytest.raises(InputError, match="no encoder"):
         VAE(

@@ -359,9 +359,9 @@ def test_convolutions_train_and_are_evaluated() -> None:
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (Y + 1, r"hold 3; those of 3 classes are from 0 to 2, or -1 where they are missing"),
-        (Y - 1, r"hold -2"),
-        (Y.float(), r"torch.float32; give whole numbers"),
+        (Y + 1, r"contain 3; labels of 3 classes are from 0 to 2, or -1 where they are missing"),
+        (Y - 1, r"contain -2"),
+        (Y.float(), r"torch.float32; give integers"),
     ],
 )
 def test_labels_that_are_none_are_refused(y: Tensor, message: str) -> None:
@@ -383,5 +383,5 @@ def test_mistakes() -> None:
     vae = small()
     with pytest.raises(InputError, match="all labels are missing"):
         vae.label_accuracy(X, torch.full_like(Y, -1))
-    with pytest.raises(InputError, match=r"shape \(3,\) beside 8 data"):
+    with pytest.raises(InputError, match=r"shape \(3,\) for 8 data"):
         vae.label_accuracy(X, Y[:3])

@@ -191,7 +191,7 @@ def test_refusals() -> None:
         prior()
     with pytest.raises(InputError, match="Linear has no method q_of_standard"):
         prior.bind(nn.Linear(4, 2))
-    with pytest.raises(InputError, match=r"have the shape \(5,\), but .* of shape \(4,\)"):
+    with pytest.raises(InputError, match=r"have shape \(5,\), but .* of shape \(4,\)"):
         VAE((4,), 2, "Normal", VampPrior((5,), 3))
     with pytest.raises(InputError, match="num_components is 0"):
         VampPrior((4,), 0)

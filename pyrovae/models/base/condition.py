@@ -1,4 +1,4 @@
-"""What a model is conditioned on: classes, vectors or images y, as vectors that networks take."""
+"""Conditions y of a model (classes, vectors or images), encoded as vectors for networks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,29 +21,30 @@ __all__ = [
 ]
 
 BodyFactory = Callable[[Sequence[int], Sequence[int]], nn.Module]
-"""What makes a network from the shapes of its input and its output."""
+"""A callable that makes a network from (in_shape, out_shape)."""
 
 _NUM_FEATURES = 64
-"""Length of c where y is an image."""
+"""Length of c if y is an image."""
 
 
 class Condition(nn.Module):
-    """From y to a vector c = c(y), of length :attr:`dim`.
+    """Encode y as a vector c = c(y) of length :attr:`dim`.
 
-    A class becomes one-hot; a vector is standardised; any other array is standardised and becomes
-    the rectified features of a network.
+    A class becomes one-hot. A vector is standardised. Any other array is standardised, then a
+    network with a final ReLU computes features from it.
 
     Arguments:
-        num_classes: number of classes, where y is one: int64 of shape ``(*batch,)``, from 0.
-        condition_shape: shape of one y, where it is an array: a vector ``(5,)``, or an image
+        num_classes: number of classes, if y is a class: int64 of shape ``(*batch,)``, from 0.
+        condition_shape: shape of one y, if it is an array: a vector ``(5,)``, or an image
             ``(1, 28, 28)``.
-        body: makes the network from an image to features, from (in_shape, out_shape).
+        body: callable that makes the network from an image to features, from (in_shape,
+            out_shape).
 
     Attributes:
         dim: length of c.
 
     Raises:
-        InputError: unless y is either a class or an array.
+        InputError: unless you give exactly one of num_classes and condition_shape, and it is valid.
 
     Example:
         >>> Condition(num_classes=3)(torch.tensor([2, 0]))
@@ -71,14 +72,14 @@ class Condition(nn.Module):
             if num_classes < 2:
                 raise InputError(f"num_classes is {num_classes}; it must be 2 or more")
             self.dim = num_classes
-            # Floating, so that c has the precision of the networks.
+            # Floating point, so that c has the dtype of the networks.
             classes = torch.arange(num_classes, dtype=torch.get_default_dtype())
             self.register_buffer("classes", classes, persistent=False)
             return
         if not self.condition_shape or min(self.condition_shape) < 1:
             raise InputError(
-                f"condition_shape is {self.condition_shape}; it needs one positive size or more, "
-                "or give num_classes where y is a class"
+                f"condition_shape is {self.condition_shape}; give one positive size or more, or "
+                "num_classes if y is a class"
             )
         self.standardise = Standardise(self.condition_shape)
         if len(self.condition_shape) == 1:
@@ -86,17 +87,17 @@ class Condition(nn.Module):
             return
         if isinstance(body, nn.Module):
             raise InputError(
-                f"the network of an image y is made once for the model and once for the guide; "
-                f"give a callable from (in_shape, out_shape), not a {type(body).__name__}"
+                f"the model and the guide each need a network of their own for an image y; give a "
+                f"callable from (in_shape, out_shape), not a {type(body).__name__}"
             )
         self.dim = _NUM_FEATURES
         self.body = nn.Sequential(body(self.condition_shape, (self.dim,)), nn.ReLU())
 
     def forward(self, y: Num[Tensor, "..."]) -> Float[Tensor, "*batch dim"]:
-        """c of each y.
+        """Return c(y) of each y.
 
         Raises:
-            InputError: if y are no such conditions (under Pyro's validation).
+            InputError: if y are not valid conditions (under Pyro's validation).
         """
         if is_validation_enabled():
             self.check(y)
@@ -109,10 +110,10 @@ class Condition(nn.Module):
         return c
 
     def check(self, y: Num[Tensor, "..."]) -> None:
-        """Refuse what is no condition.
+        """Check that y are valid conditions.
 
         Raises:
-            InputError: naming the first offending value, and what to do.
+            InputError: if they are not; it names the first offending value and what to do.
         """
         if self.num_classes is not None:
             check_labels(y, self.num_classes, missing=False)
@@ -125,30 +126,30 @@ class Condition(nn.Module):
             )
         if not bool(y.isfinite().all()):
             raise InputError(
-                "the conditions y hold missing (NaN) or infinite values; a model given y needs all "
-                "of it: fill them, or leave these data out"
+                "the conditions y contain missing (NaN) or infinite values, but the model needs "
+                "all of y; fill them, or leave these data out"
             )
 
     def expand(self, y: Num[Tensor, "..."], num: int) -> Num[Tensor, "num *condition"]:
-        """One y for each of num data, from as many or from one for all.
+        """Return one y for each of ``num`` draws; y is one for each, or one for all.
 
         Raises:
-            InputError: if there are as many as neither.
+            InputError: if y has neither 1 nor ``num`` values.
         """
         if y.shape == self.condition_shape:
             return y.expand(num, *self.condition_shape)
         if y.shape != (num, *self.condition_shape):
             raise InputError(
                 f"y has shape {tuple(y.shape)}; for {num} draws give one y for all, of shape "
-                f"{self.condition_shape}, or {(num, *self.condition_shape)}"
+                f"{self.condition_shape}, or one for each, of shape {(num, *self.condition_shape)}"
             )
         return y
 
     def set_units(self, y: Num[Tensor, "data *condition"]) -> None:
         """Learn the units of y from training data.
 
-        Vectors are standardised number by number, images by one mean and one scale; classes, and
-        values that are all 0 or 1, are left as they are.
+        Each number of a vector gets its own mean and scale; images share one mean and one scale.
+        Classes, and values that are all 0 or 1, stay unchanged.
         """
         self.check(y)
         y = y.double()
@@ -160,7 +161,7 @@ class Condition(nn.Module):
 
 
 def check_labels(y: Num[Tensor, "..."], num_classes: int, *, missing: bool) -> None:
-    """Refuse what are no class labels.
+    """Check that y are valid class labels.
 
     Arguments:
         y: the labels.
@@ -168,56 +169,56 @@ def check_labels(y: Num[Tensor, "..."], num_classes: int, *, missing: bool) -> N
         missing: whether labels may be missing (-1).
 
     Raises:
-        InputError: naming the first offending label, and what to do.
+        InputError: if they are not; it names the first offending label and what to do.
     """
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise InputError(
-            f"the labels y are of type {y.dtype}; give whole numbers from 0 to {num_classes - 1}, "
-            "as in y.long()"
+            f"the labels y have dtype {y.dtype}; give integers from 0 to {num_classes - 1}, as in "
+            "y.long()"
         )
     if not missing and bool((y == -1).any()):
         raise InputError(
-            f"{int((y == -1).sum())} of {y.numel()} labels are missing (-1); a model given y needs "
-            "the label of each datum: leave these data out, or use SemiSupervisedVAE"
+            f"{int((y == -1).sum())} of {y.numel()} labels are missing (-1), but the model needs "
+            "the label of each datum; leave these data out, or use SemiSupervisedVAE"
         )
     outside = (y < (-1 if missing else 0)) | (y >= num_classes)
     if bool(outside.any()):
         first = int(y[tuple(outside.nonzero()[0].tolist())])
         also = ", or -1 where they are missing" if missing else ""
         raise InputError(
-            f"the labels y hold {first}; those of {num_classes} classes are from 0 to "
+            f"the labels y contain {first}; labels of {num_classes} classes are from 0 to "
             f"{num_classes - 1}{also}"
         )
 
 
 def check_condition_shape(x: Tensor, y: Tensor, condition_shape: tuple[int, ...] = ()) -> None:
-    """Refuse y of another number than x.
+    """Check that there is one y of the right shape for each datum.
 
     Raises:
-        InputError: naming both shapes.
+        InputError: if not; it names both shapes.
     """
     if y.shape != (len(x), *condition_shape):
         raise InputError(
-            f"y has shape {tuple(y.shape)} beside {len(x)} data; it must be "
+            f"y has shape {tuple(y.shape)} for {len(x)} data; it must be "
             f"{(len(x), *condition_shape)}"
         )
 
 
 def check_latent_vector(posterior: Any, prior: nn.Module | None, latent_dim: int) -> None:
-    """Refuse latents that are no vector beside which y could stand, and priors that know no y.
+    """Check that z is a vector, which can be concatenated with c(y), and that the prior allows y.
 
     Raises:
-        InputError: naming what was given, and what to do.
+        InputError: if not; it names what was given and what to do.
     """
     with torch.no_grad():
         shape = tuple(posterior(torch.zeros(posterior.in_shape)).event_shape)
     if shape != (latent_dim,):
         raise InputError(
-            f"latents of shape {shape} cannot stand beside y; use a posterior on vectors, such as "
-            "'diagonal' or 'full_rank'"
+            f"latents of shape {shape} cannot be concatenated with y; use a posterior on vectors, "
+            "such as 'diagonal' or 'full_rank'"
         )
     if isinstance(prior, VampPrior):
         raise InputError(
-            "a VampPrior mixes q(z | u) of pseudo-inputs u, and here q depends on y, too; use "
-            "another prior"
+            "a VampPrior mixes q(z | u) over pseudo-inputs u, but this model's q depends on y too; "
+            "use another prior"
         )

@@ -1,4 +1,4 @@
-"""A normal whose location and scale a network makes."""
+"""A normal distribution with location and scale from a network."""
 
 from jaxtyping import Float
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -12,10 +12,10 @@ __all__ = ["ConditionalNormal"]
 class ConditionalNormal(nn.Module):
     """Normal(b; loc(a), diag(scale(a)^2)), with (loc, unlinked scale) = network(a).
 
-    Scales are a softplus, which starts near 0.7 and needs no floor but that of the link.
+    Scales are a softplus, which starts near 0.7 and needs no floor except the link's own.
 
     Arguments:
-        network: from a to numbers of shape ``(2, latent_dim)``.
+        network: network from a to numbers of shape ``(2, latent_dim)``.
         latent_dim: number of dimensions of b.
 
     Example:

@@ -1,4 +1,4 @@
-"""What every generative model does with x, whatever its latents are: check, fill and observe it."""
+"""Generative models p(x, z): Pyro programs that check x, fill missing entries and observe x."""
 
 from collections.abc import Mapping
 
@@ -18,13 +18,13 @@ Layer = LikelihoodLayer | MixedLayer
 
 
 class GenerativeModel(nn.Module):
-    """A model p(x, z) that ends in x ~ likelihood(eta), eta being what a decoder puts out.
+    """A model p(x, z) that ends in x ~ likelihood(eta), where eta is the output of a decoder.
 
-    Missing entries of x (NaN) contribute exactly nothing: the density is that of the others.
+    Missing entries of x (NaN) contribute exactly nothing: the density is that of the other entries.
 
     Arguments:
         decoder: network from latents to eta.
-        likelihood: from eta to p(x | z).
+        likelihood: layer from eta to p(x | z).
         missing: whether entries of x may be missing.
     """
 
@@ -35,16 +35,17 @@ class GenerativeModel(nn.Module):
         self.missing = missing
 
     def begin(self, x: Num[Tensor, "batch *event"], *given: Tensor) -> Mapping[str, Tensor]:
-        """Make the parameters known to Pyro; the head of a forward, outside of all plates.
+        """Declare the parameters to Pyro and check x. Call it first in ``forward``, outside plates.
 
-        Under Pyro's validation (on by default) the data are checked against the support.
+        The check of x against the support of the likelihood needs Pyro's validation, which is on by
+        default.
 
         Arguments:
             x: data.
-            given: what comes with each datum, as ``likelihood.given`` lists it.
+            given: the tensors that come with each datum, as ``likelihood.given`` lists them.
 
         Returns:
-            What the likelihood takes beside eta, by name.
+            The tensors that the likelihood takes in addition to eta, by name.
 
         Raises:
             InputError: if x lies outside the support of the likelihood.
@@ -56,8 +57,9 @@ class GenerativeModel(nn.Module):
         return named_given
 
     def eta(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """What the decoder puts out for z, in the precision of z: densities are not summed in half
-        of it.
+        """The output of the decoder for z, in the dtype of z.
+
+        Otherwise a decoder in half precision would have densities summed in half precision.
         """
         eta: Tensor = self.decoder(z).to(z.dtype)
         return eta
@@ -68,12 +70,12 @@ class GenerativeModel(nn.Module):
         eta: Float[Tensor, "..."],
         named_given: Mapping[str, Tensor],
     ) -> Tensor:
-        """Sample site ``x``, observed, within the plate over data.
+        """Sample site ``x``, observed. Call it within the plate over data.
 
         Arguments:
             x: data.
-            eta: numbers of the likelihood, in the precision in which densities shall be summed.
-            named_given: as ``begin`` returned it.
+            eta: parameters of the likelihood, in the dtype in which to sum densities.
+            named_given: what ``begin`` returned.
         """
         p, x = self.observation(x, eta, named_given)
         observed: Tensor = pyro.sample("x", p, obs=x)
@@ -85,11 +87,11 @@ class GenerativeModel(nn.Module):
         eta: Float[Tensor, "..."],
         named_given: Mapping[str, Tensor],
     ) -> tuple[TorchDistributionMixin, Float[Tensor, "batch *event"]]:
-        """p(x | z), of what is present of x, and x as it takes it."""
+        """Return p(x | z) of the present entries, and x with its missing entries filled."""
         x = x.to(eta.dtype)  # log-factorials of bytes would overflow
         present = None
         if self.missing:
-            # Filled, then masked: a mask alone would leave NaN in the gradient.
+            # Fill, then mask: a mask alone would leave NaN in the gradient.
             present = ~x.isnan()
             x = torch.where(present, x, self.likelihood.fill)
         return self.likelihood(eta, named_given, present), x
@@ -109,7 +111,7 @@ class DeepLatentModel(GenerativeModel):
 
         Arguments:
             x: data.
-            given: what comes with each datum, as ``likelihood.given`` lists it.
+            given: the tensors that come with each datum, as ``likelihood.given`` lists them.
 
         Raises:
             InputError: if x lies outside the support of the likelihood (under Pyro's validation).
@@ -122,7 +124,7 @@ class DeepLatentModel(GenerativeModel):
     def log_joint(
         self, z: Float[Tensor, "..."], x: Num[Tensor, "batch *event"], *given: Tensor
     ) -> Float[Tensor, "..."]:
-        """log p(x, z) of each datum, in nats, for z of any batch shape on its left."""
+        """log p(x, z) of each datum, in nats; z may have further batch dimensions on the left."""
         p, x = self.observation(x, self.eta(z), self.likelihood.given_with(x, *given))
         log_prior: Tensor = self.prior().log_prob(z)
         log_likelihood: Tensor = p.log_prob(x)

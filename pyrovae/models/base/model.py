@@ -1,4 +1,4 @@
-"""What every family of models can be asked, whatever its latents are."""
+"""The base class of all model families."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -17,19 +17,19 @@ from .recognition import RecognitionModel
 __all__ = ["Body", "LatentVariableModel", "build_network"]
 
 Body = nn.Module | Callable[[Sequence[int], Sequence[int]], nn.Module]
-"""A network, or what makes one from the shapes of its input and its output."""
+"""A network, or a callable that makes one from (in_shape, out_shape)."""
 
 
 def build_network(body: Body, in_shape: Sequence[int], out_shape: Sequence[int]) -> nn.Module:
-    """The network itself."""
+    """Return the network ``body``, or make it by calling ``body(in_shape, out_shape)``."""
     return body if isinstance(body, nn.Module) else body(in_shape, out_shape)
 
 
 class LatentVariableModel(nn.Module):
     """A generative model p(x, z) and an amortised guide q(z | x), assembled from parts.
 
-    ``model`` and ``guide`` are ordinary Pyro functions of the data (and ``nn.Module``s, whose
-    parameters belong to this pair alone). They train with :func:`pyrovae.fit`, with
+    ``model`` and ``guide`` are ordinary Pyro functions of the data. They are also ``nn.Module``s,
+    with parameters that belong to this pair alone. Train them with :func:`pyrovae.fit`, with
     ``pyro.infer.SVI(m.model, m.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())``, or with a
     ``torch.optim`` optimiser on the parameters of ``Trace_ELBO()(m.model, m.guide)``.
 
@@ -40,12 +40,12 @@ class LatentVariableModel(nn.Module):
     """
 
     has_prior: ClassVar[bool] = True
-    """Whether latents can be drawn."""
+    """Whether you can draw latents from p(z)."""
     objective: ClassVar[str] = "elbo"
-    """The objective that it is trained on, where there is no other."""
+    """The default training objective."""
 
     num_conditions: ClassVar[int] = 0
-    """How many tensors stand between x and what the likelihood takes."""
+    """Number of arguments of ``model`` between x and the tensors that the likelihood takes."""
 
     event_shape: tuple[int, ...]
     model: GenerativeModel
@@ -53,17 +53,17 @@ class LatentVariableModel(nn.Module):
 
     @property
     def likelihood(self) -> Layer:
-        """p(x | z) as a function of what the decoder network puts out."""
+        """p(x | z) as a function of the decoder's output."""
         return self.model.likelihood
 
     def standardise(self, x: Num[Tensor, "data *event"], *given: Tensor) -> None:
-        """Learn the units of the data, before training, from training data x.
+        """Learn the units of the data from training data x. Call it before training.
 
-        The encoder then sees numbers of order one, and learned locations and scales are measured
-        in these units; log p(x | z) remains that of x as given. Tables are standardised column by
-        column. Images and other arrays have one mean and one standard deviation for all features,
-        lest pixels that hardly ever change be blown up. Binary data are of order one as they are.
-        Missing entries are left out.
+        The encoder then takes numbers of order one, and learned locations and scales are in these
+        units; log p(x | z) remains the density of x in its own units. Tables are standardised
+        column by column. Images and other arrays get one mean and one standard deviation for all
+        features; otherwise nearly constant pixels would dominate. Binary data are left unchanged.
+        Missing entries are ignored.
         """
         self.likelihood.set_typical(self.likelihood.given_with(x, *given))
         x = x.double()
@@ -77,7 +77,7 @@ class LatentVariableModel(nn.Module):
         self.likelihood.set_units(loc, scale)
 
     def embed(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "*batch code"]:
-        """A point of the latent space that stands for x: the mean of q(z | x) where it is known."""
+        """A point of the latent space that represents x: the mean of q(z | x) if it is known."""
         raise NotImplementedError
 
     def reconstruct(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
@@ -87,13 +87,14 @@ class LatentVariableModel(nn.Module):
     def draw(
         self, num: int, *given: Tensor
     ) -> tuple[Float[Tensor, "num code"], Float[Tensor, "..."]]:
-        """Latents drawn from the prior, and what the decoder puts out for them."""
+        """Draw latents from the prior; return them and the decoder's output for them."""
         raise NotImplementedError
 
     @torch.no_grad()
     def sample(self, num_samples: int, *given: Tensor, mean: bool = False) -> Num[Tensor, "..."]:
-        """Draws from p(x), of shape ``(num_samples, *event_shape)``: z from the prior, then x from
-        p(x | z), or its mean if asked.
+        """Draw from p(x): z from the prior, then x from p(x | z), or the mean of x if ``mean``.
+
+        The samples have shape ``(num_samples, *event_shape)``.
         """
         _, eta = self.draw(num_samples, *given)
         return self.likelihood.mean(eta) if mean else self.likelihood(eta).sample()
@@ -111,25 +112,25 @@ class LatentVariableModel(nn.Module):
     ) -> Posterior:
         """Draw from p(z, x | y) for a degraded observation y of each datum.
 
-        The model is kept, and its likelihood p(x | z) becomes p(y | z) by an operator, so that what
-        is missing, noisy or too small is asked of the same p(z). See
+        The trained model stays the same. An operator turns its likelihood p(x | z) into p(y | z),
+        so you can restore data that are incomplete, noisy or of low resolution. See
         :func:`pyrovae.inverse.posterior`.
 
         Arguments:
             y: observations, with NaN where nothing was observed.
-            given: what comes with each datum, as the model takes it after x.
-            operator: how y comes from x, of :mod:`pyrovae.inverse`; some entries of x are missing,
-                and the others observed as they are, unless given.
-            method: how z is drawn: ``amortised``, ``refined``, ``importance``, ``pseudo_gibbs``,
-                ``metropolis_within_gibbs`` or ``nuts``, by name or settings with the name.
-            num_samples: draws for each datum.
-            batch_size: observations at a time.
-            seed: of all random numbers.
-            progress: show a bar where it takes more than two seconds.
+            given: the tensors that come with each datum, as the model takes them after x.
+            operator: how y comes from x, from :mod:`pyrovae.inverse`; by default some entries of x
+                are missing, and the others are observed exactly.
+            method: how to draw z: ``amortised``, ``refined``, ``importance``, ``pseudo_gibbs``,
+                ``metropolis_within_gibbs`` or ``nuts``, as a name or as settings with the name.
+            num_samples: number of draws for each datum.
+            batch_size: number of observations at a time.
+            seed: seed of all random numbers.
+            progress: show a progress bar if it takes more than two seconds.
 
         Raises:
-            InputError: if an argument cannot be used, or the operator does not know p(y | z) under
-                this likelihood; before anything is drawn.
+            InputError: before any draw, if an argument is invalid, or the operator has no p(y | z)
+                for this likelihood.
 
         Example:
             >>> from pyrovae import VAE
@@ -140,7 +141,7 @@ class LatentVariableModel(nn.Module):
         """
         if not self.has_prior:
             raise InputError(
-                f"{type(self).__name__} has no p(z), so that nothing is known of what is missing; "
+                f"{type(self).__name__} has no prior p(z) to infer the missing information from; "
                 "use a vae"
             )
         likelihood, guide = self.likelihood, self.guide

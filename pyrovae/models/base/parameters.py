@@ -1,4 +1,4 @@
-"""How the networks of a model make themselves known to Pyro, without Pyro's global store."""
+"""Declare the parameters of networks to Pyro without its global parameter store."""
 
 import weakref
 
@@ -9,13 +9,13 @@ __all__ = ["declare_parameters"]
 
 
 def declare_parameters(module: nn.Module) -> None:
-    """Send a ``param`` message for each trainable parameter of the module.
+    """Send a ``param`` message to Pyro for each trainable parameter of the module.
 
-    Called at the head of a model or guide, as ``pyro.module`` would be, so that
-    ``pyro.infer.SVI`` and every handler find the parameters. Unlike ``pyro.module`` nothing
-    enters the global parameter store: the parameters stay those of this very module, and a
-    second model, or a deep copy, never shares them. The names hold the identity of the module,
-    so that several modules may appear in one program.
+    Call it at the start of a model or guide, in place of ``pyro.module``, so that
+    ``pyro.infer.SVI`` and every handler find the parameters. Unlike ``pyro.module``, it puts
+    nothing into the global parameter store: the parameters belong to this module, and a second
+    model, or a deep copy, never shares them. The names contain the identity of the module, so one
+    program may use several modules.
     """
     owner = f"{type(module).__name__}@{id(module):x}"
     for path, parameter in module.named_parameters():
@@ -24,7 +24,7 @@ def declare_parameters(module: nn.Module) -> None:
 
 
 def _value_of(parameter: nn.Parameter) -> Tensor:
-    # A view, since Pyro's mark must not stick to the parameter: it could not be pickled.
+    # A view, since Pyro sets an attribute on the value, and a parameter with it cannot be pickled.
     value = parameter.view_as(parameter)
     value.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
     return value

@@ -1,4 +1,4 @@
-"""What every amortised guide does with x, whatever its latents are: check and standardise it."""
+"""Recognition models q(z | x): guides that check and standardise x before an encoder takes it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ __all__ = ["AmortisedGuide", "RecognitionModel", "encoder_input_shape"]
 
 
 def encoder_input_shape(event_shape: Sequence[int], missing: bool) -> tuple[int, ...]:
-    """The shape of what an encoder sees of one datum: with the mask, where entries may be missing.
+    """Shape of an encoder's input for one datum, which includes the mask if entries may be missing.
 
     >>> encoder_input_shape((1, 8, 8), missing=True)
     (2, 8, 8)
@@ -28,13 +28,13 @@ def encoder_input_shape(event_shape: Sequence[int], missing: bool) -> tuple[int,
 
 
 class RecognitionModel(nn.Module):
-    """A guide q(z | x) whose encoder sees x in the units that :class:`Standardise` has learned.
+    """A guide q(z | x) with an encoder of standardised x (see :class:`Standardise`).
 
-    Where entries may be missing, the encoder sees them as the mean, and beside x the mask of what
-    is present.
+    If entries may be missing, they are filled with the mean, and the encoder also takes the mask of
+    present entries.
 
     Arguments:
-        encoder: network from what is seen of x.
+        encoder: network whose input has shape :func:`encoder_input_shape` for each datum.
         event_shape: shape of one datum.
         missing: whether entries of x may be missing.
     """
@@ -47,7 +47,7 @@ class RecognitionModel(nn.Module):
         self.encoder = encoder
 
     def begin(self, x: Num[Tensor, "batch *event"]) -> None:
-        """Make the parameters known to Pyro; the head of a forward, outside of all plates.
+        """Declare the parameters to Pyro and check x. Call it first in ``forward``, outside plates.
 
         Raises:
             InputError: if x has another shape or is not finite (under Pyro's validation).
@@ -61,7 +61,7 @@ class RecognitionModel(nn.Module):
         return self.add_mask(self.standardise(x))
 
     def add_mask(self, standard: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """The same of x that is standardised already."""
+        """Fill missing entries with the mean and append the mask, if entries may be missing."""
         if not self.missing:
             return standard
         present = ~standard.isnan()
@@ -70,7 +70,7 @@ class RecognitionModel(nn.Module):
 
 
 class AmortisedGuide(RecognitionModel):
-    """The Pyro guide q(z | x) = posterior(encoder(x)), one network for all data."""
+    """The Pyro guide q(z | x) = posterior(encoder(x)), with one network for all data."""
 
     def __init__(
         self, encoder: nn.Module, posterior: nn.Module, event_shape: Sequence[int], missing: bool
@@ -90,27 +90,27 @@ class AmortisedGuide(RecognitionModel):
             return z
 
     def h(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
-        """What the encoder puts out for x: the parameters of q(z | x)."""
+        """The output of the encoder for x: the parameters of q(z | x)."""
         return self._h_of_standard(self.standardise(x))
 
     def q(self, x: Num[Tensor, "..."], *given: Tensor) -> TorchDistributionMixin:
-        """The distribution q(z | x) itself."""
+        """The distribution q(z | x)."""
         q: TorchDistributionMixin = self.posterior(self.h(x, *given))
         return q
 
     def q_of_standard(self, standard: Float[Tensor, "..."]) -> TorchDistributionMixin:
-        """q(z | x) as the encoder has it, of x that is standardised already."""
+        """q(z | x) for x that is already standardised."""
         q: TorchDistributionMixin = self.posterior(self._h_of_standard(standard))
         return q
 
     def centre(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
-        """A point that stands for q(z | x): the posterior's centre, or its mean if it has none."""
+        """A point that represents q(z | x): the posterior's centre, or its mean if it has none."""
         h: Tensor = self.h(x, *given)
         posterior: Any = self.posterior
         centre: Tensor = posterior.centre(h) if hasattr(posterior, "centre") else posterior(h).mean
         return centre
 
     def _h_of_standard(self, standard: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        seen = self.add_mask(standard)
-        h: Tensor = self.encoder(seen).to(seen.dtype)
+        inputs = self.add_mask(standard)
+        h: Tensor = self.encoder(inputs).to(inputs.dtype)
         return h

@@ -1,13 +1,13 @@
-"""Posteriors of each datum that gradient steps find: from the encoder's on, or without an encoder.
+"""Guides that fit q(z | x) to each datum by gradient steps, with or without an encoder.
 
-What is refined is h, the parameters of q(z | x), by ascent on the ELBO of each datum:
+The steps ascend the ELBO of each datum in h, the parameters of q(z | x):
 
     h <- h + Adam(d/dh (1/S) sum_s [log p(x, z_s) - log q(z_s; h)]),   z_s = z(h, eps_ts),
 
-with a learning rate that falls linearly to zero. The noise eps_ts is another for each step t, but
-drawn once, when the guide is made, so that q(z | x) is a function of x, and the ELBO with fresh
-samples from it is a bound as ever; unless the decoder has dropout or batch normalisation, which see
-the steps, too.
+with a learning rate that falls linearly to zero. The noise eps_ts differs for each step t, but the
+guide draws it only once, when you make it. So q(z | x) is a function of x, and the ELBO with fresh
+samples from it is a valid bound. This does not hold if the decoder has dropout or batch
+normalisation, as the steps run them too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,13 +35,13 @@ __all__ = [
 ]
 
 Inference = str | Mapping[str, Any]
-"""How q(z | x) of a datum is found: a name, or settings with a name."""
+"""How to find q(z | x) of a datum: a name, or settings with a name."""
 
-_SAMPLES = 8
+_NUM_SAMPLES = 8
 """Draws of z in an estimate of the ELBO, in pairs of opposite noise."""
 
-_MOMENTUM, _SQUARES = 0.9, 0.99
-"""Decay of Adam's averages: of few steps, so that it forgets faster than in training."""
+_BETA1, _BETA2 = 0.9, 0.99
+"""Adam's decay rates. There are few steps, so its averages forget faster than in training."""
 
 
 class Refinement(nn.Module):
@@ -49,12 +49,12 @@ class Refinement(nn.Module):
 
     Arguments:
         model: p(x, z).
-        posterior: from h to q(z | x), a normal distribution.
+        posterior: module from h to q(z | x), a normal distribution.
         num_steps: number of steps.
-        lr: first learning rate, in units of h.
+        lr: initial learning rate, in units of h.
 
     Raises:
-        InputError: if q is no normal, or a number is not positive.
+        InputError: if q is not a normal distribution, or num_steps or lr is not positive.
     """
 
     noise: Float[Tensor, "steps samples latent"]
@@ -64,25 +64,25 @@ class Refinement(nn.Module):
     ) -> None:
         super().__init__()
         if num_steps < 1 or not lr > 0:
-            raise InputError(f"refining takes num_steps and lr above 0; got {num_steps} and {lr:g}")
-        self._parts = (model, posterior)  # of others: in no state of this module
+            raise InputError(f"refining needs num_steps and lr above 0; got {num_steps} and {lr:g}")
+        self._parts = (model, posterior)  # in a tuple, so that they are not registered here too
         self.num_steps, self.lr = num_steps, lr
         in_shape: Any = posterior.in_shape
         with torch.no_grad():
             q = posterior(torch.zeros(in_shape))
-            half = torch.randn(num_steps, _SAMPLES // 2, *q.event_shape)
-            _reparameterised(q, half[0])
+            half = torch.randn(num_steps, _NUM_SAMPLES // 2, *q.event_shape)
+            _reparameterise(q, half[0])  # raises if q is not normal
         self.register_buffer("noise", torch.cat([half, -half], 1))
 
     def forward(
         self, h: Float[Tensor, "..."], x: Num[Tensor, "..."], *given: Tensor
     ) -> Float[Tensor, "..."]:
-        """The refined h, without gradients.
+        """Return the refined h, without gradients.
 
         Arguments:
-            h: where to start from.
+            h: where the steps start.
             x: data.
-            given: what comes with each datum, as ``likelihood.given`` lists it.
+            given: the tensors that come with each datum, as ``likelihood.given`` lists them.
         """
         model, posterior = self._parts
         in_shape: Any = posterior.in_shape
@@ -93,33 +93,33 @@ class Refinement(nn.Module):
             with torch.enable_grad():
                 at = h.requires_grad_()
                 q = posterior(at)
-                z = _reparameterised(q, noise.reshape(_SAMPLES, *dims, -1))
+                z = _reparameterise(q, noise.reshape(_NUM_SAMPLES, *dims, -1))
                 elbo = model.log_joint(z, x, *given) - q.log_prob(z)
                 (gradient,) = torch.autograd.grad(elbo.mean(0).sum(), at)
-            mean = torch.lerp(gradient, mean, _MOMENTUM)
-            square = torch.lerp(gradient.square(), square, _SQUARES)
-            first = mean / (1 - _MOMENTUM**step)
-            second = square / (1 - _SQUARES**step)
+            mean = torch.lerp(gradient, mean, _BETA1)
+            square = torch.lerp(gradient.square(), square, _BETA2)
+            first = mean / (1 - _BETA1**step)
+            second = square / (1 - _BETA2**step)
             lr = self.lr * (1 - (step - 1) / self.num_steps)
             h = at.detach() + lr * first / (second.sqrt() + 1e-8)
         return h
 
 
 class SemiAmortisedGuide(AmortisedGuide):
-    """q(z | x) with parameters a few gradient steps from what the encoder puts out.
+    """q(z | x) with the parameters that a few gradient steps from the encoder's output reach.
 
     The encoder gets the gradient of the ELBO at the refined parameters, as if the steps were a
     constant shift. (Kim et al. 2018, Semi-amortized variational autoencoders, differentiate
     through the steps as well.)
 
     Arguments:
-        model: p(x, z), which the steps climb.
-        encoder: network from what is seen of x to h, where the steps start.
-        posterior: from h to q(z | x), a normal distribution.
+        model: p(x, z), for the ELBO that the steps ascend.
+        encoder: network from x to h, where the steps start.
+        posterior: module from h to q(z | x), a normal distribution.
         event_shape: shape of one datum.
         missing: whether entries may be missing.
         num_steps: number of steps for each datum.
-        lr: learning rate of the steps, in units of h.
+        lr: initial learning rate of the steps, in units of h.
     """
 
     def __init__(
@@ -143,18 +143,18 @@ class SemiAmortisedGuide(AmortisedGuide):
 
 
 class FreeGuide(AmortisedGuide):
-    """q(z | x_i) with parameters of its own for each of N training data: VI that is not amortised.
+    """q(z | x_i) with separate parameters for each of N training data: VI without amortisation.
 
-    Training data come with their numbers, ``guide(x, *given, index)``, whose parameters are
-    learned in a table. Data without numbers, such as those that validate, are new: their q is
-    refined from q(z; h = 0).
+    You pass training data with their indices, ``guide(x, *given, index)``; a table holds the
+    learned parameters of each index. Data without indices, such as validation data, are new:
+    gradient steps from q(z; h = 0) find their q.
 
     Arguments:
-        model: p(x, z), which the steps for new data climb.
-        num_data: N.
+        model: p(x, z), for the ELBO that the steps for new data ascend.
+        num_data: number of training data N.
         num_steps: number of steps for new data.
-        lr: learning rate of these, in units of h.
-        posterior: from h to q(z | x), a normal distribution.
+        lr: initial learning rate of these steps, in units of h.
+        posterior: module from h to q(z | x), a normal distribution.
         event_shape: shape of one datum.
         missing: whether entries may be missing.
     """
@@ -179,39 +179,39 @@ class FreeGuide(AmortisedGuide):
         self._num_given = len(model.likelihood.likelihood.given)
 
     def h(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
-        """The parameters of q(z | x): those in the table, or refined ones of new data."""
+        """The parameters of q(z | x): from the table, or by gradient steps for new data."""
         if len(given) > self._num_given:
             if is_validation_enabled():
-                self._check(given[-1])
-            found: Tensor = self.encoder(given[-1])
-            return found
+                self._check_index(given[-1])
+            from_table: Tensor = self.encoder(given[-1])
+            return from_table
         in_shape: Any = self.posterior.in_shape
         batch = x.shape[: x.ndim - len(self.event_shape)]
         start = torch.zeros(*batch, *in_shape, dtype=self.standardise.loc.dtype, device=x.device)
         refined: Tensor = self.refinement(start, x, *given)
         return refined
 
-    def _check(self, numbers: Tensor) -> None:
+    def _check_index(self, index: Tensor) -> None:
         num_data = len(self.get_parameter("encoder.0.weight"))
-        if numbers.is_floating_point() or bool(((numbers < 0) | (numbers >= num_data)).any()):
+        if index.is_floating_point() or bool(((index < 0) | (index >= num_data)).any()):
             raise InputError(
-                f"the numbers of data go from 0 to {num_data - 1}, as in torch.arange({num_data}); "
-                "leave them out for data that are new"
+                f"the indices of training data must be integers from 0 to {num_data - 1}, as in "
+                f"torch.arange({num_data}); leave them out for new data"
             )
 
     def q_of_standard(self, standard: Float[Tensor, "..."]) -> TorchDistributionMixin:
-        """Refused: there is no encoder."""
+        """Raise InputError, as there is no encoder."""
         raise InputError(
-            "a free posterior has no encoder, which a VampPrior needs for its pseudo-inputs; use "
+            "free inference has no encoder, but a VampPrior needs one for its pseudo-inputs; use "
             "another prior, or amortised inference"
         )
 
 
 class IndexedModel(DeepLatentModel):
-    """p(z) p(x | z) of data that may come with their numbers, which are no part of it."""
+    """p(z) p(x | z) for data that may come with their indices, which the model ignores."""
 
     def forward(self, x: Num[Tensor, "batch *event"], *given: Tensor) -> Tensor:
-        """As :class:`DeepLatentModel`, whatever comes after what the likelihood takes."""
+        """As :class:`DeepLatentModel`, without the tensors that the likelihood does not take."""
         return super().forward(x, *given[: len(self.likelihood.likelihood.given)])
 
 
@@ -220,19 +220,18 @@ INFERENCES: dict[str, Callable[..., AmortisedGuide]] = {
     "semi_amortised": SemiAmortisedGuide,
     "free": FreeGuide,
 }
-"""Guides by how they find q(z | x)."""
+"""Guides by the name of their inference."""
 
 
-def _reparameterised(
-    q: TorchDistributionMixin, noise: Float[Tensor, "..."]
-) -> Float[Tensor, "..."]:
-    """z(h, eps): the sample of a normal that noise Normal(0, I) makes."""
+def _reparameterise(q: TorchDistributionMixin, noise: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return z(h, eps), the sample of a normal q for noise eps ~ Normal(0, I)."""
     if isinstance(q, Independent) and isinstance(q.base_dist, Normal):
         diagonal: Tensor = q.mean + q.stddev * noise
         return diagonal
     if not hasattr(q, "scale_tril"):
         raise InputError(
-            f"q(z | x) is refined where it is normal; got {type(q).__name__}: use another posterior"
+            f"gradient steps refine a normal q(z | x) only; got {type(q).__name__}; use another "
+            "posterior"
         )
     full: Tensor = q.loc + (q.scale_tril @ noise[..., None]).squeeze(-1)
     return full
