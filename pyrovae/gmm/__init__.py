@@ -1,4 +1,4 @@
-"""The Gaussian mixture, on which EM and variational inference are compared step by step."""
+"""Gaussian mixtures, fitted by EM and by variational inference, which you can compare by step."""
 
 from .bayesian.conjugate import Posterior, Prior
 from .bayesian.coordinate_ascent import coordinate_ascent

@@ -1,4 +1,4 @@
-"""A method seen from outside: log p(x), the ELBO and the gap between them, step by step."""
+"""Records of a fit: log p(x), the ELBO and the gap between them, step by step."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -16,20 +16,20 @@ __all__ = ["Climb", "State", "bound_terms", "record"]
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Where a method stands after a step.
+    """The state of a method after a step.
 
     Attributes:
-        phase: what the step was: ``"E"``, ``"M"``, ``"gradient"``.
-        mixture: the parameters theta; where these have a posterior, its mean.
+        phase: the kind of step: ``"start"``, ``"E"``, ``"M"`` or ``"gradient"``.
+        mixture: the parameters theta; if they have a posterior, its mean.
         log_q: log q(z = k) for each datum.
-        evidence_bound: where the parameters have a posterior, the ELBO on log p(x) with the
+        evidence_bound: if the parameters have a posterior, the ELBO on log p(x) with the
             parameters integrated out, in nats for all data.
-        measure: gives the variance of the estimated gradient of the ELBO, in nats per datum,
-            summed over the parameters of q; to be called before the next step.
-        degenerate: components on the floor of the covariances, or without data.
-        posterior: q(theta), where there is one.
-        assign: log q of any data, where q is a network; of this network as it is when called, which
-            learns on until the last step.
+        measure: returns the variance of the estimated gradient of the ELBO, in nats per datum,
+            summed over the parameters of q; call it before the next step.
+        degenerate: components at the covariance floor, or without data.
+        posterior: q(theta), if there is one.
+        assign: if q is a network, a function that computes log q of any data. It uses the current
+            weights of the network, which change until the last step.
     """
 
     phase: str
@@ -69,20 +69,20 @@ def bound_terms(log_q: Float[Tensor, "n k"], log_joint: Float[Tensor, "n k"]) ->
 
 @dataclass(frozen=True)
 class Climb:
-    """What a method went through, step by step, in nats per datum of the training data.
+    """The record of a fit, step by step, in nats per datum of the training data.
 
     Attributes:
-        phases: what each step was.
+        phases: the kind of each step.
         log_likelihood: mean of log p(x; theta) after each step.
-        elbo: the bound that the method climbs: on log p(x; theta), or where the parameters have a
+        elbo: the bound that the method maximises: on log p(x; theta) or, if the parameters have a
             posterior, on the evidence log p(x).
-        kl: the gap KL(q || p) below what is bounded; NaN where that is not known.
-        gradient_variance: NaN where it was not measured.
-        seconds: when each step had ended. The terms of the identity are worked out off the clock;
-            that each state holds log q of all data, and of variational Bayes its bound, is not.
+        kl: the gap KL(q || p) between the bound and what it bounds; NaN if the latter is unknown.
+        gradient_variance: variance of the estimated gradient; NaN where it was not measured.
+        seconds: time from the start to the end of each step. It leaves out the terms of the
+            identity, but includes log q of all data and, in variational Bayes, the bound.
         mixtures: theta after each step.
-        watched: q of the data that were watched after each step, in single precision.
-        last: where the method ended.
+        watched: q of the watched data after each step, in single precision.
+        last: the last state.
     """
 
     phases: list[str]
@@ -96,11 +96,11 @@ class Climb:
     last: State
 
     def with_evidence(self, log_evidence: float) -> "Climb":
-        """The same climb towards a log p(x), in nats per datum, that has since become known."""
+        """Return a copy with ``kl`` computed from log p(x), which is given in nats per datum."""
         return replace(self, kl=[log_evidence - bound for bound in self.elbo])
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dict a step."""
+        """A dict for each step."""
         columns = ("phases", "log_likelihood", "elbo", "kl", "gradient_variance", "seconds")
         values = zip(*(getattr(self, column) for column in columns), strict=True)
         names = ("phase", *columns[1:])
@@ -114,13 +114,16 @@ def record(
     watch: Int[Tensor, "m"] | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> Climb:
-    """Run a method to its end and write down what it goes through.
+    """Run a method to its end and record every step.
 
     Arguments:
-        states: the method, under way.
+        states: the states of the method, such as ``em(...)``.
         x: the data that it is fitted to.
-        watch: which data to keep q of at each step; none unless given.
+        watch: indices of data whose q to keep at each step; none unless given.
         on_step: called after each step.
+
+    Raises:
+        ValueError: if there are no states.
     """
     phases, terms, variances, mixtures, watched, seconds = [], [], [], [], [], []
     unknown = x.new_tensor(float("nan"), dtype=torch.float64)

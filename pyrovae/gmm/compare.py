@@ -1,4 +1,4 @@
-"""Every method from one start on one table of data."""
+"""Compare all methods on one table of data, from the same start."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from ..errors import InputError, did_you_mean
 from ..progress import LateProgress
 from .bayesian.conjugate import Prior
 from .bayesian.coordinate_ascent import coordinate_ascent
-from .bayesian.evidence import FEWEST_EFFECTIVE, log_evidence
+from .bayesian.evidence import MIN_EFFECTIVE_SAMPLES, log_evidence
 from .bayesian.program import Draws, bayesian_svi, nuts
 from .climb import Climb, State, record
 from .em import em, floor_of, monte_carlo_em
@@ -33,26 +33,26 @@ _TOY = "toy"
 
 _TABLES = ("iris", "wine")
 
-_FLOOR = 1e-6
+_COVARIANCE_FLOOR = 1e-6
 
-_DRAWS = 200
+_NUM_DRAWS = 200
 
-_MOST_WATCHED = 1000
-"""Data whose q is kept at each step, for pictures."""
+_MAX_WATCHED = 1000
+"""Most data whose q is kept at each step, for pictures."""
 
-_MEASUREMENTS = 12
-"""How often the variance of a gradient is measured in a run."""
+_NUM_MEASUREMENTS = 12
+"""Measurements of the gradient variance in a run."""
 
 
 @dataclass(frozen=True)
 class Points:
-    """A table in double precision, split, in units of the standard deviation of each column.
+    """A standardised table in double precision, split into training and test data.
 
     Attributes:
-        name: what the data are called.
-        train: data to fit.
-        test: data held out.
-        train_labels: the class of each datum to fit, where it is known.
+        name: name of the data.
+        train: training data.
+        test: held-out data.
+        train_labels: the class of each training datum, if known.
         features: names of the columns.
     """
 
@@ -65,7 +65,7 @@ class Points:
 
 @dataclass(frozen=True)
 class Settings:
-    """What to compare on, and how.
+    """The data and options of a comparison.
 
     Attributes:
         data: ``toy``, ``iris``, ``wine``, or the path of a table.
@@ -74,9 +74,9 @@ class Settings:
         covariance_type: full, tied, diag or spherical.
         num_steps: steps of each gradient method.
         hidden: widths of the hidden layers of the amortised guide.
-        num_draws: draws of NUTS that are kept, after half as many in warm-up; none where 0. Unless
-            given, 200 for up to 1,000 points in up to 3 columns, of which it makes short work.
-        seed: of the start, the networks and all draws.
+        num_draws: draws of NUTS to keep, after half as many in warm-up; 0 skips NUTS. Unless given,
+            200 for up to 1,000 points in up to 3 columns, where NUTS is fast, and otherwise 0.
+        seed: seed of the start, the networks and all draws.
 
     Raises:
         InputError: if a number is out of its range, or there is no such covariance type.
@@ -108,18 +108,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """Where a method ended.
+    """The result of a method.
 
     Attributes:
-        name: what the method is called.
-        climb: what it went through; None for draws.
+        name: name of the method.
+        climb: the record of the fit; None for NUTS.
         num_steps: rounds, steps or draws.
-        seconds: time that it took, as :class:`Climb` has it.
-        train: mean log density of the training data, in nats: under theta, or where theta has a
-            posterior, under the posterior predictive.
-        test: of the held-out data.
-        rand: adjusted Rand index of the most probable components and the true classes, over the
-            training data; NaN where these are not known.
+        seconds: time that the method took, measured as in :class:`Climb`.
+        train: mean log density of the training data, in nats per datum: under theta or, if theta
+            has a posterior, under the posterior predictive.
+        test: mean log density of the held-out data.
+        rand: adjusted Rand index between the most probable components and the true classes, over
+            the training data; NaN if the classes are not known.
     """
 
     name: str
@@ -131,7 +131,7 @@ class Result:
     rand: float
 
     def row(self) -> dict[str, Any]:
-        """One line of the table."""
+        """The row of this method in the table of results."""
         last = self.climb
         nan = float("nan")
         return {
@@ -148,15 +148,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All results, from one start.
+    """The results of all methods, from the same start.
 
     Attributes:
         points: the data.
-        settings: how they were compared.
-        start: where each method started.
-        results: by name, in order.
+        settings: the options of the comparison.
+        start: the mixture that methods start from.
+        results: results by the name of the method, in order.
         log_evidence: log p(x) of the Bayesian model, in nats per datum, and its standard error;
-            NaN where it could not be estimated.
+            NaN if it could not be estimated.
     """
 
     points: Points
@@ -167,30 +167,30 @@ class Comparison:
 
 
 def load_points(settings: Settings) -> tuple[Points, int]:
-    """The data, and the number of components.
+    """Load the data, and find the number of components.
 
     Raises:
         InputError: if there are no such data, or a mixture cannot be fitted to them.
     """
     is_toy = settings.data == _TOY
-    read = _read_toy(settings.label) if is_toy else _read_table(settings.data, settings.label)
-    classes = 0 if read.train_labels is None else len(read.train_labels.unique())
+    table = _read_toy(settings.label) if is_toy else _read_table(settings.data, settings.label)
+    classes = 0 if table.train_labels is None else len(table.train_labels.unique())
     num_components = settings.num_components or classes
     if not num_components:
         raise InputError(
-            f"{read.name} has no classes that would tell the number of components; give "
-            "--components, or name the column of the class by --label"
+            f"{table.name} has no classes, so the number of components is not known; give "
+            "--components, or name the column of the class with --label"
         )
-    train, test = (as_points(x, read.features).double() for x in (read.train, read.test))
-    check_fittable(train, num_components, read.features)
+    train, test = (as_points(x, table.features).double() for x in (table.train, table.test))
+    check_fittable(train, num_components, table.features)
     loc, scale = train.mean(0), train.std(0, correction=0)
-    standardised = replace(read, train=(train - loc) / scale, test=(test - loc) / scale)
+    standardised = replace(table, train=(train - loc) / scale, test=(test - loc) / scale)
     return standardised, num_components
 
 
 def _read_toy(label: str | None) -> Points:
     if label is not None:
-        raise InputError("label names a column of a CSV; the toy has none")
+        raise InputError("label names a column of a CSV file; the toy has none")
     x, z = toy(400, seed=0)
     return Points(_TOY, x, toy(1000, seed=1)[0], z, ("x1", "x2"))
 
@@ -198,13 +198,13 @@ def _read_toy(label: str | None) -> Points:
 def _read_table(data: str, label: str | None) -> Points:
     if data not in _TABLES and Path(data).suffix.lower() not in SUFFIXES:
         raise InputError(
-            f"{data!r} is no table: {did_you_mean(data, (_TOY, *_TABLES))} (a file of yours ends "
-            f"in {', '.join(SUFFIXES)})"
+            f"{data!r} is not a table: {did_you_mean(data, (_TOY, *_TABLES))} (a file of your own "
+            f"must end in {', '.join(SUFFIXES)})"
         )
     dataset = load(data, label=label, dtype=torch.float64)
     if len(dataset.event_shape) != 1:
         raise InputError(
-            f"a Gaussian mixture is fitted to a table; {dataset.name} has data of shape "
+            f"a Gaussian mixture needs a table; {dataset.name} has data of shape "
             f"{dataset.event_shape}"
         )
     parts = (dataset.train, dataset.validation)
@@ -220,7 +220,7 @@ def _read_table(data: str, label: str | None) -> Points:
 
 
 def compare(settings: Settings) -> Comparison:
-    """Fit by every method, from the same start; but for NUTS, whose chain starts where CAVI ended.
+    """Fit by every method from the same start, except that NUTS starts where CAVI ended.
 
     Raises:
         InputError: if there are no such data, or a mixture cannot be fitted to them.
@@ -228,12 +228,12 @@ def compare(settings: Settings) -> Comparison:
     points, k = load_points(settings)
     x = points.train
     kind: Any = settings.covariance_type
-    floor = floor_of(x, _FLOOR)
+    floor = floor_of(x, _COVARIANCE_FLOOR)
     start = k_means_plus_plus(x, k, kind, floor, settings.seed)
     prior = Prior.of(x, k, kind)
     steps, seed = settings.num_steps, settings.seed
-    every = ceil(steps / _MEASUREMENTS)
-    watched = torch.arange(min(len(x), _MOST_WATCHED))
+    every = ceil(steps / _NUM_MEASUREMENTS)
+    watched = torch.arange(min(len(x), _MAX_WATCHED))
 
     def amortised(gradient: Any) -> Iterator[State]:
         return amortised_vi(
@@ -267,15 +267,15 @@ def compare(settings: Settings) -> Comparison:
     for name, (method, total) in methods.items():
         with LateProgress(name, total) as bar:
             climb = record(method(), x, watch=watched, on_step=bar.advance)
-        results[name] = _result(name, climb, points)
+        results[name] = _make_result(name, climb, points)
     evidence = (float("nan"), float("nan"))
     best = results["VB, CAVI"].climb
     assert best is not None
-    if k == 1:  # whose posterior is of the family of q
+    if k == 1:  # the family of q contains the posterior
         evidence = (best.elbo[-1], 0.0)
     elif k <= 7:
         estimate = log_evidence(x, best.last.posterior, seed=seed)
-        if estimate.effective_samples >= FEWEST_EFFECTIVE:
+        if estimate.effective_samples >= MIN_EFFECTIVE_SAMPLES:
             evidence = (estimate.log_evidence / len(x), estimate.standard_error / len(x))
     for name, result in results.items():
         if result.climb is not None and result.climb.last.posterior is not None:
@@ -283,13 +283,13 @@ def compare(settings: Settings) -> Comparison:
             results[name] = replace(result, climb=climb)
     num_draws = settings.num_draws
     if num_draws is None:
-        num_draws = _DRAWS if x.shape[0] <= 1000 and x.shape[1] <= 3 else 0
+        num_draws = _NUM_DRAWS if x.shape[0] <= 1000 and x.shape[1] <= 3 else 0
     if num_draws:
-        results["NUTS"] = _nuts(points, best.last.mixture, prior, num_draws, seed)
+        results["NUTS"] = _run_nuts(points, best.last.mixture, prior, num_draws, seed)
     return Comparison(points, settings, start, results, evidence)
 
 
-def _result(name: str, climb: Climb, points: Points) -> Result:
+def _make_result(name: str, climb: Climb, points: Points) -> Result:
     last = climb.last
     density = last.mixture.log_prob if last.posterior is None else last.posterior.predictive
     rounds = climb.phases.count("M") or climb.phases.count("gradient")
@@ -300,11 +300,11 @@ def _result(name: str, climb: Climb, points: Points) -> Result:
         climb.seconds[-1],
         density(points.train).mean().item(),
         density(points.test).mean().item(),
-        _rand(points.train_labels, last.log_q),
+        _adjusted_rand_index(points.train_labels, last.log_q),
     )
 
 
-def _nuts(points: Points, start: Mixture, prior: Prior, num_draws: int, seed: int) -> Result:
+def _run_nuts(points: Points, start: Mixture, prior: Prior, num_draws: int, seed: int) -> Result:
     num_warmup = ceil(num_draws / 2)
     began = perf_counter()
     with LateProgress("NUTS", num_draws + num_warmup) as bar:
@@ -325,12 +325,12 @@ def _nuts(points: Points, start: Mixture, prior: Prior, num_draws: int, seed: in
         seconds,
         draws.predictive(points.train).mean().item(),
         draws.predictive(points.test).mean().item(),
-        _rand(points.train_labels, _aligned(draws, points.train, start)),
+        _adjusted_rand_index(points.train_labels, _align_components(draws, points.train, start)),
     )
 
 
-def _aligned(draws: Draws, x: Tensor, start: Mixture) -> Tensor:
-    """Mean responsibilities over draws, the components of each in the order nearest the start's."""
+def _align_components(draws: Draws, x: Tensor, start: Mixture) -> Tensor:
+    """Mean responsibilities over draws, with components matched to those of the start."""
     from scipy.optimize import linear_sum_assignment
 
     reference = start.log_responsibilities(x).exp()
@@ -342,7 +342,7 @@ def _aligned(draws: Draws, x: Tensor, start: Mixture) -> Tensor:
     return total
 
 
-def _rand(labels: Tensor | None, log_q: Tensor) -> float:
+def _adjusted_rand_index(labels: Tensor | None, log_q: Tensor) -> float:
     if labels is None:
         return float("nan")
     from sklearn.metrics import adjusted_rand_score

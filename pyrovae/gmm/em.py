@@ -1,11 +1,11 @@
-"""EM: the bound climbed by exact steps, first in q (Bayes' rule), then in the parameters.
+"""EM: exact maximisation of the ELBO, in turn over q (Bayes' rule) and over the parameters.
 
 For any q,  log p(x) = ELBO(q, theta) + KL(q || p(z | x, theta))  with
 
     ELBO(q, theta) = sum_k q_k log p(x, z = k; theta) - sum_k q_k log q_k.
 
-The E-step sets q to p(z | x, theta), which closes the gap; the M-step maximises the ELBO over
-theta in closed form, and so log p(x), which is no less, never falls (Dempster, Laird and Rubin
+The E-step sets q to p(z | x, theta), which closes the gap. The M-step maximises the ELBO over
+theta in closed form. As log p(x) is at least the ELBO, it never falls (Dempster, Laird and Rubin
 1977; Neal and Hinton 1998; Bishop 2006, sec. 9.4).
 """
 
@@ -34,22 +34,22 @@ __all__ = [
     "summarise",
 ]
 
-_CHUNK = 1024
-"""Data to take at a time where q is given."""
+_CHUNK_SIZE = 1024
+"""Data in a chunk when q is given."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the M-step needs to know of data weighted by q.
+    """Sufficient statistics of data weighted by q, for the M-step.
 
     Attributes:
         counts: n_k = sum_n q_nk.
-        means: sum_n q_nk x_n / n_k; where n_k is 0, a centre of all data.
-        scatters: sum_n q_nk (x_n - means_k) (x_n - means_k)^T, by covariance type: ``(K, d, d)``
-            where full; its sum over k ``(d, d)`` where tied; its diagonal ``(K, d)`` where diag;
-            its trace ``(K,)`` where spherical.
-        log_normaliser: sum_n log sum_k exp(log_joint_nk) where q follows from Bayes' rule, which
-            is then the log-likelihood; in nats.
+        means: sum_n q_nk x_n / n_k; a centre of all data where n_k is 0.
+        scatters: sum_n q_nk (x_n - means_k) (x_n - means_k)^T, of shape ``(K, d, d)`` if the
+            covariance type is full; its sum over k ``(d, d)`` if tied; its diagonal ``(K, d)`` if
+            diag; its trace ``(K,)`` if spherical.
+        log_normaliser: sum_n log sum_k exp(log_joint_nk) if q follows from Bayes' rule, which is
+            then the log-likelihood in nats; 0 for any other q.
         covariance_type: full, tied, diag or spherical.
     """
 
@@ -62,10 +62,10 @@ class Statistics:
 
 @torch.no_grad()
 def expectation(x: Float[Tensor, "n d"], mixture: Mixture) -> Statistics:
-    """The E-step, q_nk = p(z = k | x_n), summed up over data as it goes.
+    """The E-step, q_nk = p(z = k | x_n), with statistics summed over data.
 
-    Data pass in chunks, of which nothing is kept but sums: memory grows with none of N, K and d
-    taken together. Chunks of single precision are raised to double.
+    It processes data in chunks and keeps only sums, so that no array has the size of N x K.
+    Chunks in single precision are converted to double.
     """
     sums = _Sums(mixture.num_components, mixture.centre, mixture.covariance_type)
     for chunk in x.split(mixture.chunk_size):
@@ -80,9 +80,9 @@ def expectation(x: Float[Tensor, "n d"], mixture: Mixture) -> Statistics:
 def summarise(
     x: Float[Tensor, "n d"], log_q: Float[Tensor, "n k"], covariance_type: CovarianceType
 ) -> Statistics:
-    """The statistics of data under any q."""
+    """Statistics of the data under any q."""
     sums = _Sums(log_q.shape[1], x.mean(0).to(log_q), covariance_type)
-    for points, part in zip(x.split(_CHUNK), log_q.split(_CHUNK), strict=True):
+    for points, part in zip(x.split(_CHUNK_SIZE), log_q.split(_CHUNK_SIZE), strict=True):
         sums.add(points.to(log_q), part.exp(), part.new_zeros(()))
     return sums.statistics()
 
@@ -135,7 +135,7 @@ class _Sums:
 def second_moments(
     values: Float[Tensor, "k d"], weights: Float[Tensor, "k"], covariance_type: CovarianceType
 ) -> Float[Tensor, "..."]:
-    """weights_k values_k values_k^T, in the shape of a scatter of that type."""
+    """weights_k values_k values_k^T, in the shape of a scatter of that covariance type."""
     if covariance_type in ("full", "tied"):
         outer = weights.view(-1, 1, 1) * values.unsqueeze(2) * values.unsqueeze(1)
         return outer if covariance_type == "full" else outer.sum(0)
@@ -144,7 +144,7 @@ def second_moments(
 
 
 def floor_of(x: Float[Tensor, "n d"], covariance_floor: float) -> Float[Tensor, "d"]:
-    """The least variance along each column: this part of the variance of the data."""
+    """The smallest variance allowed in each column: ``covariance_floor`` times that of the data."""
     return covariance_floor * x.double().var(0, correction=0)
 
 
@@ -156,51 +156,53 @@ def maximisation(
 
         weights_k = n_k / N,   locs_k = means_k,   Sigma_k = scatter_k / n_k,
 
-    the last with those eigenvalues raised to 1 that are lower in units of the floor; this is the
-    maximum under the constraint, which keeps the likelihood bounded (Hathaway 1985) and EM
-    monotone, as adding a constant to the diagonal would not. A component without data gets weight
-    0 and keeps the place and shape that it had in the previous mixture.
+    In Sigma_k, measured in units of the floor, eigenvalues below 1 are raised to 1. This is the
+    maximum under the constraint. It keeps the likelihood bounded (Hathaway 1985) and EM monotone;
+    adding a constant to the diagonal would not. A component without data gets weight 0 and keeps
+    its mean and covariance from the previous mixture.
 
     Returns:
-        The mixture, and the numbers of the components that are degenerate: on the floor, or
-        without data.
+        The mixture, and the indices of degenerate components, which are at the floor or without
+        data.
     """
     n, means, kind = statistics.counts, statistics.means, statistics.covariance_type
     d = means.shape[1]
-    held = n > 10 * torch.finfo(n.dtype).eps
-    safe = torch.where(held, n, 1.0)
-    of_all = n.sum()
+    has_data = n > 10 * torch.finfo(n.dtype).eps
+    safe_counts = torch.where(has_data, n, 1.0)
+    total = n.sum()
     if kind in ("full", "tied"):
-        divisor = safe.view(-1, 1, 1) if kind == "full" else of_all
-        scales, low = floored_cholesky(statistics.scatters / divisor, floor)
+        divisor = safe_counts.view(-1, 1, 1) if kind == "full" else total
+        scales, at_floor = floored_cholesky(statistics.scatters / divisor, floor)
     else:
-        divisor = safe.unsqueeze(1) if kind == "diag" else d * safe
-        # A spherical covariance is above diag(floor) where it is above its largest entry.
+        divisor = safe_counts.unsqueeze(1) if kind == "diag" else d * safe_counts
+        # A spherical covariance is above diag(floor) if it is above the largest entry.
         least = floor if kind == "diag" else floor.max()
         variances = statistics.scatters / divisor
-        low = variances < least
+        at_floor = variances < least
         scales = torch.maximum(variances, least).sqrt()
     if kind == "diag":
-        low = low.any(1)
+        at_floor = at_floor.any(1)
     if previous is not None:
-        means = torch.where(held.unsqueeze(1), means, previous.locs)
+        means = torch.where(has_data.unsqueeze(1), means, previous.locs)
         if kind != "tied":
-            scales = torch.where(held.view(-1, *[1] * (scales.ndim - 1)), scales, previous.scales)
-    mixture = Mixture((torch.where(held, n, 0.0) / of_all).log(), means, scales, kind)
-    degenerate = (low | ~held).nonzero().flatten().tolist()
+            scales = torch.where(
+                has_data.view(-1, *[1] * (scales.ndim - 1)), scales, previous.scales
+            )
+    mixture = Mixture((torch.where(has_data, n, 0.0) / total).log(), means, scales, kind)
+    degenerate = (at_floor | ~has_data).nonzero().flatten().tolist()
     return mixture, tuple(degenerate)
 
 
 def floored_cholesky(covariances: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-    """Cholesky factors, and which of the matrices had to be raised to the floor."""
+    """Raise covariances to the floor; return Cholesky factors, and which had to be raised."""
     unit = floor.sqrt()
     scaled = covariances / (unit.unsqueeze(1) * unit)
     values, vectors = torch.linalg.eigh(scaled)
-    low = (values < 1).any(-1)
+    at_floor = (values < 1).any(-1)
     raised = (vectors * values.clamp_min(1).unsqueeze(-2)) @ vectors.mT
     raised = raised * (unit.unsqueeze(1) * unit)
-    kept = torch.where(low[..., None, None], (raised + raised.mT) / 2, covariances)
-    return torch.linalg.cholesky(kept), low
+    kept = torch.where(at_floor[..., None, None], (raised + raised.mT) / 2, covariances)
+    return torch.linalg.cholesky(kept), at_floor
 
 
 @dataclass(frozen=True)
@@ -208,10 +210,10 @@ class Iteration:
     """One round of EM.
 
     Attributes:
-        before: theta before it.
-        statistics: the E-step at that theta.
-        after: theta of the M-step.
-        degenerate: components of the new theta that are on the floor, or without data.
+        before: theta before the round.
+        statistics: the E-step at this theta.
+        after: theta after the M-step.
+        degenerate: components of the new theta that are at the floor, or without data.
     """
 
     before: Mixture
@@ -223,7 +225,7 @@ class Iteration:
 def iterations(
     x: Float[Tensor, "n d"], start: Mixture, floor: Float[Tensor, "d"]
 ) -> Iterator[Iteration]:
-    """EM without end."""
+    """Yield rounds of EM without end."""
     mixture = start
     while True:
         statistics = expectation(x, mixture)
@@ -240,13 +242,13 @@ def em(
     max_iter: int = 200,
     tol: float = 1e-9,
 ) -> Iterator[State]:
-    """EM, each of its half-steps a state; the last is an E-step, and so has no gap.
+    """EM, with a state for each half-step; the last is an E-step, so its gap is zero.
 
     Arguments:
         x: data.
-        start: where to start from.
-        floor: the least variance along each column.
-        max_iter: rounds at most.
+        start: initial mixture.
+        floor: the smallest variance allowed in each column.
+        max_iter: most rounds to run.
         tol: stop when a round raises the log-likelihood by less than this, in nats per datum.
 
     Raises:
@@ -275,12 +277,20 @@ def monte_carlo_em(
     max_iter: int = 100,
     seed: int = 0,
 ) -> Iterator[State]:
-    """EM whose E-step draws z rather than computing p(z | x) (Wei and Tanner 1990).
+    """EM whose E-step draws z instead of computing p(z | x) (Wei and Tanner 1990).
 
-    q is the distribution of num_samples draws of z for each datum. It is a q like any other, so
-    that its ELBO is a bound; but the gap is closed only as num_samples grows, the log-likelihood
-    may fall, and the parameters do not come to rest but move about a maximum. With one sample this
-    is the stochastic EM of Celeux and Diebolt (1985).
+    q is the empirical distribution of num_samples draws of z for each datum. Like any q it gives an
+    ELBO that is a bound. But the gap only closes as num_samples grows, the log-likelihood may fall,
+    and the parameters keep moving around a maximum. With one sample this is the stochastic EM of
+    Celeux and Diebolt (1985).
+
+    Arguments:
+        x: data.
+        start: initial mixture.
+        floor: the smallest variance allowed in each column.
+        num_samples: draws of z for each datum in a round.
+        max_iter: rounds to run.
+        seed: seed of the draws.
 
     Raises:
         InputError: if num_samples or max_iter is below 1.

@@ -1,4 +1,4 @@
-"""Mixtures with the conventions of scikit-learn: they work in its pipelines and searches."""
+"""Mixtures as scikit-learn estimators, which work in its pipelines and searches."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -28,12 +28,12 @@ __all__ = ["BayesianGaussianMixture", "DegenerateComponentWarning", "GaussianMix
 
 
 class DegenerateComponentWarning(UserWarning):
-    """A component ended on the floor of the covariances, or without data."""
+    """A component ended at the covariance floor, or without data."""
 
 
 @dataclass(frozen=True)
-class _Outcome:
-    """Where one start ended."""
+class _FitResult:
+    """The result of the fit from one start."""
 
     mixture: Mixture
     bound: float
@@ -44,17 +44,17 @@ class _Outcome:
 
 
 class _Estimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
-    """What both estimators do once they are fitted.
+    """The base class of both estimators.
 
     Attributes:
-        mixture_: the fitted parameters; where these have a posterior, its mean.
+        mixture_: the fitted parameters; if they have a posterior, its mean.
         weights_: mixing weights, shape (K,).
         means_: means, shape (K, d).
-        covariances_: covariances, shaped by their type as scikit-learn has them.
+        covariances_: covariances, with the same shapes as in scikit-learn.
         n_iter_: rounds that the best start took.
-        converged_: whether it converged.
-        lower_bound_: the bound that it reached, in nats per datum.
-        degenerate_: components on the floor of the covariances, or without data.
+        converged_: whether the best start converged.
+        lower_bound_: the bound that the best start reached, in nats per datum.
+        degenerate_: components at the covariance floor, or without data.
     """
 
     mixture_: Mixture
@@ -86,10 +86,10 @@ class _Estimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """Fit to the points in the rows of X; y is not used.
 
         Raises:
-            InputError: if these points or settings have no fit.
+            InputError: if a mixture cannot be fitted to these points, or a setting is out of range.
         """
         self._check_settings()
-        x = self._points(X, reset=True)
+        x = self._as_tensor(X, reset=True)
         check_fittable(x, self.n_components)
         random = check_random_state(self.random_state)
         floor = floor_of(x, self.covariance_floor)
@@ -97,37 +97,37 @@ class _Estimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
         num_starts = 1 if self.init is not None else self.n_init
         with LateProgress("fit", num_starts * (self.max_iter + 1)) as bar:
             for number in range(num_starts):
-                outcome = self._climb(x, self._start(x, floor, random), floor, bar.advance)
+                result = self._fit_once(x, self._start(x, floor, random), floor, bar.advance)
                 bar.finish((number + 1) * (self.max_iter + 1))
-                if best is None or self._rank(outcome) > self._rank(best):
-                    best = outcome
+                if best is None or self._rank(result) > self._rank(best):
+                    best = result
         assert best is not None
-        self._keep(best)
+        self._store_result(best)
         return self
 
     def fit_predict(self, X: Any, y: Any = None) -> NDArray[Any]:
-        """Fit, then the most probable component of each point."""
+        """Fit, and return the most probable component of each point."""
         labels: NDArray[Any] = self.fit(X).predict(X)
         return labels
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The most probable component of each point."""
-        return self._of_rows(lambda shape, x: shape.log_joint(x).argmax(1), X)
+        return self._apply_in_chunks(lambda mixture, x: mixture.log_joint(x).argmax(1), X)
 
     def predict_proba(self, X: Any) -> NDArray[Any]:
         """p(z = k | x) of each point, shape (n, K)."""
-        return self._of_rows(lambda shape, x: shape.log_responsibilities(x).exp(), X)
+        return self._apply_in_chunks(lambda mixture, x: mixture.log_responsibilities(x).exp(), X)
 
     def score_samples(self, X: Any) -> NDArray[Any]:
         """log p(x) of each point, in nats."""
-        return self._of_rows(lambda _, x: self._log_prob(x), X)
+        return self._apply_in_chunks(lambda _, x: self._log_prob(x), X)
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of log p(x), in nats per datum."""
         return float(self.score_samples(X).mean())
 
     def sample(self, n_samples: int = 1) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Draw points under ``mixture_``, and the component of each."""
+        """Draw points from ``mixture_``, and the component of each."""
         check_is_fitted(self)
         if n_samples < 1:
             raise InputError(f"n_samples is {n_samples}; it must be 1 or more")
@@ -136,51 +136,50 @@ class _Estimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
         x, z = self.mixture_.sample(n_samples, generator)
         return x.cpu().numpy(), z.cpu().numpy()
 
-    def _climb(
+    def _fit_once(
         self, x: Tensor, start: Mixture, floor: Tensor, on_step: Callable[[], None]
-    ) -> "_Outcome":
+    ) -> "_FitResult":
         raise NotImplementedError
 
     def _log_prob(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _shape(self) -> Mixture:
-        """The mixture whose posterior over z is the estimator's."""
+    def _assignment_mixture(self) -> Mixture:
+        """The mixture whose responsibilities are the p(z | x) of the estimator."""
         raise NotImplementedError
 
-    def _keep(self, outcome: "_Outcome") -> None:
-        self.mixture_ = outcome.mixture
-        if outcome.posterior is not None:
-            self.posterior_ = outcome.posterior
-        self.weights_ = outcome.mixture.weights.cpu().numpy()
-        self.means_ = outcome.mixture.locs.cpu().numpy()
-        self.covariances_ = outcome.mixture.covariances.cpu().numpy()
-        self.n_iter_ = outcome.num_iterations
-        self.converged_ = outcome.converged
-        self.lower_bound_ = outcome.bound
-        self.degenerate_ = outcome.degenerate
-        if not outcome.converged:
+    def _store_result(self, result: "_FitResult") -> None:
+        self.mixture_ = result.mixture
+        if result.posterior is not None:
+            self.posterior_ = result.posterior
+        self.weights_ = result.mixture.weights.cpu().numpy()
+        self.means_ = result.mixture.locs.cpu().numpy()
+        self.covariances_ = result.mixture.covariances.cpu().numpy()
+        self.n_iter_ = result.num_iterations
+        self.converged_ = result.converged
+        self.lower_bound_ = result.bound
+        self.degenerate_ = result.degenerate
+        if not result.converged:
             warnings.warn(
-                f"the best start had not converged to tol {self.tol:g} after {self.max_iter} "
-                "rounds; raise max_iter or tol",
+                f"the best start did not converge to tol {self.tol:g} in {self.max_iter} rounds; "
+                "raise max_iter or tol",
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        if outcome.degenerate:
-            named = ", ".join(map(str, outcome.degenerate))
+        if result.degenerate:
+            listed = ", ".join(map(str, result.degenerate))
             warnings.warn(
-                f"degenerate components: {named}. Each has no data, or has a variance at the "
-                f"floor ({self.covariance_floor:g} of that of the data), so that the likelihood "
-                "says little: use fewer components, another covariance_type, or more starts "
-                "(n_init)",
+                f"degenerate components: {listed}. Each has no data, or a variance at the floor "
+                f"({self.covariance_floor:g} times that of the data), so the likelihood means "
+                "little: use fewer components, another covariance_type, or more starts (n_init)",
                 DegenerateComponentWarning,
                 stacklevel=3,
             )
 
     @staticmethod
-    def _rank(outcome: "_Outcome") -> tuple[bool, float]:
-        """Fits without degenerate components first, whose likelihood means something."""
-        return not outcome.degenerate, outcome.bound
+    def _rank(result: "_FitResult") -> tuple[bool, float]:
+        """Rank fits without degenerate components first: only their likelihood is meaningful."""
+        return not result.degenerate, result.bound
 
     def _start(self, x: Tensor, floor: Tensor, random: np.random.RandomState) -> Mixture:
         if self.init is None:
@@ -199,7 +198,7 @@ class _Estimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
         for name, least in (("n_components", 1), ("max_iter", 1), ("n_init", 1)):
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or value < least:
-                raise InputError(f"{name} is {value!r}; it must be a whole number from {least} on")
+                raise InputError(f"{name} is {value!r}; it must be a whole number, {least} or more")
         if not 1e-12 <= self.covariance_floor < 1:
             raise InputError(
                 f"covariance_floor is {self.covariance_floor}; it must be from 1e-12 to 1"
@@ -207,35 +206,39 @@ class _Estimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
         if not (isinstance(self.tol, int | float) and self.tol >= 0):
             raise InputError(f"tol is {self.tol}; it must be 0 or more")
         if not (self.init is None or isinstance(self.init, Mixture)):
-            raise InputError(f"init is a Mixture, or None for k-means++; got {self.init!r}")
+            raise InputError(f"init must be a Mixture, or None for k-means++; got {self.init!r}")
 
-    def _points(self, X: Any, *, reset: bool = False) -> Tensor:
+    def _as_tensor(self, X: Any, *, reset: bool = False) -> Tensor:
         array = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32])
         return as_points(np.ascontiguousarray(array)).to(find_device(self.device))
 
-    def _of_rows(self, function: Callable[[Mixture, Tensor], Tensor], X: Any) -> NDArray[Any]:
+    def _apply_in_chunks(
+        self, function: Callable[[Mixture, Tensor], Tensor], X: Any
+    ) -> NDArray[Any]:
         check_is_fitted(self)
-        shape = self._shape()
-        chunks = self._points(X).split(shape.chunk_size)
-        return torch.cat([function(shape, c.to(shape.locs.dtype)) for c in chunks]).cpu().numpy()
+        mixture = self._assignment_mixture()
+        chunks = self._as_tensor(X).split(mixture.chunk_size)
+        return (
+            torch.cat([function(mixture, c.to(mixture.locs.dtype)) for c in chunks]).cpu().numpy()
+        )
 
 
 class GaussianMixture(_Estimator):
-    """A Gaussian mixture fitted by EM, to the maximum of its likelihood.
+    """A Gaussian mixture fitted by EM, to a maximum of its likelihood.
 
-    Data pass in chunks: no array of n x K is held. Of several starts the best is
-    kept, one without degenerate components before one with.
+    EM processes data in chunks, so it never holds an array of n x K. With several starts it keeps
+    the best, and prefers one without degenerate components.
 
     Arguments:
         n_components: K.
         covariance_type: full, tied, diag or spherical.
         tol: stop when a round raises the log-likelihood by less than this, in nats per datum.
-        max_iter: rounds at most.
-        n_init: k-means++ starts.
-        covariance_floor: least variance in any direction, as a part of that of the data; where it
-            is not reached it has no effect (scikit-learn adds its ``reg_covar`` everywhere).
+        max_iter: most rounds to run.
+        n_init: number of k-means++ starts.
+        covariance_floor: smallest variance allowed in any direction, as a fraction of that of the
+            data. It has no effect on larger variances (scikit-learn adds ``reg_covar`` to all).
         init: a mixture to start from instead of k-means++.
-        random_state: seed of starts and draws.
+        random_state: seed of the starts and of draws.
         device: where to compute.
 
     Example:
@@ -255,22 +258,22 @@ class GaussianMixture(_Estimator):
         """-2 log p(X) + 2 times the number of parameters (Akaike 1974); lower is better."""
         return -2 * len(X) * self.score(X) + 2.0 * self.mixture_.num_parameters
 
-    def _climb(
+    def _fit_once(
         self, x: Tensor, start: Mixture, floor: Tensor, on_step: Callable[[], None]
-    ) -> _Outcome:
+    ) -> _FitResult:
         degenerate: tuple[int, ...] = ()
         highest = float("-inf")
         for number, step in enumerate(iterations(x, start, floor)):
             bound = step.statistics.log_normaliser.item() / len(x)
             converged = bound - highest < self.tol
-            outcome = _Outcome(step.before, bound, number, converged, degenerate)
+            result = _FitResult(step.before, bound, number, converged, degenerate)
             if converged or number == self.max_iter:
                 break
             highest, degenerate = bound, step.degenerate
             on_step()
-        return outcome
+        return result
 
-    def _shape(self) -> Mixture:
+    def _assignment_mixture(self) -> Mixture:
         return self.mixture_
 
     def _log_prob(self, x: Tensor) -> Tensor:
@@ -278,25 +281,25 @@ class GaussianMixture(_Estimator):
 
 
 class BayesianGaussianMixture(_Estimator):
-    """A Gaussian mixture whose parameters have a posterior, by mean-field coordinate ascent.
+    """A Gaussian mixture with a posterior of its parameters, by mean-field coordinate ascent.
 
-    ``score_samples`` gives the posterior predictive density, ``lower_bound_`` a bound on the
-    evidence log p(X) per datum, all constants included, so that it may be compared between
-    covariance types, and between numbers of components if log(K!) / n is added: q keeps to one of
-    the K! orders of the components (Bishop 2006, sec. 10.2.4).
+    ``score_samples`` gives the posterior predictive density. ``lower_bound_`` is a bound on the
+    evidence log p(X) per datum with all its constants, so you can compare it between covariance
+    types. To compare numbers of components, add log(K!) / n, because q covers only one of the K!
+    orders of the components (Bishop 2006, sec. 10.2.4).
 
     Arguments:
         n_components: K.
-        covariance_type: full, tied, diag or spherical; that of the model (in scikit-learn it
-            restricts q while the model stays full).
-        prior: attributes of :class:`Prior` to have in place of the weak ones that follow from the
+        covariance_type: full, tied, diag or spherical covariances of the model (in scikit-learn it
+            restricts q, and the model stays full).
+        prior: attributes of :class:`Prior` that replace those of the weak prior derived from the
             data, as in ``{"concentration": 0.01}``.
         tol: stop when a round raises the bound by less than this, in nats per datum.
-        max_iter: rounds at most.
-        n_init: k-means++ starts.
-        covariance_floor: least variance of the start.
+        max_iter: most rounds to run.
+        n_init: number of k-means++ starts.
+        covariance_floor: smallest variance allowed in the start, as a fraction of that of the data.
         init: a mixture to start from instead of k-means++.
-        random_state: seed of starts and draws.
+        random_state: seed of the starts and of draws.
         device: where to compute.
 
     Attributes:
@@ -332,22 +335,22 @@ class BayesianGaussianMixture(_Estimator):
         )
         self.prior = prior
 
-    def _climb(
+    def _fit_once(
         self, x: Tensor, start: Mixture, floor: Tensor, on_step: Callable[[], None]
-    ) -> _Outcome:
+    ) -> _FitResult:
         prior = Prior.of(x, self.n_components, self.covariance_type, **(self.prior or {}))
         highest = float("-inf")
         for number, (posterior, total) in enumerate(rounds(x, start, prior), start=1):
             bound = total.item() / len(x)
             converged = bound - highest < self.tol
-            outcome = _Outcome(posterior.mean, bound, number, converged, posterior=posterior)
+            result = _FitResult(posterior.mean, bound, number, converged, posterior=posterior)
             if converged or number == self.max_iter:
                 break
             highest = bound
             on_step()
-        return outcome
+        return result
 
-    def _shape(self) -> Mixture:
+    def _assignment_mixture(self) -> Mixture:
         return self.posterior_.expected_log_joint()
 
     def _log_prob(self, x: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""VI: the same bound climbed by gradients, in the parameters and in q at once.
+"""VI: maximise the ELBO by gradients, over the parameters and q together.
 
     maximise over theta and phi   E_q(z; phi)[log p(x, z; theta) - log q(z; phi)]
 
-With q free for each datum the maximum is that of EM. With q a function of x (amortised) it is
-lower by what the network cannot express, averaged over data (Cremer, Li and Duvenaud 2018).
+If q is free for each datum, the maximum is the one of EM. If q is a function of x (amortised), it
+is lower by the amortisation gap, averaged over data (Cremer, Li and Duvenaud 2018).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,10 +25,10 @@ from .mixture import Mixture
 from .program import AmortisedGuide, FreeGuide, Gradient, MixtureModel
 from .randomness import Randomness
 
-__all__ = ["LEAST_LOG_Q", "Program", "amortised_vi", "ascend", "free_vi"]
+__all__ = ["MIN_LOG_Q", "Program", "amortised_vi", "ascend", "free_vi"]
 
-LEAST_LOG_Q = -30.0
-"""Where the posterior says no: gradients would not bring a component back from much less."""
+MIN_LOG_Q = -30.0
+"""Smallest initial log q: gradients could not bring a component back from much less."""
 
 
 def free_vi(
@@ -39,17 +39,17 @@ def free_vi(
     lr: float = 0.1,
     num_steps: int = 1000,
 ) -> Iterator[State]:
-    """VI with numbers log q(z = k) of its own for each datum, which start from the posterior.
+    """VI with free parameters log q(z = k) for each datum, which start at the posterior.
 
     Arguments:
         x: data, whose columns should be standardised: the learning rate is in their units.
         start: where theta starts from.
-        floor: the least variance along each column.
-        lr: learning rate of Adam, which falls to zero as a cosine.
+        floor: the smallest variance allowed in each column.
+        lr: learning rate of Adam, which falls to zero along a cosine.
         num_steps: steps, each on all data.
     """
     x = x.to(start.locs)
-    guide = FreeGuide(start.log_responsibilities(x).clamp_min(LEAST_LOG_Q))
+    guide = FreeGuide(start.log_responsibilities(x).clamp_min(MIN_LOG_Q))
     program = Program(MixtureModel(start, floor), guide, x)
     return _climb_mixture(program, lr, num_steps, None)
 
@@ -66,35 +66,35 @@ def amortised_vi(
     measure_every: int | None = None,
     seed: int = 0,
 ) -> Iterator[State]:
-    """The mixture as a tiny VAE: q(z | x) from a network.
+    """The mixture as a small VAE, where a network computes q(z | x).
 
     Arguments:
         x: data, whose columns should be standardised: the learning rate is in their units.
         start: where theta starts from; the network starts from random weights.
-        floor: the least variance along each column.
+        floor: the smallest variance allowed in each column.
         hidden: widths of the hidden layers of the network.
-        gradient: by enumeration, or by score function with or without a baseline.
-        lr: learning rate of Adam, which falls to zero as a cosine.
+        gradient: ``"enumerated"``, ``"score"`` or ``"score with baseline"``.
+        lr: learning rate of Adam, which falls to zero along a cosine.
         num_steps: steps, each on all data.
-        measure_every: steps between measurements of the variance of the gradient; none unless
-            given.
-        seed: of the network and of draws of z.
+        measure_every: steps between measurements of the variance of the gradient; no
+            measurements unless given.
+        seed: seed of the network and of draws of z.
     """
     x = x.to(start.locs)
-    with Randomness(seed + 1, x.device).drawn():
+    with Randomness(seed + 1, x.device).use():
         guide = AmortisedGuide(x, start.num_components, hidden, gradient)
     program = Program(MixtureModel(start, floor), guide, x, seed)
     return _climb_mixture(program, lr, num_steps, measure_every)
 
 
 class Program:
-    """A model and a guide with data, random numbers and a parameter store of their own.
+    """A model and a guide with data, and with their own random numbers and parameter store.
 
     Arguments:
         model: p(x, z).
-        guide: q(z | x); its ``gradient`` says which of Pyro's estimators goes with it.
+        guide: q(z | x); its ``gradient`` selects the estimator of Pyro.
         x: data.
-        seed: of the draws.
+        seed: seed of the draws.
     """
 
     def __init__(self, model: Any, guide: Any, x: Float[Tensor, "n d"], seed: int = 0) -> None:
@@ -113,30 +113,31 @@ class Program:
         self._store: Any = {"params": {}, "constraints": {}}
         self._random = Randomness(seed, x.device)
 
-    def gradient(self) -> None:
-        """Put an estimate of the gradient of -ELBO, for all data, where torch keeps gradients."""
+    def compute_gradient(self) -> None:
+        """Estimate the gradient of -ELBO for all data, and store it in ``parameter.grad``."""
         for parameter in self.parameters:
             parameter.grad = None
         with (
-            self._random.drawn(),
+            self._random.use(),
             pyro.validation_enabled(False),
             pyro.get_param_store().scope(self._store),
         ):
             self._elbo.loss_and_grads(self.model, self.guide, self.x)
 
-    def gradient_moments(
+    def estimate_gradient_moments(
         self, num_draws: int = 50
     ) -> tuple[Float[Tensor, "parameters"], Float[Tensor, "parameters"]]:
-        """Mean and variance over draws of the gradient of the ELBO, in nats per datum, in phi.
+        """Mean and variance over draws of the gradient of the ELBO, in nats per datum.
 
-        phi are the parameters of the guide. What follows is as it would have been without.
+        The gradient is with respect to phi, the parameters of the guide. Measuring does not change
+        later steps.
         """
         store, random = self._store, self._random.state
         draws = []
         try:
             for _ in range(num_draws):
-                self._store = deepcopy(store)  # with the baseline as it is, not as it becomes
-                self.gradient()
+                self._store = deepcopy(store)  # each draw updates the baseline
+                self.compute_gradient()
                 flat = [p.grad.flatten() for p in self.guide.parameters() if p.grad is not None]
                 draws.append(-torch.cat(flat) / len(self.x))
         finally:
@@ -152,20 +153,20 @@ def ascend(
     state: Callable[[str], State],
     measure_every: int | None = None,
 ) -> Iterator[State]:
-    """Climb the bound by Adam on all data; the first state is the start.
+    """Maximise the bound by Adam on all data; the first state is the start.
 
-    Where the gradient is exact, Adam forgets its scale within some 20 steps, since that of a
-    posterior near 0 or 1 vanishes faster than the usual 1,000 steps can follow.
+    If the gradient is exact, Adam averages its square over some 20 steps instead of the usual
+    1,000, because the gradient of a posterior near 0 or 1 vanishes faster than that.
 
     Arguments:
-        program: what to climb.
-        lr: learning rate, which falls to zero as a cosine.
-        num_steps: how many.
-        state: makes a state of what a step was.
+        program: model, guide and data.
+        lr: learning rate, which falls to zero along a cosine.
+        num_steps: number of steps.
+        state: makes a state, given the kind of step.
         measure_every: steps between states at which the variance of the gradient can be measured.
 
     Raises:
-        InputError: if the learning rate or the number of steps cannot be used.
+        InputError: if the learning rate is not positive, or there are no steps.
     """
     if not lr > 0 or num_steps < 1:
         raise InputError(f"lr must be positive and num_steps 1 or more; got {lr} and {num_steps}")
@@ -174,13 +175,13 @@ def ascend(
     schedule = CosineAnnealingLR(optimiser, num_steps)
     yield state("start")
     for step in range(num_steps):
-        program.gradient()
+        program.compute_gradient()
         optimiser.step()
         schedule.step()
-        reached = state("gradient")
+        current = state("gradient")
         if measure_every is not None and step % measure_every == 0:
-            reached = replace(reached, measure=lambda: program.gradient_moments()[1].sum())
-        yield reached
+            current = replace(current, measure=lambda: program.estimate_gradient_moments()[1].sum())
+        yield current
 
 
 def _climb_mixture(

@@ -1,4 +1,4 @@
-"""The Gaussian mixture p(x, z) as a value: its parameters, and what follows from them by Bayes."""
+"""The Gaussian mixture p(x, z): its parameters, densities, responsibilities and draws."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,17 +14,21 @@ from ..errors import InputError, did_you_mean
 __all__ = ["CovarianceType", "Mixture", "check_covariance_type"]
 
 CovarianceType = Literal["full", "tied", "diag", "spherical"]
-"""Covariances of their own, one for all, diagonal ones, or multiples of the identity."""
+"""A matrix for each component, one for all, diagonal matrices, or multiples of the identity."""
 
 _TOLERANCE = 1e-5
-"""By how much weights, in single precision perhaps, may miss one."""
+"""How far the sum of weights may be from one; they may come in single precision."""
 
-_ENTRIES = 2**17
-"""Numbers in the largest array of a chunk: one MiB."""
+_MAX_ENTRIES = 2**17
+"""Most numbers in an array of a chunk: one MiB."""
 
 
 def check_covariance_type(covariance_type: str) -> None:
-    """Refuse what is no covariance type."""
+    """Check that this is one of the covariance types.
+
+    Raises:
+        InputError: if it is not.
+    """
     if covariance_type not in get_args(CovarianceType):
         known = get_args(CovarianceType)
         raise InputError(
@@ -37,11 +41,12 @@ class Mixture:
     """p(z = k) = weights_k and p(x | z = k) = Normal(x; locs_k, Sigma_k).
 
     Attributes:
-        log_weights: log of the mixing weights, which sum to one but where a bound asks for others.
+        log_weights: log of the mixing weights. They sum to one, except in
+            :meth:`Posterior.expected_log_joint`.
         locs: means.
-        scales: the square roots of the covariances. Lower Cholesky factors ``(K, d, d)`` where
-            the type is full and ``(d, d)`` where it is tied; standard deviations ``(K, d)`` where
-            it is diag and ``(K,)`` where it is spherical.
+        scales: square roots of the covariances: lower Cholesky factors, ``(K, d, d)`` if the type
+            is full and ``(d, d)`` if it is tied; standard deviations, ``(K, d)`` if it is diag and
+            ``(K,)`` if it is spherical.
         covariance_type: full, tied, diag or spherical.
     """
 
@@ -54,18 +59,18 @@ class Mixture:
     def of(
         cls, weights: Any, locs: Any, covariances: Any, covariance_type: CovarianceType = "full"
     ) -> "Mixture":
-        """A mixture of these parameters, in double precision.
+        """Make a mixture from weights, means and covariances, in double precision.
 
         Arguments:
-            weights: K positive numbers that sum to one, or zeros among them.
-            locs: K means of d numbers.
-            covariances: of the shape of ``scales``: covariance matrices where the type is full or
-                tied, variances where it is diag or spherical.
+            weights: K numbers that sum to one, none negative.
+            locs: means, of shape (K, d).
+            covariances: with the shape of ``scales``: covariance matrices if the type is full or
+                tied, variances if it is diag or spherical.
             covariance_type: full, tied, diag or spherical.
 
         Raises:
-            InputError: if the shapes do not agree, the weights are none, or a covariance is not
-                positive definite.
+            InputError: if shapes do not agree, weights are negative or do not sum to one, or a
+                covariance is not positive definite.
 
         Example:
             >>> Mixture.of([0.5, 0.5], [[0.0], [4.0]], [1.0, 1.0], "spherical").log_prob([[2.0]])
@@ -75,29 +80,31 @@ class Mixture:
         weights, locs, covariances = (_double(v) for v in (weights, locs, covariances))
         if weights.ndim != 1 or locs.ndim != 2 or len(weights) != len(locs):
             raise InputError(
-                "a mixture of K components in d dimensions has weights of shape (K,) and locs of "
+                "a mixture of K components in d dimensions needs weights of shape (K,) and locs of "
                 f"shape (K, d); got {tuple(weights.shape)} and {tuple(locs.shape)}"
             )
         k, d = locs.shape
         expected = {"full": (k, d, d), "tied": (d, d), "diag": (k, d), "spherical": (k,)}
         if tuple(covariances.shape) != expected[covariance_type]:
             raise InputError(
-                f"{covariance_type} covariances of {k} components in {d} dimensions have shape "
-                f"{expected[covariance_type]}; got {tuple(covariances.shape)}"
+                f"{covariance_type} covariances of {k} components in {d} dimensions must have "
+                f"shape {expected[covariance_type]}; got {tuple(covariances.shape)}"
             )
         if not (weights >= 0).all() or abs(weights.sum().item() - 1) > _TOLERANCE:
-            raise InputError(f"weights are not negative and sum to one; got {weights.tolist()}")
+            raise InputError(f"weights must be 0 or more and sum to one; got {weights.tolist()}")
         if not (locs.isfinite().all() and covariances.isfinite().all()):
-            raise InputError("locs and covariances are finite numbers; some given are not")
+            raise InputError(
+                "locs and covariances must be finite; some of these are NaN or infinite"
+            )
         if covariance_type in ("full", "tied"):
             scales, failed = torch.linalg.cholesky_ex(covariances)
             if failed.any() or not torch.allclose(covariances, covariances.mT, atol=0):
                 raise InputError(
-                    "a covariance is symmetric and positive definite; of those given, not all are"
+                    "covariances must be symmetric and positive definite; some of these are not"
                 )
         else:
             if not (covariances > 0).all():
-                raise InputError(f"variances are positive; got {covariances.min().item():g}")
+                raise InputError(f"variances must be positive; got {covariances.min().item():g}")
             scales = covariances.sqrt()
         return cls((weights / weights.sum()).log(), locs, scales, covariance_type)
 
@@ -113,20 +120,20 @@ class Mixture:
 
     @property
     def covariances(self) -> Float[Tensor, "..."]:
-        """Covariance matrices (full, tied) or variances (diag, spherical), shaped as scales."""
+        """Covariance matrices (full, tied) or variances (diag, spherical), shaped like scales."""
         return self.scales @ self.scales.mT if self._has_matrices else self.scales.square()
 
     @property
     def matrices(self) -> Float[Tensor, "k d d"]:
-        """The covariance matrix of each component, whatever the type."""
+        """The covariance matrix of each component, for every covariance type."""
         k, d = self.locs.shape
         if self._has_matrices:
             return self.covariances.expand(k, d, d)
-        return self._own_scales.square().expand(k, d).diag_embed()
+        return self._deviations.square().expand(k, d).diag_embed()
 
     @property
     def num_parameters(self) -> int:
-        """Free parameters, as the information criteria count them."""
+        """The number of free parameters, for information criteria."""
         k, d = self.locs.shape
         triangle = d * (d + 1) // 2
         covariance = {"full": k * triangle, "tied": triangle, "diag": k * d, "spherical": k}
@@ -134,15 +141,15 @@ class Mixture:
 
     @cached_property
     def centre(self) -> Float[Tensor, "d"]:
-        """The mean of the mixture, about which squares are expanded; a constant to gradients."""
+        """The mean of the mixture, which is subtracted before squaring; gradients ignore it."""
         return self.log_weights.softmax(0).detach() @ self.locs.detach()
 
     def squared_distances(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """(x - locs_k)^T Sigma_k^-1 (x - locs_k).
 
-        Where the components share their axes the square is expanded about the mean of the mixture,
-        which costs one matrix product, and rounds off by 1e-16 times the square of the distance
-        between components in standard deviations; elsewhere the difference is whitened first.
+        If the components share their axes, the square is expanded around the mean of the mixture:
+        this takes one matrix product, and the round-off is 1e-16 times the squared distance
+        between components in standard deviations. Otherwise the difference is whitened first.
         """
         x = x.to(self.locs.dtype)
         if self.covariance_type == "full":
@@ -152,7 +159,9 @@ class Mixture:
         x = x - self.centre
         if self.covariance_type == "tied":
             x = x @ self._whitening
-        return torch.addmm(self._constants, torch.cat([x.square(), x], 1), self._coefficients)
+        return torch.addmm(
+            self._distance_constants, torch.cat([x.square(), x], 1), self._distance_coefficients
+        )
 
     def log_density(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """log Normal(x; locs_k, Sigma_k), in nats."""
@@ -160,22 +169,22 @@ class Mixture:
 
     def log_joint(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """log p(x, z = k) = log weights_k + log Normal(x; locs_k, Sigma_k), in nats."""
-        return torch.sub(self._constant, self.squared_distances(x), alpha=0.5)
+        return torch.sub(self._log_joint_constant, self.squared_distances(x), alpha=0.5)
 
     def log_prob(self, x: Any) -> Float[Tensor, "n"]:
-        """log p(x) = log sum_k p(x, z = k), in nats; x goes through in chunks."""
+        """log p(x) = log sum_k p(x, z = k), in nats, computed in chunks."""
         chunks = _double(x).split(self.chunk_size)
         return torch.cat([self.log_joint(chunk).logsumexp(1) for chunk in chunks])
 
     @property
     def chunk_size(self) -> int:
-        """Data to take at a time, so that what is computed of them stays in the cache of a core."""
+        """Data in a chunk, so that intermediate results stay in the cache of a core."""
         k, d = self.locs.shape
         widest = k * d if self.covariance_type == "full" else max(k, 2 * d)
-        return max(_ENTRIES // widest, 64)
+        return max(_MAX_ENTRIES // widest, 64)
 
     def to(self, device: torch.device | str) -> "Mixture":
-        """The same mixture on another device."""
+        """Copy the mixture to a device."""
         parts = (self.log_weights.to(device), self.locs.to(device), self.scales.to(device))
         return Mixture(*parts, self.covariance_type)
 
@@ -186,7 +195,7 @@ class Mixture:
     def sample(
         self, num: int, generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "n d"], Int[Tensor, "n"]]:
-        """Draw x and the component z of each."""
+        """Draw ``num`` points x, and the component z of each."""
         z = torch.multinomial(self.weights, num, replacement=True, generator=generator)
         eps = torch.randn(
             num,
@@ -200,7 +209,7 @@ class Mixture:
         elif self.covariance_type == "tied":
             noise = eps @ self.scales.mT
         else:
-            noise = self._own_scales[z] * eps
+            noise = self._deviations[z] * eps
         return self.locs[z] + noise, z
 
     @property
@@ -208,8 +217,8 @@ class Mixture:
         return self.covariance_type in ("full", "tied")
 
     @property
-    def _own_scales(self) -> Tensor:
-        """Standard deviations (K, d) or (K, 1)."""
+    def _deviations(self) -> Tensor:
+        """Standard deviations of shape (K, d) or (K, 1), for diag and spherical."""
         return self.scales if self.covariance_type == "diag" else self.scales.unsqueeze(-1)
 
     @cached_property
@@ -220,7 +229,7 @@ class Mixture:
 
     @cached_property
     def _whitening(self) -> Tensor:
-        """Matrix (d, K d), or (d, d) where tied, that whitens rows."""
+        """The matrix that whitens rows: (d, K d), or (d, d) if tied."""
         inverse = self._inverse_scales
         if self.covariance_type == "tied":
             return inverse.mT
@@ -238,16 +247,16 @@ class Mixture:
             locs = locs @ self._whitening
             precisions = torch.ones_like(locs)
         else:
-            precisions = self._own_scales.square().reciprocal().expand_as(locs)
+            precisions = self._deviations.square().reciprocal().expand_as(locs)
         constants = (precisions * locs.square()).sum(1)
         return constants, torch.cat([precisions, -2 * precisions * locs], 1).mT
 
     @property
-    def _constants(self) -> Tensor:
+    def _distance_constants(self) -> Tensor:
         return self._expansion[0]
 
     @property
-    def _coefficients(self) -> Tensor:
+    def _distance_coefficients(self) -> Tensor:
         return self._expansion[1]
 
     @cached_property
@@ -256,11 +265,11 @@ class Mixture:
         if self._has_matrices:
             half_log_det = self.scales.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         else:
-            half_log_det = self._own_scales.expand_as(self.locs).log().sum(-1)
+            half_log_det = self._deviations.expand_as(self.locs).log().sum(-1)
         return -half_log_det - 0.5 * d * log(2 * pi)
 
     @cached_property
-    def _constant(self) -> Tensor:
+    def _log_joint_constant(self) -> Tensor:
         return self.log_weights + self._log_normaliser
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a comparison, each a matplotlib Figure, and one that moves."""
+"""Pictures of a comparison as matplotlib figures, and an animation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,16 +29,16 @@ FRAMES_PER_SECOND = 6
 
 _BOUND = "C0"
 _TRUTH = "0.15"
-_FRAMES = 40
-_GRID = 160
-_SHOWN = ("EM", "VI, amortised q")
-"""The two methods that are shown side by side."""
+_NUM_FRAMES = 40
+_GRID_SIZE = 160
+_COMPARED_METHODS = ("EM", "VI, amortised q")
+"""The two methods to show next to each other."""
 
 
 def plot_bounds(comparison: Comparison) -> Figure:
-    """For each method the bound and what it bounds, with the gap shaded; below, all gaps.
+    """Plot the bound of each method and what it bounds, with the gap shaded; below, all gaps.
 
-    Steps are on a logarithmic scale, the start being 1.
+    Steps are on a logarithmic scale, and the start is step 1.
     """
     climbs = _climbs(comparison)
     columns = 4
@@ -47,25 +47,25 @@ def plot_bounds(comparison: Comparison) -> Figure:
     grid = figure.add_gridspec(rows + 1, columns)
     for number, (name, climb) in enumerate(climbs.items()):
         axes = figure.add_subplot(grid[number // columns, number % columns])
-        _bound(axes, name, climb)
+        _plot_bound(axes, name, climb)
     below = figure.add_subplot(grid[rows, :])
     for number, (name, climb) in enumerate(climbs.items()):
         gap = np.array(climb.kl)
         if np.isnan(gap).all():
             continue
         steps = np.arange(1, len(gap) + 1)
-        if name == "EM":  # whose gap is zero after each E-step
+        if name == "EM":  # its gap is zero after each E-step
             steps, gap = steps[1::2], gap[1::2]
             name = "EM, after M-steps"
         below.plot(steps, np.where(gap > 1e-16, gap, np.nan), label=name, color=f"C{number}")
-    below.set(xscale="log", yscale="log", xlabel="step", ylabel="KL(q || p), nats a datum")
+    below.set(xscale="log", yscale="log", xlabel="step", ylabel="KL(q || p), nats per datum")
     below.set_title("the gap of each method", fontsize="medium")
     below.legend(frameon=False, fontsize="small", ncols=2)
     below.grid(alpha=0.3)
     return figure
 
 
-def _bound(axes: Any, name: str, climb: Climb) -> None:
+def _plot_bound(axes: Any, name: str, climb: Climb) -> None:
     steps = np.arange(1, len(climb.elbo) + 1)
     elbo = np.array(climb.elbo)
     bounded = elbo + np.array(climb.kl)
@@ -77,45 +77,45 @@ def _bound(axes: Any, name: str, climb: Climb) -> None:
     axes.plot(steps, elbo, color=_BOUND, linewidth=1.2, label="ELBO")
     top, low = np.fmax(bounded, elbo).max(), elbo.min()
     if not is_bayesian:
-        # The network's first guesses lie far below: show one and a half times the way of theta.
+        # The first bounds of the network are very low: show 1.5 times the range of log p(x).
         low = max(low, top - 1.5 * (top - bounded.min()))
     margin = 0.06 * (top - low) or 1e-3
     axes.set_ylim(low - margin, top + margin)
-    axes.set(xscale="log", xlabel="step", ylabel="nats a datum")
+    axes.set(xscale="log", xlabel="step", ylabel="nats per datum")
     axes.set_title(name, fontsize="medium")
     axes.legend(frameon=False, fontsize="x-small", loc="lower right")
     axes.grid(alpha=0.3)
 
 
 def plot_densities(comparison: Comparison) -> Figure:
-    """p(x) and q(z | x) where EM and amortised VI ended.
+    """Plot p(x) and q(z | x) at the end of EM and of amortised VI.
 
-    In two dimensions q is shown over the plane; in more, data and mixture are projected to the
-    two leading principal components, and q is that of each datum.
+    In two dimensions, q is shown over the plane. In more, data and mixture are projected to the two
+    leading principal components, and q is shown for each datum.
     """
     figure = Figure(figsize=(9.5, 8.5), layout="constrained")
     grid = figure.subplots(2, 2, squeeze=False)
     view = _View(comparison)
-    for row, name in enumerate(_SHOWN):
+    for row, name in enumerate(_COMPARED_METHODS):
         climb = _climbs(comparison)[name]
         mixture, q = climb.last.mixture, climb.watched[-1]
-        view.density(grid[row, 0], mixture)
+        view.draw_density(grid[row, 0], mixture)
         along = "" if view.is_plane else ", along these axes"
         grid[row, 0].set_title(f"{name}: p(x; θ){along}", fontsize="medium")
         if view.is_plane:
             assign = climb.last.assign or mixture.log_responsibilities
-            view.field(grid[row, 1], assign)
-        view.scatter(grid[row, 1], q, edge=view.is_plane)
-        view.ellipses(grid[row, 1], mixture)
+            view.draw_assignments(grid[row, 1], assign)
+        view.draw_points(grid[row, 1], q, edge=view.is_plane)
+        view.draw_components(grid[row, 1], mixture)
         what = "p(z | x)" if climb.last.assign is None else "q(z | x)"
         grid[row, 1].set_title(f"{name}: {what}", fontsize="medium")
     for axes in grid.flatten():
-        view.frame(axes)
+        view.set_limits(axes)
     return figure
 
 
 def plot_gradient_variances(comparison: Comparison) -> Figure:
-    """The variance of the score-function gradient by step, with and without a baseline."""
+    """Plot the variance of the score-function gradient by step, with and without a baseline."""
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
     for name, climb in _climbs(comparison).items():
@@ -127,7 +127,7 @@ def plot_gradient_variances(comparison: Comparison) -> Figure:
         yscale="log" if axes.get_lines() else "linear",
         xlabel="step",
         ylabel="total variance",
-        title="gradient of the ELBO in the network's parameters, z drawn once; none if summed out",
+        title="gradient of the ELBO in the network's parameters, from one draw of z",
     )
     axes.title.set_fontsize("medium")
     if axes.get_lines():
@@ -137,21 +137,21 @@ def plot_gradient_variances(comparison: Comparison) -> Figure:
 
 
 def animate_fits(comparison: Comparison) -> FuncAnimation:
-    """EM and amortised VI moving over the same data, from the same start."""
+    """Animate EM and amortised VI on the same data, from the same start."""
     figure = Figure(figsize=(9, 4.6))
     panels = figure.subplots(1, 2)
     figure.subplots_adjust(left=0.07, right=0.98, bottom=0.11, top=0.87, wspace=0.18)
     view = _View(comparison)
-    climbs = {name: _climbs(comparison)[name] for name in _SHOWN}
-    frames = {name: _spread(len(climb.elbo)) for name, climb in climbs.items()}
+    climbs = {name: _climbs(comparison)[name] for name in _COMPARED_METHODS}
+    frames = {name: _choose_frames(len(climb.elbo)) for name, climb in climbs.items()}
 
     def draw(frame: int) -> list[Any]:
         for axes, (name, climb) in zip(panels, climbs.items(), strict=True):
             step = frames[name][frame]
             axes.clear()
-            view.scatter(axes, climb.watched[step])
-            view.ellipses(axes, climb.mixtures[step])
-            view.frame(axes)
+            view.draw_points(axes, climb.watched[step])
+            view.draw_components(axes, climb.mixtures[step])
+            view.set_limits(axes)
             axes.set_title(
                 f"{name}, step {step}\nELBO {climb.elbo[step]:.4f}, gap {climb.kl[step]:.4f}",
                 fontsize="medium",
@@ -159,11 +159,11 @@ def animate_fits(comparison: Comparison) -> FuncAnimation:
             )
         return list(panels)
 
-    return FuncAnimation(figure, draw, frames=_FRAMES, blit=False)
+    return FuncAnimation(figure, draw, frames=_NUM_FRAMES, blit=False)
 
 
 class _View:
-    """Two axes to look along, the same in every picture of a comparison."""
+    """A projection to two axes, the same in every picture of a comparison."""
 
     def __init__(self, comparison: Comparison) -> None:
         x = comparison.points.train
@@ -182,26 +182,26 @@ class _View:
         if d == 1:
             spread = np.random.default_rng(0).uniform(-1, 1, size=(n, 1))
             shown, self._labels = np.hstack([shown, spread]), [self._labels[0], "(spread)"]
-        watched = len(_climbs(comparison)[_SHOWN[0]].watched[0])
+        watched = len(_climbs(comparison)[_COMPARED_METHODS[0]].watched[0])
         self._points = shown[:watched]
         low, high = shown.min(0), shown.max(0)
         margin = 0.08 * (high - low)
         self._low, self._high = low - margin, high + margin
 
-    def _projected(self, mixture: Mixture) -> tuple[NDArray[Any], NDArray[Any], Mixture]:
+    def _project(self, mixture: Mixture) -> tuple[NDArray[Any], NDArray[Any], Mixture]:
         axes = self._axes.to(mixture.locs)
         locs, matrices = mixture.locs @ axes, axes.mT @ mixture.matrices @ axes
         flat = Mixture.of(mixture.weights / mixture.weights.sum(), locs, matrices)
         return locs.cpu().numpy(), matrices.cpu().numpy(), flat
 
     def _grid(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        sides = [np.linspace(self._low[i], self._high[i], _GRID) for i in (0, 1)]
+        sides = [np.linspace(self._low[i], self._high[i], _GRID_SIZE) for i in (0, 1)]
         first, second = np.meshgrid(*sides)
         return first, second
 
-    def density(self, axes: Any, mixture: Mixture) -> None:
-        """Contours of p(x) at equal steps of log density, or its curve over one dimension."""
-        _, _, flat = self._projected(mixture)
+    def draw_density(self, axes: Any, mixture: Mixture) -> None:
+        """Draw contours of p(x), or its curve if there is one dimension."""
+        _, _, flat = self._project(mixture)
         first, second = self._grid()
         if flat.locs.shape[1] == 1:
             line = first[:1].T
@@ -215,24 +215,24 @@ class _View:
             axes.contour(first, second, surface, levels=levels, cmap="viridis", linewidths=1)
         axes.scatter(*self._points.T, s=5, color=_TRUTH, alpha=0.4, linewidths=0)
 
-    def field(self, axes: Any, assign: Any) -> None:
-        """q over the plane as a mixture of the components' colours."""
+    def draw_assignments(self, axes: Any, assign: Any) -> None:
+        """Draw q over the plane, as a blend of the colours of components."""
         first, second = self._grid()
         points = torch.from_numpy(np.stack([first, second], -1).reshape(-1, 2))
         with torch.no_grad():
             q = assign(points).exp().cpu()
-        colours = _mixed(q).reshape(_GRID, _GRID, 3)
+        colours = _mix_colours(q).reshape(_GRID_SIZE, _GRID_SIZE, 3)
         extent = (self._low[0], self._high[0], self._low[1], self._high[1])
         axes.imshow(colours, extent=extent, origin="lower", aspect="auto", alpha=0.45)
 
-    def scatter(self, axes: Any, q: Float[Tensor, "m k"], *, edge: bool = False) -> None:
-        """The data, each in the mixture of colours that its q is."""
+    def draw_points(self, axes: Any, q: Float[Tensor, "m k"], *, edge: bool = False) -> None:
+        """Draw the data, each in the blend of colours that its q gives."""
         outline = {"edgecolors": "white", "linewidths": 0.3} if edge else {"linewidths": 0}
-        axes.scatter(*self._points.T, c=_mixed(q), s=14 if edge else 10, **outline)
+        axes.scatter(*self._points.T, c=_mix_colours(q), s=14 if edge else 10, **outline)
 
-    def ellipses(self, axes: Any, mixture: Mixture) -> None:
-        """Each component at two standard deviations, the thicker the heavier."""
-        locs, matrices, flat = self._projected(mixture)
+    def draw_components(self, axes: Any, mixture: Mixture) -> None:
+        """Draw each component at two standard deviations; larger weights have thicker lines."""
+        locs, matrices, flat = self._project(mixture)
         weights = flat.weights.cpu().numpy()
         for k, (loc, matrix, weight) in enumerate(zip(locs, matrices, weights, strict=True)):
             colour, width = f"C{k % 10}", 0.8 + 2.5 * weight
@@ -254,14 +254,14 @@ class _View:
                     4 * values[0] ** 0.5,
                     angle=angle,
                     facecolor="none",
-                    edgecolor=_darker(colour),
+                    edgecolor=_darken(colour),
                     linewidth=width,
                 )
             )
-            axes.plot(*loc, marker="+", color=_darker(colour), markersize=8)
+            axes.plot(*loc, marker="+", color=_darken(colour), markersize=8)
 
-    def frame(self, axes: Any) -> None:
-        """The same limits and labels everywhere."""
+    def set_limits(self, axes: Any) -> None:
+        """Set the limits and labels that all pictures share."""
         axes.set_xlim(self._low[0], self._high[0])
         axes.set_ylim(self._low[1], self._high[1])
         axes.set(xlabel=self._labels[0], ylabel=self._labels[1])
@@ -272,19 +272,19 @@ def _climbs(comparison: Comparison) -> dict[str, Climb]:
     return {name: result.climb for name, result in results if result.climb is not None}
 
 
-def _spread(num_steps: int) -> list[int]:
-    """Steps for the frames, ever further apart; the last one stays for a while."""
-    moving = _FRAMES - FRAMES_PER_SECOND
+def _choose_frames(num_steps: int) -> list[int]:
+    """Choose steps for the frames, on a logarithmic scale; the last step stays for a second."""
+    moving = _NUM_FRAMES - FRAMES_PER_SECOND
     steps = np.geomspace(1, num_steps, moving).round().astype(int) - 1
     return [*steps.tolist(), *[num_steps - 1] * FRAMES_PER_SECOND]
 
 
-def _mixed(q: Tensor) -> NDArray[Any]:
+def _mix_colours(q: Tensor) -> NDArray[Any]:
     palette: Sequence[tuple[float, float, float]] = [to_rgb(f"C{i}") for i in range(10)]
     colours = np.array([palette[k % 10] for k in range(q.shape[1])])
     mixed: NDArray[Any] = np.clip(q.cpu().numpy() @ colours, 0, 1)
     return mixed
 
 
-def _darker(colour: str) -> tuple[float, ...]:
+def _darken(colour: str) -> tuple[float, ...]:
     return tuple(0.65 * channel for channel in to_rgb(colour))

@@ -1,4 +1,4 @@
-"""Data that a mixture can be fitted to."""
+"""Check that a mixture can be fitted to data."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,27 +13,27 @@ from ..errors import InputError
 __all__ = ["as_points", "check_fittable"]
 
 _RELATIVE_SPREAD = 1e-12
-"""A column whose range is below this part of its largest value is round-off about a constant."""
+"""A column is constant up to round-off if its range is below this fraction of its largest value."""
 
 
 def as_points(x: Any, names: Sequence[str] | None = None) -> Float[Tensor, "n d"]:
-    """Points in the rows of a matrix, as they are in memory where they are floating point.
+    """Convert a matrix to a tensor of points, one in each row; floating-point data are not copied.
 
     Arguments:
         x: array or tensor.
-        names: what the columns are called.
+        names: names of the columns, for error messages.
 
     Raises:
-        InputError: if it is no matrix of numbers, or some are missing.
+        InputError: if x is not a matrix of real numbers, or has NaN or infinite values.
     """
     if isinstance(x, np.ndarray) and not x.flags.writeable:
-        x = x.copy()  # torch does not share memory that it may not write to
+        x = x.copy()  # torch does not share read-only memory
     try:
         points = torch.as_tensor(x)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"the data must be numbers; got {type(x).__name__}: {error}") from None
     if points.ndim != 2:
-        advice = " (for data of one number each, x.reshape(-1, 1))" if points.ndim == 1 else ""
+        advice = " (for one column, use x.reshape(-1, 1))" if points.ndim == 1 else ""
         raise InputError(
             f"the data must have shape (n, d), one point in each row; got {tuple(points.shape)}"
             + advice
@@ -47,8 +47,9 @@ def as_points(x: Any, names: Sequence[str] | None = None) -> Float[Tensor, "n d"
         column = int(bad.nonzero()[0])
         wrong = points[:, column][~points[:, column].isfinite()]
         raise InputError(
-            f"{_named(column, names)} holds {wrong[0].item()} in {len(wrong)} of {len(points)} "
-            "rows; a Gaussian mixture needs every value: leave such rows out, or fill them in"
+            f"{_column_name(column, names)} holds {wrong[0].item()} in {len(wrong)} of "
+            f"{len(points)} rows; a Gaussian mixture needs every value: leave these rows "
+            "out, or impute the values"
         )
     return points
 
@@ -56,11 +57,11 @@ def as_points(x: Any, names: Sequence[str] | None = None) -> Float[Tensor, "n d"
 def check_fittable(
     x: Float[Tensor, "n d"], num_components: int, names: Sequence[str] | None = None
 ) -> None:
-    """Refuse data whose likelihood has no maximum, whatever the start.
+    """Refuse data whose likelihood has no maximum from any start.
 
     Raises:
-        InputError: if there are fewer points, or fewer different points, than components; or if a
-            column is constant.
+        InputError: if there are fewer points, or fewer distinct points, than components; or if a
+            column is constant, or its variance is beyond double precision.
     """
     if num_components < 1:
         raise InputError(f"num_components is {num_components}; it must be 1 or more")
@@ -69,7 +70,7 @@ def check_fittable(
         raise InputError("the data have no columns")
     if n < num_components:
         raise InputError(
-            f"{n} points cannot be fitted by {num_components} components; use at most {n}"
+            f"{num_components} components cannot be fitted to {n} points; use at most {n}"
         )
     if n < 2:
         raise InputError(f"{n} point (n_samples = {n}) has no covariance; give two or more")
@@ -79,26 +80,26 @@ def check_fittable(
     if constant.any():
         column = int(constant.nonzero()[0])
         raise InputError(
-            f"{_named(column, names)} is constant ({x[0, column].item():g}), so that its density "
-            "has no maximum; leave it out"
+            f"{_column_name(column, names)} is constant ({x[0, column].item():g}), so the "
+            "likelihood has no maximum; leave it out"
         )
     deviation = x.double().std(0)
     extreme = ~((deviation > 1e-100) & (deviation < 1e100))
     if extreme.any():
         column = int(extreme.nonzero()[0])
         raise InputError(
-            f"{_named(column, names)} has a standard deviation of {deviation[column].item():.3g}, "
-            "whose square is beyond double precision; rescale it"
+            f"{_column_name(column, names)} has a standard deviation of "
+            f"{deviation[column].item():.3g}, and its square is beyond double precision; rescale it"
         )
     few = x[: 10 * num_components]
     if len(few.unique(dim=0)) < num_components:
-        different = len(x.unique(dim=0))
-        if different < num_components:
+        num_distinct = len(x.unique(dim=0))
+        if num_distinct < num_components:
             raise InputError(
-                f"the {n} points hold only {different} different ones, which cannot be fitted by "
-                f"{num_components} components; use at most {different}"
+                f"only {num_distinct} of the {n} points are distinct, which {num_components} "
+                f"components cannot be fitted to; use at most {num_distinct}"
             )
 
 
-def _named(column: int, names: Sequence[str] | None) -> str:
+def _column_name(column: int, names: Sequence[str] | None) -> str:
     return f"column {column}" if names is None else f"column {names[column]!r}"

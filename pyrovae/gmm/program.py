@@ -1,6 +1,6 @@
-"""The mixture as a Pyro program: models p(x, z), and guides q(z | x) to go with them.
+"""The mixture as Pyro programs: models p(x, z), and guides q(z | x).
 
-Every pair is plain Pyro: ``pyro.infer.SVI(model, guide, Adam({"lr": 0.01}),
+Every pair is plain Pyro, and ``pyro.infer.SVI(model, guide, Adam({"lr": 0.01}),
 TraceEnum_ELBO(max_plate_nesting=1))`` trains it.
 """
 
@@ -30,19 +30,19 @@ __all__ = [
 ]
 
 Gradient = Literal["enumerated", "score", "score with baseline"]
-"""How the gradient with respect to q is had: by summing over z, or from one draw of z with its
-score function, its costs taken as they are or less a decaying average of them."""
+"""Estimator of the gradient with respect to q: a sum over z, or the score function of one draw of
+z, without a baseline or with a decaying average as baseline."""
 
 INFER: dict[str, Any] = {
     "enumerated": {"enumerate": "parallel"},
     "score": {},
     "score with baseline": {"baseline": {"use_decaying_avg_baseline": True}},
 }
-"""What tells Pyro so, at the site of z in the guide."""
+"""The ``infer`` argument that selects each estimator, at the site of z in the guide."""
 
 
 def component(mixture: Mixture, z: Any = ...) -> TorchDistributionMixin:
-    """p(x | z), for one z or many; for all of the components unless z is given."""
+    """p(x | z) for one or many z; for all components unless z is given."""
     p: TorchDistributionMixin
     if mixture.covariance_type in ("full", "tied"):
         scale_tril = mixture.scales[z] if mixture.covariance_type == "full" else mixture.scales
@@ -59,8 +59,8 @@ def observe(x: Float[Tensor, "n d"], mixture: Mixture, marginalised: bool = Fals
     Arguments:
         x: data.
         mixture: theta.
-        marginalised: whether to sum z out beforehand, so that ``x`` is the only site; else ``z``
-            is a site that Pyro can enumerate.
+        marginalised: whether to sum over z in closed form, so that ``x`` is the only site;
+            otherwise ``z`` is a site that Pyro can enumerate.
     """
     assignment = dist.Categorical(logits=mixture.log_weights)
     with pyro.plate("data", len(x)):
@@ -72,15 +72,15 @@ def observe(x: Float[Tensor, "n d"], mixture: Mixture, marginalised: bool = Fals
 
 
 class MixtureModel(nn.Module):
-    """p(x, z) with parameters to learn; calling it runs the Pyro model.
+    """p(x, z) with learned parameters; calling it runs the Pyro model.
 
-    The weights are the softmax of free numbers. The scales have diagonals 0.999 sqrt(floor) +
-    exp(free), which keeps the likelihood bounded.
+    The weights are a softmax of free parameters. The diagonals of the scales are
+    0.999 sqrt(floor) + exp(free parameter), which keeps the likelihood bounded.
 
     Arguments:
-        start: the parameters to start from.
-        floor: the least variance along each column.
-        marginalised: whether to sum z out beforehand.
+        start: initial parameters.
+        floor: the smallest variance allowed in each column.
+        marginalised: whether to sum over z in closed form.
 
     Example:
         >>> import torch
@@ -88,7 +88,7 @@ class MixtureModel(nn.Module):
         >>> start = Mixture.of([0.5, 0.5], [[0.0], [4.0]], [[1.0], [1.0]], "diag")
         >>> model = MixtureModel(start, floor=torch.tensor([1e-6]))
         >>> x = torch.tensor([[2.0]], dtype=torch.float64)
-        >>> -TraceEnum_ELBO().loss(model, lambda x: None, x)  # log p(x): no z is left to guess
+        >>> -TraceEnum_ELBO().loss(model, lambda x: None, x)  # log p(x), as Pyro sums over z
         -2.918...
     """
 
@@ -98,7 +98,7 @@ class MixtureModel(nn.Module):
         super().__init__()
         self.marginalised = marginalised
         self._type = start.covariance_type
-        # The floor is met where the scale is least: a spherical one keeps to the largest entry.
+        # A spherical scale meets the floor in every column if it meets the largest entry.
         least = floor.max() if self._type == "spherical" else floor
         self.register_buffer("least", 0.999 * least.sqrt().to(start.locs))
         self.logits = nn.Parameter(start.log_weights.clamp_min(-30))
@@ -115,7 +115,7 @@ class MixtureModel(nn.Module):
         return self._type in ("full", "tied")
 
     def mixture(self) -> Mixture:
-        """The parameters as they are now, with their gradients."""
+        """The current parameters, with gradients."""
         scales = self.least + self.log_diagonal.exp()
         if self.below is not None:
             scales = self.below.tril(-1) + scales.diag_embed()
@@ -141,7 +141,7 @@ class _Guide(nn.Module):
 
     @property
     def has_exact_gradient(self) -> bool:
-        """Whether the gradient of the bound is no estimate from draws."""
+        """Whether the gradient of the bound is exact, without draws."""
         return self.gradient == "enumerated"
 
     def logits(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
@@ -160,10 +160,10 @@ class _Guide(nn.Module):
 
 
 class FreeGuide(_Guide):
-    """q with numbers of its own for each datum of the training data.
+    """q with free parameters for each datum of the training data.
 
     Arguments:
-        log_q: where to start from.
+        log_q: initial log q.
     """
 
     def __init__(self, log_q: Float[Tensor, "n k"]) -> None:
@@ -173,23 +173,24 @@ class FreeGuide(_Guide):
     def logits(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         if len(x) != len(self.free):
             raise InputError(
-                f"this guide has a q for each of {len(self.free)} data; got {len(x)}: give it all, "
-                "in the same order, or use AmortisedGuide"
+                f"this guide has parameters for {len(self.free)} data; got {len(x)}: pass all "
+                "training data in the same order, or use AmortisedGuide"
             )
         return self.free
 
 
 class AmortisedGuide(_Guide):
-    """q from a network that looks at x: one function for all data, seen and unseen.
+    """q(z | x) from a network, which applies to new data too.
 
-    The network sees standardised data. Without hidden layers q is a softmax of linear functions,
-    the exact posterior where the covariances are tied; with others it is quadratic.
+    The network sees standardised data. Without hidden layers, q is a softmax of linear functions of
+    x, which is the exact posterior if the covariances are tied; for other types the exact posterior
+    is a softmax of quadratic functions.
 
     Arguments:
-        x: training data, whose mean and standard deviation standardise.
+        x: training data; their mean and standard deviation standardise the input.
         num_components: K.
         hidden: widths of the hidden layers.
-        gradient: how the gradient with respect to q is had.
+        gradient: estimator of the gradient with respect to q.
     """
 
     loc: Tensor

@@ -1,4 +1,4 @@
-"""Random numbers of a method's own: no other draw changes them, and they change no other."""
+"""Random numbers of a method, independent of all other draws."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +12,8 @@ class Randomness:
     """A stream of random numbers on a device, for code that draws from torch's global ones.
 
     Arguments:
-        seed: where the stream starts.
-        device: the device that draws are made on, beside the CPU.
+        seed: seed of the stream.
+        device: the device that draws use, in addition to the CPU.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -23,8 +23,8 @@ class Randomness:
             self.state = self._read()
 
     @contextmanager
-    def drawn(self) -> Iterator[None]:
-        """Draw from this stream; torch's is as it was afterwards."""
+    def use(self) -> Iterator[None]:
+        """Draw from this stream within the context; torch's own state does not change."""
         with torch.random.fork_rng(self._devices):
             cpu, others = self.state
             torch.set_rng_state(cpu)

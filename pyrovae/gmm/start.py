@@ -1,4 +1,4 @@
-"""Where every method starts from."""
+"""The start that all methods share."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from .mixture import CovarianceType, Mixture, check_covariance_type
 __all__ = ["k_means_plus_plus"]
 
 _SHARP = 1e-4
-"""Standard deviation, in units of the data's, at which a posterior is all but the nearest seed."""
+"""Standard deviation of the seeds, so small that responsibilities select the nearest seed."""
 
 
 def k_means_plus_plus(
@@ -23,19 +23,18 @@ def k_means_plus_plus(
     floor: Float[Tensor, "d"],
     seed: int | np.random.RandomState = 0,
 ) -> Mixture:
-    """A mixture about seeds that are spread out (Arthur and Vassilvitskii 2007).
+    """Start a mixture from k-means++ seeds (Arthur and Vassilvitskii 2007).
 
-    Points are assigned to the nearest seed, in units of the standard deviation of each column, so
-    that the start does not depend on the units. Weights and locs are those of the assigned points;
-    the covariances are what these have in common, the same for each component, so that none
-    starts narrow.
+    Each point is assigned to the nearest seed, in units of the standard deviation of each column,
+    so that the start does not depend on units. Weights and locs come from the assigned points. All
+    components start with the pooled covariance, so that none starts narrow.
 
     Arguments:
         x: data.
         num_components: K.
         covariance_type: full, tied, diag or spherical.
-        floor: the least variance along each column.
-        seed: of the choice of seeds.
+        floor: the smallest variance allowed in each column.
+        seed: seed of the choice of k-means++ seeds.
 
     Raises:
         InputError: if there is no such covariance type.

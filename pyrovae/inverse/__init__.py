@@ -1,6 +1,6 @@
-"""What is missing, blurred, noisy or too small, asked of a model: p(x | y) for y a part of x.
+"""Inverse problems: draw from p(x | y), where y is x with entries missing, blurred, noisy or small.
 
-An *operator* says how y comes from x; it makes another likelihood p(y | z) of any p(x | z). A
+An *operator* defines p(y | x), and turns the likelihood p(x | z) of a model into p(y | z). A
 *method* draws z from p(z | y).
 """
 

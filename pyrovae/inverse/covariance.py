@@ -1,4 +1,4 @@
-"""The covariance of an observation given z, in one of two forms."""
+"""The covariance of y given z: diagonal, or a full matrix."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -13,35 +13,35 @@ __all__ = ["Covariance", "Diagonal", "Full"]
 
 
 class Covariance(ABC):
-    """The covariance of y given z, in one of two forms."""
+    """The covariance of y given z."""
 
     @abstractmethod
-    def plus(self, variance: Float[Tensor, "rows ..."]) -> "Covariance":
-        """With that variance added to each number of y."""
+    def add_variance(self, variance: Float[Tensor, "rows ..."]) -> "Covariance":
+        """Add a variance to each entry of y."""
 
     @abstractmethod
-    def normal(self, mean: Float[Tensor, "rows *seen"]) -> Any:
-        """The normal of that mean."""
+    def make_normal(self, mean: Float[Tensor, "rows *seen"]) -> Any:
+        """The normal distribution with this mean and covariance."""
 
     @abstractmethod
     def solve(self, residual: Float[Tensor, "rows *seen"]) -> Float[Tensor, "rows *seen"]:
-        """S^-1 times the residual."""
+        """S^-1 times the residual, where S is this covariance."""
 
 
 class Diagonal(Covariance):
-    """Of numbers that are independent.
+    """The covariance of independent entries.
 
     Arguments:
-        variance: of each number.
+        variance: variance of each entry.
     """
 
     def __init__(self, variance: Float[Tensor, "rows *seen"]) -> None:
         self._variance = variance
 
-    def plus(self, variance: Float[Tensor, "rows ..."]) -> "Diagonal":
+    def add_variance(self, variance: Float[Tensor, "rows ..."]) -> "Diagonal":
         return Diagonal(self._variance + variance)
 
-    def normal(self, mean: Float[Tensor, "rows *seen"]) -> Any:
+    def make_normal(self, mean: Float[Tensor, "rows *seen"]) -> Any:
         return Normal(mean, self._variance.sqrt()).to_event(mean.ndim - 1)
 
     def solve(self, residual: Float[Tensor, "rows *seen"]) -> Float[Tensor, "rows *seen"]:
@@ -49,43 +49,43 @@ class Diagonal(Covariance):
 
 
 class Full(Covariance):
-    """Any matrix, one for each row or one for all.
+    """A covariance matrix for each row, or one for all rows.
 
     Arguments:
-        covariance: over the numbers of y in their order.
+        covariance: matrix over the flattened entries of y.
     """
 
     def __init__(self, covariance: Float[Tensor, "rows seen seen"]) -> None:
         self._covariance = covariance
         self._factor: Tensor | None = None
 
-    def plus(self, variance: Float[Tensor, "rows ..."]) -> "Full":
+    def add_variance(self, variance: Float[Tensor, "rows ..."]) -> "Full":
         flat = variance.flatten()
         if bool((flat == flat[0]).all()):
             flat = flat[:1]
         eye = torch.eye(self._covariance.shape[-1], dtype=flat.dtype, device=flat.device)
         return Full(self._covariance + flat[:, None, None] * eye)
 
-    def normal(self, mean: Float[Tensor, "rows *seen"]) -> Any:
+    def make_normal(self, mean: Float[Tensor, "rows *seen"]) -> Any:
         return _FlatNormal(mean, self._cholesky())
 
     def solve(self, residual: Float[Tensor, "rows *seen"]) -> Float[Tensor, "rows *seen"]:
         rows = residual.flatten(1).unsqueeze(-1)
         factor = self._cholesky()
-        if len(factor) == 1:  # all rows at once
+        if len(factor) == 1:  # one factor serves all rows
             return torch.cholesky_solve(rows.squeeze(-1).mT, factor[0]).mT.reshape(residual.shape)
         return torch.cholesky_solve(rows, factor).reshape(residual.shape)
 
     def _cholesky(self) -> Tensor:
         if self._factor is None:
             factor, info = torch.linalg.cholesky_ex(self._covariance)
-            # Of a row whose scales have overflowed: a density that is not a number, not an end.
+            # A row whose scales have overflowed gets a density of NaN instead of an error.
             self._factor = torch.where(info.view(-1, 1, 1) == 0, factor, torch.nan)
         return self._factor
 
 
 class _FlatNormal(TorchDistribution):
-    """A multivariate normal over the numbers of y, whatever its shape."""
+    """A multivariate normal over the flattened entries of y."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real

@@ -1,4 +1,4 @@
-"""Linear observations: any matrix, and what normal likelihoods make of it."""
+"""Linear observations, exact under normal likelihoods."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ __all__ = ["Linear", "LinearMap"]
 
 
 class LinearMap(Additive):
-    """y = A x + s e under normal likelihoods, x ~ Normal(m, V) with V diagonal given z:
+    """y = A x + s e. Under a normal likelihood, x ~ Normal(m, V) given z with V diagonal, and
 
         p(y | z) = Normal(A m, S),   S = A V A^T + s^2 I
         p(x | y, z) = Normal(m + V A^T S^-1 (y - A m), V - V A^T S^-1 A V)
 
-    Other likelihoods are seen through their mean (``of="mean"``).
+    For other likelihoods, observe the mean instead of x (``of="mean"``).
     """
 
     @abstractmethod
@@ -34,61 +34,62 @@ class LinearMap(Additive):
 
     @abstractmethod
     def gram(self, variance: Float[Tensor, "rows *event"]) -> Covariance:
-        """A V A^T, V being diagonal."""
+        """A V A^T, where V is diagonal."""
 
     @abstractmethod
     def least(self, y: Float[Tensor, "data *seen"]) -> Float[Tensor, "data *event"]:
-        """The least x with A x = y, or nearest to it."""
+        """The shortest x for which A x is y, or as near to y as possible."""
 
     def check(self, y: Num[Tensor, "..."], event_shape: Sequence[int]) -> None:
-        """As other operators; and y must be complete."""
+        """As for other operators; in addition, y must be complete."""
         super().check(y, event_shape)
         if bool(y.isnan().any()):
             raise InputError(
-                f"the observations hold missing (NaN) values, which {type(self).__name__} does not "
-                "take; use Linear(matrix, ...) with a row for each number that was observed"
+                f"the observations have missing (NaN) values, which {type(self).__name__} does not "
+                "accept; use Linear(matrix, ...) with a row for each entry that was observed"
             )
 
     def start(
         self, y: Num[Tensor, "data *seen"], centre: Float[Tensor, "*event"]
     ) -> Float[Tensor, "data *event"]:
-        """The datum nearest to a typical one that looks like y."""
+        """The datum nearest to ``centre`` whose observation is y."""
         y = y.to(centre.dtype)
         typical = centre.expand(len(y), *centre.shape)
         return typical + self.least(y - self.apply(typical))
 
     def seen_of_datum(self, p: Any, y: Num[Tensor, "rows *seen"], noise: Tensor) -> Any:
         """Normal(A m, A V A^T + s^2 I)."""
-        p0 = self._normal(p)
-        return self.gram(p0.scale.square()).plus(noise.square()).normal(self.apply(p0.loc))
+        p0 = self._as_normal(p)
+        covariance = self.gram(p0.scale.square()).add_variance(noise.square())
+        return covariance.make_normal(self.apply(p0.loc))
 
     def restored_datum(self, p: Any, y: Num[Tensor, "rows *seen"], noise: Tensor) -> Any:
         """The normal of x given y."""
-        return _RestoredNormal(self, self._normal(p), y, noise)
+        return _RestoredNormal(self, self._as_normal(p), y, noise)
 
-    def _normal(self, p: Any) -> Any:
+    def _as_normal(self, p: Any) -> Any:
         p0 = features(p)
         if not isinstance(p0, torch.distributions.Normal):
             raise InputError(
-                f"{type(self).__name__} of a {type(p0).__name__} likelihood has no density in "
-                "closed form; let it be of the mean, with of='mean' and some noise, or use a "
-                "Normal likelihood"
+                f"{type(self).__name__} has no density in closed form under a "
+                f"{type(p0).__name__} likelihood; observe the mean, with of='mean' and noise above "
+                "0, or use a Normal likelihood"
             )
         return p0
 
 
 class Linear(LinearMap):
-    """y = A x + s e for any matrix A, in the features of a datum in their order.
+    """y = A x + s e for any matrix A, where x is a datum, flattened.
 
     Arguments:
-        matrix: A, a row for each number that is observed.
-        noise: s, in units of y; None if it is not known.
-        of: ``"datum"`` or ``"mean"``, as :class:`~pyrovae.inverse.operators.Additive` tells.
-        event_shape: shape of a datum; a row of as many features as A has columns unless given.
+        matrix: A, with a row for each number that is observed.
+        noise: the standard deviation s, in units of y; None if it is not known.
+        of: ``"datum"`` or ``"mean"``; see :class:`~pyrovae.inverse.operators.Additive`.
+        event_shape: shape of a datum; one dimension, of the size of a row of A, unless given.
 
     Raises:
-        InputError: if A is no matrix of finite numbers, or not of such data; or if there is no
-            noise, and its rows depend on one another.
+        InputError: if A is not a matrix of finite numbers, or does not fit the shape of a datum; or
+            if there is no noise, and its rows are linearly dependent.
 
     Example:
         >>> total = Linear(torch.ones(1, 3), noise=0.1)
@@ -105,16 +106,16 @@ class Linear(LinearMap):
     ) -> None:
         super().__init__(noise, of)
         if not isinstance(matrix, Tensor) or matrix.dtype not in (torch.float32, torch.float64):
-            raise InputError("matrix is a tensor of type float32 or float64; convert it")
+            raise InputError("matrix must be a tensor of type float32 or float64; convert it")
         if matrix.ndim != 2 or not bool(matrix.isfinite().all()):
             raise InputError(
                 f"matrix has shape {tuple(matrix.shape)}; it needs a row for each number observed "
-                "and a column for each feature, all of them finite"
+                "and a column for each feature, with finite entries"
             )
         if noise == 0 and int(torch.linalg.matrix_rank(matrix)) < len(matrix):
             raise InputError(
-                f"the {len(matrix)} rows of the matrix depend on one another, so that y without "
-                "noise has no density; give it some noise, or leave rows out"
+                f"the {len(matrix)} rows of the matrix are linearly dependent, so y has no density "
+                "without noise; set noise above 0, or leave rows out"
             )
         self.matrix = matrix
         self.event_shape = tuple(event_shape or matrix.shape[1:])
@@ -126,7 +127,7 @@ class Linear(LinearMap):
         if tuple(event_shape) != self.event_shape or prod(event_shape) != self.matrix.shape[1]:
             raise InputError(
                 f"the matrix has {self.matrix.shape[1]} columns, for data of shape "
-                f"{self.event_shape}; these have shape {tuple(event_shape)}: say event_shape=..."
+                f"{self.event_shape}; these have shape {tuple(event_shape)}: set event_shape=..."
             )
         return (self.matrix.shape[0],)
 
@@ -142,14 +143,14 @@ class Linear(LinearMap):
         return flat.reshape(*y.shape[:-1], *self.event_shape)
 
     def least(self, y: Float[Tensor, "data *seen"]) -> Float[Tensor, "data *event"]:
-        """By the pseudo-inverse."""
+        """The pseudo-inverse of A times y."""
         if self._inverse is None:
             self._inverse = torch.linalg.pinv(self.matrix)
         flat: Tensor = y @ self._inverse.to(y).mT
         return flat.reshape(*y.shape[:-1], *self.event_shape)
 
     def gram(self, variance: Float[Tensor, "rows *event"]) -> Covariance:
-        """A V A^T; one for all rows where V is."""
+        """A V A^T; one matrix for all rows if V is the same for all."""
         matrix = self._matrix(variance)
         variance = variance.flatten(1)
         if bool((variance == variance[:1]).all()):
@@ -162,40 +163,45 @@ class Linear(LinearMap):
 
 
 class _RestoredNormal(TorchDistribution):
-    """p(x | y, z): a draw of x and of the y that it would give, moved by what y says beyond it."""
+    """p(x | y, z) under a normal likelihood.
+
+    To sample, draw x and its observation, then correct x by V A^T S^-1 (y - that observation).
+    """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real
 
-    def __init__(self, of: LinearMap, p: Any, y: Tensor, noise: Tensor) -> None:
-        self._of, self._p, self._y, self._noise = of, p, y, noise
+    def __init__(self, operator: LinearMap, p: Any, y: Tensor, noise: Tensor) -> None:
+        self._operator, self._p, self._y, self._noise = operator, p, y, noise
         self._variance = p.scale.square()
-        self._covariance = of.gram(self._variance).plus(noise.square())
+        self._covariance = operator.gram(self._variance).add_variance(noise.square())
         super().__init__(p.batch_shape[:1], p.batch_shape[1:], validate_args=False)
 
     @property
     def mean(self) -> Tensor:
-        return self._moved(self._p.loc, self._of.apply(self._p.loc))
+        return self._shift_by_residual(self._p.loc, self._operator.apply(self._p.loc))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         assert not sample_shape
         with torch.no_grad():
             x = self._p.sample()
-            clean = self._of.apply(x)
-            return self._moved(x, clean + self._noise * torch.randn_like(clean))
+            clean = self._operator.apply(x)
+            return self._shift_by_residual(x, clean + self._noise * torch.randn_like(clean))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """By Bayes' rule, where there is noise."""
+        """By Bayes' rule, which needs noise."""
         if not bool((self._noise > 0).all()):
-            raise InputError("without noise x given y has no density: y fixes some of it")
+            raise InputError(
+                "x given y has no density without noise, because y determines part of x"
+            )
         dims = self._y.ndim - 1
-        clean = self._of.apply(value)
+        clean = self._operator.apply(value)
         log_noise = Normal(clean, self._noise.expand(clean.shape)).to_event(dims).log_prob(self._y)
         log_x = self._p.to_event(len(self.event_shape)).log_prob(value)
-        log_y = self._covariance.normal(self._of.apply(self._p.loc)).log_prob(self._y)
+        log_y = self._covariance.make_normal(self._operator.apply(self._p.loc)).log_prob(self._y)
         log_prob: Tensor = log_x + log_noise - log_y
         return log_prob
 
-    def _moved(self, x: Tensor, y: Tensor) -> Tensor:
-        moved: Tensor = self._variance * self._of.adjoint(self._covariance.solve(self._y - y))
-        return x + moved
+    def _shift_by_residual(self, x: Tensor, y: Tensor) -> Tensor:
+        shift: Tensor = self._variance * self._operator.adjoint(self._covariance.solve(self._y - y))
+        return x + shift

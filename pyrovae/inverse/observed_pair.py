@@ -1,4 +1,4 @@
-"""A model and a guide of x as a model and a guide of y: the same latents, another likelihood."""
+"""The pair of y: a model and a guide of x, with p(y | z) in place of p(x | z)."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,30 +17,37 @@ from ..infer.pair.bound import Bound, PyroFunction
 from ..infer.pair.rows import repeat_rows
 from .operators import Operator
 
-__all__ = ["Latents", "Observed", "Parts", "drawn", "likelihood", "log_weights"]
+__all__ = [
+    "Inputs",
+    "Latents",
+    "ObservedPair",
+    "compute_log_weights",
+    "draw_from_guide",
+    "find_likelihood",
+]
 
 Latents = Mapping[str, Tensor]
-"""Values of the latents by site, with a row for each datum first."""
+"""Values of the latents by site; the first dimension has a row for each datum."""
 
-_MEMORY = 2**29
-"""Bytes that the tensors of one run of the pair may have together."""
+_MAX_BYTES = 2**29
+"""Limit on the memory that the tensors of one run of the pair take together."""
 
-_MEASURED = 8
-"""Draws of one datum by which it is told what a draw takes."""
+_NUM_MEASURED_DRAWS = 8
+"""Draws of one datum from which the memory of a draw is measured."""
 
 Rows = tuple[Tensor, ...]
-"""The arguments of a model and a guide, with a row for each datum or each draw of one."""
+"""The arguments of a model and a guide, with a row for each datum, or for each draw of a datum."""
 
 
-class Parts(NamedTuple):
-    """What a model and a guide of y are called with; each has a row for each datum.
+class Inputs(NamedTuple):
+    """The arguments of a model and a guide of y; each has a row for each datum.
 
     Attributes:
-        y: what is observed.
-        start: data that the guide is shown in its place.
-        fill: data in the support of p(x | z), for the model to begin with.
+        y: observations.
+        start: data that the guide sees in place of y.
+        fill: data in the support of p(x | z), with which the model is called.
         noise: the standard deviation of the noise on y.
-        given: what comes with each datum.
+        given: arguments that come with each datum.
     """
 
     y: Tensor
@@ -50,33 +57,33 @@ class Parts(NamedTuple):
     given: Rows
 
     @property
-    def flat(self) -> Rows:
-        """All of it as arguments by position."""
+    def args(self) -> Rows:
+        """All fields as positional arguments."""
         return (*self[:4], *self.given)
 
-    def rows(self, num: int) -> "Parts":
-        """With each datum so many times in succession."""
-        y, start, fill, noise, *given = repeat_rows(self.flat, num)
-        return Parts(y, start, fill, noise, tuple(given))
+    def repeat(self, num: int) -> "Inputs":
+        """Repeat each row ``num`` times; the copies of a row follow each other."""
+        y, start, fill, noise, *given = repeat_rows(self.args, num)
+        return Inputs(y, start, fill, noise, tuple(given))
 
-    def of(self, data: slice) -> "Parts":
-        """Those of some data."""
-        y, start, fill, noise, *given = (part[data] for part in self.flat)
-        return Parts(y, start, fill, noise, tuple(given))
+    def select(self, data: slice) -> "Inputs":
+        """Take the rows of some data."""
+        y, start, fill, noise, *given = (part[data] for part in self.args)
+        return Inputs(y, start, fill, noise, tuple(given))
 
-    def split(self, size: int) -> list["Parts"]:
-        """Those of so many data at a time."""
-        return [self.of(slice(i, i + size)) for i in range(0, len(self.y), size)]
+    def split(self, size: int) -> list["Inputs"]:
+        """Split into batches of ``size`` data."""
+        return [self.select(slice(i, i + size)) for i in range(0, len(self.y), size)]
 
-    def with_noise(self, noise: Float[Tensor, "data"]) -> "Parts":
-        """The same with other noise."""
+    def with_noise(self, noise: Float[Tensor, "data"]) -> "Inputs":
+        """Replace the noise."""
         return self._replace(noise=noise)
 
 
-class Observed:
-    """The pair p(z) p(y | z), q(z | start(y)), from a pair of x and an operator.
+class ObservedPair:
+    """The pair p(z) p(y | z), q(z | start(y)), made from a pair of x and an operator.
 
-    ``model`` and ``guide`` are Pyro functions of the fields of :class:`Parts`.
+    ``model`` and ``guide`` are Pyro functions of the fields of :class:`Inputs`.
 
     Arguments:
         model: p(x, z), whose observed site is x.
@@ -89,130 +96,135 @@ class Observed:
     def __init__(
         self, model: PyroFunction, guide: PyroFunction, operator: Operator, site: str, plate: str
     ) -> None:
-        self.of_x, self.guide_of_x = model, guide
+        self.model_of_x, self.guide_of_x = model, guide
         self.operator = operator
         self.site, self.plate = site, plate
-        self._bytes_of_a_draw = 1
+        self._bytes_per_draw = 1
 
-    def check(self, parts: Parts) -> None:
-        """Make sure that all that will be asked can be answered, by two draws of each datum.
+    def check(self, inputs: Inputs) -> None:
+        """Check that the pair and the operator fit together, with two draws of each datum.
 
         Raises:
-            InputError: if not.
+            InputError: if they do not.
         """
-        poutine.trace(self.model).get_trace(*parts.flat)  # which checks what comes with data
-        rows = parts.rows(2)
-        with pyro.validation_enabled(False):  # as a guide may look at the density of its start
-            latents, _ = self._propose(parts, 2)
+        poutine.trace(self.model).get_trace(*inputs.args)  # checks what comes with the data
+        rows = inputs.repeat(2)
+        with pyro.validation_enabled(False):  # a guide may evaluate a density at its start
+            latents, _ = self._propose(inputs, 2)
         for name, value in latents.items():
             if len(value) != len(rows.y):
                 raise InputError(
                     f"latent {name!r} has shape {tuple(value.shape)}; its first dimension must be "
-                    f"that of plate {self.plate!r}, which is then the only one beside it: declare "
-                    "others with .to_event"
+                    f"plate {self.plate!r}, and that must be its only plate: declare other "
+                    "dimensions with .to_event"
                 )
-        _ = self.restored(latents, rows).mean
+        _ = self.restore(latents, rows).mean
 
-    def measure(self, parts: Parts) -> None:
-        """Learn what a draw takes of memory, by which draws are worked on in parts."""
-        one = parts.of(slice(1))
+    def measure_memory(self, inputs: Inputs) -> None:
+        """Measure the memory of a draw, which sets :meth:`max_draws_at_once`."""
+        one = inputs.select(slice(1))
 
-        def some() -> None:
-            latents, _ = self._propose(one, _MEASURED)
-            p = self.restored(latents, one.rows(_MEASURED))
+        def draw() -> None:
+            latents, _ = self._propose(one, _NUM_MEASURED_DRAWS)
+            p = self.restore(latents, one.repeat(_NUM_MEASURED_DRAWS))
             _ = p.sample(), p.mean
 
-        self._bytes_of_a_draw = max(1, count_allocated_bytes(some) // _MEASURED)
+        self._bytes_per_draw = max(1, count_allocated_bytes(draw) // _NUM_MEASURED_DRAWS)
 
-    def at_once(self, num_data: int) -> int:
-        """How many draws of each of so many data may be worked on together."""
-        return max(1, _MEMORY // (self._bytes_of_a_draw * num_data))
+    def max_draws_at_once(self, num_data: int) -> int:
+        """How many draws of each of ``num_data`` data fit into memory together."""
+        return max(1, _MAX_BYTES // (self._bytes_per_draw * num_data))
 
     def model(self, y: Tensor, start: Tensor, fill: Tensor, noise: Tensor, *given: Tensor) -> None:
         """p(z) p(y | z)."""
-        with _Seen(self.operator, self.site, y, fill, noise):
-            self.of_x(fill, *given)
+        with _ObserveY(self.operator, self.site, y, fill, noise):
+            self.model_of_x(fill, *given)
 
     def guide(self, y: Tensor, start: Tensor, fill: Tensor, noise: Tensor, *given: Tensor) -> None:
         """q(z | start(y))."""
         self.guide_of_x(start, *given)
 
-    def propose(self, parts: Parts, num: int) -> tuple[Latents, Float[Tensor, "data draws"]]:
-        """Latents drawn from the guide, rows of one datum in succession, and log p(y, z) / q(z)."""
-        found = []
-        at_once = self.at_once(len(parts.y))
+    def propose(self, inputs: Inputs, num: int) -> tuple[Latents, Float[Tensor, "data draws"]]:
+        """Draw latents from the guide.
+
+        Returns:
+            The latents, in which the draws of a datum follow each other, and log p(y, z) / q(z).
+        """
+        chunks = []
+        at_once = self.max_draws_at_once(len(inputs.y))
         for first in range(0, num, at_once):
-            some = min(at_once, num - first)
-            latents, log_weights = self._propose(parts, some)
-            by_datum = {name: z.view(-1, some, *z.shape[1:]) for name, z in latents.items()}
-            found.append((by_datum, log_weights.view(-1, some)))
+            size = min(at_once, num - first)
+            latents, log_weights = self._propose(inputs, size)
+            by_datum = {name: z.view(-1, size, *z.shape[1:]) for name, z in latents.items()}
+            chunks.append((by_datum, log_weights.view(-1, size)))
         return (
             {
-                name: torch.cat([each[name] for each, _ in found], 1).flatten(0, 1)
-                for name in found[0][0]
+                name: torch.cat([chunk[name] for chunk, _ in chunks], 1).flatten(0, 1)
+                for name in chunks[0][0]
             },
-            torch.cat([log_weights for _, log_weights in found], 1),
+            torch.cat([log_weights for _, log_weights in chunks], 1),
         )
 
-    def _propose(self, parts: Parts, num: int) -> tuple[Latents, Float[Tensor, "rows"]]:
-        return drawn(self.model, self.guide, parts.rows(num).flat, self.plate)
+    def _propose(self, inputs: Inputs, num: int) -> tuple[Latents, Float[Tensor, "rows"]]:
+        return draw_from_guide(self.model, self.guide, inputs.repeat(num).args, self.plate)
 
-    def likelihood(self, latents: Latents, rows: Parts) -> Any:
+    def find_likelihood(self, latents: Latents, rows: Inputs) -> Any:
         """p(x | z) of each row."""
-        return likelihood(self.of_x, latents, (rows.fill, *rows.given), self.site)
+        return find_likelihood(self.model_of_x, latents, (rows.fill, *rows.given), self.site)
 
-    def discrete_latents(self, parts: Parts) -> list[str]:
+    def find_discrete_latents(self, inputs: Inputs) -> list[str]:
         """Names of the latents that have no gradient."""
-        trace: Any = prune_subsample_sites(poutine.trace(self.model).get_trace(*parts.flat))
-        return [name for name in _latents(trace) if trace.nodes[name]["fn"].support.is_discrete]
+        trace: Any = prune_subsample_sites(poutine.trace(self.model).get_trace(*inputs.args))
+        names = _read_latents(trace)
+        return [name for name in names if trace.nodes[name]["fn"].support.is_discrete]
 
-    def restored(self, latents: Latents, rows: Parts) -> Any:
+    def restore(self, latents: Latents, rows: Inputs) -> Any:
         """p(x | y, z) of each row."""
-        return self.operator.restored(self.likelihood(latents, rows), rows.y, rows.noise)
+        return self.operator.restored(self.find_likelihood(latents, rows), rows.y, rows.noise)
 
 
-def drawn(
+def draw_from_guide(
     model: PyroFunction, guide: PyroFunction, rows: Rows, plate: str
 ) -> tuple[dict[str, Tensor], Float[Tensor, "rows"]]:
-    """Latents from the guide, and log p / q of each row.
+    """Draw latents from the guide, and compute log p / q of each row.
 
     Raises:
         InputError: if there is no p(x) of one datum.
     """
     guide_trace = poutine.trace(guide).get_trace(*rows)
-    bound = _bound(model, guide_trace, rows, plate)
+    bound = _make_bound(model, guide_trace, rows, plate)
     bound.check()
     bound.check_data_are_apart()
     log_likelihood, kl = bound.per_datum()
-    return _latents(guide_trace), log_likelihood - kl
+    return _read_latents(guide_trace), log_likelihood - kl
 
 
-def log_weights(
+def compute_log_weights(
     model: PyroFunction, guide: PyroFunction, latents: Latents, rows: Rows, plate: str
 ) -> Float[Tensor, "rows"]:
-    """log p / q of each row at these latents."""
-    with _At(latents):
+    """log p / q of each row at the given latents."""
+    with _FixLatents(latents):
         guide_trace = poutine.trace(guide).get_trace(*rows)
-    log_likelihood, kl = _bound(model, guide_trace, rows, plate).per_datum()
+    log_likelihood, kl = _make_bound(model, guide_trace, rows, plate).per_datum()
     return log_likelihood - kl
 
 
-def likelihood(model: PyroFunction, latents: Latents, rows: Rows, site: str) -> Any:
-    """p(x | z) of each row, as the model has it at its observed site."""
-    with _At(latents):
+def find_likelihood(model: PyroFunction, latents: Latents, rows: Rows, site: str) -> Any:
+    """p(x | z) of each row: the distribution at the observed site of the model."""
+    with _FixLatents(latents):
         trace: Any = poutine.trace(model).get_trace(*rows)
-    found = trace.nodes.get(site)
-    if found is None or not found.get("is_observed"):
+    node = trace.nodes.get(site)
+    if node is None or not node.get("is_observed"):
         raise InputError(
-            f"the model observes no site {site!r}, whose likelihood an operator could be put on; "
-            "say which with site=..."
+            f"the model observes no site {site!r}, so the operator has no likelihood to act on; "
+            "name the observed site with site=..."
         )
-    _refuse_batch(site, found["fn"], rows)
-    return found["fn"]
+    _check_batch_shape(site, node["fn"], rows)
+    return node["fn"]
 
 
-def _refuse_batch(site: str, p: Any, rows: Rows) -> None:
-    """Refuse features that are a plate, as the density of a datum would be that of each.
+def _check_batch_shape(site: str, p: Any, rows: Rows) -> None:
+    """Refuse features that are a plate: each would have a density of its own.
 
     Raises:
         InputError: if there are any.
@@ -224,7 +236,7 @@ def _refuse_batch(site: str, p: Any, rows: Rows) -> None:
         )
 
 
-def _bound(model: PyroFunction, guide_trace: Any, rows: Rows, plate: str) -> Bound:
+def _make_bound(model: PyroFunction, guide_trace: Any, rows: Rows, plate: str) -> Bound:
     replayed = poutine.replay(model, trace=guide_trace)
     model_trace = poutine.trace(replayed).get_trace(*rows)
     model_trace, guide_trace = map(prune_subsample_sites, (model_trace, guide_trace))
@@ -233,7 +245,7 @@ def _bound(model: PyroFunction, guide_trace: Any, rows: Rows, plate: str) -> Bou
     return Bound(model_trace, guide_trace, plate, None)
 
 
-def _latents(trace: Any) -> dict[str, Tensor]:
+def _read_latents(trace: Any) -> dict[str, Tensor]:
     sites: dict[str, Any] = prune_subsample_sites(trace).nodes
     return {
         name: site["value"]
@@ -242,8 +254,8 @@ def _latents(trace: Any) -> dict[str, Tensor]:
     }
 
 
-class _At(Messenger):
-    """Latents have the values given here."""
+class _FixLatents(Messenger):
+    """Gives the latents fixed values."""
 
     def __init__(self, latents: Latents) -> None:
         super().__init__()
@@ -255,8 +267,8 @@ class _At(Messenger):
             msg["done"] = True
 
 
-class _Seen(Messenger):
-    """The observed site is that of y."""
+class _ObserveY(Messenger):
+    """Observes y under p(y | z) at the site of x."""
 
     def __init__(
         self, operator: Operator, site: str, y: Tensor, fill: Tensor, noise: Tensor
@@ -268,5 +280,5 @@ class _Seen(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] and msg["name"] == self._site:
             p, fill = msg["fn"], self._fill.to(self._y.dtype)
-            _refuse_batch(self._site, p, (self._y,))
+            _check_batch_shape(self._site, p, (self._y,))
             msg["fn"], msg["value"] = self._operator.seen(p, self._y, self._noise, fill)

@@ -1,4 +1,4 @@
-"""What is observed of a datum: p(y | x), and with it p(y | z), whatever p(x | z) is."""
+"""Operators p(y | x), which turn the likelihood p(x | z) of a model into p(y | z)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -24,26 +24,30 @@ from ..likelihoods.support import check_values
 
 __all__ = ["Additive", "Mask", "Noise", "Operator"]
 
-_OF = ("datum", "mean")
+_TARGETS = ("datum", "mean")
 
 
 class Operator(ABC):
     """p(y | x): how an observation y comes from a datum x.
 
-    With p(x | z) from a model it gives p(y | z), another likelihood of the same z, and
-    p(x | y, z), the datum restored where z is known. y has NaN where it says nothing.
+    From p(x | z) of a model, an operator makes p(y | z), another likelihood of the same z, and
+    p(x | y, z), which restores the datum once z is known. NaN marks entries of y that were not
+    observed.
+
+    To write another operator, implement :meth:`observe`, :meth:`start`, :meth:`seen` and
+    :meth:`restored`; :class:`Mask` is the shortest.
     """
 
     noise: float | None = 0.0
-    """The standard deviation s of noise on y; None where it is to be found."""
+    """The standard deviation s of the noise on y; None if it has to be estimated."""
     of: str = "datum"
-    """Whether what is observed is x itself, or E[x | z]."""
+    """What is observed: ``"datum"`` for x itself, ``"mean"`` for E[x | z]."""
 
     def shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
-        """The shape of y for one datum of that shape.
+        """The shape of y for a datum of shape ``event_shape``.
 
         Raises:
-            InputError: if there is none.
+            InputError: if the operator does not apply to such data.
         """
         return tuple(event_shape)
 
@@ -55,11 +59,11 @@ class Operator(ABC):
     def start(
         self, y: Num[Tensor, "data *seen"], centre: Float[Tensor, "*event"]
     ) -> Num[Tensor, "data *event"]:
-        """A datum that would look like y, which an encoder can be shown.
+        """A datum that resembles y, as input for an encoder.
 
         Arguments:
-            y: what is observed.
-            centre: a typical datum, which stands where y says nothing.
+            y: observations.
+            centre: a typical datum, which fills in where y says nothing.
         """
 
     @abstractmethod
@@ -70,28 +74,28 @@ class Operator(ABC):
         noise: Float[Tensor, "rows"],
         fill: Float[Tensor, "rows *event"],
     ) -> tuple[Any, Num[Tensor, "rows *seen"]]:
-        """p(y | z), and y as its density takes it.
+        """p(y | z), and y in the form that its density accepts.
 
         Arguments:
-            p: p(x | z), of one datum a row.
-            y: what is observed.
+            p: p(x | z), with a datum in each row.
+            y: observations.
             noise: s.
             fill: a datum in the support of p.
 
         Raises:
-            InputError: if p(y | z) is not known for such a p.
+            InputError: if p(y | z) is not known for this p.
         """
 
     @abstractmethod
     def restored(self, p: Any, y: Num[Tensor, "rows *seen"], noise: Float[Tensor, "rows"]) -> Any:
-        """p(x | y, z), with draws and a mean; its density is that of what y leaves open.
+        """p(x | y, z), with draws and a mean; its density covers what y leaves open.
 
         Raises:
-            InputError: as :meth:`seen`.
+            InputError: as for :meth:`seen`.
         """
 
     def check(self, y: Num[Tensor, "..."], event_shape: Sequence[int]) -> None:
-        """Refuse what cannot be an observation of data of that shape.
+        """Check that y can be an observation of data of shape ``event_shape``.
 
         Raises:
             InputError: if y has another shape, holds infinite values, or is empty.
@@ -100,21 +104,21 @@ class Operator(ABC):
         if y.ndim != 1 + len(self.shape(event_shape)):
             raise InputError(
                 f"the observations have shape {tuple(y.shape)}; give one of shape "
-                f"{self.shape(event_shape)} for each datum, the data first"
+                f"{self.shape(event_shape)} for each datum, with data in the first dimension"
             )
 
 
 class Mask(Operator):
-    """Some entries of x are observed as they are, the others not at all.
+    """Some entries of x are observed exactly, the others are missing.
 
-    p(y | z) is the marginal of p(x | z), whatever the likelihood is.
+    p(y | z) is the marginal of p(x | z), for any likelihood.
 
     Arguments:
-        observed: which entries :meth:`observe` shows, of the shape of a datum or of all data;
-            what matters to inference is where y is NaN.
+        observed: which entries :meth:`observe` keeps, of the shape of a datum or of all data.
+            Inference does not use it: missing is what is NaN in y.
 
     Raises:
-        InputError: if it is no tensor of truth values.
+        InputError: if ``observed`` is not a boolean tensor.
 
     Example:
         >>> Mask(torch.tensor([True, False])).observe(torch.tensor([[1.0, 2.0]]))
@@ -123,11 +127,11 @@ class Mask(Operator):
 
     def __init__(self, observed: Bool[Tensor, "..."] | None = None) -> None:
         if observed is not None and getattr(observed, "dtype", None) != torch.bool:
-            raise InputError(f"observed is a tensor of truth values; got {observed!r}")
+            raise InputError(f"observed must be a boolean tensor; got {observed!r}")
         self._observed = observed
 
     def observe(self, x: Num[Tensor, "data *event"]) -> Num[Tensor, "data *event"]:
-        """x, with NaN in place of what is not observed.
+        """x, with NaN in place of missing entries.
 
         Raises:
             InputError: if the mask has another shape.
@@ -138,15 +142,15 @@ class Mask(Operator):
             return x
         if observed.shape not in (x.shape, x.shape[1:]):
             raise InputError(
-                f"observed has shape {tuple(observed.shape)}; it must be that of the data, "
-                f"{tuple(x.shape)}, or of one of them"
+                f"observed has shape {tuple(observed.shape)}; it must have the shape of all data, "
+                f"{tuple(x.shape)}, or of one datum"
             )
         return torch.where(observed, x, torch.nan)
 
     def start(
         self, y: Num[Tensor, "data *event"], centre: Float[Tensor, "*event"]
     ) -> Num[Tensor, "data *event"]:
-        """y itself, whose NaN the caller fills or shows as missing."""
+        """y itself; the caller fills in NaN, or passes it on as missing."""
         return y
 
     def seen(
@@ -156,36 +160,38 @@ class Mask(Operator):
         noise: Float[Tensor, "rows"],
         fill: Float[Tensor, "rows *event"],
     ) -> tuple[Any, Num[Tensor, "rows *event"]]:
-        """The marginal of what is observed."""
+        """The marginal of the observed entries."""
         observed = ~y.isnan()
         return marginal(p, observed), torch.where(observed, y, fill)
 
     def restored(self, p: Any, y: Num[Tensor, "rows *event"], noise: Float[Tensor, "rows"]) -> Any:
-        """The missing entries given those observed, and the latter as they are."""
+        """The missing entries given the observed ones, which stay as they are."""
         return completed(p, y)
 
 
 class Additive(Operator):
-    """y = A x + s e,  e ~ Normal(0, I),  with x ~ p(x | z), or E[x | z] in its place.
+    """y = A x + s e,  e ~ Normal(0, I),  with x ~ p(x | z) or x = E[x | z].
 
-    Where x is meant (``of="datum"``), p(y | z) is exact, and so are the likelihoods that it is
-    known for. The mean (``of="mean"``) is what many write as y = A g(z) + noise: the model is then
-    x = E[x | z], of which every likelihood has one, and restored data have no noise of their own.
+    With ``of="datum"``, x ~ p(x | z), and p(y | z) is exact, but known for some likelihoods only.
+    With ``of="mean"``, x = E[x | z], which many papers write as y = A g(z) + noise. This works for
+    every likelihood that has a mean, and restored data have no noise of their own.
 
     Arguments:
-        noise: s, in units of y; None if it is not known.
+        noise: the standard deviation s, in units of y; None if it is not known.
         of: ``"datum"`` or ``"mean"``.
 
     Raises:
-        InputError: if s is negative or infinite, or of the mean and zero.
+        InputError: if s is negative or infinite, or zero with ``of="mean"``.
     """
 
     needs_noise: ClassVar[bool] = False
-    """Whether s must be above zero for y to have a density."""
+    """Whether y has a density only if s is above zero."""
 
     def __init__(self, noise: float | None, of: str = "datum") -> None:
-        if of not in _OF:
-            raise InputError(f"of is {of!r}; it is 'datum', for x itself, or 'mean', for E[x | z]")
+        if of not in _TARGETS:
+            raise InputError(
+                f"of is {of!r}; it must be 'datum', for x itself, or 'mean', for E[x | z]"
+            )
         needs_noise = self.needs_noise or of == "mean"
         is_number = isinstance(noise, int | float) and not isinstance(noise, bool)
         if noise is not None and not (
@@ -193,8 +199,8 @@ class Additive(Operator):
         ):
             least = "above 0" if needs_noise else "0 or more"
             raise InputError(
-                f"noise is {noise}; it is a standard deviation {least} in units of y, or None "
-                "where it is not known"
+                f"noise is {noise}; it must be a standard deviation {least} in units of y, or None "
+                "if it is not known"
             )
         self.noise, self.of = noise, of
 
@@ -215,13 +221,13 @@ class Additive(Operator):
         """p(x | y, z) for x ~ p(x | z)."""
 
     def observe(self, x: Num[Tensor, "data *event"]) -> Float[Tensor, "data *seen"]:
-        """A x, and noise on it.
+        """A x, with noise added.
 
         Raises:
             InputError: if s is not known.
         """
         if self.noise is None:
-            raise InputError("noise of unknown size cannot be simulated; name its size")
+            raise InputError("noise of unknown size cannot be simulated; give the operator a noise")
         clean = self.apply(x)
         return clean + self.noise * torch.randn_like(clean)
 
@@ -232,10 +238,10 @@ class Additive(Operator):
         noise: Float[Tensor, "rows"],
         fill: Float[Tensor, "rows *event"],
     ) -> tuple[Any, Num[Tensor, "rows *seen"]]:
-        """p(y | z) of what is observed of y."""
-        scale = _as_wide(noise, y)
+        """p(y | z) of the observed entries of y."""
+        scale = _unsqueeze_noise(noise, y)
         if self.of == "mean":
-            clean = self.apply(_mean(p))
+            clean = self.apply(_compute_mean(p))
             seen: Any = Normal(clean, scale.expand(clean.shape)).to_event(y.ndim - 1)
         else:
             seen = self.seen_of_datum(p, y, scale)
@@ -245,21 +251,22 @@ class Additive(Operator):
         return marginal(seen, observed), torch.where(observed, y, 0.0)
 
     def restored(self, p: Any, y: Num[Tensor, "rows *seen"], noise: Float[Tensor, "rows"]) -> Any:
-        """p(x | y, z), or the mean of p(x | z) where that was observed."""
+        """p(x | y, z); with ``of="mean"``, a point mass at E[x | z]."""
         if self.of == "mean":
-            return Delta(_mean(p), event_dim=len(p.event_shape))
-        return self.restored_datum(p, y, _as_wide(noise, y))
+            return Delta(_compute_mean(p), event_dim=len(p.event_shape))
+        return self.restored_datum(p, y, _unsqueeze_noise(noise, y))
 
 
 class Noise(Additive):
-    """y = x + s e,  e ~ Normal(0, I): every entry seen, or those where y is not NaN.
+    """y = x + s e,  e ~ Normal(0, I): noise on each entry; entries that are NaN in y are missing.
 
-    For x itself p(y | z) is known under likelihoods that are normal, mixtures of normals, or of a
-    few values (Bernoulli, Binomial, Categorical): the sum over these is exact.
+    With ``of="datum"``, p(y | z) is known under likelihoods that are normal, mixtures of normals,
+    or discrete with few values (Bernoulli, Binomial, Categorical), where the sum over the values is
+    exact.
 
     Arguments:
-        noise: s, in units of x; None if it is not known.
-        of: ``"datum"`` or ``"mean"``, as :class:`Additive` tells.
+        noise: the standard deviation s, in units of x; None if it is not known.
+        of: ``"datum"`` or ``"mean"``; see :class:`Additive`.
 
     Example:
         >>> Noise(0.1).observe(torch.zeros(5, 3)).shape
@@ -279,7 +286,7 @@ class Noise(Additive):
         return y
 
     def seen_of_datum(self, p: Any, y: Num[Tensor, "rows *event"], noise: Tensor) -> Any:
-        """p(x | z) under the noise."""
+        """p(x | z) convolved with the noise."""
         return noisy(p, noise.expand(features(p).batch_shape))
 
     def restored_datum(self, p: Any, y: Num[Tensor, "rows *event"], noise: Tensor) -> Any:
@@ -287,15 +294,16 @@ class Noise(Additive):
         return denoised(p, y, noise.expand(features(p).batch_shape))
 
 
-def _mean(p: Any) -> Tensor:
+def _compute_mean(p: Any) -> Tensor:
     if isinstance(p, Multinomial | DirichletMultinomial):
         raise InputError(
-            f"{type(p).__name__} is of counts given their total, which noisy observations do not "
-            "tell; use a likelihood of independent counts, such as Poisson"
+            f"{type(p).__name__} is a likelihood of counts given their total, and noisy "
+            "observations do not determine the total; use a likelihood of independent counts, such "
+            "as Poisson"
         )
     return expectation(p)
 
 
-def _as_wide(noise: Float[Tensor, "rows"], y: Tensor) -> Float[Tensor, "..."]:
-    """With a dimension of size one for each of a datum's."""
+def _unsqueeze_noise(noise: Float[Tensor, "rows"], y: Tensor) -> Float[Tensor, "..."]:
+    """Append dimensions of size one, so that the noise broadcasts against y."""
     return noise.reshape(-1, *[1] * (y.ndim - 1))

@@ -1,4 +1,4 @@
-"""p(z, x | y): what is known of a datum from a degraded observation of it."""
+"""Draw from p(z, x | y), given a degraded observation y of a datum x."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,11 +14,11 @@ from ..errors import InputError
 from ..infer.pair.bound import PyroFunction
 from ..infer.pair.pair import Pair
 from ..progress import LateProgress
-from .draws import Batch, Posterior, joined
+from .draws import Batch, Posterior, concatenate
 from .methods import METHODS, Method
 from .methods.method import Advance
 from .methods.refined import Refined
-from .observed_pair import Observed, Parts
+from .observed_pair import Inputs, ObservedPair
 from .operators import Mask, Operator
 
 __all__ = ["check_given", "posterior"]
@@ -45,59 +45,61 @@ def posterior(
 ) -> Posterior:
     """Draw from p(z, x | y), for any pair of a model of x and a guide, in eval mode.
 
-    A degraded observation has the same latents under another likelihood,
+    A degraded observation has the same latents as the datum, and another likelihood:
 
-        p(y | z) = integral p(y | x) p(x | z) dx,   p(x | y) = integral p(x | y, z) p(z | y) dz,
+        p(y | z) = integral p(y | x) p(x | z) dx,   p(x | y) = integral p(x | y, z) p(z | y) dz.
 
-    the first and p(x | y, z) being exact where the operator knows them, and z ~ p(z | y) as the
-    method draws it. Random numbers are those of the seed, and torch's own state is left as it was.
+    The operator gives p(y | z) and p(x | y, z) exactly; the method draws z ~ p(z | y). The seed
+    determines all random numbers; the state of torch's generator does not change.
 
     Arguments:
         model: p(x, z), with latents of each datum in the plate and one observed site of x.
         guide: q(z | x).
-        y: observations; NaN is what was not observed.
-        given: what comes with each datum, as model and guide take it after x: a row each.
+        y: observations; NaN marks what was not observed.
+        given: what model and guide take after x, with a row for each datum.
         operator: p(y | x); a :class:`Mask` unless given.
-        method: how z is drawn: ``amortised``, ``refined``, ``importance``, ``pseudo_gibbs``,
-            ``metropolis_within_gibbs`` or ``nuts``, by name or settings with the name.
+        method: how to draw z: ``amortised``, ``refined``, ``importance``, ``pseudo_gibbs``,
+            ``metropolis_within_gibbs`` or ``nuts``, by name or as a mapping of settings that
+            includes the name.
         num_samples: draws S for each datum.
         batch_size: observations at a time.
-        seed: of all random numbers.
-        event_shape: shape of a datum; that of an observation unless given.
-        centre: a typical datum, which the guide is shown where y says nothing; zeros unless given.
+        seed: seed of all random numbers.
+        event_shape: shape of a datum; the shape of an observation unless given.
+        centre: a typical datum, which the guide sees where y says nothing; zeros unless given.
         fill: a value, or a datum, in the support of p(x | z).
-        missing: whether the guide takes NaN for what is missing.
+        missing: whether the guide accepts NaN for missing entries.
         site: name of the observed site.
         plate: name of the plate over data.
-        progress: show a bar where it takes more than two seconds.
+        progress: whether to show a progress bar when it takes more than two seconds.
 
     Raises:
         InputError: if an argument cannot be used, there is no p(x) of one datum, or the operator
             does not know p(y | z) under this likelihood; before anything is drawn.
-        FloatingPointError: if densities are not numbers.
+        FloatingPointError: if a density is NaN or infinite.
     """
     operator = Mask() if operator is None else operator
-    how = build_part("method", METHODS, method)
+    sampler = build_part("method", METHODS, method)
     if not isinstance(seed, int) or not 0 <= seed < 2**62:
-        raise InputError(f"seed is {seed}; it is a whole number from 0 to 2^62 - 1")
+        raise InputError(f"seed is {seed}; it must be a whole number from 0 to 2^62 - 1")
     if not isinstance(y, Tensor):
-        raise InputError(f"observations are a tensor; got {type(y).__name__}")
+        raise InputError(f"the observations must be a tensor; got {type(y).__name__}")
     if (
         not (isinstance(num_samples, int) and isinstance(batch_size, int))
         or min(num_samples, batch_size) < 1
     ):
         raise InputError(
-            f"num_samples and batch_size are whole numbers from 1; got {num_samples} and "
+            f"num_samples and batch_size must be whole numbers, 1 or more; got {num_samples} and "
             f"{batch_size}"
         )
     if not isinstance(operator, Operator):
         raise InputError(
-            f"operator is one of pyrovae.inverse, such as Mask() or Noise(0.1); got {operator!r}"
+            "operator must be one of those in pyrovae.inverse, such as Mask() or Noise(0.1); got "
+            f"{operator!r}"
         )
-    if operator.of == "mean" and how.needs_datum:
+    if operator.of == "mean" and sampler.needs_datum:
         raise InputError(
-            f"{_name(method)} alternates between z and x, and of='mean' makes x a function of z; "
-            "use refined, importance or nuts"
+            f"{_method_name(method)} alternates between z and x, but of='mean' makes x a function "
+            "of z; use refined, importance or nuts"
         )
     event = tuple(y.shape[1:]) if event_shape is None else tuple(event_shape)
     operator.check(y, event)
@@ -107,123 +109,133 @@ def posterior(
     elif not y.is_floating_point():
         y = y.to(torch.get_default_dtype())
     typical = y.new_zeros(event) if centre is None else centre
-    filling = torch.as_tensor(fill, dtype=y.dtype, device=y.device).expand(event)
-    pair = Observed(model, guide, operator, site, plate)
+    fill_data = torch.as_tensor(fill, dtype=y.dtype, device=y.device).expand(event)
+    pair = ObservedPair(model, guide, operator, site, plate)
     start = operator.start(y, typical)
     if not missing:
         start = torch.where(start.isnan(), typical, start)
     noise = (
-        _rough_noise(operator, y, typical)
+        _guess_noise(operator, y, typical)
         if operator.noise is None
         else y.new_full((len(y),), operator.noise)
     )
-    whole = Parts(y, start, filling.expand(start.shape), noise, given)
-    of_x = Pair(model, guide)
-    with torch.random.fork_rng(), of_x.store(), of_x.eval_mode(), _whole_sentences():
-        torch.manual_seed(seed ^ _STREAM)
-        for batch in whole.split(batch_size):
+    inputs = Inputs(y, start, fill_data.expand(start.shape), noise, given)
+    pair_of_x = Pair(model, guide)
+    with torch.random.fork_rng(), pair_of_x.store(), pair_of_x.eval_mode(), _drop_pyro_shapes():
+        torch.manual_seed(seed ^ _SEED_MASK)
+        for batch in inputs.split(batch_size):
             pair.check(batch)
-        if how.needs_gradient or operator.noise is None:
-            _check_continuous(pair, whole, _name(method))
-        with pyro.validation_enabled(False):  # all has been checked
-            pair.measure(whole)
-            batches = whole.split(min(batch_size, max(1, pair.at_once(1) // _FEWEST_AT_ONCE)))
-            steps = how.num_steps_of_batch
-            steps += _TO_FIND_NOISE.num_steps if operator.noise is None else 0
+        if sampler.needs_gradient or operator.noise is None:
+            _check_continuous(pair, inputs, _method_name(method))
+        with pyro.validation_enabled(False):  # pair.check has validated it all
+            pair.measure_memory(inputs)
+            max_batch_size = max(1, pair.max_draws_at_once(1) // _MIN_DRAWS_AT_ONCE)
+            batches = inputs.split(min(batch_size, max_batch_size))
+            steps = sampler.num_steps_of_batch
+            steps += _NOISE_FINDER.num_steps if operator.noise is None else 0
             with LateProgress("restoring", len(batches) * steps) as bar:
                 advance = bar.advance if progress else (lambda: None)
-                found = [_drawn(of_x, pair, batch, how, num_samples, advance) for batch in batches]
-    return joined(found)
+                results = [
+                    _draw_batch(pair_of_x, pair, batch, sampler, num_samples, advance)
+                    for batch in batches
+                ]
+    return concatenate(results)
 
 
 def check_given(given: tuple[Tensor, ...], num_data: int) -> None:
-    """Refuse what does not come with each datum.
+    """Check that each argument in ``given`` has a row for each datum.
 
     Raises:
-        InputError: naming its shape.
+        InputError: if one does not.
     """
     for part in given:
         if part.ndim == 0 or len(part) != num_data:
             raise InputError(
-                f"what comes with the data has shape {tuple(part.shape)}; it needs a row for each "
-                f"of {num_data} observations"
+                f"an argument given with the data has shape {tuple(part.shape)}; it needs a row "
+                f"for each of {num_data} observations"
             )
 
 
-_TO_FIND_NOISE = Refined()
+_NOISE_FINDER = Refined()
 
-_FEWEST_AT_ONCE = 64
-"""Draws of each datum of a batch for which there must be room."""
+_MIN_DRAWS_AT_ONCE = 64
+"""Batches are made small enough that this many draws of each datum fit into memory."""
 
-_STREAM = 0x5EED0FD8
-"""Exclusive or with a seed: draws owe nothing to noise on y that was made under the same one. It is
-in the lower 32 bits, which are all that torch's generator on the CPU takes of a seed.
+_SEED_MASK = 0x5EED0FD8
+"""Combined with the seed by exclusive or: a user may have drawn the noise on y under the same seed,
+and draws must not depend on it. The mask is in the lower 32 bits, because torch's generator on the
+CPU uses no others of a seed.
 """
 
 
-def _drawn(
-    of_x: Pair, pair: Observed, parts: Parts, how: Method, num_samples: int, advance: Advance
+def _draw_batch(
+    pair_of_x: Pair,
+    pair: ObservedPair,
+    inputs: Inputs,
+    sampler: Method,
+    num_samples: int,
+    advance: Advance,
 ) -> Posterior:
-    """Draws for the observations of one batch."""
+    """Draw for the observations of one batch."""
     if pair.operator.noise is None:
-        parts = _with_noise(pair, parts, advance)
-    batch = Batch(of_x, pair, parts, num_samples)
-    drawn = how.draw(pair, parts, num_samples, advance)
-    x, mean = batch.x(drawn.latents)
-    latents = batch.by_sample(drawn.latents)
-    both = (each.isfinite().reshape(*each.shape[:2], -1) for each in (x, *latents.values()))
-    kept = torch.stack([each.all(2) for each in both])
-    lost = int((~kept.all(0).all(0)).sum())
-    if lost:
+        inputs = _estimate_noise(pair, inputs, advance)
+    batch = Batch(pair_of_x, pair, inputs, num_samples)
+    drawn = sampler.draw(pair, inputs, num_samples, advance)
+    x, mean = batch.draw_x(drawn.latents)
+    latents = batch.group_by_sample(drawn.latents)
+    values = (value.reshape(*value.shape[:2], -1) for value in (x, *latents.values()))
+    is_finite = torch.stack([value.isfinite().all(2) for value in values])
+    num_failed = int((~is_finite.all(0).all(0)).sum())
+    if num_failed:
         raise FloatingPointError(
-            f"p(x | y) of {lost} data cannot be drawn from: a latent or a density came out NaN or "
-            "infinite there; take smaller steps, as in {'name': 'refined', 'lr': 0.03}, or another "
-            "method"
+            f"cannot draw from p(x | y) for {num_failed} of {len(inputs.y)} data: a latent or a "
+            "density is NaN or infinite there; take smaller steps, as in "
+            "{'name': 'refined', 'lr': 0.03}, or use another method"
         )
-    return Posterior(latents, x, mean, drawn.diagnostics, parts.noise, (batch,))
+    return Posterior(latents, x, mean, drawn.diagnostics, inputs.noise, (batch,))
 
 
-def _check_continuous(pair: Observed, parts: Parts, method: str) -> None:
-    """Refuse discrete latents where gradients are followed.
+def _check_continuous(pair: ObservedPair, inputs: Inputs, method: str) -> None:
+    """Refuse discrete latents, for a method that needs gradients.
 
     Raises:
-        InputError: naming the latent, and what to use.
+        InputError: if there is one.
     """
-    discrete = pair.discrete_latents(parts.of(slice(1)))
+    discrete = pair.find_discrete_latents(inputs.select(slice(1)))
     if discrete and pair.operator.noise is None:
         raise InputError(
-            f"noise of unknown size is found by gradients in the latents, and {discrete[0]!r} is "
-            "discrete; name its size"
+            "noise of unknown size is estimated with gradients of the latents, but "
+            f"{discrete[0]!r} is discrete; give the size of the noise"
         )
     if discrete:
         raise InputError(
-            f"{method} follows gradients in the latents, and {discrete[0]!r} is discrete; use "
+            f"{method} needs gradients of the latents, but {discrete[0]!r} is discrete; use "
             "{'name': 'importance', 'proposal': 'amortised'}, or metropolis_within_gibbs"
         )
 
 
-def _with_noise(pair: Observed, parts: Parts, advance: Advance) -> Parts:
-    """The parts with the noise of each datum at which the bound on log p(y) is highest."""
-    log_noise = parts.noise.log()
-    _TO_FIND_NOISE.refine(pair, parts, advance, log_noise)
-    return parts.with_noise(log_noise.exp())
+def _estimate_noise(pair: ObservedPair, inputs: Inputs, advance: Advance) -> Inputs:
+    """Set the noise of each datum to where the bound on log p(y) is highest."""
+    log_noise = inputs.noise.log()
+    _NOISE_FINDER.refine(pair, inputs, advance, log_noise)
+    return inputs.with_noise(log_noise.exp())
 
 
-def _rough_noise(operator: Any, y: Tensor, typical: Tensor) -> Float[Tensor, "data"]:
-    """How far observations are from that of a typical datum: more than the noise, as a start."""
+def _guess_noise(operator: Any, y: Tensor, typical: Tensor) -> Float[Tensor, "data"]:
+    """Distance of y from a clean observation of a typical datum; an upper guess of the noise."""
     clean = operator.apply(typical.unsqueeze(0))
     rough: Tensor = (y - clean).flatten(1).square().nanmean(1).sqrt()
     return rough.nan_to_num(1.0).clamp_min(1e-6)
 
 
 @contextmanager
-def _whole_sentences() -> Iterator[None]:
-    """Messages without the shapes of sites that Pyro adds to what is raised in a trace."""
+def _drop_pyro_shapes() -> Iterator[None]:
+    """Remove the table of shapes that Pyro appends to errors raised within a trace."""
     try:
         yield
     except InputError as error:
         raise InputError(str(error).splitlines()[0]) from None
 
 
-def _name(method: str | Mapping[str, Any]) -> str:
+def _method_name(method: str | Mapping[str, Any]) -> str:
     return method if isinstance(method, str) else str(method.get("name"))

@@ -1,4 +1,4 @@
-"""Data, and starts on them, for the tests of mixtures."""
+"""Data, starts and mixtures for the tests."""
 
 from functools import cache
 from typing import get_args
@@ -16,7 +16,7 @@ NAMES = ("toy", "iris", "wine")
 
 @cache
 def points(name: str) -> Tensor:
-    """toy (400 x 2), iris (150 x 4) or wine (178 x 13), in their own units."""
+    """toy (400 x 2), iris (150 x 4) or wine (178 x 13), not standardised."""
     if name == "toy":
         return toy(400)[0]
     return torch.from_numpy({"iris": load_iris, "wine": load_wine}[name]().data)
@@ -29,7 +29,7 @@ def start(name: str, covariance_type: CovarianceType, num_components: int = 3) -
 
 
 def random_mixture(covariance_type: CovarianceType, k: int = 3, d: int = 2) -> Mixture:
-    """A mixture like no other."""
+    """A mixture with random parameters, the same in every call."""
     random = np.random.default_rng(0)
     factors = random.normal(size=(k, d, d)) + 2 * np.eye(d)
     full = factors @ factors.transpose(0, 2, 1)

@@ -1,4 +1,4 @@
-"""The comparison: its table, its pictures, its files, and what it refuses."""
+"""The comparison: its table, pictures, files and errors."""
 
 import csv
 import json
@@ -29,12 +29,12 @@ METHODS = [
 
 
 @cache
-def small() -> Comparison:
+def small_comparison() -> Comparison:
     return compare(Settings(num_steps=40, num_draws=8, hidden=(8,)))
 
 
-def test_every_method_starts_alike_and_has_its_row():
-    comparison = small()
+def test_methods_share_the_start_and_each_has_a_row():
+    comparison = small_comparison()
     rows = {name: result.row() for name, result in comparison.results.items()}
     assert list(rows) == METHODS
     for name, result in comparison.results.items():
@@ -62,13 +62,13 @@ def test_every_method_starts_alike_and_has_its_row():
 
 
 def test_gradient_variance_is_measured_where_z_is_drawn():
-    for name, result in small().results.items():
+    for name, result in small_comparison().results.items():
         if result.climb is not None:
             measured = np.isfinite(result.climb.gradient_variance).sum()
             assert measured == (10 if name.startswith("VI, score") else 0)
 
 
-def test_data_are_standardised_by_the_training_part():
+def test_data_are_standardised_by_the_training_data():
     points, num_components = load_points(Settings(data="wine"))
     assert num_components == 3
     assert points.train.shape == (142, 13)
@@ -81,7 +81,7 @@ def test_data_are_standardised_by_the_training_part():
     assert len(load_points(Settings(data="iris"))[0].train) == 120
 
 
-def test_tables_keep_their_digits(tmp_path: Path) -> None:
+def test_tables_are_read_in_double_precision(tmp_path: Path) -> None:
     table = tmp_path / "time.csv"
     table.write_text("\n".join(["second", *(str(1_700_000_000 + i) for i in range(200))]))
     points, _ = load_points(Settings(data=str(table), num_components=2))
@@ -106,15 +106,15 @@ def test_bad_settings_are_refused(settings, message):
         load_points(Settings(**settings))
 
 
-def test_the_pictures_show_what_they_say():
-    comparison = small()
+def test_pictures_have_the_right_titles_and_curves():
+    comparison = small_comparison()
     titles = [axes.get_title() for axes in pictures.plot_bounds(comparison).axes]
     assert titles == [*METHODS[:8], "the gap of each method"]
     gaps = pictures.plot_bounds(comparison).axes[-1].get_legend_handles_labels()[1]
     assert len(gaps) == 8
     em_panel = pictures.plot_bounds(comparison).axes[0]
-    drawn = em_panel.get_lines()[1].get_ydata()
-    np.testing.assert_allclose(drawn, comparison.results["EM"].climb.elbo)
+    elbo = em_panel.get_lines()[1].get_ydata()
+    np.testing.assert_allclose(elbo, comparison.results["EM"].climb.elbo)
     titles = [axes.get_title() for axes in pictures.plot_densities(comparison).axes]
     assert titles == [
         "EM: p(x; θ)",
@@ -126,10 +126,10 @@ def test_the_pictures_show_what_they_say():
     assert [line.get_label() for line in lines] == ["VI, score", "VI, score, baseline"]
 
 
-def test_with_one_component_nothing_is_left_to_guess():
+def test_gap_is_zero_with_one_component():
     comparison = compare(Settings(num_components=1, num_steps=3, num_draws=0))
     for name, result in comparison.results.items():
-        if name != "VB, SVI":  # whose steps are noisy
+        if name != "VB, SVI":  # its steps are noisy
             assert abs(result.climb.kl[-1]) < 1e-12
     assert comparison.results["VB, SVI"].climb.kl[-1] > 0
     assert comparison.results["VB, CAVI"].climb.kl[-1] == 0
@@ -140,7 +140,7 @@ def run(*arguments: str) -> None:
     main(["compare-em-vi", *arguments])
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def run_and_read_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as stopped:
         run(*arguments)
     assert stopped.value.code == 2
@@ -150,7 +150,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return error
 
 
-def test_the_command_leaves_a_table_and_pictures(
+def test_command_writes_a_table_and_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -180,10 +180,10 @@ def test_the_command_leaves_a_table_and_pictures(
     assert json.loads((out / "settings.json").read_text())["num_components"] == 3
     with Image.open(out / "motion.gif") as picture:
         assert picture.n_frames > 5
-    assert "is there already" in refused(capsys, "iris", "--output", str(out))
+    assert "is there already" in run_and_read_error(capsys, "iris", "--output", str(out))
 
 
-def test_the_command_takes_a_column_of_a_csv(
+def test_command_reads_classes_from_a_column_of_a_csv(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     random = np.random.default_rng(0)
@@ -215,7 +215,7 @@ def test_the_command_takes_a_column_of_a_csv(
         ("a\n1\nx\n2\n3\n", ["--components", "1"], "columns must be numbers"),
     ],
 )
-def test_bad_tables_are_refused_before_anything_is_made(
+def test_bad_tables_are_refused_before_files_are_written(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     text: str,
@@ -225,14 +225,14 @@ def test_bad_tables_are_refused_before_anything_is_made(
     table = tmp_path / "bad.csv"
     table.write_text(text)
     out = tmp_path / "out"
-    assert message in refused(capsys, str(table), *arguments, "--output", str(out))
+    assert message in run_and_read_error(capsys, str(table), *arguments, "--output", str(out))
     assert not out.exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["digits"], "'digits' is no table: did you mean 'iris'"),
+        (["digits"], "'digits' is not a table: did you mean 'iris'"),
         (["iriss"], "did you mean 'iris'"),
         (["nowhere.csv"], "there is no file nowhere.csv"),
         (["--covariance-type", "diagonal"], "did you mean 'diag'"),
@@ -244,4 +244,4 @@ def test_bad_tables_are_refused_before_anything_is_made(
 def test_bad_options_are_refused(
     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    assert message in refused(capsys, *arguments)
+    assert message in run_and_read_error(capsys, *arguments)

@@ -1,4 +1,4 @@
-"""EM against scikit-learn's, and against what it promises."""
+"""EM against scikit-learn, and its guarantees."""
 
 import warnings
 
@@ -28,8 +28,8 @@ from pyrovae.gmm.em import expectation, iterations, maximisation, summarise
 from .data import NAMES, TYPES, points, random_mixture, start
 
 
-def after(rounds: int, x: torch.Tensor, first: Mixture, floor: torch.Tensor) -> Mixture:
-    """theta after so many rounds of EM."""
+def run_em(rounds: int, x: torch.Tensor, first: Mixture, floor: torch.Tensor) -> Mixture:
+    """theta after ``rounds`` rounds of EM."""
     return next(
         step.before for number, step in enumerate(iterations(x, first, floor)) if number == rounds
     )
@@ -37,7 +37,7 @@ def after(rounds: int, x: torch.Tensor, first: Mixture, floor: torch.Tensor) -> 
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("name", NAMES)
-def test_em_is_that_of_scikit_learn(name, kind):
+def test_em_agrees_with_scikit_learn(name, kind):
     x, first, rounds = points(name), start(name, kind), 40
     covariances = first.covariances.numpy()
     inverse = np.linalg.inv(covariances) if kind in ("full", "tied") else 1 / covariances
@@ -53,7 +53,7 @@ def test_em_is_that_of_scikit_learn(name, kind):
             means_init=first.locs.numpy(),
             precisions_init=inverse,
         ).fit(x.numpy())
-    ours = after(rounds, x, first, floor_of(x, 1e-9))
+    ours = run_em(rounds, x, first, floor_of(x, 1e-9))
     assert abs(ours.log_prob(x).mean().item() - theirs.score(x.numpy())) < 1e-9
     for mine, other in (
         (ours.weights, theirs.weights_),
@@ -65,7 +65,7 @@ def test_em_is_that_of_scikit_learn(name, kind):
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("name", NAMES)
-def test_the_likelihood_is_the_bound_and_the_gap_and_never_falls(name, kind):
+def test_likelihood_is_bound_plus_gap_and_never_falls(name, kind):
     x = points(name)
     climb = record(em(x, start(name, kind), floor_of(x, 1e-6)), x)
     log_likelihood, elbo, kl = map(np.array, (climb.log_likelihood, climb.elbo, climb.kl))
@@ -82,7 +82,7 @@ def test_the_likelihood_is_the_bound_and_the_gap_and_never_falls(name, kind):
     assert len(phases) < 401
 
 
-def test_the_identity_holds_at_any_q():
+def test_likelihood_is_bound_plus_gap_at_any_q():
     x = points("toy")
     log_q = torch.randn(len(x), 3, generator=torch.Generator().manual_seed(0)).double()
     log_q[0] = torch.tensor([0.0, -torch.inf, -torch.inf])
@@ -93,8 +93,8 @@ def test_the_identity_holds_at_any_q():
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_the_m_step_is_a_maximum(kind):
-    """The gradient of the expected log joint, in theta, is zero there."""
+def test_m_step_is_a_maximum(kind):
+    """The gradient of the expected log joint with respect to theta is zero there."""
     x, first = points("iris"), start("iris", kind)
     log_q = first.log_responsibilities(x)
     best, _ = maximisation(summarise(x, log_q, kind), floor_of(x, 1e-9))
@@ -108,8 +108,8 @@ def test_the_m_step_is_a_maximum(kind):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_at_the_floor_the_m_step_is_the_constrained_maximum(kind):
-    """No covariance above the floor does better, for data of which one direction hardly varies."""
+def test_m_step_at_the_floor_is_the_constrained_maximum(kind):
+    """No covariance above the floor is better, for data that hardly vary in one direction."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(60, 2, generator=generator).double() * torch.tensor([1.0, 1e-3])
     rotation = torch.tensor([[0.6, -0.8], [0.8, 0.6]]).double()
@@ -137,7 +137,7 @@ def test_at_the_floor_the_m_step_is_the_constrained_maximum(kind):
         assert rival.log_prob(x).mean() <= highest + 1e-12
 
 
-def test_a_component_that_collapses_is_reported_and_survived():
+def test_em_survives_and_reports_a_component_that_collapses():
     x = torch.cat([points("toy"), torch.full((3, 2), 20.0).double()])
     first = Mixture.of([0.9, 0.1], [[0.0, 1.0], [20.0, 20.0]], [[2.0, 2.0], [0.1, 0.1]], "diag")
     climb = record(em(x, first, floor_of(x, 1e-6)), x)
@@ -149,7 +149,7 @@ def test_a_component_that_collapses_is_reported_and_survived():
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_a_component_without_data_is_reported_and_survived(kind):
+def test_em_survives_and_reports_a_component_without_data(kind):
     x, good = points("toy"), start("toy", kind)
     locs = good.locs.clone()
     locs[2] = 1e4
@@ -187,40 +187,40 @@ def test_statistics_do_not_depend_on_chunks(kind):
     torch.testing.assert_close(again.scatters, scatters)
 
 
-class Largest(TorchDispatchMode):
-    """How many numbers the largest tensor holds that is made meanwhile."""
+class LargestTensor(TorchDispatchMode):
+    """Records the size of the largest tensor that any operation returns within the context."""
 
     size = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, tuple | list) else (made,):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, torch.Tensor):
                 self.size = max(self.size, tensor.numel())
-        return made
+        return result
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_a_round_holds_no_array_of_data_times_components(kind):
+def test_a_round_allocates_no_array_of_data_times_components(kind):
     mixture = random_mixture(kind, k=32, d=4)
     x = mixture.sample(20_000, torch.Generator().manual_seed(0))[0]
-    with Largest() as largest:
+    with LargestTensor() as largest:
         maximisation(expectation(x, mixture), torch.ones(4).double(), mixture)
         mixture.log_prob(x)
     assert largest.size <= max(x.numel(), 2**17)
     assert largest.size < x.shape[0] * 32 / 4
 
 
-def test_a_start_holds_no_such_array_either():
+def test_a_start_allocates_no_array_of_data_times_components():
     x = random_mixture("full", k=32, d=4).sample(20_000, torch.Generator().manual_seed(0))[0]
-    with Largest() as largest:
+    with LargestTensor() as largest:
         k_means_plus_plus(x, 32, "full", floor_of(x, 1e-6))
     assert largest.size <= max(x.numel(), 2**17)
     assert largest.size < x.shape[0] * 32 / 4
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_every_method_takes_single_precision(kind):
+def test_every_method_accepts_single_precision(kind):
     x = points("toy")[:60].float()
     first, floor, prior = start("toy", kind), floor_of(x, 1e-6), Prior.of(x, 3, kind)
     for states in (
@@ -237,13 +237,13 @@ def test_every_method_takes_single_precision(kind):
 def test_single_precision_data_are_summed_in_double():
     x = points("iris")
     first, floor = start("iris", "full"), floor_of(x, 1e-6)
-    double = after(20, x.float().double(), first, floor)
-    single = after(20, x.float(), first, floor)
+    double = run_em(20, x.float().double(), first, floor)
+    single = run_em(20, x.float(), first, floor)
     torch.testing.assert_close(single.locs, double.locs)
     torch.testing.assert_close(single.scales, double.scales)
 
 
-def test_monte_carlo_em_nears_em_as_its_samples_grow():
+def test_monte_carlo_em_approaches_em_with_more_samples():
     x = toy(200)[0]
     first, floor = start("toy", "full"), floor_of(x, 1e-6)
     best = record(em(x, first, floor, max_iter=1000), x).log_likelihood[-1]
@@ -259,7 +259,7 @@ def test_monte_carlo_em_nears_em_as_its_samples_grow():
     assert best - np.mean(climb.log_likelihood[-40:]) < 1e-3
 
 
-def test_monte_carlo_em_is_the_same_for_the_same_seed():
+def test_monte_carlo_em_repeats_with_the_seed():
     x = points("toy")
     runs = [
         record(monte_carlo_em(x, start("toy", "diag"), floor_of(x, 1e-6), max_iter=3, seed=s), x)

@@ -1,4 +1,4 @@
-"""The estimators: scikit-learn's conventions, bad input, and fits that go wrong."""
+"""The estimators: conventions of scikit-learn, bad input, and degenerate fits."""
 
 import warnings
 
@@ -32,17 +32,17 @@ X = points("toy").numpy()
 @parametrize_with_checks(
     [GaussianMixture(), BayesianGaussianMixture()],
     expected_failed_checks=lambda _: {
-        "check_do_not_raise_errors_in_init_or_set_params": "the suite checks types on the way in"
+        "check_do_not_raise_errors_in_init_or_set_params": "the tests check types of arguments"
     },
 )
-def test_scikit_learns_own_checks(estimator, check):
+def test_estimators_pass_the_checks_of_scikit_learn(estimator, check):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateComponentWarning)
         check(estimator)
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_criteria_are_those_of_scikit_learn(kind):
+def test_scores_and_criteria_agree_with_scikit_learn(kind):
     ours = GaussianMixture(3, covariance_type=kind, tol=1e-8, max_iter=2000, random_state=0).fit(X)
     theirs = Theirs(
         3,
@@ -62,7 +62,7 @@ def test_criteria_are_those_of_scikit_learn(kind):
     np.testing.assert_allclose(ours.predict_proba(X).sum(1), 1)
 
 
-def test_the_fit_does_not_depend_on_units():
+def test_fit_does_not_depend_on_units():
     units = np.array([1e-4, 1e5])
     one, other = (GaussianMixture(3, random_state=0).fit(x) for x in (X, X * units))
     np.testing.assert_allclose(other.means_, one.means_ * units, rtol=1e-6)
@@ -84,7 +84,7 @@ def test_fits_are_repeatable():
     np.testing.assert_array_equal(one.sample(5)[0], other.sample(5)[0])
 
 
-def test_a_given_start_is_used_and_checked():
+def test_init_is_used_and_checked():
     fitted = GaussianMixture(3, random_state=0, tol=1e-9, max_iter=1000).fit(X)
     again = GaussianMixture(3, init=fitted.mixture_, tol=1e-6).fit(X)
     assert again.n_iter_ <= 2
@@ -93,7 +93,7 @@ def test_a_given_start_is_used_and_checked():
     assert clone(again).init.locs.shape == (3, 2)
 
 
-def test_they_work_in_pipelines_and_searches():
+def test_estimators_work_in_pipelines_and_searches():
     search = GridSearchCV(
         make_pipeline(StandardScaler(), GaussianMixture(random_state=0, max_iter=500)),
         {"gaussianmixture__n_components": [1, 3]},
@@ -102,7 +102,7 @@ def test_they_work_in_pipelines_and_searches():
     assert search.best_params_ == {"gaussianmixture__n_components": 3}
 
 
-def test_the_bayesian_bound_finds_the_number_of_components():
+def test_bayesian_bound_finds_the_number_of_components():
     bounds = {
         k: BayesianGaussianMixture(k, random_state=0, n_init=3, max_iter=500, tol=1e-6)
         .fit(X)
@@ -112,13 +112,13 @@ def test_the_bayesian_bound_finds_the_number_of_components():
     assert max(bounds, key=bounds.get) == 3
 
 
-def test_the_bayesian_prior_is_given_by_name():
+def test_attributes_of_the_prior_are_given_by_name():
     sparse = BayesianGaussianMixture(
         8, prior={"concentration": 1e-3}, random_state=0, max_iter=1000, tol=1e-8
     ).fit(X)
     assert (sparse.weights_ > 0.01).sum() == 3
     assert sparse.posterior_.prior.concentration == 1e-3
-    with pytest.raises(InputError, match="concentration of a full prior is a number above 0"):
+    with pytest.raises(InputError, match="concentration of a full prior must be a number above 0"):
         BayesianGaussianMixture(3, prior={"concentration": -1.0}).fit(X)
     with pytest.raises(InputError, match=r"no attribute 'alpha': .*concentration"):
         BayesianGaussianMixture(3, prior={"alpha": 1.0}).fit(X)
@@ -128,11 +128,11 @@ def test_the_bayesian_prior_is_given_by_name():
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (X[:2], "2 points cannot be fitted by 3 components; use at most 2"),
+        (X[:2], "3 components cannot be fitted to 2 points; use at most 2"),
         (np.ones((10, 2)), r"column 0 is constant \(1\)"),
         (np.c_[X, np.full(len(X), 7.0)], r"column 2 is constant \(7\).*leave it out"),
         (np.c_[X, 1e8 + 1e-7 * X[:, 0]], "column 2 is constant"),
-        (np.repeat(X[:2], 20, axis=0), "40 points hold only 2 different ones.*use at most 2"),
+        (np.repeat(X[:2], 20, axis=0), "only 2 of the 40 points are distinct.*use at most 2"),
         (np.where(X[3, 1] == X, np.nan, X), "NaN"),
         (np.where(X[3, 1] == X, np.inf, X), "infinity"),
         (X[:, 0], "Expected 2D array, got 1D array"),
@@ -155,7 +155,7 @@ def test_bad_data_are_refused(estimator, x, message):
         ({"covariance_floor": 0.0}, "covariance_floor is 0.0"),
         ({"covariance_floor": float("inf")}, "covariance_floor is inf"),
         ({"tol": float("nan")}, "tol is nan"),
-        ({"init": "kmeans"}, "init is a Mixture, or None"),
+        ({"init": "kmeans"}, "init must be a Mixture, or None"),
         ({"device": "gpu"}, "device 'gpu' cannot be used on this machine"),
     ],
 )
@@ -165,8 +165,8 @@ def test_bad_settings_are_refused(estimator, settings, message):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_points_that_occur_many_times_have_a_right_answer(kind):
-    """Data twice over have the fit of the data once."""
+def test_duplicated_data_have_the_same_fit(kind):
+    """All data given twice have the same fit as the data given once."""
     once = GaussianMixture(3, covariance_type=kind, random_state=0, tol=1e-10, max_iter=3000).fit(X)
     twice = GaussianMixture(
         3, covariance_type=kind, init=once.mixture_, tol=1e-10, max_iter=3000
@@ -187,7 +187,7 @@ def test_a_pile_of_duplicates_is_reported():
 
 
 @pytest.mark.parametrize("kind", ["full", "tied"])
-def test_the_bayesian_fit_takes_columns_that_follow_from_others(kind):
+def test_bayesian_fit_accepts_linearly_dependent_columns(kind):
     for x in (np.c_[X, X.sum(1)], np.random.default_rng(0).normal(size=(10, 20))):
         fitted = BayesianGaussianMixture(2, covariance_type=kind, max_iter=500).fit(x)
         assert np.isfinite(fitted.lower_bound_)
@@ -202,23 +202,23 @@ def test_units_beyond_double_precision_are_refused(estimator, unit):
 
 
 @pytest.mark.parametrize("kind", ["full", "tied"])
-def test_a_column_that_follows_from_others_is_reported(kind):
+def test_linearly_dependent_columns_are_reported(kind):
     x = np.c_[X, X.sum(1)]
     with pytest.warns(DegenerateComponentWarning):
         fitted = GaussianMixture(2, covariance_type=kind, random_state=0, max_iter=500).fit(x)
     assert np.isfinite(fitted.score(x))
 
 
-def test_a_fit_that_has_not_converged_says_so():
+def test_a_fit_that_did_not_converge_warns():
     with pytest.warns(
-        ConvergenceWarning, match="the best start had not converged to tol .* raise max_iter"
+        ConvergenceWarning, match="the best start did not converge to tol .* raise max_iter"
     ):
         fitted = GaussianMixture(3, max_iter=1, tol=1e-12, random_state=0).fit(X)
     assert not fitted.converged_
     assert fitted.n_iter_ == 1
 
 
-def test_wine_is_clustered_as_its_growers_are():
+def test_components_of_wine_match_its_classes():
     from sklearn.metrics import adjusted_rand_score
 
     x, y = load_wine(return_X_y=True)
@@ -243,12 +243,12 @@ def test_predictions_need_the_columns_of_the_fit():
         (np.array([[True, False]]), "real numbers; got torch.bool"),
     ],
 )
-def test_points_that_are_none_are_refused(x, message):
+def test_as_points_refuses_bad_input(x, message):
     with pytest.raises(InputError, match=message):
         as_points(x)
 
 
-def test_points_keep_their_precision_and_whole_numbers_become_real():
+def test_as_points_keeps_floats_and_converts_integers():
     assert as_points(np.ones((2, 2), dtype=np.float32)).dtype == torch.float32
     assert as_points([[1, 2], [3, 4]]).dtype == torch.float64
     x = toy(10)[0]

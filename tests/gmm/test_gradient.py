@@ -1,4 +1,4 @@
-"""VI by gradients: the identity at every step, where it ends, and how noisy its gradients are."""
+"""VI by gradients: the identity at every step, the optimum, and the variance of gradients."""
 
 from functools import cache
 
@@ -31,8 +31,8 @@ FLOOR = floor_of(X, 1e-6)
 
 
 @cache
-def best() -> Climb:
-    """EM on X, from the shared start, to convergence."""
+def em_climb() -> Climb:
+    """EM on X from the shared start, run to convergence."""
     return record(em(X, start("toy", "full"), FLOOR, max_iter=2000, tol=1e-12), X)
 
 
@@ -42,19 +42,19 @@ def assert_identity(climb: Climb) -> None:
     assert min(climb.kl) > -1e-12
 
 
-def test_free_vi_ends_at_em():
+def test_free_vi_ends_at_the_optimum_of_em():
     climb = record(free_vi(X, start("toy", "full"), FLOOR), X)
     assert_identity(climb)
     assert climb.kl[0] < 1e-9
-    assert best().log_likelihood[-1] - climb.elbo[-1] < 1e-6
-    ours, theirs = climb.last.mixture, best().last.mixture
-    # The bound is flat at its maximum: where it is 1e-6 below, parameters are within 1e-3.
+    assert em_climb().log_likelihood[-1] - climb.elbo[-1] < 1e-6
+    ours, theirs = climb.last.mixture, em_climb().last.mixture
+    # The bound is flat at its maximum: 1e-6 below it, parameters are within 1e-3.
     for mine, other in ((ours.weights, theirs.weights), (ours.locs, theirs.locs)):
         assert (mine - other).abs().max() < 1e-3
     assert (ours.covariances - theirs.covariances).abs().max() < 1e-3
 
 
-def test_amortised_vi_keeps_the_identity_and_its_gap_shrinks_as_the_network_grows():
+def test_gap_of_amortised_vi_shrinks_as_the_network_grows():
     """The best of three networks of each size, since a small one may end in a poor optimum."""
     final, below = [], []
     for hidden in ((), (4,), (16, 16)):
@@ -67,13 +67,13 @@ def test_amortised_vi_keeps_the_identity_and_its_gap_shrinks_as_the_network_grow
             assert_identity(climbs[-1])
         climb = max(climbs, key=lambda climb: climb.elbo[-1])
         final.append(climb.kl[-1])
-        below.append(best().log_likelihood[-1] - climb.elbo[-1])
+        below.append(em_climb().log_likelihood[-1] - climb.elbo[-1])
     assert final[0] > 2 * final[1] > 4 * final[2] > 0
     assert below[0] > below[1] > below[2] > 0
 
 
-def test_a_linear_network_is_enough_where_the_covariances_are_tied():
-    """log p(z = k | x) is then linear in x, and amortisation costs nothing."""
+def test_a_linear_network_is_exact_for_tied_covariances():
+    """log p(z = k | x) is then linear in x, so the amortisation gap is zero."""
     climb = record(amortised_vi(X, start("toy", "tied"), FLOOR, hidden=(), num_steps=2000), X)
     assert_identity(climb)
     exact = record(em(X, start("toy", "tied"), FLOOR, max_iter=2000, tol=1e-12), X)
@@ -82,8 +82,8 @@ def test_a_linear_network_is_enough_where_the_covariances_are_tied():
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_the_program_is_the_mixture(kind):
-    """Enumerated by Pyro, summed out beforehand, or in closed form: one log-likelihood."""
+def test_pyro_model_has_the_likelihood_of_the_mixture(kind):
+    """Enumeration by Pyro, the marginalised model and the closed form agree."""
     mixture = random_mixture(kind)
     model = MixtureModel(mixture, FLOOR)
     torch.testing.assert_close(model.mixture().covariances, mixture.covariances)
@@ -96,7 +96,7 @@ def test_the_program_is_the_mixture(kind):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_pyros_bound_is_the_recorded_one(kind):
+def test_bound_of_pyro_equals_the_closed_form(kind):
     mixture = random_mixture(kind)
     log_q = torch.randn(len(X), 3, generator=torch.Generator().manual_seed(0)).double()
     guide = FreeGuide(log_q)
@@ -106,7 +106,7 @@ def test_pyros_bound_is_the_recorded_one(kind):
     assert abs(bound - expected) < 1e-8
 
 
-def test_plain_pyro_trains_the_pair_and_leaves_no_parameters_behind():
+def test_plain_pyro_trains_the_pair_and_leaves_the_param_store_empty():
     model = MixtureModel(start("toy", "full"), FLOOR)
     guide = AmortisedGuide(X, 3, hidden=(8,))
     optimiser = pyro.optim.Adam({"lr": 0.02})
@@ -120,17 +120,17 @@ def test_plain_pyro_trains_the_pair_and_leaves_no_parameters_behind():
 def test_score_function_gradients_are_unbiased(gradient):
     model = MixtureModel(start("toy", "full"), FLOOR)
     guide = AmortisedGuide(X, 3, hidden=(4,))
-    exact, none = Program(model, guide, X).gradient_moments(2)
+    exact, none = Program(model, guide, X).estimate_gradient_moments(2)
     assert none.abs().max() == 0
     guide.gradient = gradient
     num_draws = 1000
-    mean, variance = Program(model, guide, X).gradient_moments(num_draws)
+    mean, variance = Program(model, guide, X).estimate_gradient_moments(num_draws)
     error = (variance / num_draws).sqrt()
     assert ((mean - exact).abs() < 4.5 * error + 1e-12).all()
     assert error.max() < 0.1 * exact.abs().max()
 
 
-def test_a_baseline_lowers_the_variance():
+def test_a_baseline_reduces_the_variance():
     runs = {
         gradient: record(
             amortised_vi(
@@ -153,12 +153,12 @@ def test_a_baseline_lowers_the_variance():
     for climb in runs.values():
         assert_identity(climb)
     assert (measured["enumerated"] < 1e-25).all()
-    # At its first step the baseline has seen nothing.
+    # At its first step the baseline is still zero.
     assert (measured["score"][1:] > 3 * measured["score with baseline"][1:]).all()
 
 
-def test_draws_are_the_methods_own():
-    """The same for the same seed, and no other random number is used up."""
+def test_draws_repeat_with_the_seed_and_leave_torch_state_unchanged():
+    """Measuring the variance does not change later draws either."""
 
     def run(seed):
         methods = amortised_vi(
@@ -183,7 +183,7 @@ def test_draws_are_the_methods_own():
     assert not dict(pyro.get_param_store())
 
 
-def test_the_floor_is_kept_where_a_component_would_collapse():
+def test_variances_stay_above_the_floor_if_a_component_collapses():
     x = torch.cat([X, torch.full((3, 2), 20.0).double()])
     floor = floor_of(x, 1e-4)
     first = type(start("toy", "diag")).of(
@@ -195,7 +195,7 @@ def test_the_floor_is_kept_where_a_component_would_collapse():
 
 
 @pytest.mark.parametrize(("lr", "num_steps"), [(0.0, 10), (float("nan"), 10), (0.1, 0)])
-def test_settings_that_make_no_step_are_refused(lr, num_steps):
+def test_bad_learning_rates_and_step_counts_are_refused(lr, num_steps):
     states = free_vi(X, start("toy", "full"), FLOOR, lr=lr, num_steps=num_steps)
     with pytest.raises(InputError, match="lr must be positive"):
         next(states)

@@ -1,4 +1,4 @@
-"""The mixture's densities and draws against scikit-learn and Pyro."""
+"""Densities and draws of the mixture against scikit-learn and Pyro."""
 
 import numpy as np
 import pytest
@@ -14,8 +14,8 @@ from .data import TYPES, random_mixture
 POINTS = torch.randn(50, 2, generator=torch.Generator().manual_seed(1)).double() * 3
 
 
-def theirs(mixture: Mixture) -> Theirs:
-    """scikit-learn's estimator with the same parameters."""
+def as_scikit_learn(mixture: Mixture) -> Theirs:
+    """The estimator of scikit-learn with the same parameters."""
     kind = mixture.covariance_type
     estimator = Theirs(len(mixture.weights), covariance_type=kind)
     covariances = mixture.covariances.numpy()
@@ -30,9 +30,9 @@ def theirs(mixture: Mixture) -> Theirs:
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_densities_are_those_of_scikit_learn(kind):
+def test_densities_agree_with_scikit_learn(kind):
     mixture = random_mixture(kind)
-    reference = theirs(mixture)
+    reference = as_scikit_learn(mixture)
     np.testing.assert_allclose(
         mixture.log_prob(POINTS), reference.score_samples(POINTS.numpy()), rtol=1e-11
     )
@@ -45,7 +45,7 @@ def test_densities_are_those_of_scikit_learn(kind):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_components_are_those_of_pyro(kind):
+def test_components_agree_with_pyro(kind):
     mixture = random_mixture(kind)
     expected = component(mixture).log_prob(POINTS.unsqueeze(1))
     torch.testing.assert_close(mixture.log_density(POINTS), expected)
@@ -71,10 +71,10 @@ def test_draws_have_the_moments_of_their_components(kind):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_far_from_the_origin_nothing_is_lost(kind):
+def test_densities_are_accurate_far_from_the_origin(kind):
     mixture = random_mixture(kind)
     far = Mixture(mixture.log_weights, mixture.locs + 1e6, mixture.scales, kind)
-    # Points at 1e6 are themselves round to 1e-10.
+    # Points at 1e6 are themselves rounded to 1e-10.
     torch.testing.assert_close(
         far.log_prob(POINTS + 1e6), mixture.log_prob(POINTS), rtol=1e-8, atol=0
     )
@@ -95,7 +95,7 @@ def test_gradients_reach_every_parameter(kind):
     assert torch.autograd.gradcheck(log_joint, leaves)
 
 
-def test_chunks_do_not_show():
+def test_log_prob_does_not_depend_on_chunks():
     mixture = random_mixture("full", k=8, d=4)
     x = mixture.sample(3 * mixture.chunk_size + 7, torch.Generator().manual_seed(0))[0]
     torch.testing.assert_close(mixture.log_prob(x), mixture.log_joint(x).logsumexp(1))
@@ -105,7 +105,13 @@ def test_chunks_do_not_show():
     ("weights", "locs", "covariances", "kind", "message"),
     [
         ([0.5, 0.6], [[0.0], [1.0]], [1.0, 1.0], "spherical", "sum to one"),
-        ([0.5, 0.5], [[0.0], [1.0]], [1.0, -1.0], "spherical", "variances are positive; got -1"),
+        (
+            [0.5, 0.5],
+            [[0.0], [1.0]],
+            [1.0, -1.0],
+            "spherical",
+            "variances must be positive; got -1",
+        ),
         ([0.5, 0.5], [[0.0], [1.0]], [[1.0]], "diag", r"shape \(2, 1\); got \(1, 1\)"),
         ([1.0], [[0.0], [1.0]], [1.0], "spherical", r"got \(1,\) and \(2, 1\)"),
         ([1.0], [[0.0, 0.0]], [[1.0, 2.0], [2.0, 1.0]], "tied", "positive definite"),
@@ -113,6 +119,6 @@ def test_chunks_do_not_show():
         ([1.0], [[float("nan")]], [1.0], "spherical", "finite"),
     ],
 )
-def test_what_is_no_mixture_is_refused(weights, locs, covariances, kind, message):
+def test_bad_parameters_are_refused(weights, locs, covariances, kind, message):
     with pytest.raises(InputError, match=message):
         Mixture.of(weights, locs, covariances, kind)

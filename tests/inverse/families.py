@@ -1,4 +1,4 @@
-"""Models of every kind, small, with observations that have gaps and what comes beside them."""
+"""A small model of every kind, with incomplete observations and the arguments that go with them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -93,7 +93,7 @@ FAMILIES: dict[str, Case] = {
         (torch.tensor([5.0, 2.0, 30.0]),),
     ),
 }
-"""What makes the model, y, and what comes with each of these data."""
+"""A function that makes the model, y, and the arguments given with each datum."""
 
 DISCRETE_LATENTS = {"mixture", "semi-supervised", "straight through posterior"} & FAMILIES.keys()
-assert set(DISCRETE) == {"concrete", "straight through"}  # of which the first is relaxed
+assert set(DISCRETE) == {"concrete", "straight through"}  # concrete is a relaxation, and continuous

@@ -1,4 +1,4 @@
-"""A linear-Gaussian model, whose p(x | y) is known, and draws against it."""
+"""A linear-Gaussian model with a known p(x | y), and a check of draws against it."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ LATENT_DIM = 2
 
 
 def model(num_features: int = 5, *, missing: bool) -> ProbabilisticPCA:
-    """Probabilistic PCA with some parameters, in units that are not one."""
+    """Probabilistic PCA with random parameters, for data with units other than one."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         ppca = ProbabilisticPCA((num_features,), LATENT_DIM, missing=missing)
@@ -34,13 +34,13 @@ def exact(
     if not of_mean:
         prior = prior + ppca.scale.detach() ** 2 * torch.eye(len(weight))
     loc = ppca.loc.detach()
-    of_y = matrix @ prior @ matrix.mT + noise**2 * torch.eye(len(matrix))
-    gain = prior @ matrix.mT @ torch.linalg.inv(of_y)
+    y_covariance = matrix @ prior @ matrix.mT + noise**2 * torch.eye(len(matrix))
+    gain = prior @ matrix.mT @ torch.linalg.inv(y_covariance)
     return loc + gain @ (y - matrix @ loc), prior - gain @ matrix @ prior
 
 
-def of_missing(ppca: ProbabilisticPCA, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of x given the entries of y that are there."""
+def exact_given_observed(ppca: ProbabilisticPCA, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of x given the entries of y that are not NaN."""
     seen = ~y.isnan()
     return exact(ppca, y[seen], torch.eye(len(y))[seen], 0.0)
 
@@ -53,24 +53,24 @@ def log_density(mean: Tensor, covariance: Tensor, x: Tensor) -> Tensor:
 def assert_draws_match_normal(
     draws: Tensor, mean: Tensor, covariance: Tensor, effective: float | None = None
 ) -> None:
-    """Mean and covariance of draws are these, to 4.5 standard errors.
+    """Assert that mean and covariance of the draws are right to 4.5 standard errors.
 
     Arguments:
         draws: of one datum, of shape (samples, features).
-        mean: of a normal.
-        covariance: of a normal.
-        effective: how many independent draws they are worth; as many as they are unless given.
+        mean: mean of the normal.
+        covariance: covariance of the normal.
+        effective: effective sample size; the number of draws unless given.
     """
     num = len(draws) if effective is None else effective
-    assert num > len(draws) / 20  # or else anything would do
+    assert num > len(draws) / 20  # with fewer the check would accept almost anything
     variance = covariance.diagonal().clamp(min=0)
     round_off = 1e-6 * variance.max()
-    of_mean = (variance / num).sqrt()
+    mean_error = (variance / num).sqrt()
     off = (draws.mean(0) - mean).abs()
-    assert (off <= 4.5 * of_mean + round_off.sqrt() * 1e-3).all(), off / of_mean
-    # Of a normal, Var[(x_i - m_i)(x_j - m_j)] = C_ii C_jj + C_ij^2.
+    assert (off <= 4.5 * mean_error + round_off.sqrt() * 1e-3).all(), off / mean_error
+    # For a normal, Var[(x_i - m_i)(x_j - m_j)] = C_ii C_jj + C_ij^2.
     centred = draws - mean
     found = centred.mT @ centred / len(draws)
-    of_covariance = ((variance[:, None] * variance + covariance.square()) / num).sqrt()
+    covariance_error = ((variance[:, None] * variance + covariance.square()) / num).sqrt()
     off = (found - covariance).abs()
-    assert (off <= 4.5 * of_covariance + round_off).all(), off / of_covariance
+    assert (off <= 4.5 * covariance_error + round_off).all(), off / covariance_error

@@ -1,4 +1,4 @@
-"""Every method against the exact p(x | y) of a linear-Gaussian model."""
+"""Every method samples the exact p(x | y) of a linear-Gaussian model."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from pyrovae.inverse import Linear, Noise, Operator
 from pyrovae.models.pca import ProbabilisticPCA
 
-from .linear_gaussian import assert_draws_match_normal, exact, model, of_missing
+from .linear_gaussian import assert_draws_match_normal, exact, exact_given_observed, model
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -26,13 +26,13 @@ GIBBS: dict[str, Any] = {"name": "pseudo_gibbs", "num_chains": 200, "burn_in": 4
 METROPOLIS = GIBBS | {"name": "metropolis_within_gibbs"}
 
 
-def data(ppca: ProbabilisticPCA, num: int) -> Tensor:
+def sample_data(ppca: ProbabilisticPCA, num: int) -> Tensor:
     with torch.random.fork_rng():
         torch.manual_seed(4)
         return ppca.sample(num)
 
 
-def observed(x: Tensor) -> Tensor:
+def remove_entries(x: Tensor) -> Tensor:
     y = x.clone()
     y[0, 1:] = torch.nan
     y[1, ::2] = torch.nan
@@ -53,10 +53,10 @@ def observed(x: Tensor) -> Tensor:
 )
 def test_missing_entries_given_the_others(method: Any, num: int) -> None:
     ppca = model(missing=True)
-    y = observed(data(ppca, 2))
+    y = remove_entries(sample_data(ppca, 2))
     result = ppca.posterior(y, method=method, num_samples=num)
     for i in range(2):
-        mean, covariance = of_missing(ppca, y[i])
+        mean, covariance = exact_given_observed(ppca, y[i])
         effective = None
         if "effective_samples" in result.diagnostics and isinstance(method, dict):
             effective = min(num, float(result.diagnostics["effective_samples"][i]))
@@ -77,7 +77,7 @@ OPERATORS: list[tuple[Operator, Tensor, float]] = [
 
 ALL = range(len(OPERATORS))
 OF_DATUM = [which for which in ALL if OPERATORS[which][0].of == "datum"]
-# Chains see an operator through the density that the refined posterior climbs, too.
+# Chains use the same density as the refined posterior, so one operator is enough for some.
 CASES = [
     *((REFINED, 4000, which) for which in ALL),
     *((IMPORTANCE, 2000, which) for which in ALL),
@@ -98,7 +98,7 @@ def test_linear_observations(method: dict[str, Any], num: int, which: int) -> No
     ppca = model(missing=False)
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        y = data(ppca, 1) @ matrix.mT + noise * torch.randn(1, len(matrix))
+        y = sample_data(ppca, 1) @ matrix.mT + noise * torch.randn(1, len(matrix))
     result = ppca.posterior(y, operator=operator, method=method, num_samples=num)
     mean, covariance = exact(ppca, y[0], matrix, noise, of_mean=operator.of == "mean")
     effective = min(num, float(result.diagnostics["effective_samples"][0]))

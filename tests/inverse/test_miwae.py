@@ -1,7 +1,7 @@
 """A VAE with a linear decoder, trained on incomplete data by MIWAE (Mattei and Frellsen 2019).
 
-Its model is probabilistic PCA, whose maximum likelihood on the same incomplete data is known by EM.
-The IWAE bound of many samples is tight enough for it to come near.
+Its model is probabilistic PCA, so EM finds the maximum of the likelihood on the same data. The IWAE
+bound with many samples is tight enough for the VAE to come near that maximum.
 """
 
 from functools import partial
@@ -22,7 +22,7 @@ NUM_FEATURES = 5
 
 
 def incomplete(num: int) -> Tensor:
-    """Linear-Gaussian data in units of one, of which 30 % are missing."""
+    """Standardised linear-Gaussian data, with 30 % of entries missing."""
     weight, loc = torch.randn(NUM_FEATURES, 2), torch.randn(NUM_FEATURES)
     x = torch.randn(num, 2) @ weight.mT + loc + 0.5 * torch.randn(num, NUM_FEATURES)
     x = (x - x.mean(0)) / x.std(0, correction=0)
@@ -30,7 +30,7 @@ def incomplete(num: int) -> Tensor:
 
 
 def moments(vae: VAE) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of p(x), whose decoder is one linear map."""
+    """Mean and covariance of p(x) of a VAE with a linear decoder."""
     decoded: Any = vae.decode(torch.cat([torch.zeros(1, 2), torch.eye(2)]))
     loc, scale = decoded.base_dist.loc.detach(), decoded.base_dist.scale.detach()[0]
     weight = (loc[1:] - loc[0]).mT
@@ -38,7 +38,7 @@ def moments(vae: VAE) -> tuple[Tensor, Tensor]:
 
 
 def log_likelihood(mean: Tensor, covariance: Tensor, y: Tensor) -> float:
-    """Of what is observed, in nats a datum."""
+    """Log-likelihood of the observed entries, in nats per datum."""
     total = 0.0
     for row in y:
         seen = ~row.isnan()
@@ -69,7 +69,7 @@ def test_it_comes_near_the_maximum_of_ppca_on_incomplete_data() -> None:
     found = log_likelihood(*moments(vae), y)
     assert best - 0.02 < found <= best + 1e-9
 
-    # To fill with means, and forget that it was done, is worse by far.
+    # Mean imputation without regard to what was missing is much worse.
     filled = torch.where(y.isnan(), y.nanmean(0), y)
     naive = ProbabilisticPCA((NUM_FEATURES,), 2, missing=True)
     naive.fit(filled)
@@ -80,7 +80,7 @@ def test_it_comes_near_the_maximum_of_ppca_on_incomplete_data() -> None:
     ours = vae.posterior(y, method=weighted, num_samples=500)
     exact = ppca.posterior(y, method="amortised", num_samples=500)
     off = (ours.mean - exact.mean)[gaps].square().mean().sqrt()
-    # Their mean square error is then that of the maximum to within 4 %.
+    # So the mean square error is within 4 % of that of the maximum.
     assert off < 0.2 * exact.sd[gaps].square().mean().sqrt()
     assert (filled - exact.mean)[gaps].square().mean().sqrt() > 5 * off
     wider = ours.sd[gaps].square().mean() / exact.sd[gaps].square().mean()

@@ -1,4 +1,4 @@
-"""Operators as matrices, by Bayes' rule, and under every family of likelihoods."""
+"""Operators against dense matrices, Bayes' rule, and every family of likelihoods."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,13 +39,13 @@ maps = pytest.mark.parametrize("name", MAPS)
 
 
 def dense(operator: LinearMap, event_shape: tuple[int, ...]) -> Tensor:
-    """A, column by column: what is seen of data that are one in one entry."""
+    """The matrix A, found column by column from unit vectors."""
     size = torch.Size(event_shape).numel()
     return operator.apply(torch.eye(size).reshape(size, *event_shape)).flatten(1).mT
 
 
 def as_matrix(covariance: Covariance, shape: tuple[int, ...], rows: int) -> Tensor:
-    """The matrix, by what it makes of a normal: its log density is a quadratic form."""
+    """The covariance as a dense matrix, from its solutions for unit vectors."""
     size = torch.Size(shape).numel()
     eye = torch.eye(size).reshape(size, 1, *shape).expand(size, rows, *shape)
     inverse = torch.stack([covariance.solve(each).flatten(1) for each in eye], -1)
@@ -54,7 +54,7 @@ def as_matrix(covariance: Covariance, shape: tuple[int, ...], rows: int) -> Tens
 
 @maps
 @float64
-def test_adjoints_and_covariances_are_those_of_the_matrix(name: str) -> None:
+def test_adjoint_and_covariance_equal_those_of_the_dense_matrix(name: str) -> None:
     make, event = MAPS[name]
     operator = make(noise=0.3)
     a = dense(operator, event)
@@ -66,19 +66,19 @@ def test_adjoints_and_covariances_are_those_of_the_matrix(name: str) -> None:
     torch.testing.assert_close(*inner)
     for variance in (torch.rand(3, *event) + 0.2, torch.full((3, *event), 0.7)):
         for noise in (torch.tensor([0.1, 0.2, 0.3]), torch.full((3,), 0.3)):
-            covariance = operator.gram(variance).plus(noise.view(-1, *[1] * len(seen)))
+            covariance = operator.gram(variance).add_variance(noise.view(-1, *[1] * len(seen)))
             exact = a @ torch.diag_embed(variance.flatten(1)) @ a.mT
             exact = exact + noise.view(-1, 1, 1) * torch.eye(len(a))
             torch.testing.assert_close(as_matrix(covariance, seen, 3), exact)
             mean = torch.randn(3, *seen)
-            found = covariance.normal(mean).log_prob(y[:3])
+            found = covariance.make_normal(mean).log_prob(y[:3])
             normal = MultivariateNormal(mean.flatten(1), exact)
             torch.testing.assert_close(found, normal.log_prob(y[:3].flatten(1)))
 
 
 @maps
 @float64
-def test_maps_take_any_batch_and_start_at_what_looks_like_y(name: str) -> None:
+def test_maps_accept_any_batch_shape_and_start_at_data_that_look_like_y(name: str) -> None:
     make, event = MAPS[name]
     operator = make(noise=0.3)
     x = torch.randn(2, 3, *event)
@@ -87,17 +87,17 @@ def test_maps_take_any_batch_and_start_at_what_looks_like_y(name: str) -> None:
     y, centre = operator.apply(x[0]), torch.randn(event)
     start = operator.start(y, centre)
     assert start.shape == x[0].shape
-    if name == "Blur":  # which it does not undo
+    if name == "Blur":  # whose start does not undo the blur
         assert (operator.apply(start) - y).norm() < (operator.apply(centre[None]) - y).norm()
         return
     torch.testing.assert_close(operator.apply(start), y)
-    # The nearest to the centre: nothing of the way is in the null space of A.
+    # The start is the nearest to the centre: the difference has no part in the null space of A.
     a = dense(operator, event)
-    way = (start - centre).flatten(1)
-    torch.testing.assert_close(way @ torch.linalg.pinv(a) @ a, way)
+    difference = (start - centre).flatten(1)
+    torch.testing.assert_close(difference @ torch.linalg.pinv(a) @ a, difference)
 
 
-def test_block_means_and_blurs_of_channels_are_apart() -> None:
+def test_block_means_and_blurs_keep_channels_apart() -> None:
     x = torch.zeros(1, *IMAGE)
     x[0, 1, 0, :2] = torch.tensor([4.0, 8.0])
     small = Downsample(2, 0.1).apply(x)
@@ -132,18 +132,18 @@ def test_x_given_y_and_z_by_bayes(name: str) -> None:
     restored = operator.restored(p, y, noise)
     a = dense(operator, event)
     prior = torch.diag_embed(scale.flatten(1).square())
-    of_y = a @ prior @ a.mT + 0.16 * torch.eye(len(a))
-    gain = prior @ a.mT @ torch.linalg.inv(of_y)
+    y_covariance = a @ prior @ a.mT + 0.16 * torch.eye(len(a))
+    gain = prior @ a.mT @ torch.linalg.inv(y_covariance)
     residual = y.flatten(1) - loc.flatten(1) @ a.mT
     mean = loc.flatten(1) + (gain @ residual.unsqueeze(-1)).squeeze(-1)
     covariance = prior - gain @ a @ prior
-    exact = MultivariateNormal(loc.flatten(1) @ a.mT, of_y)
+    exact = MultivariateNormal(loc.flatten(1) @ a.mT, y_covariance)
     torch.testing.assert_close(seen.log_prob(value), exact.log_prob(y.flatten(1)))
     torch.testing.assert_close(restored.mean.flatten(1), mean)
     x = restored.sample()
     exact = MultivariateNormal(mean, (covariance + covariance.mT) / 2)
     torch.testing.assert_close(restored.log_prob(x), exact.log_prob(x.flatten(1)))
-    # Draws have the covariance: the square of their distance is chi-square.
+    # If draws have this covariance, their whitened squares have mean 1.
     draws = torch.stack([restored.sample() for _ in range(400)]).flatten(2)
     assert_unbiased(draws, mean)
     off = torch.linalg.solve_triangular(
@@ -152,7 +152,7 @@ def test_x_given_y_and_z_by_bayes(name: str) -> None:
     assert_unbiased(off.square(), torch.ones(num, size))
 
 
-def test_masks_show_what_is_observed() -> None:
+def test_masks_replace_missing_entries_by_nan() -> None:
     x = torch.arange(6).reshape(2, 3)
     assert torch.equal(Mask().observe(x), x.float())
     seen = torch.tensor([True, False, True])
@@ -169,7 +169,7 @@ def test_masks_show_what_is_observed() -> None:
     [Noise(0.5), Noise(0.5, of="mean"), Downsample(2, 0.5), Blur(1.0, 0.5)],
     ids=lambda operator: f"{type(operator).__name__} of {operator.of}",
 )
-def test_observations_have_the_noise_and_follow_the_seed(operator: Any) -> None:
+def test_observations_have_the_right_noise_and_repeat_with_the_seed(operator: Any) -> None:
     x = torch.randn(200, *IMAGE)
     torch.manual_seed(1)
     y = operator.observe(x)
@@ -190,8 +190,8 @@ def test_observations_have_the_noise_and_follow_the_seed(operator: Any) -> None:
         (lambda: Noise(None).observe(torch.ones(2, 3)), "unknown size cannot be simulated"),
         (lambda: Linear(torch.eye(2), -0.1), "0 or more in units of y"),
         (lambda: Linear(torch.eye(2), 0.0, of="mean"), "above 0 in units of y"),
-        (lambda: Linear(torch.ones(2, 2), 0.0), "2 rows of the matrix depend on one another"),
-        (lambda: Linear(torch.full((1, 2), torch.nan), 0.1), "all of them finite"),
+        (lambda: Linear(torch.ones(2, 2), 0.0), "2 rows of the matrix are linearly dependent"),
+        (lambda: Linear(torch.full((1, 2), torch.nan), 0.1), "with finite entries"),
         (lambda: Linear(torch.eye(2), 0.1, event_shape=(3,)), "2 columns, for data of shape"),
         (lambda: Downsample(1, 0.1), "factor is 1; it must be a whole number"),
         (lambda: Downsample(3, 0.1).observe(torch.ones(1, *IMAGE)), "must divide the height"),
@@ -202,25 +202,24 @@ def test_observations_have_the_noise_and_follow_the_seed(operator: Any) -> None:
         (lambda: Blur(1.0, 0.1).observe(torch.ones(4, 4)), "images"),
     ],
 )
-def test_operators_that_cannot_be_are_refused(make: Callable[[], Any], message: str) -> None:
+def test_operators_refuse_bad_arguments(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
 
 
-UNDER_NOISE = {"Bernoulli", "BetaBinomial", "Binomial", "Categorical", "Normal"}
-"""Families of which p(y | z) is known where noise is on x itself."""
+NOISE_FAMILIES = {"Bernoulli", "BetaBinomial", "Binomial", "Categorical", "Normal"}
+"""Families for which p(y | z) is known when the noise is on x itself."""
 
-OF_A_TOTAL = {"Multinomial", "DirichletMultinomial"}
-
+TOTAL_FAMILIES = {"Multinomial", "DirichletMultinomial"}
 
 ENDLESS = {"name": "refined", "num_steps": 10**9}
-"""A method that would never end, so that what it is refused with comes before any work."""
+"""A method that never ends, to show that errors are raised before any work."""
 
 
-def restored(
+def restore(
     name: str, operator: Operator | None, y: Callable[[Tensor], Tensor], method: Any = "amortised"
 ) -> Any:
-    """What a VAE under that family makes of y(x), x being data that it may have produced."""
+    """Draw x from that family, and the posterior of a VAE given y(x)."""
     layer, eta = layer_and_eta(declared(name))
     x = layer(eta.expand(4, *layer.in_shape)).sample().float()
     vae = VAE((3,), 2, declared(name))
@@ -245,12 +244,12 @@ def assert_restored(name: str, x: Tensor, result: Any) -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_mask_under_every_family(name: str) -> None:
-    if name in OF_A_TOTAL:
+def test_mask_under_every_family(name: str) -> None:
+    if name in TOTAL_FAMILIES:
         with pytest.raises(InputError, match="joint distribution over all features"):
-            restored(name, None, with_gaps, ENDLESS)
+            restore(name, None, with_gaps, ENDLESS)
         return
-    x, result = restored(name, None, with_gaps)
+    x, result = restore(name, None, with_gaps)
     assert_restored(name, x, result)
     y = with_gaps(x)
     seen = ~y.isnan()
@@ -262,22 +261,22 @@ def test_a_mask_under_every_family(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_noise_on_x_under_every_family(name: str) -> None:
-    if name not in UNDER_NOISE:
+    if name not in NOISE_FAMILIES:
         with pytest.raises(InputError, match=r"of='mean'|joint distribution over all features"):
-            restored(name, Noise(0.3), lambda x: x, ENDLESS)
+            restore(name, Noise(0.3), lambda x: x, ENDLESS)
         return
-    x, result = restored(name, Noise(0.3), with_gaps)
+    x, result = restore(name, Noise(0.3), with_gaps)
     assert_restored(name, x, result)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_matrix_of_x_under_every_family(name: str) -> None:
+def test_matrix_of_x_under_every_family(name: str) -> None:
     matrix = torch.tensor([[1.0, 1.0, 0.0], [0.0, -0.5, 2.0]])
     if name != "Normal":
         with pytest.raises(InputError, match=r"of='mean'|joint distribution over all features"):
-            restored(name, Linear(matrix, 0.3), lambda x: x @ matrix.mT, ENDLESS)
+            restore(name, Linear(matrix, 0.3), lambda x: x @ matrix.mT, ENDLESS)
         return
-    x, result = restored(name, Linear(matrix, 0.3), lambda x: x @ matrix.mT)
+    x, result = restore(name, Linear(matrix, 0.3), lambda x: x @ matrix.mT)
     assert_restored(name, x, result)
 
 
@@ -286,13 +285,13 @@ def test_noise_on_the_mean_under_every_family(name: str) -> None:
     matrix = torch.tensor([[1.0, 1.0, 0.0], [0.0, -0.5, 2.0]])
     linear = Linear(matrix, 0.3, of="mean")
     noisy = Noise(0.3, of="mean")
-    if name in OF_A_TOTAL:
+    if name in TOTAL_FAMILIES:
         with pytest.raises(InputError, match="counts given their total"):
-            restored(name, noisy, lambda x: x, ENDLESS)
+            restore(name, noisy, lambda x: x, ENDLESS)
         return
     for operator, y in ((noisy, with_gaps), (linear, lambda x: x @ matrix.mT)):
-        x, result = restored(name, operator, y)
+        x, result = restore(name, operator, y)
         assert result.x.shape == (30, 4, 3)
         torch.testing.assert_close(result.x.mean(0), result.mean)
-        with pytest.raises(InputError, match="whose density is not known"):
+        with pytest.raises(InputError, match="its density is not known"):
             result.log_prob(x)

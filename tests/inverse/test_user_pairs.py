@@ -1,4 +1,4 @@
-"""Pairs as a user writes them in Pyro, without any of our modules."""
+"""Pairs that a user writes in plain Pyro, without modules of the package."""
 
 from collections.abc import Callable
 from typing import Any
@@ -47,10 +47,10 @@ def pair(site: str = "x", plate: str = "data", scale: float = 1.0) -> Pair:
 
 def exact(y: Tensor, matrix: Tensor, noise: float) -> tuple[Tensor, Tensor]:
     """Mean and covariance of x given y = matrix x + noise: (a, log b) are normal."""
-    of_z = torch.tensor([[1.0, 1.0], [1.0, 1.25]])
-    prior = WEIGHT.mT @ of_z @ WEIGHT + 0.25 * torch.eye(3)
-    of_y = matrix @ prior @ matrix.mT + noise**2 * torch.eye(len(matrix))
-    gain = prior @ matrix.mT @ torch.linalg.inv(of_y)
+    z_covariance = torch.tensor([[1.0, 1.0], [1.0, 1.25]])
+    prior = WEIGHT.mT @ z_covariance @ WEIGHT + 0.25 * torch.eye(3)
+    y_covariance = matrix @ prior @ matrix.mT + noise**2 * torch.eye(len(matrix))
+    gain = prior @ matrix.mT @ torch.linalg.inv(y_covariance)
     return gain @ y, prior - gain @ matrix @ prior
 
 
@@ -63,7 +63,9 @@ METHODS: list[tuple[dict[str, Any], int]] = [
 
 
 @pytest.mark.parametrize(("method", "num"), METHODS, ids=lambda value: str(value)[:40])
-def test_positive_latents_and_two_of_them(method: dict[str, Any], num: int) -> None:
+def test_posterior_is_exact_with_two_latents_one_of_them_positive(
+    method: dict[str, Any], num: int
+) -> None:
     y = torch.tensor([[1.2, NAN, -0.4]])
     result = posterior(*pair(), y, method=method, num_samples=num)
     seen = ~y[0].isnan()
@@ -74,7 +76,7 @@ def test_positive_latents_and_two_of_them(method: dict[str, Any], num: int) -> N
     assert set(result.latents) == {"a", "b"}
 
 
-def test_an_operator_on_a_site_of_any_name_in_a_plate_of_any_name() -> None:
+def test_site_and_plate_can_have_any_names() -> None:
     matrix = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     y = torch.tensor([[1.5, -0.7]])
     result = posterior(
@@ -93,16 +95,16 @@ def test_an_operator_on_a_site_of_any_name_in_a_plate_of_any_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("of", "message"),
+    ("bad_pair", "message"),
     [
         (pair("height"), "observes no site 'x'"),
         (pair("x", "rows"), "no plate 'data'"),
         (pair(scale=2.0), "is scaled by 2"),
     ],
 )
-def test_pairs_without_the_site_or_the_plate_are_refused(of: Pair, message: str) -> None:
+def test_pairs_without_the_site_or_the_plate_are_refused(bad_pair: Pair, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        posterior(*of, torch.ones(2, 3), method={"name": "refined", "num_steps": 10**9})
+        posterior(*bad_pair, torch.ones(2, 3), method={"name": "refined", "num_steps": 10**9})
 
 
 def test_latents_that_all_data_share_are_refused() -> None:
@@ -112,7 +114,7 @@ def test_latents_that_all_data_share_are_refused() -> None:
             posterior(shared.model, shared.guide, torch.ones(2, 3), method=method)
 
 
-def test_sizes_of_noise_need_gradients() -> None:
+def test_discrete_latents_are_refused_by_methods_that_need_gradients() -> None:
     def model(x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             k = pyro.sample("k", dist.Bernoulli(0.4))
@@ -124,12 +126,12 @@ def test_sizes_of_noise_need_gradients() -> None:
 
     y = torch.tensor([[1.0, NAN, 0.9]])
     weighted = {"name": "importance", "proposal": "amortised", "num_proposals": 4000}
-    with pytest.raises(InputError, match="noise of unknown size is found by gradients"):
+    with pytest.raises(InputError, match="noise of unknown size is estimated with gradients"):
         posterior(model, guide, y, operator=Noise(None), method=weighted)
-    with pytest.raises(InputError, match="refined follows gradients in the latents, and 'k'"):
+    with pytest.raises(InputError, match="refined needs gradients of the latents, but 'k'"):
         posterior(model, guide, y, method="refined")
     result = posterior(model, guide, y, method=weighted, num_samples=4000)
-    log_odds = torch.tensor(0.4 / 0.6).log() + (y - 0.5).nansum()  # of k given y
+    log_odds = torch.tensor(0.4 / 0.6).log() + (y - 0.5).nansum()  # of k = 1 given y
     share = log_odds.sigmoid()
     error = (share * (1 - share) / 2000).sqrt()
     assert (result.latents["k"].mean() - share).abs() < 4.5 * error
@@ -154,7 +156,7 @@ def test_parameters_stay_out_of_the_global_store() -> None:
 
 
 def test_features_in_a_plate_are_refused() -> None:
-    """Their densities would be taken for those of further data."""
+    """Otherwise each feature would count as a datum of its own."""
 
     def model(x: torch.Tensor) -> None:
         with pyro.plate("data", len(x), dim=-2):
@@ -170,7 +172,7 @@ def test_features_in_a_plate_are_refused() -> None:
         posterior(model, guide, torch.zeros(3, 2), operator=Noise(0.5, of="mean"))
 
 
-def test_latents_whose_data_are_not_first_are_refused() -> None:
+def test_latents_without_data_in_the_first_dimension_are_refused() -> None:
     def model(x: torch.Tensor) -> None:
         with pyro.plate("data", len(x), dim=-1):
             with pyro.plate("latents", 2, dim=-2):

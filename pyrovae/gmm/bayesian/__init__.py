@@ -1,1 +1,1 @@
-"""The Bayesian mixture: conjugate priors, coordinate ascent, SVI and NUTS, and the evidence."""
+"""The Bayesian mixture: conjugate priors, coordinate ascent, SVI, NUTS, and the evidence."""

@@ -1,4 +1,4 @@
-"""Conjugate priors of a Gaussian mixture, and the posteriors of the same family.
+"""Conjugate priors of a Gaussian mixture, and posteriors of the same family.
 
 ::
 
@@ -7,8 +7,8 @@
     locs_k | Lambda_k ~ Normal(loc, (precision Lambda_k)^-1)
 
 which is the normal-inverse-Wishart prior on (locs_k, Sigma_k). Tied covariances share one Lambda.
-Diagonal and spherical ones are made of Wishart variables of dimension one, that is of
-Gamma(df / 2, scatter / 2).
+Diagonal and spherical covariances use Wishart variables of dimension one, which have the
+distribution Gamma(df / 2, scatter / 2).
 """
 
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ __all__ = ["Posterior", "Prior"]
 
 _FLOOR = 1e-6
 
-_GIVEN = ("concentration", "loc", "precision", "df", "scatter")
+_ATTRIBUTES = ("concentration", "loc", "precision", "df", "scatter")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +37,13 @@ class Prior:
     """p(weights) p(locs, Lambda), the same for each component.
 
     Attributes:
-        concentration: of the Dirichlet, for each component.
-        loc: where locs are expected.
-        precision: how many data this expectation is worth.
-        df: how many data the scatter is worth; above d - 1 where covariances are matrices, and
-            positive where not.
-        scatter: df times the inverse of the expected Lambda: ``(d, d)`` where the type is full or
-            tied, ``(d,)`` where it is diag, ``()`` where it is spherical.
+        concentration: concentration of the Dirichlet, for each component.
+        loc: expected value of locs.
+        precision: weight of loc, as a number of data.
+        df: weight of the scatter, as a number of data; above d - 1 for full and tied covariances,
+            above 0 for diag and spherical ones.
+        scatter: df times the inverse of the expected Lambda: ``(d, d)`` if the type is full or
+            tied, ``(d,)`` if it is diag, ``()`` if it is spherical.
         covariance_type: full, tied, diag or spherical.
     """
 
@@ -60,7 +60,7 @@ class Prior:
         shape = {"full": (d, d), "tied": (d, d), "diag": (d,), "spherical": ()}[kind]
         if tuple(self.scatter.shape) != shape:
             raise InputError(
-                f"the scatter of a {kind} prior in {d} dimensions has shape {shape}; got "
+                f"the scatter of a {kind} prior in {d} dimensions must have shape {shape}; got "
                 f"{tuple(self.scatter.shape)}"
             )
         blocks = self.blocks
@@ -69,14 +69,16 @@ class Prior:
             or torch.linalg.cholesky_ex(blocks).info.any()
         ):
             raise InputError(
-                f"the scatter of a {kind} prior must be symmetric and positive definite; where the "
-                "columns of the data depend on each other, leave some out, or use diag"
+                f"the scatter of a {kind} prior must be symmetric and positive definite; if "
+                "columns of the data are linearly dependent, leave some out, or use diag"
             )
         least = d - 1 if kind in ("full", "tied") else 0
         for name, low in (("concentration", 0), ("precision", 0), ("df", least)):
             value = getattr(self, name)
             if not (isinstance(value, int | float) and low < value < inf):
-                raise InputError(f"{name} of a {kind} prior is a number above {low}; got {value!r}")
+                raise InputError(
+                    f"{name} of a {kind} prior must be a number above {low}; got {value!r}"
+                )
 
     @classmethod
     def of(
@@ -86,33 +88,37 @@ class Prior:
         covariance_type: CovarianceType = "full",
         **given: Any,
     ) -> "Prior":
-        """A weak prior from the mean and covariance of the data.
+        """Make a weak prior from the mean and covariance of the data.
 
-        ``concentration = 1 / K``, ``loc`` the mean, ``precision = 1``; full and tied: ``df = d``
-        and ``scatter`` the covariance, as scikit-learn has it, so that Sigma is expected near the
-        d-th part of the covariance; diag and spherical: ``df = 1`` and ``scatter`` the variances,
-        or their mean, so that it is expected near these. Where columns depend on each other, the
+        It has ``concentration = 1 / K``, ``precision = 1`` and the mean as ``loc``. Full and tied:
+        ``df = d`` and the covariance as ``scatter``, as in scikit-learn, so that Sigma is expected
+        near 1/d of the covariance. Diag and spherical: ``df = 1`` and the variances, or their mean,
+        as ``scatter``, so that Sigma is expected near these. If columns are linearly dependent, the
         covariance is raised to 1e-6 of the variances.
 
         Arguments:
             x: data.
             num_components: K.
             covariance_type: full, tied, diag or spherical.
-            given: attributes to have instead.
+            given: attributes that replace these.
 
         Raises:
-            InputError: if there is no such attribute, or the prior is none.
+            InputError: if there is no such attribute, or its value is out of range.
         """
-        unknown = given.keys() - _GIVEN
+        unknown = given.keys() - _ATTRIBUTES
         if unknown:
             name = min(unknown)
-            raise InputError(f"a prior has no attribute {name!r}: {did_you_mean(name, _GIVEN)}")
+            raise InputError(
+                f"a prior has no attribute {name!r}: {did_you_mean(name, _ATTRIBUTES)}"
+            )
         check_covariance_type(covariance_type)
         points = x.double()
         d = points.shape[1]
         loc = torch.as_tensor(given.get("loc", points.mean(0))).to(points)
         if tuple(loc.shape) != (d,):
-            raise InputError(f"loc of a prior in {d} dimensions has shape ({d},); got {loc.shape}")
+            raise InputError(
+                f"loc of a prior in {d} dimensions must have shape ({d},); got {loc.shape}"
+            )
         covariance = torch.cov(points.mT).reshape(d, d)
         variances = covariance.diagonal()
         if covariance_type == "diag":
@@ -129,22 +135,22 @@ class Prior:
 
     @property
     def blocks(self) -> Float[Tensor, "... p p"]:
-        """The scatter as matrices of the Wishart variables that make up one Lambda."""
+        """The scatter as matrices, one for each Wishart variable of a Lambda."""
         return _blocks(self.scatter, self.covariance_type)
 
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """q(weights) q(locs, Lambda), of the family of the prior.
+    """q(weights) q(locs, Lambda), in the family of the prior.
 
     Attributes:
-        concentration: of the Dirichlet.
+        concentration: concentration of the Dirichlet.
         locs: expected locs.
-        precision: of locs_k given Lambda_k, as a multiple of it.
-        df: degrees of freedom of the Wishart variables: ``(K,)``, or ``()`` where tied.
-        scatter: their inverse scales: ``(K, d, d)`` where full, ``(d, d)`` where tied, ``(K, d)``
-            where diag, ``(K,)`` where spherical.
-        prior: what it is the posterior of.
+        precision: precision of locs_k given Lambda_k, as a multiple of Lambda_k.
+        df: degrees of freedom of the Wishart variables: ``(K,)``, or ``()`` if tied.
+        scatter: inverse scales of the Wishart variables: ``(K, d, d)`` if full, ``(d, d)`` if
+            tied, ``(K, d)`` if diag, ``(K,)`` if spherical.
+        prior: the prior.
     """
 
     concentration: Float[Tensor, "k"]
@@ -156,7 +162,7 @@ class Posterior:
 
     @property
     def covariance_type(self) -> CovarianceType:
-        """That of the prior."""
+        """The covariance type of the prior."""
         return self.prior.covariance_type
 
     @property
@@ -177,13 +183,13 @@ class Posterior:
             E[log p(x, z = k)] = E[log weights_k] + E[log |Lambda_k|] / 2 - d log(2 pi) / 2
                                  - (d / precision_k + squared distance under E[Lambda_k]) / 2
 
-        so that the optimal q(z) is the posterior of this mixture (Bishop 2006, eq. 10.46).
+        The optimal q(z) is therefore the posterior of this mixture (Bishop 2006, eq. 10.46).
         """
         mean = self.mean
         d = self.locs.shape[1]
         log_weights = self.concentration.digamma() - self.concentration.sum().digamma()
         # E[log |Lambda|] - log |E[Lambda]|
-        deficit = self.expected_log_det() - self._of_components(
+        deficit = self.expected_log_det() - self._sum_over_blocks(
             self._p * self._df.log() - torch.logdet(self._blocks)
         )
         log_weights = log_weights + 0.5 * (deficit - d / self.precision)
@@ -191,34 +197,38 @@ class Posterior:
 
     def expected_log_det(self) -> Float[Tensor, "k"]:
         """E[log |Lambda_k|] (Bishop 2006, eq. 10.65)."""
-        return self._of_components(_wishart_log_det(self._df, self._blocks))
+        return self._sum_over_blocks(_wishart_log_det(self._df, self._blocks))
 
     def kl(self) -> Float[Tensor, ""]:
         """KL(q(theta) || p(theta)), in nats (Bishop 2006, eqs. 10.73, 10.74, 10.76 and 10.77)."""
         prior, d = self.prior, self.locs.shape[1]
-        of_weights = kl_divergence(
+        kl_weights = kl_divergence(
             Dirichlet(self.concentration),
             Dirichlet(torch.full_like(self.concentration, prior.concentration)),
         )
         ratio = prior.precision / self.precision
         distance = self.mean.squared_distances(prior.loc.unsqueeze(0)).squeeze(0)
-        of_locs = 0.5 * (d * (ratio - 1 - ratio.log()) + prior.precision * distance)
-        ours, theirs = self._blocks, prior.blocks
-        df, df0 = self._df, torch.as_tensor(prior.df, dtype=ours.dtype, device=ours.device)
-        traces = torch.linalg.solve(ours, theirs.expand_as(ours)).diagonal(dim1=-2, dim2=-1).sum(-1)
-        of_precisions = (
-            _log_wishart_normaliser(df0, theirs)
-            - _log_wishart_normaliser(df, ours)
-            + 0.5 * (df - df0) * _wishart_log_det(df, ours)
+        kl_locs = 0.5 * (d * (ratio - 1 - ratio.log()) + prior.precision * distance)
+        blocks, prior_blocks = self._blocks, prior.blocks
+        df, df0 = self._df, torch.as_tensor(prior.df, dtype=blocks.dtype, device=blocks.device)
+        traces = (
+            torch.linalg.solve(blocks, prior_blocks.expand_as(blocks))
+            .diagonal(dim1=-2, dim2=-1)
+            .sum(-1)
+        )
+        kl_precisions = (
+            _log_wishart_normaliser(df0, prior_blocks)
+            - _log_wishart_normaliser(df, blocks)
+            + 0.5 * (df - df0) * _wishart_log_det(df, blocks)
             - 0.5 * df * (self._p - traces)
         )
-        kl: Tensor = of_weights + of_locs.sum() + of_precisions.sum()
+        kl: Tensor = kl_weights + kl_locs.sum() + kl_precisions.sum()
         return kl
 
     def predictive(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
-        """log p(x | data), theta integrated out under q (Bishop 2006, eq. 10.81), in nats.
+        """log p(x | data) in nats, with theta integrated out under q (Bishop 2006, eq. 10.81).
 
-        A mixture of Student t distributions with ``df - p + 1`` degrees of freedom.
+        This is a mixture of Student t distributions with ``df - p + 1`` degrees of freedom.
         """
         x = x.to(self.locs.dtype).unsqueeze(1)
         k, d = self.locs.shape
@@ -261,8 +271,8 @@ class Posterior:
         """Degrees of freedom for each block."""
         return self.df.unsqueeze(-1) if self.covariance_type == "diag" else self.df
 
-    def _of_components(self, blocks: Tensor) -> Tensor:
-        """From log determinants of blocks to those of each Lambda_k."""
+    def _sum_over_blocks(self, blocks: Tensor) -> Tensor:
+        """Convert log determinants of blocks to log determinants of each Lambda_k."""
         k, d = self.locs.shape
         if self.covariance_type == "diag":
             return blocks.expand(k, d).sum(-1)

@@ -1,8 +1,9 @@
-"""Variational Bayes: EM whose parameters have a posterior, in closed form (Bishop 2006, sec. 10.2).
+"""Variational Bayes in closed form: EM with a posterior of theta (Bishop 2006, sec. 10.2).
 
-The posterior is taken to be q(z) q(weights) prod_k q(locs_k, Lambda_k). Coordinate ascent sets each
-factor in turn to its best, which keeps the family of the conjugate :class:`Prior`: q(z) as EM's
-E-step with other weights, q(theta) as its M-step with pseudo-counts.
+The approximate posterior is q(z) q(weights) prod_k q(locs_k, Lambda_k). Coordinate ascent sets each
+factor in turn to its optimum, which stays in the family of the conjugate :class:`Prior`. The update
+of q(z) is the E-step of EM with other weights; the update of q(theta) is the M-step with
+pseudo-counts.
 """
 
 from collections.abc import Iterator
@@ -21,15 +22,15 @@ from .conjugate import Posterior, Prior
 __all__ = [
     "coordinate_ascent",
     "evidence_bound",
-    "restricted",
+    "make_state",
+    "restrict",
     "rounds",
-    "state_of",
     "update",
 ]
 
 
 def update(statistics: Statistics, prior: Prior) -> Posterior:
-    """The best q(theta) for a q(z), of which only the statistics matter (Bishop, eqs. 10.58-63).
+    """The optimal q(theta), given statistics of the data under q(z) (Bishop, eqs. 10.58-63).
 
     ::
 
@@ -40,8 +41,8 @@ def update(statistics: Statistics, prior: Prior) -> Posterior:
         scatter_k       = scatter + scatters_k
                           + precision n_k / precision_k (means_k - loc) (means_k - loc)^T
 
-    Where tied, df and scatter gather the terms of all k, and so N; where spherical, df gathers
-    d n_k and the scatter the trace.
+    If tied, df and scatter add up the terms of all k, so that df = df + N. If spherical, df adds
+    d n_k, and the scatter adds traces.
     """
     n, kind = statistics.counts, prior.covariance_type
     d = statistics.means.shape[1]
@@ -53,24 +54,24 @@ def update(statistics: Statistics, prior: Prior) -> Posterior:
     return Posterior(prior.concentration + n, locs, precision, df, scatter, prior)
 
 
-def restricted(posterior: Posterior, to: CovarianceType) -> Posterior:
-    """The best q of a smaller family: full components whose Wishart factors are alike or simple.
+def restrict(posterior: Posterior, to: CovarianceType) -> Posterior:
+    """The optimal q in a smaller family, where the Wishart factors are equal or simple.
 
-    From the best q(Lambda_k) = Wishart(df_k, scatter_k^-1) of a full mixture, the best with one df
-    and one scatter for all k (tied: their means), with diagonal scatters (diag: the diagonals), or
-    with multiples of the identity (spherical: the mean of the diagonal). The model keeps a full
-    covariance for each component all the same.
+    Given the optimal q(Lambda_k) = Wishart(df_k, scatter_k^-1) of a full mixture, the optimum has
+    one df and one scatter for all k (tied: their means), diagonal scatters (diag: the diagonals),
+    or multiples of the identity (spherical: the mean of the diagonal). The model still has a full
+    covariance for each component.
 
-    The covariance types of scikit-learn's BayesianGaussianMixture are these restrictions of q;
-    their bounds are all on the evidence of the full model. A model whose covariances themselves
-    are tied, diagonal or spherical is had from a :class:`Prior` of that type.
+    These restrictions of q are the covariance types of scikit-learn's BayesianGaussianMixture;
+    their bounds are all on the evidence of the full model. For a model with tied, diagonal or
+    spherical covariances, use a :class:`Prior` of that type.
 
     Raises:
-        InputError: if the posterior is not that of a full mixture.
+        InputError: if the posterior is not of a full mixture.
     """
     if posterior.covariance_type != "full":
         raise InputError(
-            "q is restricted where the covariances of the model are full; these are "
+            "q can only be restricted if the covariances of the model are full; these are "
             f"{posterior.covariance_type}"
         )
     df, scatter = posterior.df, posterior.scatter
@@ -90,23 +91,23 @@ def rounds(
     prior: Prior,
     restrict_to: CovarianceType = "full",
 ) -> Iterator[tuple[Posterior, Float[Tensor, ""]]]:
-    """Coordinate ascent without end: q(theta), and the bound once q(z) is set to its best for it.
+    """Yield rounds of coordinate ascent without end: q(theta), and the bound at its optimal q(z).
 
-    The first q(z) is the start's posterior. Data pass in chunks, as in EM.
+    The first q(z) is the posterior of the start. Data are processed in chunks, as in EM.
 
     Raises:
-        InputError: if the covariances of the start are not of the type of the prior's.
+        InputError: if start and prior have different covariance types.
     """
     if start.covariance_type != prior.covariance_type:
         raise InputError(
             f"the start has {start.covariance_type} covariances, the prior "
-            f"{prior.covariance_type} ones; give both of one type"
+            f"{prior.covariance_type} ones; use the same type for both"
         )
     statistics = expectation(x, start)
     while True:
         posterior = update(statistics, prior)
         if restrict_to != "full":
-            posterior = restricted(posterior, restrict_to)
+            posterior = restrict(posterior, restrict_to)
         statistics = expectation(x, posterior.expected_log_joint())
         yield posterior, statistics.log_normaliser - posterior.kl()
 
@@ -120,28 +121,27 @@ def coordinate_ascent(
     max_iter: int = 200,
     tol: float = 1e-9,
 ) -> Iterator[State]:
-    """Mean-field variational Bayes, each of its half-steps a state.
+    """Mean-field variational Bayes, with a state for each half-step.
 
     Arguments:
         x: data.
-        start: where to start from; the first q(z) is its posterior.
+        start: initial mixture; the first q(z) is its posterior.
         prior: p(theta).
-        restrict_to: a smaller family for q, as :func:`restricted` has it.
-        max_iter: rounds at most.
+        restrict_to: a smaller family for q; see :func:`restrict`.
+        max_iter: most rounds to run.
         tol: stop when a round raises the bound by less than this, in nats per datum.
 
     Raises:
-        InputError: if the covariances of the start are not of the type of the prior's, or max_iter
-            is below 1.
+        InputError: if start and prior have different covariance types, or max_iter is below 1.
     """
     if max_iter < 1:
         raise InputError(f"max_iter is {max_iter}; it must be 1 or more")
     highest = float("-inf")
     log_q = start.log_responsibilities(x)
     for number, (posterior, total) in enumerate(rounds(x, start, prior, restrict_to), start=1):
-        yield state_of("M", x, log_q, posterior)
+        yield make_state("M", x, log_q, posterior)
         log_q = posterior.expected_log_joint().log_responsibilities(x)
-        yield state_of("E", x, log_q, posterior)
+        yield make_state("E", x, log_q, posterior)
         bound = total.item() / len(x)
         if number == max_iter or bound - highest < tol:
             return
@@ -152,13 +152,13 @@ def coordinate_ascent(
 def evidence_bound(
     x: Float[Tensor, "n d"], log_q: Float[Tensor, "n k"], posterior: Posterior
 ) -> Float[Tensor, ""]:
-    """ELBO = E[log p(x, z | theta)] - E[log q(z)] - KL(q(theta) || p(theta)), nats for all data."""
+    """E[log p(x, z | theta)] - E[log q(z)] - KL(q(theta) || p(theta)), in nats for all data."""
     expected = posterior.expected_log_joint().log_joint(x) - log_q
     q = log_q.exp()
     return torch.where(q > 0, q * expected, 0.0).sum() - posterior.kl()
 
 
-def state_of(phase: str, x: Tensor, log_q: Tensor, posterior: Posterior) -> State:
-    """A state with the bound that these factors give."""
+def make_state(phase: str, x: Tensor, log_q: Tensor, posterior: Posterior) -> State:
+    """Make a state, with the bound at these factors of q."""
     bound = evidence_bound(x, log_q, posterior)
     return State(phase, posterior.mean, log_q, evidence_bound=bound, posterior=posterior)

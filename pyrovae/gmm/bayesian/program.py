@@ -1,4 +1,4 @@
-"""The Bayesian mixture as a Pyro program: the same posterior by SVI, and by NUTS."""
+"""The Bayesian mixture as a Pyro program, with its posterior by SVI and by NUTS."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,20 +20,20 @@ from ...errors import InputError
 from ...models.base.parameters import declare_parameters
 from ..climb import State
 from ..em import expectation
-from ..gradient import LEAST_LOG_Q, Program, ascend
+from ..gradient import MIN_LOG_Q, Program, ascend
 from ..mixture import CovarianceType, Mixture
 from ..program import INFER, Gradient, observe
 from ..randomness import Randomness
 from .conjugate import Posterior, Prior
-from .coordinate_ascent import state_of, update
+from .coordinate_ascent import make_state, update
 
 __all__ = [
     "BayesianGuide",
     "BayesianMixtureModel",
     "Draws",
     "bayesian_svi",
-    "locs_given",
-    "mixture_of",
+    "locs_given_precision",
+    "make_mixture",
     "nuts",
     "wishart",
 ]
@@ -42,12 +42,12 @@ __all__ = [
 class BayesianMixtureModel:
     """p(weights) p(Lambda) p(locs | Lambda) p(x, z | theta); calling it runs the Pyro model.
 
-    Sites: ``weights``, ``precision`` (Lambda), ``loc``, and those of :func:`observe`.
+    Its sites are ``weights``, ``precision`` (Lambda), ``loc``, and the sites of :func:`observe`.
 
     Arguments:
         prior: p(theta).
         num_components: K.
-        marginalised: whether to sum z out beforehand.
+        marginalised: whether to sum over z in closed form.
     """
 
     def __init__(self, prior: Prior, num_components: int, *, marginalised: bool = False) -> None:
@@ -59,24 +59,24 @@ class BayesianMixtureModel:
         prior, k, kind = self.prior, self.num_components, self.prior.covariance_type
         ones = prior.loc.new_ones(k)
         weights = pyro.sample("weights", dist.Dirichlet(prior.concentration * ones))
-        of_precision = wishart(prior.df * prior.loc.new_ones(()), prior.scatter, kind)
+        precision_distribution = wishart(prior.df * prior.loc.new_ones(()), prior.scatter, kind)
         if kind == "tied":
-            precision = pyro.sample("precision", of_precision)
+            precision = pyro.sample("precision", precision_distribution)
         with pyro.plate("components", k):
             if kind != "tied":
-                precision = pyro.sample("precision", of_precision)
+                precision = pyro.sample("precision", precision_distribution)
             locs = pyro.sample(
-                "loc", locs_given(prior.loc, prior.precision * ones, precision, kind)
+                "loc", locs_given_precision(prior.loc, prior.precision * ones, precision, kind)
             )
-        observe(x, mixture_of(weights, locs, precision, prior.covariance_type), self.marginalised)
+        observe(x, make_mixture(weights, locs, precision, prior.covariance_type), self.marginalised)
 
 
 class BayesianGuide(nn.Module):
-    """q(z) q(weights) q(locs, Lambda) of the family of coordinate ascent, its parameters learned.
+    """q(z) q(weights) q(locs, Lambda) in the family of coordinate ascent, with learned parameters.
 
     Arguments:
-        posterior: q(theta) to start from.
-        log_q: q(z) to start from, free for each datum.
+        posterior: initial q(theta).
+        log_q: initial q(z), which has free parameters for each datum.
     """
 
     gradient: Gradient = "enumerated"
@@ -102,7 +102,7 @@ class BayesianGuide(nn.Module):
         self.free = nn.Parameter(log_q.clone())
 
     def posterior(self) -> Posterior:
-        """q(theta) as it is now."""
+        """The current q(theta)."""
         if self._has_matrices:
             factor = self.below.tril(-1) + self.log_diagonal.exp().diag_embed()
             scatter = factor @ factor.mT
@@ -125,13 +125,15 @@ class BayesianGuide(nn.Module):
         declare_parameters(self)
         q = self.posterior()
         pyro.sample("weights", dist.Dirichlet(q.concentration))
-        of_precision = wishart(q.df, q.scatter, q.covariance_type)
+        precision_distribution = wishart(q.df, q.scatter, q.covariance_type)
         if q.covariance_type == "tied":
-            precision = pyro.sample("precision", of_precision)
+            precision = pyro.sample("precision", precision_distribution)
         with pyro.plate("components", len(q.locs)):
             if q.covariance_type != "tied":
-                precision = pyro.sample("precision", of_precision)
-            pyro.sample("loc", locs_given(q.locs, q.precision, precision, q.covariance_type))
+                precision = pyro.sample("precision", precision_distribution)
+            pyro.sample(
+                "loc", locs_given_precision(q.locs, q.precision, precision, q.covariance_type)
+            )
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Categorical(logits=self.log_q()), infer=INFER[self.gradient])
 
@@ -145,21 +147,21 @@ def bayesian_svi(
     num_steps: int = 1000,
     seed: int = 0,
 ) -> Iterator[State]:
-    """Mean-field variational Bayes by SVI: the bound of coordinate ascent, climbed by noisy steps.
+    """Mean-field variational Bayes by SVI, which maximises the bound of coordinate ascent.
 
-    z is enumerated; weights, precisions and locs are drawn, and reparameterised. The bound that is
-    recorded is exact, since it has a closed form.
+    Each step enumerates z, and draws weights, precisions and locs, which are reparameterised. The
+    recorded bound is exact, since it has a closed form.
 
     Arguments:
         x: data, whose columns should be standardised: the learning rate is in their units.
-        start: where to start from, as in coordinate ascent: q(z) is its posterior, and q(theta)
-            the best for that.
+        start: initial mixture. As in coordinate ascent, q(z) starts as its posterior, and q(theta)
+            as the optimum for this q(z).
         prior: p(theta).
-        lr: learning rate of Adam, which falls to zero as a cosine.
+        lr: learning rate of Adam, which falls to zero along a cosine.
         num_steps: steps, each on all data.
-        seed: of the draws.
+        seed: seed of the draws.
     """
-    log_q = start.log_responsibilities(x).clamp_min(LEAST_LOG_Q)
+    log_q = start.log_responsibilities(x).clamp_min(MIN_LOG_Q)
     posterior = update(expectation(x, start), prior)
     guide = BayesianGuide(posterior, log_q)
     model = BayesianMixtureModel(prior, start.num_components)
@@ -169,18 +171,18 @@ def bayesian_svi(
     def state(phase: str) -> State:
         q = guide.posterior()
         fixed = replace(q, locs=q.locs.clone())
-        return state_of(phase, x, guide.log_q(), fixed)
+        return make_state(phase, x, guide.log_q(), fixed)
 
     return ascend(program, lr, num_steps, state)
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Draws of theta from its posterior, from one chain.
+    """Draws of theta from its posterior, by one chain.
 
     Attributes:
         mixtures: one for each draw.
-        num_divergent: transitions that left the trajectory; above a few, do not trust the draws.
+        num_divergent: divergent transitions; if there are more than a few, do not trust the draws.
     """
 
     mixtures: tuple[Mixture, ...]
@@ -202,18 +204,19 @@ def nuts(
     seed: int = 0,
     on_step: Callable[[], None] | None = None,
 ) -> Draws:
-    """The posterior of theta by the no-U-turn sampler (Hoffman and Gelman 2014), z summed out.
+    """Draw theta by the no-U-turn sampler (Hoffman and Gelman 2014), with z summed out.
 
-    The reference for small data: exact but for the length of the chain, and for the modes that
-    differ in the order of the components, of which a chain visits the start's.
+    Use it as the reference for small data: it is exact up to the finite length of the chain. Modes
+    that differ only in the order of the components are not visited; the chain stays in the one of
+    the start.
 
     Arguments:
         x: data.
         start: the mixture that the chain starts from.
         prior: p(theta).
-        num_draws: draws that are kept.
-        num_warmup: draws before, in which the step size and the mass matrix adapt.
-        seed: of the chain.
+        num_draws: draws to keep.
+        num_warmup: draws before these, during which the step size and the mass matrix adapt.
+        seed: seed of the chain.
         on_step: called after each draw.
     """
     if num_draws < 4 or num_warmup < 1:
@@ -235,7 +238,7 @@ def nuts(
         "loc": biject_to(constraints.real).inv,
     }
     with (
-        Randomness(seed, x.device).drawn(),
+        Randomness(seed, x.device).use(),
         pyro.get_param_store().scope(),
         pyro.validation_enabled(False),
     ):
@@ -252,7 +255,7 @@ def nuts(
         chain.run(x)
         draws = chain.get_samples()
     mixtures = tuple(
-        mixture_of(weights, locs, precision, prior.covariance_type)
+        make_mixture(weights, locs, precision, prior.covariance_type)
         for weights, locs, precision in zip(
             draws["weights"], draws["loc"], draws["precision"], strict=True
         )
@@ -262,7 +265,7 @@ def nuts(
 
 
 def wishart(df: Tensor, scatter: Tensor, covariance_type: CovarianceType) -> TorchDistributionMixin:
-    """The distribution of Lambda, or of its entries where it is diagonal."""
+    """The distribution of Lambda, or of its diagonal entries if it is diagonal."""
     p: TorchDistributionMixin
     if covariance_type in ("full", "tied"):
         p = Wishart(df, precision_matrix=scatter)
@@ -273,23 +276,23 @@ def wishart(df: Tensor, scatter: Tensor, covariance_type: CovarianceType) -> Tor
     return p
 
 
-def locs_given(
-    loc: Tensor, precision: Tensor, of_data: Tensor, covariance_type: CovarianceType
+def locs_given_precision(
+    loc: Tensor, precision: Tensor, lambda_: Tensor, covariance_type: CovarianceType
 ) -> TorchDistributionMixin:
-    """Normal(loc, (precision Lambda)^-1), with Lambda = of_data."""
+    """Normal(loc, (precision Lambda)^-1), with Lambda = lambda_."""
     p: TorchDistributionMixin
     if covariance_type in ("full", "tied"):
-        p = dist.MultivariateNormal(loc, precision_matrix=precision.view(-1, 1, 1) * of_data)
+        p = dist.MultivariateNormal(loc, precision_matrix=precision.view(-1, 1, 1) * lambda_)
     else:
-        of_columns = of_data if covariance_type == "diag" else of_data.unsqueeze(-1)
-        p = dist.Normal(loc, (precision.unsqueeze(-1) * of_columns).rsqrt()).to_event(1)
+        diagonal = lambda_ if covariance_type == "diag" else lambda_.unsqueeze(-1)
+        p = dist.Normal(loc, (precision.unsqueeze(-1) * diagonal).rsqrt()).to_event(1)
     return p
 
 
-def mixture_of(
+def make_mixture(
     weights: Tensor, locs: Tensor, precision: Tensor, covariance_type: CovarianceType
 ) -> Mixture:
-    """The mixture of these parameters, Lambda in place of Sigma."""
+    """Make a mixture from weights, locs and Lambda."""
     if covariance_type in ("full", "tied"):
         scales = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(precision)))
     else:
@@ -298,7 +301,7 @@ def mixture_of(
 
 
 class _FromVector(Transform):
-    """From d (d + 1) / 2 real numbers to a positive definite matrix, by its Cholesky factor."""
+    """Maps d (d + 1) / 2 real numbers to a positive definite matrix, by its Cholesky factor."""
 
     bijective = True
     domain = constraints.real_vector

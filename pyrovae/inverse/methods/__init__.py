@@ -1,4 +1,4 @@
-"""How latents are drawn from p(z | y), by name."""
+"""Methods that draw latents from p(z | y), by name."""
 
 from .gibbs import MetropolisWithinGibbs, PseudoGibbs
 from .method import Method
@@ -25,4 +25,4 @@ METHODS: dict[str, type[Method]] = {
     "metropolis_within_gibbs": MetropolisWithinGibbs,
     "nuts": NUTS,
 }
-"""Methods by name."""
+"""The method classes, by the name that ``posterior(..., method=...)`` takes."""

@@ -1,4 +1,4 @@
-"""What chains tell of themselves."""
+"""Convergence diagnostics of Markov chains."""
 
 import torch
 from jaxtyping import Float
@@ -8,26 +8,28 @@ from torch import Tensor
 from ..observed_pair import Latents
 from .method import Diagnostics
 
-__all__ = ["FEWEST", "as_vectors", "of_chains"]
+__all__ = ["MIN_DRAWS", "as_vectors", "diagnose_chains"]
 
-FEWEST = 4
-"""Draws of a chain that can be split in two halves with a variance each."""
+MIN_DRAWS = 4
+"""Fewest draws of a chain: split in two halves, each half still has a variance."""
 
 
 def as_vectors(latents: Latents) -> Float[Tensor, "rows dims"]:
-    """All latents of a row, one after the other."""
+    """Concatenate all latents of a row."""
     flat = [value.reshape(len(value), -1) for value in latents.values()]
     dtype = next((v.dtype for v in flat if v.is_floating_point()), torch.get_default_dtype())
     return torch.cat([value.to(dtype) for value in flat], 1)
 
 
-def of_chains(draws: Float[Tensor, "kept data chains dims"]) -> Diagnostics:
-    """``r_hat``, of the worst latent: of halves of chains, and 1 where they agree (Gelman et al.
-    2013); and ``effective_samples``, of the worst latent too; both NaN where a chain kept fewer
-    than four. A latent that has one value in all draws, as a certain class has, is agreed upon.
+def diagnose_chains(draws: Float[Tensor, "kept data chains dims"]) -> Diagnostics:
+    """Compute ``r_hat`` and ``effective_samples`` for each datum, each of its worst latent.
+
+    ``r_hat`` compares halves of chains, and is 1 where they agree (Gelman et al. 2013). Both are
+    NaN where a chain kept fewer than four draws. A latent with the same value in all draws, such as
+    a class that is certain, counts as converged.
     """
     kept, num_data, num_chains, _ = draws.shape
-    if kept < FEWEST:
+    if kept < MIN_DRAWS:
         unknown = draws.new_full((num_data,), torch.nan)
         return {"r_hat": unknown, "effective_samples": unknown}
     by_chain = draws.movedim(2, 0)  # chains, kept, data, dims

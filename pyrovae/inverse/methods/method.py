@@ -1,4 +1,8 @@
-"""What every method of drawing from p(z | y) is."""
+"""The base class of methods that draw from p(z | y).
+
+To write another method, subclass :class:`Method`; ``Amortised`` in ``proposals.py`` is the
+shortest.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -7,23 +11,23 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...errors import InputError
-from ..observed_pair import Latents, Observed, Parts
+from ..observed_pair import Inputs, Latents, ObservedPair
 
-__all__ = ["Advance", "Diagnostics", "Drawn", "Method", "at_least"]
+__all__ = ["Advance", "Diagnostics", "LatentDraws", "Method", "check_at_least"]
 
 Advance = Callable[[], None]
-"""Called as work goes on, :attr:`Method.num_steps_of_batch` times for a batch."""
+"""Advances the progress bar; called :attr:`Method.num_steps_of_batch` times for a batch."""
 
 Diagnostics = dict[str, Tensor]
-"""By name, a number for each datum."""
+"""A number for each datum, by name."""
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Latents of a batch, and what is known of their worth.
+class LatentDraws:
+    """Latents of a batch, and diagnostics of how good they are.
 
     Attributes:
-        latents: rows of one datum in succession.
+        latents: values by site; the draws of a datum follow each other.
         diagnostics: a number for each datum.
     """
 
@@ -35,9 +39,9 @@ class Method(ABC):
     """A way to draw from p(z | y), declared by name and settings."""
 
     needs_datum: bool = False
-    """Whether x itself must be what is observed, not its mean."""
+    """Whether the operator must observe x itself, not its mean."""
     needs_gradient: bool = False
-    """Whether it follows the gradient of a density in the latents."""
+    """Whether the method uses gradients of a density with respect to the latents."""
 
     @property
     def num_steps_of_batch(self) -> int:
@@ -45,22 +49,24 @@ class Method(ABC):
         return 1
 
     @abstractmethod
-    def draw(self, pair: Observed, parts: Parts, num_samples: int, advance: Advance) -> Drawn:
-        """Latents of each datum of a batch.
+    def draw(
+        self, pair: ObservedPair, inputs: Inputs, num_samples: int, advance: Advance
+    ) -> LatentDraws:
+        """Draw latents for each datum of a batch.
 
         Arguments:
-            pair: p(y, z) and q(z | start(y)), to be called in its store.
-            parts: of the batch.
+            pair: p(y, z) and q(z | start(y)); called within its parameter store.
+            inputs: arguments of the pair for this batch.
             num_samples: draws for each datum.
-            advance: called as work goes on.
+            advance: advances the progress bar.
         """
 
 
-def at_least(lowest: int, **given: int) -> None:
-    """Refuse settings that are too small.
+def check_at_least(lowest: int, **given: int) -> None:
+    """Refuse settings below ``lowest``.
 
     Raises:
-        InputError: naming the first.
+        InputError: if one is, naming the first.
     """
     for name, value in given.items():
         if value < lowest:

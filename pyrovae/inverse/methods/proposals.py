@@ -1,4 +1,4 @@
-"""Draws from the guide as they are, and draws weighted by how likely they are."""
+"""Draws from the guide as they are, or resampled by importance weights."""
 
 from collections.abc import Mapping
 from math import log
@@ -10,42 +10,46 @@ from torch import Tensor
 
 from ...declared import parse_declaration
 from ...infer.estimators.pareto import pareto_k
-from ..observed_pair import Observed, Parts
-from .method import Advance, Diagnostics, Drawn, Method, at_least
+from ..observed_pair import Inputs, ObservedPair
+from .method import Advance, Diagnostics, LatentDraws, Method, check_at_least
 from .refined import Refined
 
 __all__ = ["Amortised", "Importance", "systematic_resample"]
 
 
 class Amortised(Method):
-    """z ~ q(z | start(y)): the encoder, shown y filled in.
+    """z ~ q(z | start(y)): the encoder applied to y, with missing entries filled in.
 
-    Exact where the encoder is, as that of a model that was trained on data with missing entries may
-    nearly be; else a start.
+    It is as exact as the encoder. If the model was trained on data with missing entries, that can
+    be nearly exact; otherwise take it as a first guess.
 
-    Diagnostics: ``elbo``, the bound on log p(y) in nats; ``effective_samples`` of the draws and
-    ``pareto_k`` of the weights p(y, z) / q(z) that they are not given.
+    Diagnostics: ``elbo``, the bound on log p(y) in nats; ``effective_samples`` and ``pareto_k`` of
+    the importance weights p(y, z) / q(z), which the draws themselves do not use.
     """
 
-    def draw(self, pair: Observed, parts: Parts, num_samples: int, advance: Advance) -> Drawn:
-        """Latents from the guide."""
-        latents, log_weights = pair.propose(parts, num_samples)
+    def draw(
+        self, pair: ObservedPair, inputs: Inputs, num_samples: int, advance: Advance
+    ) -> LatentDraws:
+        """Draw latents from the guide."""
+        latents, log_weights = pair.propose(inputs, num_samples)
         advance()
-        return Drawn(latents, {"elbo": log_weights.mean(1)} | _of_weights(log_weights))
+        return LatentDraws(
+            latents, {"elbo": log_weights.mean(1)} | _weight_diagnostics(log_weights)
+        )
 
 
 class Importance(Method):
-    """z drawn from a proposal q(z | y), then drawn again with probability in proportion to
-    w = p(y, z) / q(z | y) (sampling importance resampling; Rubin 1987), systematically.
+    """Sampling importance resampling (Rubin 1987): draw z from a proposal q(z | y), then resample
+    systematically with probability in proportion to w = p(y, z) / q(z | y).
 
-    Diagnostics: ``effective_samples``, (sum w)^2 / sum w^2 out of ``num_proposals``; ``pareto_k``,
-    above 0.7 where the weights cannot be trusted however many they are (Vehtari et al. 2024);
+    Diagnostics: ``effective_samples``, (sum w)^2 / sum w^2 out of ``num_proposals``; ``pareto_k``:
+    above 0.7, do not trust the weights, however many there are (Vehtari et al. 2024);
     ``log_likelihood``, the estimate of log p(y) in nats, and its ``standard_error``.
 
     Arguments:
-        proposal: ``amortised``, the encoder shown y filled in, or ``refined``, with the settings
-            of :class:`Refined`.
-        num_proposals: draws from it for each datum.
+        proposal: ``amortised``, the encoder applied to y with missing entries filled in, or
+            ``refined``, with the settings of :class:`Refined`.
+        num_proposals: draws from the proposal for each datum.
 
     Raises:
         InputError: if there is no such proposal.
@@ -54,7 +58,7 @@ class Importance(Method):
     def __init__(
         self, proposal: str | Mapping[str, Any] = "refined", num_proposals: int = 2000
     ) -> None:
-        at_least(2, num_proposals=num_proposals)
+        check_at_least(2, num_proposals=num_proposals)
         name, settings = parse_declaration(
             "proposal", {"amortised": Amortised, "refined": Refined}, proposal
         )
@@ -64,44 +68,51 @@ class Importance(Method):
 
     @property
     def num_steps_of_batch(self) -> int:
-        """Those that find the proposal, and one to draw."""
+        """The steps that refine the proposal, and one to draw."""
         return 1 + (self.refined.num_steps_of_batch if self.refined else 0)
 
-    def draw(self, pair: Observed, parts: Parts, num_samples: int, advance: Advance) -> Drawn:
-        """Latents from the weighted proposals."""
+    def draw(
+        self, pair: ObservedPair, inputs: Inputs, num_samples: int, advance: Advance
+    ) -> LatentDraws:
+        """Draw latents from the weighted proposals."""
         if self.refined is None:
-            proposed, log_weights = pair.propose(parts, self.num_proposals)
+            proposed, log_weights = pair.propose(inputs, self.num_proposals)
             rows = systematic_resample(log_weights, num_samples)
             latents = {name: value[rows] for name, value in proposed.items()}
         else:
-            refined = self.refined.refine(pair, parts, advance)
-            position, log_weights = refined.proposals(self.num_proposals)
+            refined = self.refined.refine(pair, inputs, advance)
+            position, log_weights = refined.propose(self.num_proposals)
             rows = systematic_resample(log_weights, num_samples)
             latents = refined.latents_at(position[rows])
         advance()
-        log_weights = log_weights.nan_to_num(-torch.inf)  # as they were drawn by
-        return Drawn(latents, _of_weights(log_weights) | _evidence(log_weights))
+        log_weights = log_weights.nan_to_num(-torch.inf)  # as systematic_resample does
+        return LatentDraws(
+            latents, _weight_diagnostics(log_weights) | _evidence_diagnostics(log_weights)
+        )
 
 
 def systematic_resample(log_weights: Float[Tensor, "data draws"], num: int) -> Int[Tensor, "rows"]:
-    """Row numbers, with probability in proportion to the weights, in random order for each datum.
+    """Draw row numbers with probability in proportion to the weights, in random order.
 
-    One uniform number serves all draws of a datum, so that the number of times that one comes
-    differs from its expectation by less than one (Kitagawa 1996).
+    All draws of a datum share one uniform number, so that the count of each row differs from its
+    expectation by less than one (Kitagawa 1996).
 
     Arguments:
-        log_weights: of rows that stand in succession for each datum.
+        log_weights: logarithms of the importance weights.
         num: rows to draw for each datum.
 
+    Returns:
+        Numbers of rows, where the draws of a datum follow each other.
+
     Raises:
-        FloatingPointError: if a datum has no weight that is a number above zero.
+        FloatingPointError: if no weight of a datum is a finite number above zero.
     """
     num_data, num_draws = log_weights.shape
     without = int((~log_weights.isfinite()).all(1).sum())
     if without:
         raise FloatingPointError(
-            f"p(z | y) of {without} data cannot be drawn from: a density of the model or the guide "
-            "is not a number there, or no proposal can have given y"
+            f"cannot draw from p(z | y) for {without} of {num_data} data: a density of the model "
+            "or the guide is NaN or infinite there, or y has probability 0 under every proposal"
         )
     sums = log_weights.double().nan_to_num(-torch.inf).softmax(1).cumsum(1)
     first = torch.rand(num_data, 1, dtype=sums.dtype, device=sums.device)
@@ -112,14 +123,14 @@ def systematic_resample(log_weights: Float[Tensor, "data draws"], num: int) -> I
     return (drawn.gather(1, shuffled) + start).flatten()
 
 
-def _of_weights(log_weights: Float[Tensor, "data draws"]) -> Diagnostics:
+def _weight_diagnostics(log_weights: Float[Tensor, "data draws"]) -> Diagnostics:
     return {
         "effective_samples": 1 / log_weights.softmax(1).square().sum(1),
         "pareto_k": pareto_k(log_weights),
     }
 
 
-def _evidence(log_weights: Float[Tensor, "data draws"]) -> Diagnostics:
+def _evidence_diagnostics(log_weights: Float[Tensor, "data draws"]) -> Diagnostics:
     num = log_weights.shape[1]
     effective = 1 / log_weights.softmax(1).square().sum(1)
     return {

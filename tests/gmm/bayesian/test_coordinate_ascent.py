@@ -13,19 +13,19 @@ from torch.distributions import Wishart as TorchWishart
 
 from pyrovae import InputError
 from pyrovae.gmm import Mixture, Prior, coordinate_ascent, log_evidence, record
-from pyrovae.gmm.bayesian.coordinate_ascent import evidence_bound, restricted, rounds
-from pyrovae.gmm.bayesian.program import locs_given, mixture_of, wishart
+from pyrovae.gmm.bayesian.coordinate_ascent import evidence_bound, restrict, rounds
+from pyrovae.gmm.bayesian.program import locs_given_precision, make_mixture, wishart
 
 from ..data import NAMES, TYPES, points, start
 
 
 def full(mixture: Mixture) -> Mixture:
-    """The same mixture with a covariance matrix for each component."""
+    """Convert to a mixture with full covariances."""
     return Mixture.of(mixture.weights, mixture.locs, mixture.matrices)
 
 
 class StartingAt(Theirs):
-    """scikit-learn's estimator from given responsibilities."""
+    """The estimator of scikit-learn, started from given responsibilities."""
 
     def _initialize_parameters(self, X, random_state, xp=None):
         self._initialize(X, self.responsibilities)
@@ -33,8 +33,8 @@ class StartingAt(Theirs):
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("name", NAMES)
-def test_coordinate_ascent_is_that_of_scikit_learn(name, kind):
-    """Its types restrict q in the full model; it leaves out constants of the bound, which are
+def test_coordinate_ascent_agrees_with_scikit_learn(name, kind):
+    """Its covariance types restrict q in the full model; its bound leaves out the constants
 
         -n d / 2 log(2 pi) + log C(concentration) + K (d / 2 log(precision) - log Z'(df, scatter))
 
@@ -83,7 +83,7 @@ def test_coordinate_ascent_is_that_of_scikit_learn(name, kind):
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("name", NAMES)
-def test_the_bound_never_falls(name, kind):
+def test_bound_never_falls(name, kind):
     x = points(name)
     climb = record(coordinate_ascent(x, start(name, kind), Prior.of(x, 3, kind)), x)
     assert (np.diff(climb.elbo) > -1e-12 * np.abs(climb.elbo).max()).all()
@@ -92,7 +92,7 @@ def test_the_bound_never_falls(name, kind):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_the_streamed_bound_is_the_recorded_one(kind):
+def test_bound_from_chunks_equals_the_recorded_bound(kind):
     x, first, prior = points("iris"), start("iris", kind), Prior.of(points("iris"), 3, kind)
     states = [s for s in coordinate_ascent(x, first, prior, max_iter=5) if s.phase == "E"]
     streamed = [total for _, (_, total) in zip(range(5), rounds(x, first, prior), strict=False)]
@@ -102,8 +102,8 @@ def test_the_streamed_bound_is_the_recorded_one(kind):
 
 
 @pytest.mark.parametrize("kind", ["full", "tied"])
-def test_with_one_component_the_bound_is_the_evidence(kind):
-    """The posterior is then exact, and log p(x) that of the normal-inverse-Wishart."""
+def test_bound_is_the_evidence_with_one_component(kind):
+    """The posterior is then exact, and log p(x) is known for the normal-inverse-Wishart prior."""
     x = points("iris")
     n, d = x.shape
     prior = Prior.of(x, 1, kind, precision=0.3, df=6.5)
@@ -130,8 +130,8 @@ def test_with_one_component_the_bound_is_the_evidence(kind):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_the_evidence_is_estimated_without_bias(kind):
-    """With one component it is known; with more, it is above the bound."""
+def test_evidence_estimate_is_unbiased(kind):
+    """With one component the evidence is known; with more, it is above the bound."""
     x = points("toy")[:200]
     prior = Prior.of(x, 1, kind)
     exact = record(coordinate_ascent(x, start("toy", kind, 1), prior), x)
@@ -142,7 +142,7 @@ def test_the_evidence_is_estimated_without_bias(kind):
     climb = record(coordinate_ascent(x, start("toy", kind), prior), x)
     estimate = log_evidence(x, climb.last.posterior)
     assert estimate.effective_samples > 50
-    # The K! orders alone are worth log K!.
+    # The K! orders alone add log K!.
     assert estimate.log_evidence > climb.elbo[-1] * len(x) + log(6) - 4.5 * estimate.standard_error
     again = climb.with_evidence(estimate.log_evidence / len(x))
     np.testing.assert_allclose(
@@ -151,8 +151,8 @@ def test_the_evidence_is_estimated_without_bias(kind):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_the_bound_is_the_mean_of_its_terms_over_draws_of_theta(kind):
-    """E_q[log p(x, z, theta) - log q(z) - log q(theta)], the parameters drawn from q."""
+def test_bound_is_the_mean_of_its_terms_over_draws_of_theta(kind):
+    """E_q[log p(x, z, theta) - log q(z) - log q(theta)], with theta drawn from q."""
     x = points("toy")[:50]
     prior = Prior.of(x, 3, kind, concentration=2.0, df=5.0, precision=0.5)
     log_q = torch.randn(len(x), 3, generator=torch.Generator().manual_seed(0)).double()
@@ -161,14 +161,14 @@ def test_the_bound_is_the_mean_of_its_terms_over_draws_of_theta(kind):
     posterior = [state for _, state in zip(range(3), climb, strict=False)][-1].posterior
     num = 4000
     weights = Dirichlet(posterior.concentration).sample((num,))
-    of_precision = wishart(posterior.df, posterior.scatter, kind)
-    precision = of_precision.sample((num,))
+    precision_distribution = wishart(posterior.df, posterior.scatter, kind)
+    precision = precision_distribution.sample((num,))
     wide = precision.unsqueeze(1) if kind == "tied" else precision
-    of_locs = locs_given(posterior.locs, posterior.precision, wide, kind)
+    of_locs = locs_given_precision(posterior.locs, posterior.precision, wide, kind)
     locs = of_locs.sample()
     ones = torch.ones(3).double()
     prior_precision = wishart(prior.df * ones[0], prior.scatter, kind)
-    prior_locs = locs_given(prior.loc, prior.precision * ones, wide, kind)
+    prior_locs = locs_given_precision(prior.loc, prior.precision * ones, wide, kind)
 
     def total(terms):
         return terms.reshape(num, -1).sum(1)
@@ -176,12 +176,12 @@ def test_the_bound_is_the_mean_of_its_terms_over_draws_of_theta(kind):
     log_ratio = (
         Dirichlet(prior.concentration * ones).log_prob(weights)
         - Dirichlet(posterior.concentration).log_prob(weights)
-        + total(prior_precision.log_prob(precision) - of_precision.log_prob(precision))
+        + total(prior_precision.log_prob(precision) - precision_distribution.log_prob(precision))
         + total(prior_locs.log_prob(locs) - of_locs.log_prob(locs))
     )
     expected_log_joint = torch.stack(
         [
-            (log_q.exp() * (mixture_of(w, m, p, kind).log_joint(x) - log_q)).sum()
+            (log_q.exp() * (make_mixture(w, m, p, kind).log_joint(x) - log_q)).sum()
             for w, m, p in zip(weights, locs, precision, strict=True)
         ]
     )
@@ -189,10 +189,10 @@ def test_the_bound_is_the_mean_of_its_terms_over_draws_of_theta(kind):
     error = drawn.std() / num**0.5
     assert abs(drawn.mean() - evidence_bound(x, log_q, posterior)) < 4.5 * error
     assert abs(log_ratio.mean() + posterior.kl()) < 4.5 * log_ratio.std() / num**0.5
-    # and the predictive density likewise
+    # The predictive density is such a mean, too.
     log_prob = torch.stack(
         [
-            mixture_of(w, m, p, kind).log_prob(x[:5])
+            make_mixture(w, m, p, kind).log_prob(x[:5])
             for w, m, p in zip(weights, locs, precision, strict=True)
         ]
     )
@@ -201,7 +201,7 @@ def test_the_bound_is_the_mean_of_its_terms_over_draws_of_theta(kind):
     assert ((density.mean(0) - posterior.predictive(x[:5]).exp()).abs() < 4.5 * error).all()
 
 
-def test_the_kl_of_wishart_factors_is_that_of_torch():
+def test_kl_of_wishart_factors_agrees_with_torch():
     x = points("iris")
     prior = Prior.of(x, 3, df=7.0)
     posterior = next(rounds(x, start("iris", "full"), prior))[0]
@@ -210,18 +210,18 @@ def test_the_kl_of_wishart_factors_is_that_of_torch():
         TorchWishart(df, precision_matrix=scatter)
         for df, scatter in zip(posterior.df, posterior.scatter, strict=True)
     ]
-    of_precision = sum(kl_divergence(factor, theirs) for factor in factors)
-    of_weights = kl_divergence(
+    kl_precision = sum(kl_divergence(factor, theirs) for factor in factors)
+    kl_weights = kl_divergence(
         Dirichlet(posterior.concentration), Dirichlet(torch.full((3,), 1 / 3).double())
     )
-    # E over Lambda of the KL between the normal distributions of locs
+    # The expected KL over Lambda between the normal distributions of locs.
     ratio = prior.precision / posterior.precision
     shift = posterior.locs - prior.loc
     expected = posterior.df.view(-1, 1, 1) * torch.linalg.inv(posterior.scatter)
     distance = torch.einsum("ki,kij,kj->k", shift, expected, shift)
-    of_locs = 0.5 * (4 * (ratio - 1 - ratio.log()) + prior.precision * distance).sum()
+    kl_locs = 0.5 * (4 * (ratio - 1 - ratio.log()) + prior.precision * distance).sum()
     torch.testing.assert_close(
-        posterior.kl(), of_precision + of_weights + of_locs, rtol=1e-6, atol=0
+        posterior.kl(), kl_precision + kl_weights + kl_locs, rtol=1e-6, atol=0
     )
 
 
@@ -237,22 +237,22 @@ def test_a_sparse_prior_empties_components_that_are_not_needed():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"df": 1.0}, "df of a full prior is a number above 1; got 1.0"),
-        ({"concentration": 0.0}, "concentration of a full prior is a number above 0"),
-        ({"precision": float("nan")}, "precision of a full prior is a number above 0"),
-        ({"scatter": torch.ones(2).double()}, r"has shape \(2, 2\); got \(2,\)"),
+        ({"df": 1.0}, "df of a full prior must be a number above 1; got 1.0"),
+        ({"concentration": 0.0}, "concentration of a full prior must be a number above 0"),
+        ({"precision": float("nan")}, "precision of a full prior must be a number above 0"),
+        ({"scatter": torch.ones(2).double()}, r"must have shape \(2, 2\); got \(2,\)"),
         ({"scatter": [[1.0, 2.0], [2.0, 1.0]]}, "symmetric and positive definite"),
-        ({"loc": [0.0, 1.0, 2.0]}, r"loc of a prior in 2 dimensions has shape \(2,\)"),
-        ({"df": float("inf")}, "df of a full prior is a number above 1; got inf"),
+        ({"loc": [0.0, 1.0, 2.0]}, r"loc of a prior in 2 dimensions must have shape \(2,\)"),
+        ({"df": float("inf")}, "df of a full prior must be a number above 1; got inf"),
     ],
 )
-def test_what_is_no_prior_is_refused(given, message):
+def test_bad_priors_are_refused(given, message):
     with pytest.raises(InputError, match=message):
         Prior.of(points("toy"), 3, "full", **given)
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_the_evidence_does_not_depend_on_the_origin(kind):
+def test_evidence_does_not_depend_on_the_origin(kind):
     x = points("toy")[:100]
     estimates = []
     for far in (0.0, 1e6):
@@ -261,17 +261,17 @@ def test_the_evidence_does_not_depend_on_the_origin(kind):
         first = Mixture(first.log_weights, first.locs + far, first.scales, kind)
         climb = record(coordinate_ascent(moved, first, Prior.of(moved, 3, kind)), moved)
         estimates.append(log_evidence(moved, climb.last.posterior, num_samples=500).log_evidence)
-    # Points at 1e6 are round to 1e-10 of it, and so is the bound; the draws are the same.
+    # Points at 1e6 are rounded to 1e-10, and so is the bound; the draws are the same.
     assert abs(estimates[0] - estimates[1]) < 1e-3
 
 
-def test_types_that_do_not_go_together_are_refused():
+def test_bad_combinations_of_covariance_types_are_refused():
     x = points("toy")
     with pytest.raises(InputError, match="the start has diag covariances, the prior full ones"):
         next(coordinate_ascent(x, start("toy", "diag"), Prior.of(x, 3)))
     posterior = next(rounds(x, start("toy", "diag"), Prior.of(x, 3, "diag")))[0]
     with pytest.raises(InputError, match="these are diag"):
-        restricted(posterior, "spherical")
+        restrict(posterior, "spherical")
     many = next(rounds(x, start("toy", "full", 8), Prior.of(x, 8)))[0]
-    with pytest.raises(InputError, match="7 at most, not 8"):
+    with pytest.raises(InputError, match="orders of 8 components; use 7 at most"):
         log_evidence(x, many)

@@ -15,7 +15,7 @@ from pyrovae.gmm import (
     record,
     toy,
 )
-from pyrovae.gmm.bayesian.program import _FromVector, mixture_of
+from pyrovae.gmm.bayesian.program import _FromVector, make_mixture
 
 from ..data import TYPES, start
 
@@ -23,19 +23,19 @@ X = toy(100)[0]
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_the_model_scores_the_mixture_that_it_draws(kind):
+def test_model_has_the_likelihood_of_the_mixture_that_it_draws(kind):
     prior = Prior.of(X, 3, kind)
     model = BayesianMixtureModel(prior, 3, marginalised=True)
     trace = pyro.poutine.trace(model).get_trace(X)
     trace.compute_log_prob()
     values = {name: trace.nodes[name]["value"] for name in ("weights", "loc", "precision")}
-    mixture = mixture_of(values["weights"], values["loc"], values["precision"], kind)
+    mixture = make_mixture(values["weights"], values["loc"], values["precision"], kind)
     torch.testing.assert_close(trace.nodes["x"]["log_prob_sum"], mixture.log_prob(X).sum())
 
 
 @pytest.mark.parametrize("kind", ["full", "spherical"])
 def test_svi_ends_near_coordinate_ascent(kind):
-    """Both climb one bound, of which SVI goes more than nineteen twentieths of the way."""
+    """Both maximise the same bound, and SVI closes more than 95 % of the distance."""
     x, first = toy(400)[0], start("toy", kind)
     prior = Prior.of(x, 3, kind)
     best = record(coordinate_ascent(x, first, prior, max_iter=2000, tol=1e-12), x)
@@ -45,7 +45,7 @@ def test_svi_ends_near_coordinate_ascent(kind):
     assert not dict(pyro.get_param_store())
 
 
-def test_the_transform_to_positive_definite_matrices_keeps_volume():
+def test_transform_to_positive_definite_matrices_has_the_right_jacobian():
     transform = _FromVector()
     v = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)).double()
     matrices = transform(v)
@@ -74,7 +74,7 @@ def test_nuts_draws_from_the_exact_posterior_of_one_component(kind):
     assert len(steps) == 450
     assert draws.num_divergent == 0
     locs = torch.stack([mixture.locs[0] for mixture in draws.mixtures])
-    # Draws of NUTS are hardly correlated here; counting half of them is on the safe side.
+    # Draws of NUTS are nearly uncorrelated here; counting half of them is conservative.
     error = locs.std(0) / 150**0.5
     assert ((locs.mean(0) - exact.locs[0]).abs() < 4.5 * error).all()
     log_det = torch.stack([-torch.logdet(mixture.matrices[0]) for mixture in draws.mixtures])
@@ -85,7 +85,7 @@ def test_nuts_draws_from_the_exact_posterior_of_one_component(kind):
     assert ((density.mean(0) - exact.predictive(X).exp()).abs() < 4.5 * error).all()
 
 
-def test_nuts_is_the_same_for_the_same_seed_and_uses_up_no_other_numbers():
+def test_nuts_repeats_with_the_seed_and_leaves_torch_state_unchanged():
     prior, first = Prior.of(X, 3, "spherical"), start("toy", "spherical")
     before = torch.get_rng_state()
     runs = [nuts(X, first, prior, num_draws=4, num_warmup=3, seed=s) for s in (0, 0, 1)]
@@ -95,8 +95,8 @@ def test_nuts_is_the_same_for_the_same_seed_and_uses_up_no_other_numbers():
     assert not torch.equal(locs[0], locs[2])
 
 
-def test_nuts_agrees_with_variational_bayes_on_what_both_predict():
-    """Where the components are far apart, q(z) q(theta) is nearly the posterior."""
+def test_nuts_and_variational_bayes_have_the_same_predictive_density():
+    """If components are far apart, q(z) q(theta) is nearly the posterior."""
     truth = Mixture.of([0.4, 0.6], [[0.0, 0.0], [12.0, 0.0]], [[1.0, 2.0], [0.5, 1.0]], "diag")
     x = truth.sample(150, torch.Generator().manual_seed(0))[0]
     held_out = truth.sample(300, torch.Generator().manual_seed(1))[0]
