@@ -23,6 +23,8 @@ NAN = torch.nan
 Y = torch.tensor([[0.3, NAN, -1.0], [NAN, NAN, NAN], [0.1, 0.2, 0.3]])
 COUNTS = torch.tensor([[3.0, NAN, 1.0], [NAN, NAN, NAN], [0.0, 12.0, 2.0]])
 EXPOSURE = torch.tensor([1.0, 2.0, 9.0])
+ENDLESS = {"name": "refined", "num_steps": 10**9}
+"""A method that never ends, to show that errors are raised before any work."""
 
 
 def _vae(likelihood: Any = NORMAL, **settings: Any) -> VAE:

@@ -16,19 +16,21 @@ from pyrovae.inverse.linear import LinearMap
 from tests.likelihoods.test_conformance import SHIPPED, declared, layer_and_eta
 from tests.pairs import assert_unbiased
 
+from .families import ENDLESS
+
 float64 = pytest.mark.usefixtures("float64")
 
 IMAGE = (2, 4, 6)
 
 
-def matrix_of(shape: tuple[int, ...], size: int) -> Tensor:
+def random_matrix(shape: tuple[int, ...], size: int) -> Tensor:
     return torch.randn(3, size, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
 
 
 MAPS: dict[str, tuple[Callable[..., LinearMap], tuple[int, ...]]] = {
-    "Linear": (lambda **of: Linear(matrix_of((5,), 5), **of), (5,)),
+    "Linear": (lambda **of: Linear(random_matrix((5,), 5), **of), (5,)),
     "Linear of images": (
-        lambda **of: Linear(matrix_of(IMAGE, 48), event_shape=IMAGE, **of),
+        lambda **of: Linear(random_matrix(IMAGE, 48), event_shape=IMAGE, **of),
         IMAGE,
     ),
     "Downsample": (lambda **of: Downsample(2, **of), IMAGE),
@@ -87,7 +89,7 @@ def test_maps_accept_any_batch_shape_and_start_at_data_that_look_like_y(name: st
     y, centre = operator.apply(x[0]), torch.randn(event)
     start = operator.start(y, centre)
     assert start.shape == x[0].shape
-    if name == "Blur":  # whose start does not undo the blur
+    if name == "Blur":  # its start does not undo the blur
         assert (operator.apply(start) - y).norm() < (operator.apply(centre[None]) - y).norm()
         return
     torch.testing.assert_close(operator.apply(start), y)
@@ -211,9 +213,6 @@ NOISE_FAMILIES = {"Bernoulli", "BetaBinomial", "Binomial", "Categorical", "Norma
 """Families for which p(y | z) is known when the noise is on x itself."""
 
 TOTAL_FAMILIES = {"Multinomial", "DirichletMultinomial"}
-
-ENDLESS = {"name": "refined", "num_steps": 10**9}
-"""A method that never ends, to show that errors are raised before any work."""
 
 
 def restore(

@@ -41,7 +41,7 @@ def update(statistics: Statistics, prior: Prior) -> Posterior:
         scatter_k       = scatter + scatters_k
                           + precision n_k / precision_k (means_k - loc) (means_k - loc)^T
 
-    If tied, df and scatter add up the terms of all k, so that df = df + N. If spherical, df adds
+    If tied, df and scatter add up the terms of all k, so df grows by N. If spherical, df adds
     d n_k, and the scatter adds traces.
     """
     n, kind = statistics.counts, prior.covariance_type
