@@ -10,11 +10,11 @@ import torch
 from pyrovae import VAE, Likelihood
 from pyrovae.infer import ELBO, BetaELBO
 
-ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs/background/equations.md").read_text()
 ROWS = [
     [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-    for line in TEXT.partition("## Equations")[2].partition("\n## ")[0].splitlines()
+    for line in TEXT.partition("## Index of equations")[2].partition("\n## ")[0].splitlines()
     if line.startswith("|") and "`" in line
 ]
 
