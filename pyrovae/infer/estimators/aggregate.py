@@ -11,7 +11,13 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from ...progress import LateProgress
-from ..pair.latents import LOG_PROB_ERRORS, LocalLatent, by_datum, factors_of, no_density
+from ..pair.latents import (
+    LOG_PROB_ERRORS,
+    LocalLatent,
+    flatten_per_datum,
+    no_density_error,
+    unwrap_independent,
+)
 
 __all__ = ["Posteriors", "log_aggregate"]
 
@@ -44,16 +50,16 @@ class Posteriors:
         Raises:
             InputError: if the family has no densities of samples that it did not draw.
         """
-        q, place = factors_of(latent.q), latent.place
+        q, data_axis = unwrap_independent(latent.q), latent.data_axis
         if isinstance(q, Normal):
-            log_prob, width = _normals(q, place), 2
+            log_prob, width = _normals(q, data_axis), 2
         else:
-            log_prob, width = _broadcast(latent.q, place), 4 * max(1, prod(z.shape[1:]))
+            log_prob, width = _broadcast(latent.q, data_axis), 4 * max(1, prod(z.shape[1:]))
         try:
             log_prob(z[:2])
         except LOG_PROB_ERRORS as error:
-            raise no_density(latent.name, latent.q) from error
-        return cls(log_prob, latent.q.batch_shape[place], width)
+            raise no_density_error(latent.name, latent.q) from error
+        return cls(log_prob, latent.q.batch_shape[data_axis], width)
 
 
 def log_aggregate(
@@ -71,13 +77,13 @@ def log_aggregate(
     return total - log(sum(part.num_data for part in parts))
 
 
-def _normals(q: Any, place: int) -> Callable[[Tensor], Float[Tensor, "some batch"]]:
+def _normals(q: Any, data_axis: int) -> Callable[[Tensor], Float[Tensor, "some batch"]]:
     """The densities of factorised Normals, by matrix products.
 
     (z - m)^2 / s^2 is that of z^2, z and 1 with 1 / s^2, -2 m / s^2 and m^2 / s^2; in double
     precision, and measured from the mean over data, so that little is lost where s is small.
     """
-    loc, scale = by_datum(q.loc, place), by_datum(q.scale, place)
+    loc, scale = flatten_per_datum(q.loc, data_axis), flatten_per_datum(q.scale, data_axis)
     centre = loc.mean(0)
     loc = loc - centre
     precision = scale**-2
@@ -91,10 +97,10 @@ def _normals(q: Any, place: int) -> Callable[[Tensor], Float[Tensor, "some batch
     return log_prob
 
 
-def _broadcast(q: Any, place: int) -> Callable[[Tensor], Float[Tensor, "some batch"]]:
+def _broadcast(q: Any, data_axis: int) -> Callable[[Tensor], Float[Tensor, "some batch"]]:
     def log_prob(z: Tensor) -> Float[Tensor, "some batch"]:
-        values = z.unsqueeze(place + 1).expand(len(z), *q.batch_shape, *q.event_shape)
-        of_all: Tensor = q.log_prob(values).double().movedim(place + 1, 1)
+        values = z.unsqueeze(data_axis + 1).expand(len(z), *q.batch_shape, *q.event_shape)
+        of_all: Tensor = q.log_prob(values).double().movedim(data_axis + 1, 1)
         return of_all.reshape(*of_all.shape[:2], -1).sum(-1)
 
     return log_prob

@@ -14,7 +14,7 @@ from ...data.batches import Batches, LoaderBatches, Transform, as_batches
 from ...errors import InputError
 from ...progress import LateProgress
 from ..pair.bound import PyroFunction
-from ..pair.latents import LocalLatent, by_datum, factors_of, local_latents
+from ..pair.latents import LocalLatent, find_local_latents, flatten_per_datum, unwrap_independent
 from ..pair.pair import Pair
 from ..pair.rows import has_row_per_datum
 from .aggregate import Posteriors, log_aggregate
@@ -165,7 +165,7 @@ def latent_report(
         chosen[torch.randperm(batches.size)[:max_data]] = True
         with LateProgress("latents", len(batches)) as bar:
             for batch in _taken(batches, chosen):
-                for latent in local_latents(pair, batch, plate):
+                for latent in find_local_latents(pair, batch, plate):
                     parts.setdefault(latent.name, []).append(_part(latent, num_samples))
                 if progress:
                     bar.advance()
@@ -210,30 +210,30 @@ class _Part:
 
 
 def _part(latent: LocalLatent, num_samples: int) -> _Part:
-    q, prior, place = latent.q, latent.prior, latent.place
+    q, prior, data_axis = latent.q, latent.prior, latent.data_axis
     z = q.sample((num_samples,))
-    rows = z.movedim(place + 1, 0).flatten(0, 1)
-    kl = by_datum(_kl(q, prior, z), place)
+    rows = z.movedim(data_axis + 1, 0).flatten(0, 1)
+    kl = flatten_per_datum(_kl(q, prior, z), data_axis)
     if kl.isnan().any():
         raise FloatingPointError(
             f"the KL divergence of site {latent.name!r} is not a number: a parameter of the guide "
             "or of the prior is NaN"
         )
     posteriors = Posteriors.of(latent, rows)
-    log_q, log_prior = (_of_samples(each.log_prob(z), place) for each in (q, prior))
-    mean = by_datum(_mean(factors_of(q), z[0]), place)
+    log_q, log_prior = (_of_samples(each.log_prob(z), data_axis) for each in (q, prior))
+    mean = flatten_per_datum(_mean(unwrap_independent(q), z[0]), data_axis)
     return _Part(kl, mean, rows, log_q, log_prior, posteriors)
 
 
-def _of_samples(log_prob: Tensor, place: int) -> Float[Tensor, "samples"]:
+def _of_samples(log_prob: Tensor, data_axis: int) -> Float[Tensor, "samples"]:
     """Summed over plates other than that over data; the samples of one datum side by side."""
-    moved = log_prob.double().movedim(place + 1, 0)
+    moved = log_prob.double().movedim(data_axis + 1, 0)
     return moved.reshape(*moved.shape[:2], -1).sum(-1).flatten()
 
 
 def _kl(q: Any, prior: Any, z: Tensor) -> Tensor:
     """KL(q || p) of each factor, where both have the same; else of the whole."""
-    factors = factors_of(q), factors_of(prior)
+    factors = unwrap_independent(q), unwrap_independent(prior)
     if factors[0].batch_shape == factors[1].batch_shape:
         q, prior = factors
     try:

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from ...errors import InputError
-from ..pair.bound import Bound, PyroFunction, Site, _sample_sites, evaluate_bound
+from ..pair.bound import Bound, PyroFunction, evaluate_bound
+from ..pair.sites import Site, sample_sites
 from .hmc import State
 
 __all__ = ["RowDensities", "simulate"]
@@ -65,7 +66,7 @@ class RowDensities:
             bound = evaluate_bound(self._model, guide, *self._rows, plate=self._plate)
         bound.check()
         bound.check_data_are_apart()
-        for site in _sample_sites(bound.guide_trace):
+        for site in sample_sites(bound.guide_trace):
             if site["infer"].get("is_auxiliary"):
                 raise InputError(
                     f"site {site['name']!r} of the guide is auxiliary, so that the density "
@@ -203,7 +204,7 @@ class _FromVectors(Messenger):
 def _unconstrained(trace: Trace, plate: str) -> dict[str, tuple[int, Tensor]]:
     """For each latent, the dimension that is over data, and its value in R^n with that in front."""
     found = {}
-    for site in _sample_sites(trace):
+    for site in sample_sites(trace):
         if not site["is_observed"]:
             dim = _dim_of_data(site, plate)
             found[site["name"]] = dim, _bijection(site).inv(site["value"]).movedim(dim, 0)

@@ -16,7 +16,7 @@ from ...data.batches import Transform, as_batches
 from ...errors import InputError
 from ...progress import LateProgress
 from ..pair.bound import PyroFunction
-from ..pair.latents import LocalLatent, factors_of, local_latents
+from ..pair.latents import LocalLatent, find_local_latents, unwrap_independent
 from ..pair.pair import Pair
 from ..pair.particles import Particles
 from ..pair.rows import has_row_per_datum
@@ -190,7 +190,7 @@ class _FreedLatent:
 
     def q(self, free: Sequence[Tensor]) -> Any:
         parameters = {
-            name: transform(rows.movedim(0, self.latent.place))
+            name: transform(rows.movedim(0, self.latent.data_axis))
             for (name, transform), rows in zip(self.transforms.items(), free, strict=True)
         }
         return self.family(**parameters).to_event(self.num_reinterpreted)
@@ -235,7 +235,7 @@ class _FreedPair:
 
 def _freed(pair: Pair, batch: Sequence[Any], plate: str) -> _FreedPair:
     latents, free = [], []
-    for latent in local_latents(pair, batch, plate):
+    for latent in find_local_latents(pair, batch, plate):
         freed, rows = _free(latent)
         latents.append(freed)
         free.extend(rows)
@@ -246,7 +246,7 @@ def _freed(pair: Pair, batch: Sequence[Any], plate: str) -> _FreedPair:
 
 def _free(latent: LocalLatent) -> tuple[_FreedLatent, list[Tensor]]:
     """A latent's q with the parameters that it has now, made unconstrained."""
-    base = factors_of(latent.q)
+    base = unwrap_independent(latent.q)
     family = type(base)
     if not base.has_rsample or isinstance(base, Delta):
         raise InputError(
@@ -279,7 +279,7 @@ def _unconstrained(latent: LocalLatent, base: Any) -> tuple[_FreedLatent, list[T
         value = getattr(base, name)
         event_shape = value.shape[value.ndim - constraint.event_dim :]
         free = transforms[name].inv(value.expand(base.batch_shape + event_shape))
-        rows.append(free.movedim(latent.place, 0).contiguous())
+        rows.append(free.movedim(latent.data_axis, 0).contiguous())
     num_reinterpreted = len(base.batch_shape) - len(latent.q.batch_shape)
     return _FreedLatent(latent, type(base), transforms, num_reinterpreted), rows
 

@@ -141,7 +141,7 @@ def importance_sample(
         num_runs = ceil(num_samples / max(1, num_rows // len(batch[0])))
         at_once = max(2, ceil(num_samples / num_runs))
         captured = Captured(
-            partial(_log_terms, pair, particles.of(at_once)),
+            partial(_log_terms, pair, particles.with_num(at_once)),
             (model, guide),
             compile=compile,
             num_calls=num_runs * len(batches),
@@ -185,7 +185,9 @@ def _log_terms(
 def _bytes_of_a_row(pair: Pair, particles: Particles, batch: Sequence[Any]) -> int:
     """What a run takes for one sample of one datum; by a run of few, with all that they share."""
     one = [part[:1] if has_row_per_datum(part, len(batch[0])) else part for part in batch]
-    return max(1, count_allocated_bytes(partial(_log_terms, pair, particles.of(8), *one)) // 8)
+    return max(
+        1, count_allocated_bytes(partial(_log_terms, pair, particles.with_num(8), *one)) // 8
+    )
 
 
 def _summary(

@@ -1,4 +1,4 @@
-"""Objectives by name, as they stand in YAML and on the command line."""
+"""Objectives by the names that YAML files and the command line use."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -42,13 +42,13 @@ OBJECTIVES: dict[str, Callable[..., Objective | ELBO]] = {
 
 
 def objective_of(declared: ObjectiveLike) -> Objective | ELBO:
-    """The objective that a word, or settings from YAML, mean; an object is what it is.
+    """Build the objective that a name or settings from YAML describe; pass an object through.
 
     >>> objective_of({"name": "beta", "beta": {"steps": 1000, "end": 4.0}}).beta
     Linear(steps=1000, start=0.0, end=4.0)
 
     Raises:
-        InputError: if there is none of that name, or a setting is unknown or cannot be used.
+        InputError: if no objective has that name, or a setting is unknown or invalid.
     """
     if isinstance(declared, Objective | ELBO):
         return declared

@@ -1,4 +1,4 @@
-"""The negative ELBO per datum, as a loss for SVI: ours or Pyro's."""
+"""The negative ELBO per datum, as a loss for :class:`pyrovae.SVI` or Pyro's SVI."""
 
 from typing import Any, NamedTuple
 
@@ -29,12 +29,12 @@ class Loss(NamedTuple):
 class ELBO:
     """The ELBO of the whole data set, per datum, estimated from a minibatch.
 
-    A minibatch is scaled up within the plate over data, so latents shared by all data keep their
-    right weight. Values and gradients are those of ``pyro.infer.Trace_ELBO`` on the same noise,
-    divided by N. It has the methods of a Pyro loss, and ``pyro.infer.SVI`` takes it too.
+    The loss scales a minibatch up within the plate over data, so latents shared by all data keep
+    their right weight. Values and gradients equal those of ``pyro.infer.Trace_ELBO`` on the same
+    noise, divided by N. It has the methods of a Pyro loss, so ``pyro.infer.SVI`` takes it too.
 
     Arguments:
-        size: number of data N in the data set; what the plate declares unless given.
+        size: number of data N in the data set; the size of the plate by default.
         plate: name of the plate over data.
     """
 
@@ -54,14 +54,14 @@ class ELBO:
     def differentiable_loss(
         self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any
     ) -> Float[Tensor, ""]:
-        """What has the gradient of the loss; its value is not that of the loss."""
+        """A function with the gradient of the loss, but not its value."""
         bound = self._bound(model, guide, *args, **kwargs)
         return -bound.surrogate() / bound.size
 
     def loss_and_grads(
         self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any
     ) -> Loss:
-        """The loss, its gradient being added to that of each parameter."""
+        """Compute the loss, and add its gradient to the ``grad`` of each parameter."""
         bound = self._bound(model, guide, *args, **kwargs)
         torch_backward(-bound.surrogate() / bound.size)
         return self._loss(bound)

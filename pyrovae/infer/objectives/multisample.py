@@ -1,6 +1,6 @@
-"""Objectives of several samples for each datum: tighter bounds, and better gradients of them.
+"""Objectives with several samples of each datum: tighter bounds, and better gradients of them.
 
-With log w_k = log p(x, z_k) - log q(z_k | x), all are functions of K log weights of each datum.
+All are functions of the K log weights log w_k = log p(x, z_k) - log q(z_k | x) of each datum.
 """
 
 from math import log
@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import InputError
+from ..pair.layout import PerSample
 from ..pair.terms import Terms
-from .objective import Objective, PerSample, mean_of_others
+from .objective import Objective, mean_of_others
 
 __all__ = [
     "CIWAE",
@@ -30,8 +31,8 @@ __all__ = [
 class IWAE(Objective):
     """Importance-weighted bound (Burda et al. 2016): log (1/K) sum_k w_k.
 
-    Where samples cannot be reparameterised, the signal of each is by how much the bound is above
-    that with its weight replaced by the geometric mean of the others (Mnih and Rezende 2016).
+    For samples that cannot be reparameterised, the baseline of each is the bound with its weight
+    replaced by the geometric mean of the others (Mnih and Rezende 2016).
     """
 
     name = "iwae"
@@ -45,18 +46,18 @@ class IWAE(Objective):
         return self.of_weights(terms.log_weight)
 
     def of_weights(self, log_weights: Float[Tensor, "*extra batch"]) -> Float[Tensor, "*means"]:
-        """The bound as a function of log weights, the samples of which are last but one."""
+        """The bound as a function of log weights, with samples in the last but one dimension."""
         return log_weights.logsumexp(-2) - log(log_weights.shape[-2])
 
     def signal(self, terms: Terms) -> PerSample:
-        """The bound above that without one's own weight."""
+        """The bound minus the bound without the sample's own weight."""
         log_weights = terms.log_weight.detach()
         num = len(log_weights)
         if num == 1:
             return log_weights - mean_of_others(log_weights)
         others = (log_weights.sum(0) - log_weights) / (num - 1)
-        left_out = torch.eye(num, dtype=torch.bool, device=others.device)[:, :, None]
-        replaced = torch.where(left_out, others[:, None], log_weights)
+        own = torch.eye(num, dtype=torch.bool, device=others.device)[:, :, None]
+        replaced = torch.where(own, others[:, None], log_weights)
         return self.of_weights(log_weights) - self.of_weights(replaced)
 
 
@@ -65,7 +66,8 @@ class Renyi(IWAE):
 
         1 / (1 - alpha) log (1/K) sum_k w_k^(1 - alpha)
 
-    alpha = 0 is the importance-weighted bound, alpha to 1 the ELBO. Below 0 it is no lower bound.
+    alpha = 0 gives the importance-weighted bound, and alpha -> 1 the ELBO. Below 0 it is no lower
+    bound.
     """
 
     name = "renyi"
@@ -74,7 +76,7 @@ class Renyi(IWAE):
         super().__init__(num_particles, **options)
         if not 0 <= alpha < 1:
             raise InputError(
-                f"alpha is {alpha}; it must be at least 0 and below 1, which is 'elbo'"
+                f"alpha is {alpha}; it must be at least 0 and below 1 (for 1 use 'elbo')"
             )
         self.alpha = alpha
 
@@ -84,10 +86,10 @@ class Renyi(IWAE):
 
 
 class StickingTheLanding(IWAE):
-    """The ELBO, or with K samples the importance-weighted bound, by the gradient that vanishes
-    where q is the posterior (Roeder et al. 2017): that through the samples alone.
+    """The ELBO, or with K samples the importance-weighted bound, with the gradient through the
+    samples alone, which vanishes if q is the posterior (Roeder et al. 2017).
 
-    For one sample it is unbiased; for more it is biased, as its authors' is; :class:`DReG` is not.
+    It is unbiased for one sample, and biased for more, as in the paper; :class:`DReG` is unbiased.
     """
 
     name = "stl"
@@ -99,10 +101,11 @@ class StickingTheLanding(IWAE):
 
 
 class DReG(IWAE):
-    """The importance-weighted bound by its doubly reparameterised gradient (Tucker et al. 2019).
+    """The importance-weighted bound with its doubly reparameterised gradient (Tucker et al. 2019).
 
-    The parameters of the guide have the gradient sum_k v_k^2 (d log w_k / d z_k) (d z_k / d phi)
-    with v_k = w_k / sum_j w_j, which is unbiased, and whose signal does not fade as K grows.
+    The gradient in the parameters of the guide is sum_k v_k^2 (d log w_k / d z_k) (d z_k / d phi)
+    with v_k = w_k / sum_j w_j. It is unbiased, and its signal-to-noise ratio does not fall as K
+    grows.
     """
 
     name = "dreg"
@@ -110,7 +113,7 @@ class DReG(IWAE):
     signal = Objective.signal
 
     def gradient_scale(self, terms: Terms) -> PerSample:
-        """The normalised weights, by which gradients come weighted already."""
+        """The normalised weights, which multiply the weights that the gradient of the bound has."""
         return terms.log_weight.softmax(0)
 
 
@@ -121,7 +124,12 @@ class MIWAE(IWAE):
 
     def __init__(self, num_particles: int = 64, num_groups: int = 8, **options: Any) -> None:
         super().__init__(num_particles, **options)
-        self.num_groups = _divisor(num_groups, num_particles)
+        if num_groups < 1 or num_particles % num_groups:
+            raise InputError(
+                f"num_groups is {num_groups}; it must divide num_particles, which is "
+                f"{num_particles}"
+            )
+        self.num_groups = num_groups
 
     def of_weights(self, log_weights: Float[Tensor, "*extra batch"]) -> Float[Tensor, "*means"]:
         """The bound as a function of log weights."""
@@ -146,19 +154,21 @@ class CIWAE(IWAE):
 
 
 class PIWAE(MIWAE):
-    """The model by the bound of all K samples, the guide by that of M groups of K / M (Rainforth
-    et al. 2018): the first is tighter, the second has the better gradient in the guide.
+    """Train the model on the bound of all K samples, and the guide on M groups of K / M samples.
+
+    The first bound is tighter; the second has a better gradient in the guide (Rainforth et al.
+    2018).
     """
 
     name = "piwae"
     path = "separate"
 
     def value(self, terms: Terms) -> Float[Tensor, "batch"]:
-        """The bound of all samples, by which the model is trained."""
+        """The bound of all samples, on which the model is trained."""
         return IWAE.of_weights(self, terms.log_weight)
 
     def surrogate(self, terms: Terms) -> Float[Tensor, ""]:
-        """Weights of all samples for the model, those of groups for what goes through them."""
+        """Weights of all samples for the model, and weights of groups for the guide."""
         log_weights = terms.log_weight.detach().requires_grad_()
         with torch.enable_grad():
             groups = self.of_weights(log_weights).sum()
@@ -167,15 +177,15 @@ class PIWAE(MIWAE):
         joint = terms.log_likelihood + terms.log_prior
         through = terms.through_samples((of_groups * joint).sum())
         total = (of_all * joint).sum() + through - (of_groups * terms.log_q).sum()
-        return self._with_score(total / joint.shape[1], terms)
+        return self._add_score(total / joint.shape[1], terms)
 
 
 class RWS(IWAE):
-    """Reweighted wake-sleep (Bornschein and Bengio 2015), whose guide learns from weighted samples.
+    """Reweighted wake-sleep (Bornschein and Bengio 2015): the guide learns from weighted samples.
 
-    The model follows the gradient of the importance-weighted bound; the guide that of
-    sum_k v_k log q(z_k | x) with the normalised weights v: the inclusive KL(p | q) gets smaller.
-    Samples of any kind will do, discrete ones too; no gradient goes through them.
+    The model follows the gradient of the importance-weighted bound. The guide follows the gradient
+    of sum_k v_k log q(z_k | x) with the normalised weights v, which lowers the inclusive KL(p | q).
+    No gradient flows through the samples, so latents may be discrete.
     """
 
     name = "rws"
@@ -183,7 +193,7 @@ class RWS(IWAE):
     fewest_particles = 2
 
     def surrogate(self, terms: Terms) -> Float[Tensor, ""]:
-        """The weighted log densities of model and guide."""
+        """The weighted log-densities of model and guide."""
         weights = terms.log_weight.detach().softmax(0)
         log_joint = terms.log_likelihood + terms.log_prior
         return (weights * (log_joint + terms.log_q)).sum(0).mean()
@@ -192,8 +202,8 @@ class RWS(IWAE):
 class WakeSleep(IWAE):
     """Wake-sleep (Hinton et al. 1995), both phases in each step.
 
-    Awake, the model follows the gradient of log p(x, z) at samples of q; asleep, the guide that of
-    log q(z | x) at latents and data that the model has drawn.
+    In the wake phase the model follows the gradient of log p(x, z) at samples of q. In the sleep
+    phase the guide follows the gradient of log q(z | x) at latents and data drawn from the model.
     """
 
     name = "wake_sleep"
@@ -203,14 +213,6 @@ class WakeSleep(IWAE):
         super().__init__(num_particles, **options)
 
     def surrogate(self, terms: Terms) -> Float[Tensor, ""]:
-        """The log densities of both phases."""
-        awake = (terms.log_likelihood + terms.log_prior).mean()
-        return awake + terms.log_q_of_dreams()
-
-
-def _divisor(num_groups: int, num_particles: int) -> int:
-    if num_groups < 1 or num_particles % num_groups:
-        raise InputError(
-            f"num_groups is {num_groups}; it must divide num_particles, which is {num_particles}"
-        )
-    return num_groups
+        """The log-densities of both phases."""
+        wake = (terms.log_likelihood + terms.log_prior).mean()
+        return wake + terms.log_q_of_dreams()

@@ -1,4 +1,4 @@
-"""What every objective has in common: a Pyro loss, made of a pure function of the bound's terms."""
+"""The base class of objectives: a Pyro loss from a pure function of the terms of the bound."""
 
 from typing import Any, ClassVar
 
@@ -9,38 +9,39 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ..pair.bound import PyroFunction
-from ..pair.particles import Particles, Path, PerSample
-from ..pair.terms import Terms, evaluate_terms, refuse_dependent_latents
+from ..pair.layout import PerSample
+from ..pair.particles import GradientPath, Particles
+from ..pair.terms import Terms, check_latents_are_independent, evaluate_terms
 from .elbo import Loss
 
-__all__ = ["Objective", "PerSample", "mean_of_others"]
+__all__ = ["Objective", "mean_of_others"]
 
 
 class Objective(nn.Module):
-    """Something to maximise in place of the ELBO, for any model and guide.
+    """An objective to maximise in place of the ELBO, for any model and guide.
 
-    It is a function of the :class:`~pyrovae.infer.pair.terms.Terms` of a batch, and of the
-    number of steps taken, which it counts. It has the methods of a Pyro loss:
-    ``SVI(..., loss=objective)`` takes it, and so does ``pyro.infer.SVI`` with
-    ``loss=objective.differentiable_loss``.
+    It is a function of the :class:`~pyrovae.infer.pair.terms.Terms` of a batch and of the number
+    of steps so far, which it counts. To write one, override :meth:`value`. It has the methods of a
+    Pyro loss: pass it to ``SVI(..., loss=objective)``, or
+    ``pyro.infer.SVI(..., loss=objective.differentiable_loss)``.
 
-    Where a latent of the guide cannot be reparameterised, its gradient is that of the score
-    function, with the mean over the other samples of a datum as baseline, or over the other data of
-    the batch where there is one sample (Kool et al. 2019); see :meth:`signal`.
+    A latent that cannot be reparameterised gets the score function gradient. The baseline is the
+    mean over the other samples of a datum, or with one sample the mean over the other data of the
+    batch (Kool et al. 2019); see :meth:`signal`.
 
     Arguments:
         num_particles: K, samples of the latents of each datum.
-        size: number of data N that a batch stands for; what the plate declares unless given.
+        size: number of data N that a batch stands for; the size of the plate by default.
         plate: name of the plate over data.
 
     Attributes:
-        step: how many gradients there have been.
+        step: number of gradients computed so far.
     """
 
     name: ClassVar[str]
-    path: ClassVar[Path] = "total"
+    path: ClassVar[GradientPath] = "total"
     is_bound: ClassVar[bool] = False
-    """Whether its value is a lower bound on log p(x), and so can be reported as one."""
+    """Whether its value is a lower bound on log p(x) and is reported as such."""
     fewest_particles: ClassVar[int] = 1
     takes_shared: ClassVar[bool] = False
     """Whether latents may be shared by all data."""
@@ -63,35 +64,35 @@ class Objective(nn.Module):
         self._particles: Particles | None = None
 
     def value(self, terms: Terms) -> Float[Tensor, "..."]:
-        """What is maximised, in nats: for each datum, or averaged over the batch."""
+        """The objective, in nats: for each datum, or averaged over the batch."""
         raise NotImplementedError
 
     def surrogate(self, terms: Terms) -> Float[Tensor, ""]:
-        """A function whose gradient is that by which the objective is maximised."""
-        return self._with_score(self.value(terms).mean(), terms)
+        """A function whose gradient is followed to maximise the objective."""
+        return self._add_score(self.value(terms).mean(), terms)
 
-    def _with_score(self, surrogate: Float[Tensor, ""], terms: Terms) -> Float[Tensor, ""]:
+    def _add_score(self, surrogate: Float[Tensor, ""], terms: Terms) -> Float[Tensor, ""]:
         if terms.score is None:
             return surrogate
         return surrogate + (self.signal(terms).detach() * terms.score).sum(0).mean()
 
     def signal(self, terms: Terms) -> PerSample:
-        """What the score function of each sample is multiplied by: its value above a baseline."""
+        """The factor of each sample's score function: the objective minus a baseline."""
         raise InputError(
-            f"{self.name} needs latents that can be reparameterised: a site of the guide has no "
-            "rsample; use 'elbo', 'iwae' or 'rws'"
+            f"{self.name} needs latents that can be reparameterised, but a site of the guide has "
+            "no rsample; use 'elbo', 'iwae' or 'rws'"
         )
 
     def gradient_scale(self, terms: Terms) -> PerSample | None:
-        """What gradients are multiplied by where they come to the samples; None for 1."""
+        """Factors that multiply gradients when they reach the samples; None for 1."""
         return None
 
     def loss(self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any) -> Loss:
-        """The loss per datum, without a gradient: minus the objective where that is a bound on
-        log p(x), and minus the ELBO where it is not.
+        """The loss per datum, without a gradient: minus the objective if it is a bound on log p(x),
+        and minus the ELBO otherwise.
 
         Raises:
-            InputError: if the objective cannot be had of this pair.
+            InputError: if the objective cannot be computed for this pair.
         """
         with torch.no_grad():
             terms = self._terms(model, guide, args, kwargs)
@@ -100,30 +101,30 @@ class Objective(nn.Module):
     def differentiable_loss(
         self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any
     ) -> Float[Tensor, ""]:
-        """The loss per datum, with the gradient by which it is minimised."""
+        """The loss per datum, with the gradient that minimises it."""
         terms = self._terms(model, guide, args, kwargs)
         surrogate = -self.surrogate(terms) - terms.shared
         loss = self._loss(terms).loss
-        self._count()
+        self._count_step()
         return surrogate - surrogate.detach() + loss
 
     def loss_and_grads(
         self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any
     ) -> Loss:
-        """The loss per datum; its gradient is added to that of each parameter."""
+        """Compute the loss per datum, and add its gradient to the ``grad`` of each parameter."""
         terms = self._terms(model, guide, args, kwargs)
         torch_backward(-self.surrogate(terms) - terms.shared)
         loss = self._loss(terms)
-        self._count()
+        self._count_step()
         return loss
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the pair that it was last used with."""
+        """Leave out the pair that it was last used with."""
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
         return state | {"_particles": None}
 
     @torch.no_grad()
-    def _count(self) -> None:
+    def _count_step(self) -> None:
         self.step.add_(1)
 
     def _loss(self, terms: Terms, is_reported: bool = False) -> Loss:
@@ -138,25 +139,25 @@ class Objective(nn.Module):
         self, model: PyroFunction, guide: PyroFunction, args: Any, kwargs: dict[str, Any]
     ) -> Terms:
         particles = self._particles
-        wanted = (model, guide, self.num_particles, self.plate)
-        if particles is None or particles.settings != wanted:
+        settings = (model, guide, self.num_particles, self.plate)
+        if particles is None or particles.settings != settings:
             particles = Particles(model, guide, self.num_particles, self.plate, args, kwargs)
             if self.path == "partial":
-                refuse_dependent_latents(particles, args, kwargs, self.name)
+                check_latents_are_independent(particles, args, kwargs, self.name)
             self._particles = particles
         scales: list[PerSample] = []
-        does_scale = type(self).gradient_scale is not Objective.gradient_scale
+        scales_gradients = type(self).gradient_scale is not Objective.gradient_scale
         terms = evaluate_terms(
             particles,
             args,
             kwargs,
             size=self.size,
             path=self.path,
-            gradient_scale=(lambda: scales[0]) if does_scale else None,
+            gradient_scale=(lambda: scales[0]) if scales_gradients else None,
         )
         if terms.shared_sites and not self.takes_shared:
             raise InputError(
-                f"{self.name} weighs the samples of each datum by themselves, but site "
+                f"{self.name} weights the samples of each datum separately, but site "
                 f"{terms.shared_sites[0]!r} is outside of plate {self.plate!r}, shared by all "
                 "data; use 'elbo' for this pair"
             )

@@ -1,4 +1,4 @@
-"""Weights that change with the number of steps taken."""
+"""Schedules: weights that change with the number of steps so far."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,10 +14,10 @@ __all__ = ["Cyclical", "Linear", "Weight", "weight_at"]
 
 @dataclass(frozen=True)
 class Linear:
-    """From one weight to another in equal steps; then constant.
+    """A weight that changes linearly from ``start`` to ``end``, and then stays constant.
 
     Arguments:
-        steps: how many it takes.
+        steps: number of steps to get there.
         start: weight at the first step.
         end: weight from step number ``steps`` on.
     """
@@ -30,24 +30,24 @@ class Linear:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise InputError(f"a linear schedule takes 1 step or more; got {self.steps}")
+            raise InputError(f"a linear schedule needs steps of 1 or more; got {self.steps}")
 
     def __call__(self, step: Int[Tensor, ""]) -> Float[Tensor, ""]:
-        """The weight at a step, of which there have been so many before."""
-        done = (step.to(torch.get_default_dtype()) / self.steps).clamp(max=1.0)
-        return self.start + (self.end - self.start) * done
+        """The weight after ``step`` steps."""
+        progress = (step.to(torch.get_default_dtype()) / self.steps).clamp(max=1.0)
+        return self.start + (self.end - self.start) * progress
 
 
 @dataclass(frozen=True)
 class Cyclical:
-    """Up from ``start`` to ``end``, and on from the start again (Fu et al. 2019).
+    """A weight that rises from ``start`` to ``end`` again in each cycle (Fu et al. 2019).
 
     Arguments:
         period: steps in a cycle.
-        cycles: how many there are; the weight is ``end`` afterwards.
-        ramp: share of a cycle in which the weight rises; in the rest it is ``end``.
+        cycles: number of cycles; afterwards the weight is ``end``.
+        ramp: share of a cycle in which the weight rises; for the rest it is ``end``.
         start: weight at the first step of a cycle.
-        end: weight at its last.
+        end: weight at the last step of a cycle.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -61,15 +61,15 @@ class Cyclical:
     def __post_init__(self) -> None:
         if self.period < 1 or self.cycles < 1 or not 0 < self.ramp <= 1:
             raise InputError(
-                "a cyclical schedule has a period of 1 step or more, 1 cycle or more, and a ramp "
+                "a cyclical schedule needs a period of 1 step or more, 1 cycle or more, and a ramp "
                 f"above 0 and up to 1; got {self.period}, {self.cycles} and {self.ramp}"
             )
 
     def __call__(self, step: Int[Tensor, ""]) -> Float[Tensor, ""]:
-        """The weight at a step, of which there have been so many before."""
+        """The weight after ``step`` steps."""
         in_cycle = (step % self.period).to(torch.get_default_dtype()) / self.period
-        done = (in_cycle / self.ramp).clamp(max=1.0)
-        weight = self.start + (self.end - self.start) * done
+        progress = (in_cycle / self.ramp).clamp(max=1.0)
+        weight = self.start + (self.end - self.start) * progress
         return torch.where(step < self.period * self.cycles, weight, self.end)
 
 
@@ -78,5 +78,5 @@ Weight = float | Linear | Cyclical
 
 
 def weight_at(weight: Weight, step: Int[Tensor, ""]) -> Float[Tensor, ""] | float:
-    """The weight at a step."""
+    """The weight after ``step`` steps, of a schedule or a constant."""
     return weight(step) if callable(weight) else weight

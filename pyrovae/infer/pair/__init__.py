@@ -1,1 +1,1 @@
-"""A model and a guide run together: their traces, the terms of the bound, and particles."""
+"""Run a model and a guide together: their traces, the terms of the bound, and several samples."""

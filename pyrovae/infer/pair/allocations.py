@@ -1,4 +1,4 @@
-"""What a computation takes of memory, by the tensors that it makes."""
+"""Count the memory that the tensors of a computation take."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +12,7 @@ __all__ = ["count_allocated_bytes"]
 
 
 def count_allocated_bytes(function: Callable[[], Any]) -> int:
-    """The bytes of all tensors that are made in a call, though some be gone by then."""
+    """Sum the bytes of all tensors that a call creates, including those it frees again."""
     with _Allocations() as allocations:
         function()
     total: int = allocations.total
@@ -29,8 +29,8 @@ class _Allocations(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         given = {t.untyped_storage().data_ptr() for t in _tensors((args, kwargs))}
-        made = [t for t in _tensors(result) if t.untyped_storage().data_ptr() not in given]
-        self.total += sum(t.untyped_storage().nbytes() for t in made)
+        new = [t for t in _tensors(result) if t.untyped_storage().data_ptr() not in given]
+        self.total += sum(t.untyped_storage().nbytes() for t in new)
         return result
 
 

@@ -1,13 +1,13 @@
-"""The evidence lower bound of a model/guide pair, evaluated once and taken to its terms.
+"""The evidence lower bound of a model and a guide, from one evaluation of both.
 
 For latents z ~ q and observations x,
 
     log p(x) >= ELBO = E_q[log p(x | z)] - E_q[log q(z) - log p(z)].
 
 The value and the gradient estimator are those of ``pyro.infer.Trace_ELBO`` (Wingate and Weber
-2013; Ranganath et al. 2014): reparameterised where a site of the guide can be, the score
-function with Rao-Blackwellisation over plates where it cannot. Everything stays a tensor on its
-device.
+2013; Ranganath et al. 2014): reparameterised if a site of the guide allows it, and otherwise the
+score function with Rao-Blackwellisation over plates. All results are tensors on the device of the
+data.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,20 +27,20 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ...errors import InputError
+from .sites import Site, data_dim, is_deterministic, is_local, sample_sites, subsample_scale
 
-__all__ = ["Bound", "PyroFunction", "evaluate_bound", "scale_of"]
+__all__ = ["Bound", "PyroFunction", "evaluate_bound"]
 
 PyroFunction = Callable[..., Any]
 """A model or a guide: any callable with ``pyro.sample`` statements."""
-
-Site = dict[str, Any]
 
 
 class DataScale(Messenger):
     """Scale the sites in one plate so that a minibatch stands for the whole data set.
 
-    A plate over a batch of B data out of N gets the scale N / B. One that already declares
-    the full size and subsamples it, as in ``plate("data", N, subsample_size=B)``, is left as it is.
+    A plate over a minibatch of B data out of N gets the scale N / B. A plate that declares the
+    full size and subsamples it, as in ``plate("data", N, subsample_size=B)``, has that scale
+    already and keeps it.
     """
 
     def __init__(self, plate: str, size: int) -> None:
@@ -62,7 +62,7 @@ class Bound:
         model_trace: trace of the model, replayed against the guide.
         guide_trace: trace of the guide.
         plate: name of the plate over data.
-        declared_size: number of data N that the bound is for; None for what the plate declares.
+        declared_size: number of data N that the bound is for; None to use the size of the plate.
     """
 
     model_trace: Trace
@@ -80,18 +80,18 @@ class Bound:
 
     def log_likelihood(self) -> Float[Tensor, ""]:
         """log p(x | z), summed over observed sites and all N data, in nats."""
-        return self._total(site["log_prob_sum"] for site in self._observed())
+        return self._total(site["log_prob_sum"] for site in self._observed_sites())
 
     def kl(self) -> Float[Tensor, ""]:
         """log q(z) - log p(z) at the sampled z, over latent sites and all N data, in nats."""
-        log_q = self._total(site["log_prob_sum"] for site in _sample_sites(self.guide_trace))
-        return log_q - self._total(site["log_prob_sum"] for site in self._latent())
+        log_q = self._total(site["log_prob_sum"] for site in sample_sites(self.guide_trace))
+        return log_q - self._total(site["log_prob_sum"] for site in self._latent_sites())
 
     def surrogate(self) -> Float[Tensor, ""]:
         """A function whose gradient is an unbiased estimate of the gradient of the ELBO."""
-        surrogate = self._total(site["log_prob_sum"] for site in _sample_sites(self.model_trace))
+        surrogate = self._total(site["log_prob_sum"] for site in sample_sites(self.model_trace))
         log_weight = None
-        for site in _sample_sites(self.guide_trace):
+        for site in sample_sites(self.guide_trace):
             _, score_function, entropy = site["score_parts"]
             if not is_identically_zero(entropy):
                 surrogate = surrogate - entropy.sum()
@@ -105,38 +105,38 @@ class Bound:
     def per_datum(self) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
         """(log p(x_i | z_i), log q(z_i) - log p(z_i)) for each datum i of the batch, in nats.
 
-        The terms of latents that all data share, divided by N, are part of each datum's.
+        Each datum's terms include 1 / N of the terms of latents that all data share.
         """
-        log_likelihood = sum(self._of_each_datum(site) for site in self._observed())
-        kl = sum(self._of_each_datum(site) for site in _sample_sites(self.guide_trace)) - sum(
-            self._of_each_datum(site) for site in self._latent()
+        log_likelihood = sum(self._per_datum(site) for site in self._observed_sites())
+        kl = sum(self._per_datum(site) for site in sample_sites(self.guide_trace)) - sum(
+            self._per_datum(site) for site in self._latent_sites()
         )
-        as_vector = self.log_likelihood().new_zeros(self._data_frame().size)
-        return as_vector + log_likelihood, as_vector + kl
+        zeros = self.log_likelihood().new_zeros(self._data_frame().size)
+        return zeros + log_likelihood, zeros + kl
 
     def check(self) -> None:
-        """Refuse pairs for which this would not be a bound.
+        """Check that this is a bound on log p(x).
 
         Raises:
             InputError: if model and guide disagree about the latents, or no plate is over data.
         """
-        latent = {site["name"] for site in self._latent()}
+        latent = {site["name"] for site in self._latent_sites()}
         guided = {
             site["name"]
-            for site in _sample_sites(self.guide_trace)
+            for site in sample_sites(self.guide_trace)
             if not (site["is_observed"] or site["infer"].get("is_auxiliary"))
         }
         if latent - guided:
             raise InputError(
-                f"the model samples {_listed(latent - guided)}, which the guide does not: "
+                f"the model samples {_join_names(latent - guided)}, which the guide does not: "
                 "add the site to the guide, or observe it"
             )
         if guided - latent:
             raise InputError(
-                f"the guide samples {_listed(guided - latent)}, which is no latent of the model: "
-                "remove the site, or add it to the model"
+                f"the guide samples {_join_names(guided - latent)}, which is no latent of the "
+                "model: remove the site, or add it to the model"
             )
-        if not any(self._observed()):
+        if not any(self._observed_sites()):
             raise InputError(
                 "the model observes nothing: give the data to a site, as in "
                 "pyro.sample('x', ..., obs=x)"
@@ -150,12 +150,12 @@ class Bound:
     @property
     def shared_sites(self) -> tuple[str, ...]:
         """Names of the sites that all data share, outside of the plate over data."""
-        sites = chain(_sample_sites(self.model_trace), _sample_sites(self.guide_trace))
-        names = (s["name"] for s in sites if not (self._is_local(s) or _is_deterministic(s)))
+        sites = chain(sample_sites(self.model_trace), sample_sites(self.guide_trace))
+        names = (s["name"] for s in sites if not (is_local(s, self.plate) or is_deterministic(s)))
         return tuple(dict.fromkeys(names))
 
     def check_data_are_apart(self) -> None:
-        """Refuse pairs for which p(x) of all data is no product over data, or is not asked for.
+        """Check that p(x) is a product over data, with one factor p(x_i) for each datum.
 
         Raises:
             InputError: if a site is shared by all data, or scaled.
@@ -163,49 +163,42 @@ class Bound:
         if self.shared_sites:
             raise InputError(
                 f"site {self.shared_sites[0]!r} is outside of plate {self.plate!r}, shared by all "
-                "data: there is no p(x) of one datum; use evaluate(), whose ELBO is that of all "
-                "data together"
+                "data, so one datum has no p(x) of its own; use evaluate(), which gives the ELBO "
+                "of all data together"
             )
-        for site in chain(_sample_sites(self.model_trace), _sample_sites(self.guide_trace)):
-            if self._is_local(site):
-                scale_of(site, self.plate)
-
-    def _is_local(self, site: Site) -> bool:
-        return any(frame.name == self.plate for frame in site["cond_indep_stack"])
+        for site in chain(sample_sites(self.model_trace), sample_sites(self.guide_trace)):
+            if is_local(site, self.plate):
+                subsample_scale(site, self.plate)
 
     def _total(self, terms: Iterator[Tensor]) -> Tensor:
-        on_device: Tensor = next(_sample_sites(self.model_trace))["log_prob_sum"]
+        on_device: Tensor = next(sample_sites(self.model_trace))["log_prob_sum"]
         return sum(terms, start=on_device.new_zeros(()))
 
-    def _observed(self) -> Iterator[Site]:
-        return (site for site in _sample_sites(self.model_trace) if site["is_observed"])
+    def _observed_sites(self) -> Iterator[Site]:
+        return (site for site in sample_sites(self.model_trace) if site["is_observed"])
 
-    def _latent(self) -> Iterator[Site]:
-        return (site for site in _sample_sites(self.model_trace) if not site["is_observed"])
+    def _latent_sites(self) -> Iterator[Site]:
+        return (site for site in sample_sites(self.model_trace) if not site["is_observed"])
 
     def _data_frame(self) -> Any:
         frames = {
             frame.name: frame
-            for site in _sample_sites(self.model_trace)
+            for site in sample_sites(self.model_trace)
             for frame in site["cond_indep_stack"]
         }
         if self.plate not in frames:
             raise InputError(
-                f"the model has no plate {self.plate!r}, so it cannot be told which of its sites "
+                f"the model has no plate {self.plate!r}, which would tell which of its sites "
                 f"belong to one datum; its plates are: {', '.join(frames) or 'none'}. Write "
                 f"'with pyro.plate({self.plate!r}, len(x)):', or give plate=NAME"
             )
         return frames[self.plate]
 
-    def _of_each_datum(self, site: Site) -> Tensor:
+    def _per_datum(self, site: Site) -> Tensor:
         for frame in site["cond_indep_stack"]:
             if frame.name == self.plate:
-                if frame.dim is None:
-                    raise InputError(
-                        f"plate {self.plate!r} is a loop; terms of each datum need "
-                        f"'with pyro.plate(...)'"
-                    )
-                dims = [d for d in range(-site["log_prob"].dim(), 0) if d != frame.dim]
+                dim = data_dim(site, self.plate)
+                dims = [d for d in range(-site["log_prob"].dim(), 0) if d != dim]
                 summed: Tensor = site["log_prob"].sum(dims) if dims else site["log_prob"]
                 return summed * float(frame.size / self.size)
         shared: Tensor = site["log_prob_sum"] / self.size
@@ -214,29 +207,12 @@ class Bound:
     def _log_weight(self) -> MultiFrameTensor:
         log_weight = MultiFrameTensor()
         stacks = get_plate_stacks(self.model_trace)
-        for site in _sample_sites(self.model_trace):
+        for site in sample_sites(self.model_trace):
             term = site["log_prob"]
             if not site["is_observed"]:
                 term = term - self.guide_trace.nodes[site["name"]]["log_prob"]
             log_weight.add((stacks[site["name"]], term.detach()))
         return log_weight
-
-
-def scale_of(site: Site, plate: str) -> float:
-    """By what a plate over data multiplies a site, so that a subsample stands for all of them.
-
-    Raises:
-        InputError: if the site is scaled by anything else.
-    """
-    (frame,) = (frame for frame in site["cond_indep_stack"] if frame.name == plate)
-    scale = float(site["scale"])
-    declared = (frame.full_size or frame.size) / frame.size
-    if abs(scale - declared) > 1e-6 * declared:
-        raise InputError(
-            f"site {site['name']!r} is scaled by {scale:g} (as by pyro.poutine.scale), so that "
-            "its density is not that of p(x); evaluate the pair without the scale"
-        )
-    return scale
 
 
 def evaluate_bound(
@@ -253,7 +229,7 @@ def evaluate_bound(
         model: p(x, z), called with args.
         guide: q(z | x), called with args.
         args: a batch of data.
-        size: number of data N in the whole data set; what the plate declares unless given.
+        size: number of data N in the whole data set; the size of the plate by default.
         plate: name of the plate over data.
         kwargs: further arguments of model and guide.
 
@@ -267,14 +243,5 @@ def evaluate_bound(
     return Bound(model_trace, guide_trace, plate, size)
 
 
-def _sample_sites(trace: Trace) -> Iterator[Site]:
-    nodes: Iterator[Any] = iter(trace.nodes.values())
-    return (site for site in nodes if site["type"] == "sample")
-
-
-def _is_deterministic(site: Site) -> bool:
-    return bool(site["infer"].get("_deterministic"))
-
-
-def _listed(names: set[str]) -> str:
+def _join_names(names: set[str]) -> str:
     return ", ".join(repr(name) for name in sorted(names))

@@ -239,7 +239,7 @@ class TestPairs:
         x = pair.data(6)
         freed = _freed(Pair(model, pair.guide(pair.off)), (x,), "data")
         particles = Particles(freed.model, freed.guide, 3, "data", (*freed.rows, *freed.free), {})
-        assert particles.uses_plate == takes_plates
+        assert particles.layout.uses_plate == takes_plates
         got = gap_of(model, pair.guide(pair.off), x, num_samples=1000)
         best, deviation_of_best = pair.elbo(x, pair.best(x))
         elbo, deviation = pair.elbo(x, pair.off(x))

@@ -145,8 +145,8 @@ class TestDiscreteLatentsAlone:
         torch.testing.assert_close(got, pyros, rtol=0, atol=1e-12)
         particles = objective._particles
         assert particles is not None
-        assert particles.num == 6 * num_particles
-        assert particles.uses_plate is not rows
+        assert particles.layout.num == 6 * num_particles
+        assert particles.layout.uses_plate is not rows
 
     def test_reported_terms_are_weighted(self) -> None:
         pair = Discrete()
@@ -366,7 +366,7 @@ def test_networks_that_take_rows_alone() -> None:
     objective = EnumeratedELBO()
     got = objective.loss(model, guide, X).loss
     assert objective._particles is not None
-    assert not objective._particles.uses_plate
+    assert not objective._particles.layout.uses_plate
     q = (X[:, None] * slope).softmax(1)
     log_p = dist.Normal(network(torch.eye(3))[:, 0], 1.0).log_prob(X[:, None])
     log_p = log_p - torch.tensor(3.0).log()

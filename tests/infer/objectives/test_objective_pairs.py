@@ -147,7 +147,7 @@ class TestNestedPlates:
             particles = Particles(model, guide, num, "data", (x,), {})
             objective = BetaELBO(kl="analytic", num_particles=num)
             terms = objective._terms(model, guide, (x,), {})
-            assert particles.uses_plate == (num > 1)
+            assert particles.layout.uses_plate == (num > 1)
             torch.testing.assert_close(terms.latents[0].kl().mean(), kl)
 
     @pytest.mark.parametrize("outside", [True, False])
@@ -289,7 +289,7 @@ class TestNetworks:
             with pyro.plate("data", len(x)):
                 pyro.sample("z", dist.Normal(0.3 * x[:, :1], 0.7).to_event(1))
 
-        assert not Particles(model, guide, 3, "data", (torch.randn(8, 2),), {}).uses_plate
+        assert not Particles(model, guide, 3, "data", (torch.randn(8, 2),), {}).layout.uses_plate
 
     def test_a_loss_leaves_running_means_alone_but_for_its_own_run(self) -> None:
         norm = nn.BatchNorm1d(2)

@@ -263,7 +263,7 @@ class TestGradients:
         want = torch.autograd.grad(-awake - asleep, parameters)
         for (name, _), each in zip(named(pair), want, strict=True):
             torch.testing.assert_close(got[name], each, rtol=0, atol=1e-9)
-        with pytest.raises(InputError, match="observes at 'x' what is none of its arguments"):
+        with pytest.raises(InputError, match="observes at 'x' a value that is none of its arguments"):
             WakeSleep().loss_and_grads(lambda x: pair.model(x + 0), pair.guide, x)
 
     def test_the_differentiable_loss_has_value_and_gradient(self) -> None:
@@ -346,7 +346,7 @@ class TestWeighedTerms:
         for value, grads in results[1:2]:
             torch.testing.assert_close(value, results[0][0], rtol=0, atol=1e-9)
             torch.testing.assert_close(grads, results[0][1], rtol=0, atol=1e-9)
-        with pytest.raises(InputError, match=r"iwae weighs the samples .* shared by all data"):
+        with pytest.raises(InputError, match=r"iwae weights the samples .* shared by all data"):
             IWAE(3).loss(model, guide, x)
 
     def test_analytic_kl_is_the_mean_of_the_sampled(self) -> None:

@@ -208,7 +208,7 @@ def test_networks_of_one_name_in_pyro_module_are_refused() -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(encoder(x), 1.0).to_event(1))
 
-    with pytest.raises(InputError, match="met another network of that name"):
+    with pytest.raises(InputError, match="registered another network of that name"):
         fit(model, guide, X, epochs=1, progress=False)
 
 

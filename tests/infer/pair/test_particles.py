@@ -53,7 +53,7 @@ def test_networks_that_take_it_have_a_plate_and_one_run_of_the_encoder() -> None
     pair = Pair(nn.Linear(2, 3))
     x = torch.randn(5, 3)
     particles = particles_of(pair, x)
-    assert particles.uses_plate
+    assert particles.layout.uses_plate
     pair.calls.clear()
     terms = evaluate_terms(particles, (x,), {})
     assert pair.calls == [(5, 3)]
@@ -65,7 +65,7 @@ def test_others_have_repeated_rows(decoder: Any) -> None:
     pair = Pair(decoder)
     x = torch.randn(5, 3)
     particles = particles_of(pair, x)
-    assert not particles.uses_plate
+    assert not particles.layout.uses_plate
     terms = evaluate_terms(particles, (x,), {})
     assert terms.log_weight.shape == (4, 5)
 
@@ -97,7 +97,7 @@ def test_our_networks_take_it() -> None:
     ):
         x = torch.rand(4, *vae.event_shape).round()
         particles = Particles(vae.model, vae.guide, 3, "data", (x,), {})
-        assert particles.uses_plate
+        assert particles.layout.uses_plate
 
 
 def test_a_trial_leaves_no_trace() -> None:
@@ -107,7 +107,7 @@ def test_a_trial_leaves_no_trace() -> None:
     before, state = norm.running_mean, torch.get_rng_state()
     assert before is not None
     kept = before.clone()
-    assert not particles_of(pair, x).uses_plate
+    assert not particles_of(pair, x).layout.uses_plate
     assert torch.equal(kept, before)
     assert norm.training
     assert torch.equal(torch.get_rng_state(), state)
