@@ -79,7 +79,7 @@ def test_collapse_if_the_optimum_of_ppca_ignores_z(scale: float) -> None:
     assert len(warned) == collapses
     for sentence in warned:
         assert sentence.startswith(
-            "the latents have collapsed: q(z | x) is all but the same for all x"
+            "the latents have collapsed: q(z | x) is nearly the same for all x"
         )
 
 

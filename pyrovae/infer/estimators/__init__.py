@@ -1,1 +1,1 @@
-"""Estimates about a trained pair, with their errors: ELBO, log p(x), gaps, use of latents."""
+"""Estimates for a trained pair, with their errors: ELBO, log p(x), gaps, use of latents."""

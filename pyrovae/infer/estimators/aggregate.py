@@ -1,4 +1,4 @@
-"""The aggregate posterior q(z) = (1/N) sum_n q(z | x_n): each sample under the q of all data."""
+"""The aggregate posterior q(z) = (1/N) sum_n q(z | x_n): score samples under the q of all data."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,20 +19,20 @@ from ..pair.latents import (
     unwrap_independent,
 )
 
-__all__ = ["Posteriors", "log_aggregate"]
+__all__ = ["BatchPosterior", "log_aggregate_posterior"]
 
 _MEMORY = 2**28
-"""Bytes that densities of pairs of data may take at once."""
+"""Bytes that the densities of pairs of samples and data may take at once."""
 
 
 @dataclass(frozen=True)
-class Posteriors:
-    """q(z | x_n) of one latent for the data of one batch, to be evaluated at any z.
+class BatchPosterior:
+    """q(z | x_n) of one latent for each datum n of a batch, as a function of any z.
 
     Attributes:
-        log_prob: from samples to log q(z | x_n) of each datum n of the batch.
-        num_data: data in the batch.
-        width: numbers that it needs at once for each sample and datum.
+        log_prob: maps samples to log q(z | x_n) of each datum n of the batch.
+        num_data: number of data in the batch.
+        width: number of floats that ``log_prob`` holds at once for each sample and datum.
     """
 
     log_prob: Callable[[Tensor], Float[Tensor, "some batch"]]
@@ -40,21 +40,22 @@ class Posteriors:
     width: int
 
     @classmethod
-    def of(cls, latent: LocalLatent, z: Tensor) -> "Posteriors":
-        """By matrix products where q is a factorised Normal, else by broadcasting.
+    def from_latent(cls, latent: LocalLatent, z: Tensor) -> "BatchPosterior":
+        """Use matrix products if q is a factorised Normal, and broadcasting otherwise.
 
         Arguments:
             latent: a latent of the batch.
-            z: samples of it, indexed on the left.
+            z: some of its samples, indexed on the left, to try the density on.
 
         Raises:
-            InputError: if the family has no densities of samples that it did not draw.
+            InputError: if the family can score only the samples that it has just drawn.
         """
         q, data_axis = unwrap_independent(latent.q), latent.data_axis
         if isinstance(q, Normal):
-            log_prob, width = _normals(q, data_axis), 2
+            log_prob, width = _normal_log_prob(q, data_axis), 2
         else:
-            log_prob, width = _broadcast(latent.q, data_axis), 4 * max(1, prod(z.shape[1:]))
+            log_prob = _broadcast_log_prob(latent.q, data_axis)
+            width = 4 * max(1, prod(z.shape[1:]))
         try:
             log_prob(z[:2])
         except LOG_PROB_ERRORS as error:
@@ -62,26 +63,26 @@ class Posteriors:
         return cls(log_prob, latent.q.batch_shape[data_axis], width)
 
 
-def log_aggregate(
-    parts: Sequence[Posteriors], z: Tensor, *, progress: bool = True
+def log_aggregate_posterior(
+    parts: Sequence[BatchPosterior], z: Tensor, *, progress: bool = True
 ) -> Float[Tensor, "samples"]:
     """log (1/N) sum_n q(z | x_n) over the N data of all parts, at samples indexed on the left."""
     total = torch.full((len(z),), -torch.inf, dtype=torch.double, device=z.device)
     with LateProgress("aggregate posterior", len(parts)) as bar:
         for part in parts:
-            at_once = max(1, _MEMORY // (8 * part.width * part.num_data))
-            of_part = [part.log_prob(some).logsumexp(1) for some in z.split(at_once)]
-            total = torch.logaddexp(total, torch.cat(of_part))
+            num_at_once = max(1, _MEMORY // (8 * part.width * part.num_data))
+            sums = [part.log_prob(some).logsumexp(1) for some in z.split(num_at_once)]
+            total = torch.logaddexp(total, torch.cat(sums))
             if progress:
                 bar.advance()
     return total - log(sum(part.num_data for part in parts))
 
 
-def _normals(q: Any, data_axis: int) -> Callable[[Tensor], Float[Tensor, "some batch"]]:
-    """The densities of factorised Normals, by matrix products.
+def _normal_log_prob(q: Any, data_axis: int) -> Callable[[Tensor], Float[Tensor, "some batch"]]:
+    """The log-density of factorised Normals, by matrix products.
 
-    (z - m)^2 / s^2 is that of z^2, z and 1 with 1 / s^2, -2 m / s^2 and m^2 / s^2; in double
-    precision, and measured from the mean over data, so that little is lost where s is small.
+    (z - m)^2 / s^2 is the product of (z^2, z, 1) and (1 / s^2, -2 m / s^2, m^2 / s^2). Double
+    precision, and values centred at the mean over data, keep round-off small for small s.
     """
     loc, scale = flatten_per_datum(q.loc, data_axis), flatten_per_datum(q.scale, data_axis)
     centre = loc.mean(0)
@@ -97,10 +98,10 @@ def _normals(q: Any, data_axis: int) -> Callable[[Tensor], Float[Tensor, "some b
     return log_prob
 
 
-def _broadcast(q: Any, data_axis: int) -> Callable[[Tensor], Float[Tensor, "some batch"]]:
+def _broadcast_log_prob(q: Any, data_axis: int) -> Callable[[Tensor], Float[Tensor, "some batch"]]:
     def log_prob(z: Tensor) -> Float[Tensor, "some batch"]:
         values = z.unsqueeze(data_axis + 1).expand(len(z), *q.batch_shape, *q.event_shape)
-        of_all: Tensor = q.log_prob(values).double().movedim(data_axis + 1, 1)
-        return of_all.reshape(*of_all.shape[:2], -1).sum(-1)
+        log_q: Tensor = q.log_prob(values).double().movedim(data_axis + 1, 1)
+        return log_q.reshape(*log_q.shape[:2], -1).sum(-1)
 
     return log_prob

@@ -1,4 +1,4 @@
-"""log p(x) of each datum by annealed importance sampling, and its error seen from both sides."""
+"""log p(x) of each datum by annealed importance sampling, and bounds on its error."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from ..pair.bound import PyroFunction
 from ..pair.pair import Pair
 from ..pair.rows import repeat_rows
 from .densities import RowDensities, simulate
-from .evaluate import Estimate
+from .evaluate import Estimate, check_log_likelihood
 from .hmc import State, hmc_transition
 
 __all__ = [
@@ -26,21 +26,21 @@ __all__ = [
     "bidirectional_check",
 ]
 
-Path = Float[Tensor, "distributions 2"]
-"""Weights of log p0(z) and log p(x, z) in the log-density of each distribution on the way."""
+AnnealingPath = Float[Tensor, "distributions 2"]
+"""Weights of log p0(z) and log p(x, z) in the log-density of each distribution on the path."""
 
 T = TypeVar("T")
 
 _STEEPNESS = 4.0
 _TARGET_ACCEPTANCE = 0.65
 _GAIN = 0.5
-"""By how much a log step size moves for an acceptance that is off by one."""
+"""Change of a log step size for an acceptance that is off by one."""
 
 _WARM_UP = 20
-"""Transitions of the preliminary run by which its first temperature has more than others."""
+"""Additional transitions of the preliminary run at its first temperature."""
 
-_FEWEST_TRANSITIONS = 50
-"""Of the preliminary run beside them, should temperatures be fewer."""
+_MIN_TRANSITIONS = 50
+"""Fewest transitions of the preliminary run, not counting the warm-up."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class AnnealedEstimate:
         num_chains: K.
         num_temperatures: T.
         log_likelihood: log (1/K) sum_k w_ik; too low on average, as the mean of w is p(x).
-        standard_error: of its Monte Carlo error, by the delta method; too small where few chains
-            carry all the weight, as ``effective_samples`` tells.
-        effective_samples: (sum_k w)^2 / sum_k w^2.
-        acceptance: of the transitions, averaged over chains and temperatures; NaN for one
-            temperature, which takes none.
+        standard_error: Monte Carlo standard error of ``log_likelihood``, by the delta method; too
+            small if few chains carry all the weight, which ``effective_samples`` shows.
+        effective_samples: effective number of chains, (sum_k w)^2 / sum_k w^2.
+        acceptance: acceptance rate of the transitions, averaged over chains and temperatures; NaN
+            for one temperature, which takes no transition.
     """
 
     num_chains: int
@@ -67,23 +67,23 @@ class AnnealedEstimate:
 
     @property
     def mean(self) -> Estimate:
-        """log p(x) averaged over data; its error is that of having these data and chains."""
+        """log p(x) averaged over data; its standard error covers the choice of data and chains."""
         return Estimate.of(self.log_likelihood)
 
     @property
     def monte_carlo_error(self) -> float:
-        """Standard error of the average over just these data: that of the chains alone."""
+        """Standard error of the average over these data, due to the chains alone."""
         error = self.standard_error.double()
         return error.square().sum().sqrt().item() / len(error)
 
 
 @dataclass(frozen=True)
 class BidirectionalEstimate:
-    """log p(x_i) of data simulated from the model, on average between two estimates, in nats.
+    """Two estimates in nats that enclose log p(x_i) of simulated data on average.
 
     Attributes:
         lower: from chains that start at the prior; too low on average.
-        upper: from chains that go back from the latents that made the data; too high on average.
+        upper: from chains that go back from the true latents of the data; too high on average.
     """
 
     lower: AnnealedEstimate
@@ -91,7 +91,7 @@ class BidirectionalEstimate:
 
     @property
     def gap(self) -> Float[Tensor, "data"]:
-        """upper - lower of each datum: on average no less than the error of either."""
+        """upper - lower of each datum; on average no smaller than the error of either."""
         return self.upper - self.lower.log_likelihood
 
     @property
@@ -122,51 +122,51 @@ def annealed_importance_sample(
         b_t = (s_t - s_0) / (s_T - s_0),   s_t = sigmoid(4 (2 t / T - 1))
         w = prod_t f_t(z_{t-1}) / f_{t-1}(z_{t-1}),   E[w] = p(x)
 
-    with z_0 ~ p0, the prior or q(z | x) where a guide is given, and z_t from z_{t-1} by a
-    transition of Hamiltonian Monte Carlo that leaves f_t invariant (Neal 2001; the evaluation of
-    decoders and the schedule are those of Wu et al. 2017). One temperature is importance sampling
-    from p0. HMC runs in R^n, to which the latents of each datum are mapped, on all chains of a
-    batch at once: memory is that of batch_size times num_chains data.
+    The chains start at z_0 ~ p0, which is the prior, or q(z | x) if you give a guide. A transition
+    of Hamiltonian Monte Carlo that leaves f_t invariant takes z_{t-1} to z_t (Neal 2001; the
+    evaluation of decoders and the schedule follow Wu et al. 2017). One temperature is importance
+    sampling from p0. HMC maps the latents of each datum to R^n, and runs all chains of a batch at
+    once, so it takes the memory of batch_size times num_chains data.
 
-    A preliminary run, whose weights are thrown away, adapts a step size for each datum and
-    temperature to an acceptance of 0.65. The run that counts keeps them fixed and starts anew, so
-    that the estimate of p(x), though not that of its logarithm, is unbiased. Random numbers are
-    those of the seed, and torch's own state is left as it was.
+    A preliminary run, whose weights are discarded, adapts a step size for each datum and
+    temperature to an acceptance rate of 0.65. The final run starts again with fixed step sizes, so
+    the estimate of p(x) is unbiased (the estimate of log p(x) is not). The seed determines all
+    random numbers; torch's own random state does not change.
 
     Arguments:
-        model: p(x, z), each of whose sites is in the plate over data; latents are continuous.
+        model: p(x, z), with all sites in the plate over data and continuous latents.
         data: a tensor, a tuple of tensors, :class:`~pyrovae.Batches` or a ``DataLoader``.
-        guide: q(z | x) to start from, whose density can be evaluated at any z; the prior, which
-            owes nothing to an encoder, unless given.
-        num_chains: K, for each datum.
+        guide: q(z | x) to start from, with a density that can be evaluated at any z; by default
+            the chains start at the prior, which does not depend on an encoder.
+        num_chains: K, the number of chains for each datum.
         num_temperatures: T; the more, the closer the estimate.
         num_leapfrog: leapfrog steps in a transition.
-        batch_size: data in a batch, where data are tensors.
-        seed: of all random numbers.
+        batch_size: data in a batch, if data are tensors.
+        seed: seed of all random numbers.
         transform: applied to the parts of each batch, as in ``fit``.
-        device: where batches shall be; tensors stay where they are unless given.
+        device: device to move batches to; by default tensors stay where they are.
         plate: name of the plate over data.
-        progress: show a bar where it takes more than two seconds.
+        progress: show a progress bar if it takes more than two seconds.
 
     Raises:
-        InputError: if a latent is shared by the data, is discrete or cannot be mapped to R^n, or a
-            site is scaled, so that there is no p(x) of one datum or no HMC for it; or if an
-            argument cannot be used.
-        FloatingPointError: if weights are not numbers.
+        InputError: if all data share a latent, or a site is scaled, so that one datum has no p(x)
+            of its own; if a latent is discrete or cannot be mapped to R^n, so that HMC cannot
+            sample it; or if an argument is invalid.
+        FloatingPointError: if importance weights are NaN.
     """
     annealing = _Annealing(num_chains, num_temperatures, num_leapfrog)
     batches = as_batches(data, batch_size, shuffle=False, transform=transform, device=device)
     pair = Pair(model, model if guide is None else guide)
 
-    def of_batch(batch: Sequence[Any], advance: Callable[[], None]) -> AnnealedEstimate:
+    def estimate_batch(batch: Sequence[Any], advance: Callable[[], None]) -> AnnealedEstimate:
         rows = tuple(repeat_rows(batch, num_chains))
         densities = RowDensities(model, guide, rows, plate)
-        step_sizes = annealing.step_sizes(densities, advance)
+        step_sizes = annealing.adapt_step_sizes(densities, advance)
         return annealing.estimate(densities, step_sizes, advance)
 
     num_transitions = annealing.num_preliminary + num_temperatures - 1
-    parts = _of_all_batches(of_batch, batches, pair, seed, num_transitions, progress)
-    return _joined(parts)
+    parts = _map_batches(estimate_batch, batches, pair, seed, num_transitions, progress)
+    return _concatenate(parts)
 
 
 @torch.no_grad()
@@ -184,60 +184,60 @@ def bidirectional_check(
     plate: str = "data",
     progress: bool = True,
 ) -> BidirectionalEstimate:
-    """How far annealing is off, on data simulated from the model (Grosse et al. 2015).
+    """Bound the error of annealing on data simulated from the model (Grosse et al. 2015).
 
-    Latents and data (z*, x*) are drawn from the model. z* is then an exact sample of p(z | x*), and
-    chains that go from it down the same temperatures to the prior, by the same transitions in
-    reverse order, have weights w' with E[w'] = 1 / p(x*):
+    The model draws latents and data (z*, x*), so z* is an exact sample of p(z | x*). Chains that go
+    from z* back to the prior, by the same transitions in reverse order, have weights w' with
+    E[w'] = 1 / p(x*):
 
         E[log (1/K) sum_k w_k] <= log p(x*) <= E[-log (1/K) sum_k w'_k]
 
     Forward and reverse chains share the step sizes, which are adapted without knowledge of z*. The
-    check speaks for real data in so far as they resemble simulated ones. With few temperatures w'
-    has a tail so heavy that a mean over few data may fall short of the bound from above.
+    check is informative about real data that resemble simulated data. With few temperatures w' has
+    a very heavy tail, and a mean over few data may fall below the upper bound.
 
     Arguments:
-        model: p(x, z) as for :func:`annealed_importance_sample`; what it observes it uses as
-            ``obs=`` only, for which x* is put in place.
-        data: give the number of data to simulate, their shapes and covariates.
-        num_chains: K, forward and reverse, for each datum.
-        num_temperatures: as for :func:`annealed_importance_sample`, and so the further options.
+        model: p(x, z) as for :func:`annealed_importance_sample`. It may use the data that it
+            observes as ``obs=`` only, where x* replaces them.
+        data: these determine the number of data to simulate, their shapes and covariates.
+        num_chains: K, the number of forward and of reverse chains for each datum.
+        num_temperatures: T, as for :func:`annealed_importance_sample`.
         num_leapfrog: leapfrog steps in a transition.
-        batch_size: data in a batch, where data are tensors.
-        seed: of all random numbers.
+        batch_size: data in a batch, if data are tensors.
+        seed: seed of all random numbers.
         transform: applied to the parts of each batch, as in ``fit``.
-        device: where batches shall be; tensors stay where they are unless given.
+        device: device to move batches to; by default tensors stay where they are.
         plate: name of the plate over data.
-        progress: show a bar where it takes more than two seconds.
+        progress: show a progress bar if it takes more than two seconds.
 
     Raises:
         InputError: as :func:`annealed_importance_sample`, or if a site cannot be simulated.
-        FloatingPointError: if weights are not numbers.
+        FloatingPointError: if importance weights are NaN.
     """
     annealing = _Annealing(num_chains, num_temperatures, num_leapfrog)
     batches = as_batches(data, batch_size, shuffle=False, transform=transform, device=device)
 
-    def of_batch(
+    def estimate_batch(
         batch: Sequence[Any], advance: Callable[[], None]
     ) -> tuple[AnnealedEstimate, Tensor]:
         latents, observed = simulate(model, batch, plate, copies=num_chains)
         rows = tuple(repeat_rows(batch, num_chains))
         densities = RowDensities(model, None, rows, plate, observed)
-        step_sizes = annealing.step_sizes(densities, advance)
+        step_sizes = annealing.adapt_step_sizes(densities, advance)
         lower = annealing.estimate(densities, step_sizes, advance)
-        upper = annealing.from_above(densities, latents, step_sizes, advance)
+        upper = annealing.estimate_from_above(densities, latents, step_sizes, advance)
         return lower, upper
 
     num_transitions = annealing.num_preliminary + 2 * (num_temperatures - 1)
     pair = Pair(model, model)
-    parts = _of_all_batches(of_batch, batches, pair, seed, num_transitions, progress)
+    parts = _map_batches(estimate_batch, batches, pair, seed, num_transitions, progress)
     lower, upper = zip(*parts, strict=True)
-    return BidirectionalEstimate(_joined(lower), _numbers(torch.cat(upper)))
+    return BidirectionalEstimate(_concatenate(lower), check_log_likelihood(torch.cat(upper)))
 
 
 @dataclass(frozen=True)
 class _Annealing:
-    """Chains between two distributions, K rows in succession for each datum."""
+    """Chains between two distributions, with the K chains of a datum in successive rows."""
 
     num_chains: int
     num_temperatures: int
@@ -245,7 +245,7 @@ class _Annealing:
 
     def __post_init__(self) -> None:
         if self.num_chains < 2:
-            raise InputError(f"num_chains is {self.num_chains}; an error needs 2 chains or more")
+            raise InputError(f"num_chains is {self.num_chains}; a standard error needs 2 or more")
         for name in ("num_temperatures", "num_leapfrog"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")
@@ -258,16 +258,17 @@ class _Annealing:
 
     @property
     def _repeats(self) -> int:
-        return ceil(_FEWEST_TRANSITIONS / (self.num_temperatures - 1))
+        """Transitions of the preliminary run at each temperature."""
+        return ceil(_MIN_TRANSITIONS / (self.num_temperatures - 1))
 
-    def path(self, device: torch.device) -> Path:
+    def path(self, device: torch.device) -> AnnealingPath:
         """(1 - b_t, b_t) for each t from 0 to T."""
         ends = torch.linspace(-1, 1, self.num_temperatures + 1, dtype=torch.float64)
         s = (_STEEPNESS * ends).sigmoid()
         b = (s - s[0]) / (s[-1] - s[0])
         return torch.stack([1 - b, b], 1).to(device)
 
-    def step_sizes(
+    def adapt_step_sizes(
         self, densities: RowDensities, advance: Callable[[], None]
     ) -> Float[Tensor, "transitions data"]:
         """Step sizes for each temperature but the last, adapted by stochastic approximation."""
@@ -277,18 +278,19 @@ class _Annealing:
         state = densities.start()
         position = state.position
         log_step = position.new_full((num,), -log(position.shape[1]) / 4)
-        found = []
+        step_sizes = []
         for index, weights in enumerate(self.path(position.device)[1:-1]):
             for _ in range(self._repeats + (_WARM_UP if index == 0 else 0)):
                 state, acceptance = self._transition(densities, weights, state, log_step.exp())
                 log_step = log_step + _GAIN * (acceptance - _TARGET_ACCEPTANCE)
                 advance()
-            found.append(log_step)
-        return torch.stack(found).exp()
+            step_sizes.append(log_step)
+        return torch.stack(step_sizes).exp()
 
     def estimate(
         self, densities: RowDensities, step_sizes: Tensor, advance: Callable[[], None]
     ) -> AnnealedEstimate:
+        """log (1/K) sum_k w_k of chains from p0 to p(z | x), with its error."""
         state = densities.start()
         path = self.path(state.position.device)
         log_weights, acceptance = self._run(densities, state, path, step_sizes, advance)
@@ -303,7 +305,7 @@ class _Annealing:
             acceptance=acceptance,
         )
 
-    def from_above(
+    def estimate_from_above(
         self,
         densities: RowDensities,
         latents: Float[Tensor, "rows dims"],
@@ -320,7 +322,7 @@ class _Annealing:
         self,
         densities: RowDensities,
         state: State,
-        path: Path,
+        path: AnnealingPath,
         step_sizes: Tensor,
         advance: Callable[[], None],
     ) -> tuple[Float[Tensor, "data chains"], Float[Tensor, "data"]]:
@@ -334,10 +336,10 @@ class _Annealing:
             acceptances.append(acceptance)
             log_weights = log_weights + increment @ state.terms.double()
             advance()
-        of_each_datum = log_weights.view(-1, self.num_chains)
+        log_weights = log_weights.view(-1, self.num_chains)
         if not acceptances:
-            return of_each_datum, of_each_datum.new_full((len(of_each_datum),), torch.nan)
-        return of_each_datum, torch.stack(acceptances).mean(0)
+            return log_weights, log_weights.new_full((len(log_weights),), torch.nan)
+        return log_weights, torch.stack(acceptances).mean(0)
 
     def _transition(
         self,
@@ -347,20 +349,20 @@ class _Annealing:
         step_size: Float[Tensor, "data"],
     ) -> tuple[State, Float[Tensor, "data"]]:
         weights = weights.to(state.terms.dtype)
-        of_rows = step_size.repeat_interleave(self.num_chains)
-        state, acceptance = hmc_transition(densities, weights, state, of_rows, self.num_leapfrog)
+        step_size = step_size.repeat_interleave(self.num_chains)
+        state, acceptance = hmc_transition(densities, weights, state, step_size, self.num_leapfrog)
         return state, acceptance.view(-1, self.num_chains).mean(1)
 
 
-def _of_all_batches(
-    of_batch: Callable[[Sequence[Any], Callable[[], None]], T],
+def _map_batches(
+    function: Callable[[Sequence[Any], Callable[[], None]], T],
     batches: Batches | LoaderBatches,
     pair: Pair,
     seed: int,
     num_transitions: int,
     progress: bool,
 ) -> list[T]:
-    """What a function makes of each batch, in the store of the pair and in eval mode."""
+    """Apply a function to each batch, in the store of the pair and in eval mode."""
     parts = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -369,30 +371,20 @@ def _of_all_batches(
             advance = bar.advance if progress else lambda: None
             for batch in batches:
                 with pair.store(), pair.eval_mode():
-                    parts.append(of_batch(batch, advance))
+                    parts.append(function(batch, advance))
     if not parts:
         raise InputError("the data gave no batch")
     return parts
 
 
-def _joined(parts: Sequence[AnnealedEstimate]) -> AnnealedEstimate:
-    """The estimates of all batches as one."""
+def _concatenate(parts: Sequence[AnnealedEstimate]) -> AnnealedEstimate:
+    """Join the estimates of all batches."""
     first = parts[0]
     return AnnealedEstimate(
         num_chains=first.num_chains,
         num_temperatures=first.num_temperatures,
-        log_likelihood=_numbers(torch.cat([part.log_likelihood for part in parts])),
+        log_likelihood=check_log_likelihood(torch.cat([part.log_likelihood for part in parts])),
         standard_error=torch.cat([part.standard_error for part in parts]),
         effective_samples=torch.cat([part.effective_samples for part in parts]),
         acceptance=torch.cat([part.acceptance for part in parts]),
     )
-
-
-def _numbers(log_likelihood: Float[Tensor, "data"]) -> Float[Tensor, "data"]:
-    not_numbers = int(log_likelihood.isnan().sum())
-    if not_numbers:
-        raise FloatingPointError(
-            f"log p(x) of {not_numbers} data is not a number: a density of the model or the guide "
-            "is NaN there"
-        )
-    return log_likelihood

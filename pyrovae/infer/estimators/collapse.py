@@ -1,4 +1,4 @@
-"""Whether the latents are used: information, active dimensions, posterior collapse."""
+"""Whether a pair uses its latents: information, active dimensions, posterior collapse."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,37 +17,37 @@ from ..pair.bound import PyroFunction
 from ..pair.latents import LocalLatent, find_local_latents, flatten_per_datum, unwrap_independent
 from ..pair.pair import Pair
 from ..pair.rows import has_row_per_datum
-from .aggregate import Posteriors, log_aggregate
+from .aggregate import BatchPosterior, log_aggregate_posterior
 
 __all__ = ["LatentReport", "latent_report"]
 
-_ACTIVE = 0.01
-"""The activity from which a dimension counts as active, as in Burda et al. (2016)."""
+_MIN_ACTIVITY = 0.01
+"""The activity above which a dimension counts as active, as in Burda et al. (2016)."""
 
-_USED = 0.01
-"""Nats about a datum below which latents are as good as unused."""
+_MIN_INFORMATION = 0.01
+"""Mutual information in nats per datum below which latents count as unused."""
 
 
 @dataclass(frozen=True)
 class LatentReport:
-    """How far one latent site of the guide is used, over N data.
+    """How much one latent site of the guide is used, over N data.
 
     With q(z) = (1/N) sum_n q(z | x_n), the KL divergence averaged over data is
-    ``mutual_information + aggregate_kl`` (Hoffman and Johnson 2016). Both are estimated at the same
-    samples of z.
+    ``mutual_information + aggregate_kl`` (Hoffman and Johnson 2016). The same samples of z estimate
+    both.
 
     Attributes:
-        site: its name.
-        kl: KL(q(z_j | x) || p(z_j)) of each independent factor j, averaged over data, in nats; of
-            each dimension where q and prior both factorise over dimensions, and one total where
+        site: name of the site.
+        kl: KL(q(z_j | x) || p(z_j)) of each independent factor j, averaged over data, in nats: one
+            for each dimension if q and prior both factorise over dimensions, and one total if
             either has a joint density.
         activity: Var_x E_q[z_j] of each dimension (Burda et al. 2016), in units of z squared; NaN
-            where the family has no mean in closed form. Of a categorical site it is that of the
-            number of the category.
-        active: whether activity is above 0.01, which is meant for priors of unit variance.
+            if the family has no mean in closed form. For a categorical site, z is the index of the
+            category.
+        active: whether activity is above 0.01, a threshold for priors of unit variance.
         mutual_information: I_q(x; z) = E_x KL(q(z | x) || q(z)), in nats; at most log N.
-        aggregate_kl: KL(q(z) || p(z)), in nats; where the prior differs from datum to datum, what
-            remains of the mean KL.
+        aggregate_kl: KL(q(z) || p(z)), in nats; if the prior differs between data, the mean KL
+            minus the mutual information.
         num_data: N.
     """
 
@@ -66,34 +66,34 @@ class LatentReport:
 
     @property
     def is_collapsed(self) -> bool:
-        """Whether no dimension is active, and z holds less than 0.01 nats about a datum."""
-        return self.num_active == 0 and self.mutual_information < _USED
+        """Whether no dimension is active and the mutual information is below 0.01 nats."""
+        return self.num_active == 0 and self.mutual_information < _MIN_INFORMATION
 
     @property
     def is_at_limit(self) -> bool:
-        """Whether mutual information is within 5 percent of log N, the most that N data show."""
+        """Whether mutual information is within 5 percent of log N, its upper limit for N data."""
         return self.mutual_information > 0.95 * log(self.num_data)
 
     @property
     def sentence(self) -> str:
-        """In words, whether the latents are used, and what to try where they are not."""
+        """A sentence that says whether the latents are used, and what to try if they are not."""
         if self.is_collapsed:
             return (
-                f"the latents have collapsed: q({self.site} | x) is all but the same for all x, "
-                "which the decoder ignores; try a lower beta or warming it up (annealing), free "
-                "bits, a weaker decoder, or a smaller scale of the likelihood"
+                f"the latents have collapsed: q({self.site} | x) is nearly the same for all x, and "
+                "the decoder ignores it; try a lower beta or warming it up (annealing), free bits, "
+                "a weaker decoder, or a smaller scale of the likelihood"
             )
         known = not bool(self.activity.isnan().all())
         active = f"{self.num_active} of {len(self.active)} dimensions are active; " if known else ""
-        holds = (
+        information = (
             f"{self.site} holds {self.mutual_information:.2f} nats about a datum, of a KL of "
             f"{self.kl.sum().item():.2f}"
         )
         limit = (
-            f", which is near log {self.num_data} = {log(self.num_data):.2f}, the most that so "
-            "many data can show: the truth may be higher"
+            f", which is near log {self.num_data} = {log(self.num_data):.2f}, the most that "
+            f"{self.num_data} data can show: the true value may be higher"
         )
-        return active + holds + (limit if self.is_at_limit else "")
+        return active + information + (limit if self.is_at_limit else "")
 
 
 @torch.no_grad()
@@ -111,37 +111,36 @@ def latent_report(
     plate: str = "data",
     progress: bool = True,
 ) -> list[LatentReport]:
-    """How far each latent site of any pair is used, in eval mode and without gradients.
+    """Report how much any pair uses each of its latents, in eval mode and without gradients.
 
         I_q(x; z) ~ (1/N) sum_i log q(z_i | x_i) - log (1/N) sum_n q(z_i | x_n),   z_i ~ q(z | x_i)
 
-    with i itself among the n, so that no estimate is above log N (Hoffman and Johnson 2016). KL
-    divergences are exact where torch knows them, and estimated at the samples elsewhere. The cost
-    is that of the densities of all pairs of data. Random numbers are those of the seed, and torch's
-    own state is left as it was.
+    The sum over n includes i itself, so no estimate is above log N (Hoffman and Johnson 2016). KL
+    divergences are exact if torch has a formula, and estimated at the samples otherwise. The cost
+    is that of the densities of all pairs of data. The seed determines all random numbers; torch's
+    own random state does not change.
 
     Arguments:
-        model: p(x, z), each of whose latents is in the plate over data.
+        model: p(x, z), with all latents in the plate over data.
         guide: q(z | x), likewise; the distribution of one latent may not depend on the draw of
             another.
         data: a tensor, a tuple of tensors, :class:`~pyrovae.Batches` or a ``DataLoader``.
         num_samples: samples of the latents for each datum.
-        max_data: N, the number of data that are taken, at random, where there are more.
-        batch_size: data in a batch, where data are tensors.
-        seed: of all random numbers.
+        max_data: N, the most data to use; if there are more, N are chosen at random.
+        batch_size: data in a batch, if data are tensors.
+        seed: seed of all random numbers.
         transform: applied to the parts of each batch, as in ``fit``.
-        device: where batches shall be; tensors stay where they are unless given.
+        device: device to move batches to; by default tensors stay where they are.
         plate: name of the plate over data.
-        progress: show a bar where it takes more than two seconds.
+        progress: show a progress bar if it takes more than two seconds.
 
     Returns:
-        A report of each latent site, in the order of the guide.
+        One report for each latent site, in the order of the guide.
 
     Raises:
-        InputError: if a latent is shared by the data, masked, or depends on another in the guide;
-            if its densities cannot be had for the latents of other data; or if an argument cannot
-            be used.
-        FloatingPointError: if a KL divergence is not a number.
+        InputError: if a latent is shared by all data, masked, or depends on another in the guide;
+            if its q cannot score the samples of other data; or if an argument is invalid.
+        FloatingPointError: if a KL divergence is NaN.
 
     Example:
         >>> from pyrovae import VAE
@@ -153,32 +152,37 @@ def latent_report(
     if num_samples < 1:
         raise InputError(f"num_samples is {num_samples}; it must be 1 or more")
     if max_data < 2:
-        raise InputError(f"max_data is {max_data}; a variance over data needs 2 or more")
+        raise InputError(f"max_data is {max_data}; a variance over data needs 2 data or more")
     batches = as_batches(data, batch_size, shuffle=False, transform=transform, device=device)
     if batches.size < 2:
-        raise InputError(f"there is {batches.size} datum; a variance over data needs 2 or more")
+        raise InputError(
+            f"there is {batches.size} datum; a variance over data needs 2 data or more"
+        )
     pair = Pair(model, guide)
-    parts: dict[str, list[_Part]] = {}
+    summaries: dict[str, list[_BatchSummary]] = {}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         chosen = torch.zeros(batches.size, dtype=torch.bool)
         chosen[torch.randperm(batches.size)[:max_data]] = True
         with LateProgress("latents", len(batches)) as bar:
-            for batch in _taken(batches, chosen):
+            for batch in _select_data(batches, chosen):
                 for latent in find_local_latents(pair, batch, plate):
-                    parts.setdefault(latent.name, []).append(_part(latent, num_samples))
+                    summary = _summarise(latent, num_samples)
+                    summaries.setdefault(latent.name, []).append(summary)
                 if progress:
                     bar.advance()
-    return [_report(name, of_site, progress) for name, of_site in parts.items()]
+    return [_report(name, parts, progress) for name, parts in summaries.items()]
 
 
-def _taken(batches: Batches | LoaderBatches, chosen: Bool[Tensor, "data"]) -> Iterator[list[Any]]:
-    """The batches, each cut down to the data that were chosen."""
-    seen = 0
+def _select_data(
+    batches: Batches | LoaderBatches, chosen: Bool[Tensor, "data"]
+) -> Iterator[list[Any]]:
+    """Reduce each batch to its chosen data, and skip batches without any."""
+    start = 0
     for batch in batches:
         num = len(batch[0])
-        rows = chosen[seen : seen + num]
-        seen += num
+        rows = chosen[start : start + num]
+        start += num
         if rows.all():
             yield list(batch)
         elif rows.any():
@@ -189,16 +193,16 @@ def _taken(batches: Batches | LoaderBatches, chosen: Bool[Tensor, "data"]) -> It
 
 
 @dataclass(frozen=True)
-class _Part:
-    """What is known of one latent for the data of one batch.
+class _BatchSummary:
+    """Results for one latent and the data of one batch.
 
     Attributes:
-        kl: of each factor.
+        kl: KL(q || p) of each factor.
         mean: E_q[z].
-        z: samples, those of one datum side by side.
+        z: samples; the samples of one datum are successive rows.
         log_q: log q(z | x) at the samples, given their own datum.
         log_prior: log p(z), likewise.
-        posteriors: q(z | x) of the data.
+        posterior: q(z | x) of the data.
     """
 
     kl: Float[Tensor, "batch factors"]
@@ -206,33 +210,33 @@ class _Part:
     z: Tensor
     log_q: Float[Tensor, "samples"]
     log_prior: Float[Tensor, "samples"]
-    posteriors: Posteriors
+    posterior: BatchPosterior
 
 
-def _part(latent: LocalLatent, num_samples: int) -> _Part:
+def _summarise(latent: LocalLatent, num_samples: int) -> _BatchSummary:
     q, prior, data_axis = latent.q, latent.prior, latent.data_axis
     z = q.sample((num_samples,))
     rows = z.movedim(data_axis + 1, 0).flatten(0, 1)
-    kl = flatten_per_datum(_kl(q, prior, z), data_axis)
+    kl = flatten_per_datum(_compute_kl(q, prior, z), data_axis)
     if kl.isnan().any():
         raise FloatingPointError(
             f"the KL divergence of site {latent.name!r} is not a number: a parameter of the guide "
             "or of the prior is NaN"
         )
-    posteriors = Posteriors.of(latent, rows)
-    log_q, log_prior = (_of_samples(each.log_prob(z), data_axis) for each in (q, prior))
-    mean = flatten_per_datum(_mean(unwrap_independent(q), z[0]), data_axis)
-    return _Part(kl, mean, rows, log_q, log_prior, posteriors)
+    posterior = BatchPosterior.from_latent(latent, rows)
+    log_q, log_prior = (_sum_per_sample(p.log_prob(z), data_axis) for p in (q, prior))
+    mean = flatten_per_datum(_posterior_mean(unwrap_independent(q), z[0]), data_axis)
+    return _BatchSummary(kl, mean, rows, log_q, log_prior, posterior)
 
 
-def _of_samples(log_prob: Tensor, data_axis: int) -> Float[Tensor, "samples"]:
-    """Summed over plates other than that over data; the samples of one datum side by side."""
+def _sum_per_sample(log_prob: Tensor, data_axis: int) -> Float[Tensor, "samples"]:
+    """Sum over plates other than the one over data, with the samples of one datum in succession."""
     moved = log_prob.double().movedim(data_axis + 1, 0)
     return moved.reshape(*moved.shape[:2], -1).sum(-1).flatten()
 
 
-def _kl(q: Any, prior: Any, z: Tensor) -> Tensor:
-    """KL(q || p) of each factor, where both have the same; else of the whole."""
+def _compute_kl(q: Any, prior: Any, z: Tensor) -> Tensor:
+    """KL(q || p) of each factor if both have the same factors; else of the whole."""
     factors = unwrap_independent(q), unwrap_independent(prior)
     if factors[0].batch_shape == factors[1].batch_shape:
         q, prior = factors
@@ -243,8 +247,8 @@ def _kl(q: Any, prior: Any, z: Tensor) -> Tensor:
     return kl
 
 
-def _mean(q: Any, z: Tensor) -> Tensor:
-    """E_q[z], by enumeration where there is no formula; else NaN."""
+def _posterior_mean(q: Any, z: Tensor) -> Tensor:
+    """E_q[z]: by formula, else by enumeration, else NaN."""
     try:
         mean: Tensor = q.mean
     except NotImplementedError:
@@ -255,19 +259,20 @@ def _mean(q: Any, z: Tensor) -> Tensor:
     return mean
 
 
-def _report(site: str, parts: list[_Part], progress: bool) -> LatentReport:
+def _report(site: str, parts: list[_BatchSummary], progress: bool) -> LatentReport:
     kl, mean, z, log_q, log_prior = (
         torch.cat([getattr(part, name) for part in parts])
         for name in ("kl", "mean", "z", "log_q", "log_prior")
     )
     activity = mean.var(0)
-    log_q_of_z = log_aggregate([part.posteriors for part in parts], z, progress=progress)
+    posteriors = [part.posterior for part in parts]
+    log_aggregate = log_aggregate_posterior(posteriors, z, progress=progress)
     return LatentReport(
         site=site,
         kl=kl.mean(0),
         activity=activity,
-        active=activity > _ACTIVE,
-        mutual_information=(log_q - log_q_of_z).mean().item(),
-        aggregate_kl=(log_q_of_z - log_prior).mean().item(),
+        active=activity > _MIN_ACTIVITY,
+        mutual_information=(log_q - log_aggregate).mean().item(),
+        aggregate_kl=(log_aggregate - log_prior).mean().item(),
         num_data=len(kl),
     )

@@ -1,4 +1,4 @@
-"""The bound on held-out data, datum by datum, with its Monte Carlo and sampling error."""
+"""The ELBO on held-out data, with its standard error over data and Monte Carlo samples."""
 
 from dataclasses import dataclass
 from math import sqrt
@@ -14,7 +14,7 @@ from ..compiler.captured import Captured, Compile
 from ..pair.bound import PyroFunction
 from ..pair.pair import Pair
 
-__all__ = ["Estimate", "Evaluation", "evaluate"]
+__all__ = ["Estimate", "Evaluation", "check_log_likelihood", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Float[Tensor, "data"]) -> "Estimate":
-        """Mean and standard error of independent values."""
+        """Estimate a mean from independent values."""
         values = values.double()
         error = values.std().item() / sqrt(len(values)) if len(values) > 1 else float("nan")
         return cls(values.mean().item(), error)
@@ -37,7 +37,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """ELBO = -reconstruction - kl, each per datum in nats, averaged over data.
+    """The ELBO and its two terms, in nats per datum; ``elbo = -reconstruction - kl``.
 
     Attributes:
         elbo: E_q[log p(x, z) - log q(z | x)].
@@ -70,21 +70,21 @@ def evaluate(
 ) -> Evaluation:
     """The ELBO of a trained pair on data, in eval mode and without gradients.
 
-    The standard errors are over data, and so include the Monte Carlo error of the samples of each
-    datum's own latents; not that of latents common to all data, which all data share.
+    The standard errors are over data. They include the Monte Carlo error of each datum's own
+    latents, but not that of latents that all data share.
 
     Arguments:
-        model: p(x, z); of a pair trained by ``fit``, its ``history.model``, or the module.
+        model: p(x, z); for a pair trained by ``fit``, its ``history.model``, or the module.
         guide: q(z | x); likewise.
         data: a tensor, a tuple of tensors, :class:`~pyrovae.Batches` or a ``DataLoader``.
-        size: number of data that the model was trained on, among which the KL of latents common
-            to all data is shared; that of the data given unless stated.
+        size: number of data that the model was trained on, which share the KL of latents common
+            to all data; the number of data given by default.
         num_particles: samples of z for each datum.
-        batch_size: data in a batch, where data are tensors.
+        batch_size: data in a batch, if data are tensors.
         transform: applied to the parts of each batch, as in ``fit``.
-        device: where batches shall be; tensors stay where they are unless given.
+        device: device to move batches to; by default tensors stay where they are.
         plate: name of the plate over data.
-        compile: whether the bound is recorded and compiled, as :class:`~pyrovae.SVI` explains.
+        compile: whether to record and compile the bound; see :class:`~pyrovae.SVI`.
 
     Raises:
         InputError: if the pair has no bound on these data.
@@ -95,14 +95,14 @@ def evaluate(
     size = batches.size if size is None else size
     pair = Pair(model, guide)
 
-    def of_each_datum(*batch: Any) -> Float[Tensor, "terms batch"]:
+    def compute_terms(*batch: Any) -> Float[Tensor, "terms batch"]:
         with torch.no_grad(), pair.store(), pair.eval_mode():
             bound = pair.bound(*batch, size=size, plate=plate)
             bound.check()
             return torch.stack(bound.per_datum())
 
     num_calls = len(batches) * num_particles
-    captured = Captured(of_each_datum, (model, guide), compile=compile, num_calls=num_calls)
+    captured = Captured(compute_terms, (model, guide), compile=compile, num_calls=num_calls)
     terms = [
         torch.stack([captured(batch, {}) for _ in range(num_particles)]).mean(0)
         for batch in batches
@@ -117,3 +117,14 @@ def evaluate(
         num_data=len(kl),
         num_particles=num_particles,
     )
+
+
+def check_log_likelihood(log_likelihood: Float[Tensor, "data"]) -> Float[Tensor, "data"]:
+    """Return estimates of log p(x), or raise a FloatingPointError if one of them is NaN."""
+    num_nan = int(log_likelihood.isnan().sum())
+    if num_nan:
+        raise FloatingPointError(
+            f"log p(x) of {num_nan} data is not a number: a density of the model or the guide is "
+            "NaN there"
+        )
+    return log_likelihood

@@ -1,4 +1,4 @@
-"""What inference costs: the gap between log p(x) and the ELBO, taken apart."""
+"""The gap between log p(x) and the ELBO, split into its approximation and amortisation parts."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -28,12 +28,12 @@ __all__ = ["InferenceGap", "inference_gap"]
 _PARTICLES = 16
 """Samples of the latents of each datum in a step of the optimiser."""
 
-_SECONDARY = {
+_PREFERRED = {
     "covariance_matrix": "scale_tril",
     "precision_matrix": "scale_tril",
     "probs": "logits",
 }
-"""Parameters that a family knows under another name, too, which is freed instead."""
+"""Parameters with an equivalent in the same family that the optimiser changes instead."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,13 @@ class InferenceGap:
     """log p(x) - ELBO of each datum, in nats, as the sum of two gaps (Cremer et al. 2018).
 
     Attributes:
-        log_likelihood: log p(x): as given, or by importance sampling from the optimised q, which is
-            too low rather than too high, and the approximation gap with it.
-        best_elbo: the largest ELBO over q of the guide's family, as far as the optimiser came.
+        log_likelihood: log p(x): as given, or by importance sampling from the optimised q, which
+            makes it, and the approximation gap, too low on average.
+        best_elbo: the largest ELBO over q of the guide's family that the optimiser found.
         elbo: the ELBO at the guide's own q, on the same noise as ``best_elbo``.
-        pareto_k: of the weights at the optimised q; where it is above 0.7, log p(x) by importance
-            sampling is not to be trusted. See :func:`pyrovae.infer.estimators.pareto.pareto_k`.
+        pareto_k: shape of the tail of the importance weights at the optimised q; above 0.7, do not
+            trust log p(x) by importance sampling. See
+            :func:`pyrovae.infer.estimators.pareto.pareto_k`.
     """
 
     log_likelihood: Float[Tensor, "data"]
@@ -56,12 +57,12 @@ class InferenceGap:
 
     @property
     def approximation_gap(self) -> Float[Tensor, "data"]:
-        """log p(x) - best ELBO, which the family of q costs."""
+        """log p(x) - best ELBO: the cost of the family of q."""
         return self.log_likelihood - self.best_elbo
 
     @property
     def amortisation_gap(self) -> Float[Tensor, "data"]:
-        """Best ELBO - ELBO, which it costs that one guide serves all data."""
+        """Best ELBO - ELBO: the cost of one guide for all data."""
         return self.best_elbo - self.elbo
 
 
@@ -82,39 +83,39 @@ def inference_gap(
     log_likelihood: Float[Tensor, "data"] | None = None,
     progress: bool = True,
 ) -> InferenceGap:
-    """Optimise q for each datum within the guide's family, and compare, in eval mode.
+    """Optimise q for each datum within the guide's family, and compare ELBOs, in eval mode.
 
         log p(x) - ELBO = (log p(x) - max_q ELBO) + (max_q ELBO - ELBO)
 
     The first term is the approximation gap, the second the amortisation gap (Cremer et al. 2018,
-    Inference suboptimality in variational autoencoders). The parameters of each q(z | x) start at
-    the guide's, are made unconstrained, and climb the ELBO with Adam on 16 reparameterised samples
-    a step. The learning rate falls linearly to zero, and the mean of the second half of the steps
-    is taken (Polyak and Juditsky 1992). Model and guide stay as they are, and get no gradients.
-    Random numbers are those of the seed, and torch's own state is left as it was.
+    Inference suboptimality in variational autoencoders). The unconstrained parameters of each
+    q(z | x) start at the guide's, and Adam maximises the ELBO on 16 reparameterised samples a step.
+    The learning rate falls linearly to zero, and the result is the mean over the second half of the
+    steps (Polyak and Juditsky 1992). Model and guide do not change, and get no gradients. The seed
+    determines all random numbers; torch's own random state does not change.
 
     Arguments:
-        model: p(x, z), each of whose sites is in the plate over data.
-        guide: q(z | x), likewise, of families that are reparameterised and rebuilt from their
+        model: p(x, z), with all sites in the plate over data.
+        guide: q(z | x), likewise, of reparameterised families that can be rebuilt from their
             parameters, such as ``Normal``, ``LogNormal`` and ``MultivariateNormal``; the
             distribution of one latent may not depend on the draw of another.
         data: a tensor, a tuple of tensors, :class:`~pyrovae.Batches` or a ``DataLoader``.
         num_steps: steps of the optimiser for each batch.
-        lr: its first learning rate, in units of the unconstrained parameters.
-        num_samples: fresh samples of the latents for each datum, for each ELBO and for log p(x).
-        batch_size: data in a batch, where data are tensors.
-        seed: of all random numbers.
-        transform: applied to the parts of each batch, as in ``fit``, once.
-        device: where batches shall be; tensors stay where they are unless given.
+        lr: its initial learning rate, in units of the unconstrained parameters.
+        num_samples: new samples of the latents for each datum, for each ELBO and for log p(x).
+        batch_size: data in a batch, if data are tensors.
+        seed: seed of all random numbers.
+        transform: applied once to the parts of each batch, as in ``fit``.
+        device: device to move batches to; by default tensors stay where they are.
         plate: name of the plate over data.
-        log_likelihood: log p(x) of each datum where it is known better, as from annealed
-            importance sampling; by importance sampling from the optimised q unless given.
-        progress: show a bar where it takes more than two seconds.
+        log_likelihood: log p(x) of each datum if you have a better estimate, for example from
+            annealed importance sampling; by default importance sampling from the optimised q.
+        progress: show a progress bar if it takes more than two seconds.
 
     Raises:
-        InputError: if the pair has no p(x) of one datum, or a latent's q cannot be optimised for
-            each datum; or if an argument cannot be used.
-        FloatingPointError: if weights are not numbers.
+        InputError: if one datum has no p(x) of its own, or a latent's q cannot be optimised for
+            each datum; or if an argument is invalid.
+        FloatingPointError: if importance weights are NaN.
 
     Example:
         >>> from pyrovae import VAE
@@ -124,34 +125,36 @@ def inference_gap(
         torch.Size([5])
     """
     batches = as_batches(data, batch_size, shuffle=False, transform=transform, device=device)
-    _check(num_steps, lr, num_samples, log_likelihood, batches.size)
+    _check_arguments(num_steps, lr, num_samples, log_likelihood, batches.size)
     pair = Pair(model, guide)
     parts: list[tuple[Tensor, ...]] = []
     with torch.random.fork_rng(), pair.eval_mode():
         torch.manual_seed(seed)
         with LateProgress("inference gap", len(batches) * num_steps) as bar:
             for batch in batches:
-                freed = _freed(pair, batch, plate)
+                free_pair = _make_free_pair(pair, batch, plate)
                 noise = int(torch.randint(2**31, ()))
 
                 def score(
-                    free: Sequence[Tensor], freed: _FreedPair = freed, noise: int = noise
+                    parameters: Sequence[Tensor],
+                    free_pair: _FreePair = free_pair,
+                    noise: int = noise,
                 ) -> Any:
                     return importance_sample(
-                        freed.model,
-                        freed.guide,
-                        (*freed.rows, *free),
+                        free_pair.model,
+                        free_pair.guide,
+                        (*free_pair.rows, *parameters),
                         num_samples=num_samples,
-                        batch_size=len(free[0]),
+                        batch_size=len(parameters[0]),
                         seed=noise,
                         plate=plate,
                         compile=False,
                         progress=False,
                     )
 
-                amortised = score(freed.free)
+                amortised = score(free_pair.parameters)
                 advance = bar.advance if progress else lambda: None
-                best = score(_optimised(freed, num_steps, lr, plate, advance))
+                best = score(_optimise(free_pair, num_steps, lr, plate, advance))
                 parts.append((best.log_likelihood, best.elbo, amortised.elbo, best.pareto_k))
     if not parts:
         raise InputError("the data gave no batch")
@@ -160,7 +163,7 @@ def inference_gap(
     return InferenceGap(known, best_elbo, elbo, pareto)
 
 
-def _check(
+def _check_arguments(
     num_steps: int,
     lr: float,
     num_samples: int,
@@ -172,38 +175,39 @@ def _check(
     if not lr > 0:
         raise InputError(f"lr is {lr:g}; it must be positive")
     if num_samples < 2:
-        raise InputError(f"num_samples is {num_samples}; an error needs 2 samples or more")
+        raise InputError(f"num_samples is {num_samples}; a standard error needs 2 or more")
     if log_likelihood is not None and len(log_likelihood) != num_data:
         raise InputError(
-            f"log_likelihood has {len(log_likelihood)} entries for {num_data} data; give one each"
+            f"log_likelihood has {len(log_likelihood)} entries for {num_data} data; give one entry "
+            "for each datum"
         )
 
 
 @dataclass(frozen=True)
-class _FreedLatent:
-    """q of one latent as a function of unconstrained parameters, rows of which are of one datum."""
+class _FreeLatent:
+    """q of one latent as a function of unconstrained parameters, with one row for each datum."""
 
     latent: LocalLatent
     family: Any
     transforms: dict[str, Any]
     num_reinterpreted: int
 
-    def q(self, free: Sequence[Tensor]) -> Any:
-        parameters = {
+    def q(self, parameters: Sequence[Tensor]) -> Any:
+        constrained = {
             name: transform(rows.movedim(0, self.latent.data_axis))
-            for (name, transform), rows in zip(self.transforms.items(), free, strict=True)
+            for (name, transform), rows in zip(self.transforms.items(), parameters, strict=True)
         }
-        return self.family(**parameters).to_event(self.num_reinterpreted)
+        return self.family(**constrained).to_event(self.num_reinterpreted)
 
 
 @dataclass(frozen=True)
-class _FreedPair:
-    """A pair for one batch whose arguments are the rows of data, then those of free parameters."""
+class _FreePair:
+    """A pair for one batch; its arguments are the rows of data, then the parameters of each q."""
 
     pair: Pair
     batch: Sequence[Any]
-    latents: list[_FreedLatent]
-    free: list[Tensor]
+    latents: list[_FreeLatent]
+    parameters: list[Tensor]
 
     @property
     def rows(self) -> list[Tensor]:
@@ -217,63 +221,63 @@ class _FreedPair:
         )
 
     def guide(self, *args: Tensor) -> None:
-        """Sample each latent in its plates, that over data being as long as the rows are."""
-        free = iter(args[-len(self.free) :])
+        """Sample each latent in its plates; the plate over data has the size of the rows."""
+        parameters = iter(args[-len(self.parameters) :])
         plates: dict[str, Any] = {}
         for each in self.latents:
-            q = each.q([next(free) for _ in each.transforms])
-            with ExitStack() as within:
+            q = each.q([next(parameters) for _ in each.transforms])
+            with ExitStack() as contexts:
                 for frame in each.latent.frames:
                     size = q.batch_shape[frame.dim]
                     is_whole = frame.full_size in (None, frame.size)
                     declared = size if is_whole else frame.full_size
                     if frame.name not in plates:
                         plates[frame.name] = pyro.plate(frame.name, declared, size, dim=frame.dim)
-                    within.enter_context(plates[frame.name])
+                    contexts.enter_context(plates[frame.name])
                 pyro.sample(each.latent.name, q)
 
 
-def _freed(pair: Pair, batch: Sequence[Any], plate: str) -> _FreedPair:
-    latents, free = [], []
+def _make_free_pair(pair: Pair, batch: Sequence[Any], plate: str) -> _FreePair:
+    latents, parameters = [], []
     for latent in find_local_latents(pair, batch, plate):
-        freed, rows = _free(latent)
-        latents.append(freed)
-        free.extend(rows)
-    if not free:
-        raise InputError("the pair has no latents, so that there is nothing to infer")
-    return _FreedPair(pair, batch, latents, free)
+        free_latent, rows = _make_free_latent(latent)
+        latents.append(free_latent)
+        parameters.extend(rows)
+    if not parameters:
+        raise InputError("the pair has no latents, so there is nothing to infer")
+    return _FreePair(pair, batch, latents, parameters)
 
 
-def _free(latent: LocalLatent) -> tuple[_FreedLatent, list[Tensor]]:
-    """A latent's q with the parameters that it has now, made unconstrained."""
+def _make_free_latent(latent: LocalLatent) -> tuple[_FreeLatent, list[Tensor]]:
+    """A latent's q with its current parameters, unconstrained."""
     base = unwrap_independent(latent.q)
     family = type(base)
     if not base.has_rsample or isinstance(base, Delta):
         raise InputError(
             f"the guide's distribution of site {latent.name!r}, {family.__name__}, has no "
-            "reparameterised samples with a density, by whose gradients it could be optimised; "
-            "use another family, such as Normal"
+            "reparameterised samples with a density, so gradients cannot optimise it; use another "
+            "family, such as Normal"
         )
     try:
-        freed, rows = _unconstrained(latent, base)
+        free_latent, rows = _unconstrain(latent, base)
         value = latent.q.sample()
         is_same = torch.allclose(
-            freed.q(rows).log_prob(value), latent.q.log_prob(value), rtol=1e-3, atol=1e-3
+            free_latent.q(rows).log_prob(value), latent.q.log_prob(value), rtol=1e-3, atol=1e-3
         )
     except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
-        raise _cannot_be_freed(latent, family) from error
+        raise _family_error(latent, family) from error
     if not is_same:
-        raise _cannot_be_freed(latent, family)
-    return freed, rows
+        raise _family_error(latent, family)
+    return free_latent, rows
 
 
-def _unconstrained(latent: LocalLatent, base: Any) -> tuple[_FreedLatent, list[Tensor]]:
+def _unconstrain(latent: LocalLatent, base: Any) -> tuple[_FreeLatent, list[Tensor]]:
     constraints = type(base).arg_constraints
     if not isinstance(constraints, dict):
         raise TypeError("the constraints of one parameter depend on others")
     transforms, rows = {}, []
     for name, constraint in constraints.items():
-        if _SECONDARY.get(name) in constraints:
+        if _PREFERRED.get(name) in constraints:
             continue
         transforms[name] = transform_to(constraint)
         value = getattr(base, name)
@@ -281,27 +285,27 @@ def _unconstrained(latent: LocalLatent, base: Any) -> tuple[_FreedLatent, list[T
         free = transforms[name].inv(value.expand(base.batch_shape + event_shape))
         rows.append(free.movedim(latent.data_axis, 0).contiguous())
     num_reinterpreted = len(base.batch_shape) - len(latent.q.batch_shape)
-    return _FreedLatent(latent, type(base), transforms, num_reinterpreted), rows
+    return _FreeLatent(latent, type(base), transforms, num_reinterpreted), rows
 
 
-def _cannot_be_freed(latent: LocalLatent, family: Any) -> InputError:
+def _family_error(latent: LocalLatent, family: Any) -> InputError:
     return InputError(
         f"the guide's distribution of site {latent.name!r}, {family.__name__}, cannot be rebuilt "
-        "from unconstrained parameters, so that its family cannot be searched; use one with "
-        "parameters of fixed constraints, such as Normal or MultivariateNormal"
+        "from unconstrained parameters, so it cannot be optimised; use a family with parameters "
+        "of fixed constraints, such as Normal or MultivariateNormal"
     )
 
 
-def _optimised(
-    freed: _FreedPair, num_steps: int, lr: float, plate: str, advance: Callable[[], None]
+def _optimise(
+    pair: _FreePair, num_steps: int, lr: float, plate: str, advance: Callable[[], None]
 ) -> list[Tensor]:
-    """The free parameters at which the ELBO of each datum is largest."""
-    free = [part.clone().requires_grad_() for part in freed.free]
-    args = (*freed.rows, *free)
-    particles = Particles(freed.model, freed.guide, _PARTICLES, plate, args, {})
+    """The parameters that maximise the ELBO of each datum."""
+    free = [part.clone().requires_grad_() for part in pair.parameters]
+    args = (*pair.rows, *free)
+    particles = Particles(pair.model, pair.guide, _PARTICLES, plate, args, {})
     optimiser = torch.optim.Adam(free, lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / num_steps)
-    sums = [torch.zeros_like(part) for part in freed.free]
+    sums = [torch.zeros_like(part) for part in pair.parameters]
     num_averaged = (num_steps + 1) // 2
     for step in range(num_steps):
         with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo on the latents of a Pyro program, each datum a row of its own."""
+"""Hamiltonian Monte Carlo on the latents of a Pyro program, with one chain in each row."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from torch import Tensor
 __all__ = ["LogTerms", "State", "hmc_transition", "leapfrog"]
 
 LogTerms = Callable[[Tensor], Tensor]
-"""From positions of shape ``[rows, dims]`` to log-densities of shape ``[terms, rows]``."""
+"""Maps positions of shape ``[rows, dims]`` to log-densities of shape ``[terms, rows]``."""
 
 _JITTER = 0.2
-"""By how much of itself a step size may differ from one transition to the next, either way."""
+"""Largest relative change of a step size in one transition, in either direction."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Where chains are, and the log-densities there, in nats."""
+    """Positions of chains, and the log-densities there, in nats."""
 
     position: Float[Tensor, "rows dims"]
     terms: Float[Tensor, "terms rows"]
@@ -31,34 +31,34 @@ def hmc_transition(
     step_size: Float[Tensor, "rows"],
     num_leapfrog: int,
 ) -> tuple[State, Float[Tensor, "rows"]]:
-    """One transition of each row, which leaves exp(sum_j weights_j log_terms_j) invariant.
+    """Make one transition of each row, which leaves exp(sum_j weights_j log_terms_j) invariant.
 
-    The momentum is drawn from Normal(0, I), the dynamics followed by :func:`leapfrog`, and the end
-    accepted with probability min(1, exp(-dH)) (Duane et al. 1987; Neal 2011), else the row stays.
-    The transition is reversible. Each row's step size is multiplied by a factor drawn uniformly
-    from 0.8 to 1.2, lest trajectories come back to where they began. An end whose density is not a
-    number is rejected.
+    The momentum is drawn from Normal(0, I), :func:`leapfrog` follows the dynamics, and the end is
+    accepted with probability min(1, exp(-dH)) (Duane et al. 1987; Neal 2011); otherwise the row
+    stays. The transition is reversible. A factor drawn uniformly from 0.8 to 1.2 multiplies each
+    row's step size, so that trajectories do not return to their start. An end with a NaN density is
+    rejected.
 
     Arguments:
-        log_terms: log-densities, those of a row a function of that row alone.
-        weights: of the terms.
-        state: where the chains are.
-        step_size: of each row.
+        log_terms: log-densities; each row's must depend on that row alone.
+        weights: weights of the terms.
+        state: positions of the chains, and the log-densities there.
+        step_size: step size of each row.
         num_leapfrog: leapfrog steps in a transition.
 
     Returns:
-        The new state, and the probability with which each row's end was accepted.
+        The new state, and the acceptance probability of each row's end.
     """
-    terms = state.terms  # at the position whose gradient was taken last, which is the end
+    terms = state.terms  # where the latest gradient was taken; after the leapfrog, at the end
 
     def gradient(position: Tensor) -> Tensor:
         nonlocal terms
         with torch.enable_grad():
             position = position.detach().requires_grad_()
             terms = log_terms(position)
-            (of_position,) = torch.autograd.grad((weights @ terms).sum(), position)
+            (result,) = torch.autograd.grad((weights @ terms).sum(), position)
         terms = terms.detach()
-        return of_position
+        return result
 
     start = torch.randn_like(state.position)
     jitter = 1 + _JITTER * (2 * torch.rand_like(step_size) - 1)
@@ -83,15 +83,15 @@ def leapfrog(
 ) -> tuple[Float[Tensor, "rows dims"], Float[Tensor, "rows dims"]]:
     """Follow dz/dt = p, dp/dt = gradient(z), reversibly and preserving volume.
 
-    The momentum takes half a step first and last. Were it the position, a chain far out would gain
-    energy on its way in, be rejected, and stay far out.
+    The momentum takes the half steps, first and last. If the position took them, a chain far out
+    would gain energy on its way in, be rejected, and stay far out.
 
     Arguments:
-        gradient: of the log-density.
+        gradient: gradient of the log-density.
         position: z at the start.
         momentum: p at the start.
-        step_size: of each row.
-        num_steps: steps to take.
+        step_size: step size of each row.
+        num_steps: number of steps.
 
     Returns:
         Position and momentum at the end.

@@ -1,4 +1,4 @@
-"""log p(x) of each datum by importance sampling, with what is known of its error."""
+"""log p(x) of each datum by importance sampling, with estimates of its error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -20,7 +20,7 @@ from ..pair.pair import Pair
 from ..pair.particles import Particles
 from ..pair.rows import has_row_per_datum
 from ..pair.terms import evaluate_terms
-from .evaluate import Estimate
+from .evaluate import Estimate, check_log_likelihood
 from .pareto import pareto_k
 
 __all__ = ["ImportanceEstimate", "importance_sample"]
@@ -34,13 +34,13 @@ class ImportanceEstimate:
         num_samples: K.
         log_likelihood: log (1/K) sum_k w_ik, with w = p(x, z) / q(z | x); too low on average, by
             about half the square of its standard error (Burda et al. 2016).
-        standard_error: of its Monte Carlo error, by the delta method; not to be trusted where
-            ``pareto_k`` is above 0.7.
-        effective_samples: (sum_k w)^2 / sum_k w^2.
-        pareto_k: shape of the tail of the weights; see :func:`pareto_k`.
+        standard_error: Monte Carlo standard error of ``log_likelihood``, by the delta method; do
+            not trust it if ``pareto_k`` is above 0.7.
+        effective_samples: effective number of samples, (sum_k w)^2 / sum_k w^2.
+        pareto_k: shape of the tail of the importance weights; see :func:`pareto_k`.
         reconstruction: distortion, -E_q[log p(x | z)].
         kl: rate, E_q[log q(z | x) - log p(z)].
-        bounds: for each smaller number k of samples that was asked for, E[log (1/k) sum_k w],
+        bounds: for each smaller number k of samples that you asked for, E[log (1/k) sum_k w],
             averaged over the K / k groups of that size: a bound on log p(x).
     """
 
@@ -55,27 +55,27 @@ class ImportanceEstimate:
 
     @property
     def elbo(self) -> Float[Tensor, "data"]:
-        """The mean of log w, which is the bound for one sample."""
+        """The mean of log w, the bound for one sample."""
         return -self.reconstruction - self.kl
 
     @property
     def mean(self) -> Estimate:
-        """log p(x) averaged over data; its error is that of having these data and samples."""
+        """log p(x) averaged over data; its standard error covers the choice of data and samples."""
         return Estimate.of(self.log_likelihood)
 
     @property
     def monte_carlo_error(self) -> float:
-        """Standard error of the average over just these data: that of the samples alone."""
+        """Standard error of the average over these data, due to the samples alone."""
         error = self.standard_error.double()
         return error.square().sum().sqrt().item() / len(error)
 
     @property
     def bias(self) -> float:
-        """By how much the average is too low, as far as the errors tell: half their mean square."""
+        """Estimate of how much the average is too low: half the mean square of the errors."""
         return self.standard_error.double().square().mean().item() / 2
 
     def worst(self, count: int = 10) -> Int[Tensor, "count"]:
-        """The numbers of the data whose weights have the fewest effective samples."""
+        """The indices of the data with the fewest effective samples."""
         return self.effective_samples.argsort()[:count]
 
 
@@ -101,32 +101,32 @@ def importance_sample(
         log p(x) ~ log (1/K) sum_k p(x, z_k) / q(z_k | x),   z_k ~ q(z | x)
 
     (Rezende et al. 2014; Burda et al. 2016.) The networks of the guide run once for all samples of
-    a run where those of the model take these in a further dimension. Random numbers are those of
-    the seed, and torch's own state is left as it was: data that a transform draws are the same in
-    each call, too.
+    a run, if the networks of the model take samples in a further dimension. The seed determines all
+    random numbers, including those that a transform draws; torch's own random state does not
+    change.
 
     Arguments:
-        model: p(x, z), each of whose sites is in the plate over data.
+        model: p(x, z), with all sites in the plate over data.
         guide: q(z | x), likewise.
         data: a tensor, a tuple of tensors, :class:`~pyrovae.Batches` or a ``DataLoader``.
         num_samples: K, samples of the latents for each datum.
-        bounds: smaller numbers of samples whose bounds are wanted too.
-        batch_size: data in a batch, where data are tensors.
-        memory: bytes that the tensors of one run of the pair may have together; samples are drawn
-            in as many runs as it takes, one of each datum of a batch at the least.
-        seed: of all random numbers.
+        bounds: smaller numbers of samples to compute bounds for as well.
+        batch_size: data in a batch, if data are tensors.
+        memory: bytes that the tensors of one run of the pair may take together. Samples are drawn
+            in as many runs as this needs, with one sample of each datum in a run at least.
+        seed: seed of all random numbers.
         transform: applied to the parts of each batch, as in ``fit``.
-        device: where batches shall be; tensors stay where they are unless given.
+        device: device to move batches to; by default tensors stay where they are.
         plate: name of the plate over data.
-        compile: whether runs are recorded and compiled, as :class:`~pyrovae.SVI` explains.
-        progress: show a bar where it takes more than two seconds.
+        compile: whether to record and compile runs; see :class:`~pyrovae.SVI`.
+        progress: show a progress bar if it takes more than two seconds.
 
     Raises:
-        InputError: if a latent is shared by the data, or a site is scaled, so that there is no
-            p(x) of one datum; or if an argument cannot be used.
-        FloatingPointError: if weights are not numbers.
+        InputError: if all data share a latent, or a site is scaled, so that one datum has no p(x)
+            of its own; or if an argument is invalid.
+        FloatingPointError: if importance weights are NaN.
     """
-    _check(num_samples, bounds, memory)
+    _check_arguments(num_samples, bounds, memory)
     batches = as_batches(data, batch_size, shuffle=False, transform=transform, device=device)
     pair = Pair(model, guide)
 
@@ -137,11 +137,11 @@ def importance_sample(
         if batch is None:
             raise InputError("the data gave no batch")
         particles = Particles(*pair.functions, 2, plate, tuple(batch), {})
-        num_rows = memory // _bytes_of_a_row(pair, particles, batch)
+        num_rows = memory // _bytes_per_row(pair, particles, batch)
         num_runs = ceil(num_samples / max(1, num_rows // len(batch[0])))
-        at_once = max(2, ceil(num_samples / num_runs))
+        num_at_once = max(2, ceil(num_samples / num_runs))
         captured = Captured(
-            partial(_log_terms, pair, particles.with_num(at_once)),
+            partial(_log_terms, pair, particles.with_num(num_at_once)),
             (model, guide),
             compile=compile,
             num_calls=num_runs * len(batches),
@@ -151,22 +151,17 @@ def importance_sample(
             for batch in batches:
                 runs = [captured(tuple(batch), {}) for _ in range(num_runs)]
                 terms = torch.cat(runs, 1)[:, :num_samples]
-                parts.append(_summary(terms.double().mT, bounds))
+                parts.append(_summarise(terms.double().mT, bounds))
                 if progress:
                     bar.advance()
-    estimate = _joined(parts)
-    not_numbers = int(estimate.log_likelihood.isnan().sum())
-    if not_numbers:
-        raise FloatingPointError(
-            f"log p(x) of {not_numbers} data is not a number: a density of the model or the guide "
-            "is NaN there"
-        )
+    estimate = _concatenate(parts)
+    check_log_likelihood(estimate.log_likelihood)
     return estimate
 
 
-def _check(num_samples: int, bounds: Sequence[int], memory: int) -> None:
+def _check_arguments(num_samples: int, bounds: Sequence[int], memory: int) -> None:
     if num_samples < 2:
-        raise InputError(f"num_samples is {num_samples}; an error needs 2 samples or more")
+        raise InputError(f"num_samples is {num_samples}; a standard error needs 2 or more")
     if any(not 1 <= k <= num_samples for k in bounds):
         raise InputError(f"bounds are {list(bounds)}; each must be from 1 to {num_samples}")
     if memory < 1:
@@ -176,21 +171,21 @@ def _check(num_samples: int, bounds: Sequence[int], memory: int) -> None:
 def _log_terms(
     pair: Pair, particles: Particles, *batch: Any
 ) -> Float[Tensor, "terms particles batch"]:
-    """log p(x | z) and log q(z | x) - log p(z)."""
+    """log p(x | z) and log q(z | x) - log p(z), stacked."""
     with torch.no_grad(), pair.store(), pair.eval_mode():
         terms = evaluate_terms(particles, batch, {}, apart=True)
     return torch.stack([terms.log_likelihood, terms.kl])
 
 
-def _bytes_of_a_row(pair: Pair, particles: Particles, batch: Sequence[Any]) -> int:
-    """What a run takes for one sample of one datum; by a run of few, with all that they share."""
+def _bytes_per_row(pair: Pair, particles: Particles, batch: Sequence[Any]) -> int:
+    """Memory for one sample of one datum, measured on a run of a few, shared tensors included."""
     one = [part[:1] if has_row_per_datum(part, len(batch[0])) else part for part in batch]
     return max(
         1, count_allocated_bytes(partial(_log_terms, pair, particles.with_num(8), *one)) // 8
     )
 
 
-def _summary(
+def _summarise(
     terms: Float[Tensor, "terms batch samples"], bounds: Sequence[int]
 ) -> ImportanceEstimate:
     log_likelihood, kl = terms
@@ -209,16 +204,16 @@ def _summary(
     )
 
 
-def _joined(parts: list[ImportanceEstimate]) -> ImportanceEstimate:
-    """The estimates of all batches as one."""
+def _concatenate(parts: list[ImportanceEstimate]) -> ImportanceEstimate:
+    """Join the estimates of all batches."""
 
-    def of_all(values: list[Any]) -> Any:
+    def join(values: list[Any]) -> Any:
         if isinstance(values[0], dict):
-            return {k: of_all([value[k] for value in values]) for k in values[0]}
+            return {k: join([value[k] for value in values]) for k in values[0]}
         return torch.cat(values) if isinstance(values[0], Tensor) else values[0]
 
     names = [each.name for each in fields(ImportanceEstimate)]
-    return ImportanceEstimate(*(of_all([getattr(part, name) for part in parts]) for name in names))
+    return ImportanceEstimate(*(join([getattr(part, name) for part in parts]) for name in names))
 
 
 def _bound(log_weights: Float[Tensor, "batch samples"], k: int) -> Float[Tensor, "batch"]:

@@ -1,4 +1,4 @@
-"""How heavy the tail of importance weights is, for many data at once."""
+"""The Pareto k diagnostic: how heavy the tail of importance weights is, for many data at once."""
 
 from math import ceil, sqrt
 
@@ -8,52 +8,52 @@ from torch import Tensor
 
 __all__ = ["pareto_k"]
 
-_FEWEST = 10
-"""Weights in a tail that a shape may be fitted to."""
+_MIN_TAIL = 10
+"""Fewest weights in a tail to fit a shape to."""
 
-_ALIKE = 1000
-"""Of the round-off of a log weight, which is the sum of many terms."""
+_ROUND_OFF = 1000
+"""Round-off of a log weight, a sum of many terms, in units of the machine epsilon."""
 
 
 def pareto_k(log_weights: Float[Tensor, "data samples"]) -> Float[Tensor, "data"]:
     """The shape k of a generalised Pareto distribution fitted to the largest weights.
 
-    Moments of the weights up to order 1/k exist. Below 0.5 their mean has a standard error that
-    can be trusted; above 0.7 neither can be, however many samples there are (Vehtari et al. 2024,
-    Pareto smoothed importance sampling). The tail is the min(S / 5, 3 sqrt(S)) largest of
-    S weights, and the fit that of Zhang and Stephens (2009), drawn towards 1/2 as
-    Vehtari et al. do it.
+    Moments of the weights up to order 1/k exist. For k below 0.5 you can trust the mean of the
+    weights and its standard error; above 0.7 you can trust neither, for any number of samples
+    (Vehtari et al. 2024, Pareto smoothed importance sampling). The tail is the
+    min(S / 5, 3 sqrt(S)) largest of S weights. The fit is that of Zhang and Stephens (2009), shrunk
+    towards 1/2 as in Vehtari et al.
 
     Arguments:
         log_weights: log w for each datum and sample.
 
     Returns:
-        k for each datum; -inf where the largest weights are all alike, to round-off, and NaN where
-        there are too few, or one is not a number.
+        k for each datum; -inf if the largest weights are all equal up to round-off, and NaN if
+        there are too few weights, or one is NaN.
 
     Example:
         >>> weights = torch.distributions.Pareto(1.0, 2.0).icdf(torch.linspace(0, 0.9999, 10_000))
-        >>> round(pareto_k(weights.log()[None]).item(), 1)  # whose true shape is 1 / 2
+        >>> round(pareto_k(weights.log()[None]).item(), 1)  # the true shape is 1 / 2
         0.5
     """
     num = log_weights.shape[1]
     num_tail = ceil(min(0.2 * num, 3 * sqrt(num)))
-    if num_tail < _FEWEST or num_tail >= num:
+    if num_tail < _MIN_TAIL or num_tail >= num:
         return log_weights.new_full(log_weights.shape[:1], torch.nan)
     largest, _ = log_weights.double().topk(num_tail + 1)
     size = largest[:, 0].abs().clamp_min(1.0)
-    is_alike = largest[:, 0] - largest[:, -1] <= _ALIKE * torch.finfo(log_weights.dtype).eps * size
+    eps = torch.finfo(log_weights.dtype).eps
+    are_equal = largest[:, 0] - largest[:, -1] <= _ROUND_OFF * eps * size
     weights = (largest - largest[:, :1]).exp()
     excess = (weights[:, :-1] - weights[:, -1:]).flip(1)  # from the smallest to the largest
-    greatest = excess[:, -1:]
-    k = _fitted(excess / greatest)
-    k = torch.where(is_alike, -torch.inf, k)
-    is_known = ~log_weights.isnan().any(1)
-    return torch.where(is_known, k, torch.nan).to(log_weights.dtype)
+    k = _fit_shape(excess / excess[:, -1:])
+    k = torch.where(are_equal, -torch.inf, k)
+    has_nan = log_weights.isnan().any(1)
+    return torch.where(has_nan, torch.nan, k).to(log_weights.dtype)
 
 
-def _fitted(x: Float[Tensor, "data tail"]) -> Float[Tensor, "data"]:
-    """k of excesses that are sorted, the largest being one."""
+def _fit_shape(x: Float[Tensor, "data tail"]) -> Float[Tensor, "data"]:
+    """Fit k to sorted excesses, the largest of which is 1."""
     n = x.shape[1]
     m = 30 + int(sqrt(n))
     grid = 1 - (m / (torch.arange(1, m + 1, device=x.device) - 0.5)).sqrt()

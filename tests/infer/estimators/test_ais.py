@@ -445,7 +445,7 @@ class TestRefusals:
                 "'z' is a ProjectedNormal, whose support has no bijection",
             ),
             (without_latents, "the model has no latents"),
-            (of_fixed_size, r"plate 'data' has 3 data at site 'z', where 8 were given"),
+            (of_fixed_size, r"plate 'data' has 3 data at site 'z', but got 8 rows"),
             (in_a_loop, "plate 'data' is a loop"),
             (observing_nothing, "the model observes nothing"),
         ],
@@ -476,7 +476,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"num_chains": 1}, "num_chains is 1; an error needs 2"),
+            ({"num_chains": 1}, "num_chains is 1; a standard error needs 2"),
             ({"num_temperatures": 0}, "num_temperatures is 0; it must be 1 or more"),
             ({"num_leapfrog": 0}, "num_leapfrog is 0; it must be 1 or more"),
         ],

@@ -13,7 +13,7 @@ from torch.distributions import kl_divergence
 from torch.utils.data import DataLoader, TensorDataset
 
 from pyrovae import VAE, InputError
-from pyrovae.infer.estimators.gap import InferenceGap, _freed, inference_gap
+from pyrovae.infer.estimators.gap import InferenceGap, _make_free_pair, inference_gap
 from pyrovae.infer.pair.pair import Pair
 from pyrovae.infer.pair.particles import Particles
 from tests.pairs import user_pair
@@ -237,8 +237,8 @@ class TestPairs:
                 pyro.sample("x", dist.Normal(mean, pair.noise).to_event(1), obs=x)
 
         x = pair.data(6)
-        freed = _freed(Pair(model, pair.guide(pair.off)), (x,), "data")
-        particles = Particles(freed.model, freed.guide, 3, "data", (*freed.rows, *freed.free), {})
+        free = _make_free_pair(Pair(model, pair.guide(pair.off)), (x,), "data")
+        particles = Particles(free.model, free.guide, 3, "data", (*free.rows, *free.parameters), {})
         assert particles.layout.uses_plate == takes_plates
         got = gap_of(model, pair.guide(pair.off), x, num_samples=1000)
         best, deviation_of_best = pair.elbo(x, pair.best(x))

@@ -263,9 +263,7 @@ class TestGradients:
         want = torch.autograd.grad(-awake - asleep, parameters)
         for (name, _), each in zip(named(pair), want, strict=True):
             torch.testing.assert_close(got[name], each, rtol=0, atol=1e-9)
-        with pytest.raises(
-            InputError, match="at 'x' a value that is none of its arguments"
-        ):
+        with pytest.raises(InputError, match="at 'x' a value that is none of its arguments"):
             WakeSleep().loss_and_grads(lambda x: pair.model(x + 0), pair.guide, x)
 
     def test_the_differentiable_loss_has_value_and_gradient(self) -> None:
@@ -545,10 +543,10 @@ class TestRefused:
             (lambda: RWS(1), "rws needs 2 or more"),
             (lambda: IWAE(0), "iwae needs 1 or more"),
             (lambda: MIWAE(10, 3), "must divide num_particles, which is 10"),
-            (lambda: Renyi(1.0), "below 1, which is 'elbo'"),
+            (lambda: Renyi(1.0), "below 1 .for 1 use 'elbo'"),
             (lambda: CIWAE(2.0), "from 0 .'iwae'. to 1"),
             (lambda: FreeBits(-1.0), "free is -1.0"),
-            (lambda: Linear(0), "1 step or more"),
+            (lambda: Linear(0), "steps of 1 or more"),
             (lambda: Cyclical(0), "period of 1 step or more"),
         ],
     )
