@@ -1,4 +1,4 @@
-"""Inference for any Pyro model and guide; nothing here knows what a VAE is."""
+"""Inference for any Pyro model and guide: nothing in this package is specific to VAEs."""
 
 from .estimators.ais import (
     AnnealedEstimate,

@@ -1,4 +1,4 @@
-"""Pairs of many kinds, each with the arguments of its steps, on which one step is compared."""
+"""Pairs of many kinds, each with the arguments of its steps, to compare steps on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ NUM, DIM = 12, 3
 
 @dataclass
 class Program:
-    """A pair, its loss, and what its steps are called with."""
+    """A pair, its loss, and the arguments of each of its steps."""
 
     model: Any
     guide: Any
@@ -54,11 +54,11 @@ def ragged_batches(i: int) -> tuple[tuple[Tensor], dict[str, Any]]:
 
 
 class Networks(nn.Module):
-    """A VAE as one writes it, with batch normalisation and dropout if asked."""
+    """A hand-written VAE, with a further layer such as batch normalisation if you give one."""
 
     def __init__(self, body: nn.Module | None = None) -> None:
         super().__init__()
-        # No bias before BatchNorm: its gradient is round-off alone, which Adam would blow up.
+        # No bias before BatchNorm: its gradient is only round-off, which Adam would amplify.
         linear = nn.Linear(DIM, 6, bias=body is None)
         self.body = nn.Sequential(linear, body or nn.Identity(), nn.Tanh())
         self.loc, self.log_scale, self.decoder = nn.Linear(6, 2), nn.Linear(6, 2), nn.Linear(2, DIM)

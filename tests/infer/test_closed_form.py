@@ -1,4 +1,4 @@
-"""The bound, its terms and its gradients against models where each is known exactly."""
+"""The bound, its terms and its gradients against models with closed forms."""
 
 import pyro
 import pyro.distributions as dist
@@ -24,7 +24,7 @@ NUM_SAMPLES = 4000
 
 
 def terms(vae: torch.nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(x|z) and log q(z|x) - log p(z) of shape (NUM_SAMPLES, num_data), z drawn anew."""
+    """log p(x|z) and log q(z|x) - log p(z) of shape (NUM_SAMPLES, num_data), at new draws of z."""
     pair = Pair(vae.model, vae.guide)
     with torch.no_grad(), pair.store():
         bound = pair.bound(x.repeat(NUM_SAMPLES, 1), size=NUM_SAMPLES * len(x))
@@ -42,11 +42,11 @@ def test_log_evidence_is_elbo_plus_kl_to_the_posterior() -> None:
 
 @pytest.mark.usefixtures("float64")
 def test_bound_is_tight_at_the_exact_posterior() -> None:
-    """With q the posterior itself, every single sample of the ELBO is log p(x)."""
+    """If q is the posterior, every sample of the ELBO is log p(x)."""
     vae, x = linear_gaussian_vae(), torch.randn(NUM_DATA, 3)
     decoder, encoder = vae.model.decoder.layers[0], vae.guide.encoder.layers[0]
     with torch.no_grad():
-        # Orthogonal columns make the posterior diagonal, so that our q can be equal to it.
+        # Orthogonal columns make the posterior diagonal, so q can be equal to it.
         decoder.weight.copy_(torch.linalg.qr(torch.randn(3, 2)).Q * torch.tensor([1.5, 0.5]))
         precision = torch.eye(2) + decoder.weight.T @ decoder.weight / 0.6**2
         encoder.weight.zero_()
@@ -55,7 +55,7 @@ def test_bound_is_tight_at_the_exact_posterior() -> None:
         encoder.bias[2:] = torch.special.expm1(precision.diagonal().rsqrt()).log()
     log_likelihood, kl = terms(vae, x)
     exact = exact_log_evidence(vae, x).detach().expand(NUM_SAMPLES, -1)
-    # Our link keeps scales 1e-7 off zero, so the posterior is met to about that.
+    # The link keeps scales 1e-7 above zero, so q reaches the posterior to about that.
     torch.testing.assert_close(log_likelihood - kl, exact, rtol=0, atol=1e-5)
 
 
@@ -122,7 +122,7 @@ def flat_gradient(objective: Tensor, parameters: list[Tensor]) -> Tensor:
 
 @pytest.mark.usefixtures("float64")
 def test_gradient_estimates_have_the_exact_gradient_as_their_mean() -> None:
-    """Of random minibatches, against the gradient of log p - KL over all data."""
+    """Random minibatches, against the gradient of log p - KL over all data."""
     vae, x = linear_gaussian_vae(), torch.randn(NUM_DATA, 3)
     parameters = list(vae.parameters())
     exact = flat_gradient(

@@ -1,4 +1,4 @@
-"""Our VAE with a linear decoder is probabilistic PCA (Tipping, Bishop 1999): p(x) is known."""
+"""A VAE with a linear decoder is probabilistic PCA (Tipping, Bishop 1999), with a known p(x)."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 @pytest.fixture
 def linear() -> tuple[VAE, Tensor, Tensor]:
-    """The VAE, data that it could have made, and their log p(x)."""
+    """The VAE, data from its marginal, and their log p(x)."""
     torch.manual_seed(0)
     one_layer = partial(MLP, hidden=())
     likelihood = {"family": "Normal", "scale": 0.7}
@@ -30,10 +30,10 @@ def linear() -> tuple[VAE, Tensor, Tensor]:
     return vae, x, marginal.log_prob(x)
 
 
-def coverage(off: Tensor) -> None:
-    """Of intervals of 95 percent as many cover as should, to 4.5 standard errors."""
-    num = len(off)
-    assert (off.abs() < 1.96).double().mean() > 0.95 - 4.5 * (0.95 * 0.05 / num) ** 0.5
+def assert_coverage(errors: Tensor) -> None:
+    """About 95 percent of 95-percent intervals cover, to 4.5 standard errors."""
+    num = len(errors)
+    assert (errors.abs() < 1.96).double().mean() > 0.95 - 4.5 * (0.95 * 0.05 / num) ** 0.5
 
 
 def test_importance_sampling(linear: tuple[VAE, Tensor, Tensor]) -> None:
@@ -41,7 +41,7 @@ def test_importance_sampling(linear: tuple[VAE, Tensor, Tensor]) -> None:
     got = importance_sample(
         vae.model, vae.guide, x, num_samples=20_000, compile=False, progress=False
     )
-    coverage(((got.log_likelihood - exact) / got.standard_error)[got.pareto_k < 0.7])
+    assert_coverage(((got.log_likelihood - exact) / got.standard_error)[got.pareto_k < 0.7])
     assert (got.pareto_k < 0.7).double().mean() > 0.5
 
 
@@ -50,7 +50,7 @@ def test_annealed_importance_sampling(linear: tuple[VAE, Tensor, Tensor]) -> Non
     got = annealed_importance_sample(
         vae.model, x[:100], num_chains=64, num_temperatures=40, num_leapfrog=3, progress=False
     )
-    coverage((got.log_likelihood - exact[:100]) / got.standard_error)
+    assert_coverage((got.log_likelihood - exact[:100]) / got.standard_error)
     check = bidirectional_check(
         vae.model, x[:50], num_chains=8, num_temperatures=30, num_leapfrog=3, progress=False
     )

@@ -1,37 +1,31 @@
-"""Reports on latents against pairs whose information and divergences are known."""
+"""Reports on latents against pairs with known information and divergences."""
 
 from dataclasses import dataclass
 from math import log
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.distributions.transforms import AffineTransform, Planar, TanhTransform
+from pyro.distributions.transforms import AffineTransform
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyrovae import VAE, Batches, InputError
-from pyrovae.infer.estimators.aggregate import _broadcast_log_prob, _normal_log_prob
-from pyrovae.infer.estimators.collapse import LatentReport, latent_report
-from tests.pairs import user_pair
+from pyrovae import VAE, Batches
+from pyrovae.infer.estimators.collapse import latent_report
+from tests.infer.estimators.latent_pairs import make_pair, report_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-def report_of(model: Any, guide: Any, data: Any, **options: Any) -> LatentReport:
-    (report,) = latent_report(model, guide, data, progress=False, **options)
-    return report
-
-
 @dataclass
 class LinearGaussian:
-    """Probabilistic PCA with q the posterior, on data of a normal distribution of their own.
+    """Probabilistic PCA with q the posterior, on data from another normal distribution.
 
-    The aggregate posterior of infinitely many data is normal: all that is reported has a formula.
+    The aggregate posterior of infinitely many data is normal, so every reported number has a
+    formula.
     """
 
     weight: Tensor
@@ -62,7 +56,7 @@ class LinearGaussian:
 
     @property
     def of_data(self) -> dist.MultivariateNormal:
-        """Wider than the marginal of the model, and elsewhere."""
+        """Wider than the marginal of the model, and shifted."""
         covariance = self.weight @ self.weight.T + self.noise**2 * torch.eye(len(self.weight))
         return dist.MultivariateNormal(torch.full((len(self.weight),), 0.4), 1.5 * covariance)
 
@@ -84,24 +78,22 @@ class LinearGaussian:
         return q.log_prob(z), self.aggregate.log_prob(z), prior.log_prob(z)
 
 
-def orthogonal() -> LinearGaussian:
-    """One whose posterior is factorised."""
+def factorised_posterior() -> LinearGaussian:
+    """With orthogonal columns of the weight, so the posterior factorises."""
     pair = LinearGaussian(torch.tensor([[1.5, 0.3], [-1.0, 0.9], [0.5, 0.9]]))
     assert pair.covariance[0, 1].abs() < 1e-12
     return pair
 
 
-def oblique() -> LinearGaussian:
+def correlated_posterior() -> LinearGaussian:
     return LinearGaussian(torch.tensor([[1.5, 0.7], [1.0, 0.9], [0.5, -0.4]]))
 
 
 class TestLinearGaussian:
     @pytest.mark.parametrize("is_joint", [False, True])
-    def test_information_and_aggregate_are_those_of_infinitely_many_data(
-        self, is_joint: bool
-    ) -> None:
-        """By matrix products, or broadcast."""
-        pair = oblique() if is_joint else orthogonal()
+    def test_information_and_aggregate_kl_match_infinitely_many_data(self, is_joint: bool) -> None:
+        """By matrix products, and by broadcasting."""
+        pair = correlated_posterior() if is_joint else factorised_posterior()
         guide = pair.joint_guide if is_joint else pair.guide
         num = 3000
         got = report_of(pair.model, guide, pair.data(num), seed=3)
@@ -110,7 +102,7 @@ class TestLinearGaussian:
         information = (covariances[0].logdet() - covariances[1].logdet()).item() / 2
         prior = dist.MultivariateNormal(torch.zeros(2), torch.eye(2))
         divergence = kl_divergence(pair.aggregate, prior).item()
-        # What N data know of q(z) is off by a relative variance of E[q(z | x) / q(z)] / N.
+        # The estimate of q(z) from N data has a relative variance of E[q(z | x) / q(z)] / N.
         bias = 2 * (log_q - log_aggregate).exp().mean().item() / num
         error = (log_q - log_aggregate).std().item() / num**0.5
         assert abs(got.mutual_information - information) < 4.5 * error + bias
@@ -118,8 +110,8 @@ class TestLinearGaussian:
         assert abs(got.aggregate_kl - divergence) < 4.5 * error + bias
         assert divergence > 0.05
 
-    def test_terms_that_have_formulas_are_exact(self) -> None:
-        pair = orthogonal()
+    def test_terms_with_a_formula_are_exact(self) -> None:
+        pair = factorised_posterior()
         x = pair.data(50)
         got = report_of(pair.model, pair.guide, x)
         loc, variance = x @ pair.encoder.T, pair.covariance.diagonal()
@@ -131,8 +123,8 @@ class TestLinearGaussian:
 
     @pytest.mark.parametrize("is_joint", [False, True])
     def test_mean_kl_is_information_plus_aggregate_kl(self, is_joint: bool) -> None:
-        """The samples' log q - log p has the mean KL as its mean, whatever the mixture."""
-        pair = orthogonal()
+        """log q - log p of the samples has the mean KL as its mean, for any mixture."""
+        pair = factorised_posterior()
         guide = pair.joint_guide if is_joint else pair.guide
         x = pair.data(400)
         got = report_of(pair.model, guide, x, num_samples=5, batch_size=64)
@@ -145,8 +137,8 @@ class TestLinearGaussian:
         assert abs(got.kl.sum().item() - exact) < 4.5 * error
         assert len(got.kl) == (1 if is_joint else 2)
 
-    def test_a_prior_that_is_joint_too_has_an_exact_total(self) -> None:
-        pair = oblique()
+    def test_joint_q_and_prior_have_an_exact_total_kl(self) -> None:
+        pair = correlated_posterior()
 
         def model(x: Tensor) -> None:
             with pyro.plate("data", len(x)):
@@ -160,26 +152,11 @@ class TestLinearGaussian:
         torch.testing.assert_close(got.kl, kl_divergence(q, prior).mean()[None])
 
 
-def factorised(loc_of: Any, scale: Any = 1.0) -> tuple[Any, Any]:
-    """A pair whose q(z | x) is Normal(loc_of(x), scale), with a standard normal prior."""
-
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(loc_of(x).shape[1]), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).to_event(1), obs=x[:, :1])
-
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(loc_of(x), torch.as_tensor(scale)).to_event(1))
-
-    return model, guide
-
-
 class TestCollapse:
-    def test_dimensions_equal_to_the_prior_hold_nothing(self) -> None:
+    def test_dimensions_equal_to_the_prior_hold_no_information(self) -> None:
         x = torch.randn(200, 3)
         mask = torch.tensor([1.0, 0.0, 0.0])
-        model, guide = factorised(lambda x: x * mask, 1 - 0.7 * mask)
+        model, guide = make_pair(lambda x: x * mask, 1 - 0.7 * mask)
         got = report_of(model, guide, x)
         assert got.kl[1:].tolist() == [0.0, 0.0]
         assert got.activity[1:].tolist() == [0.0, 0.0]
@@ -187,15 +164,15 @@ class TestCollapse:
         assert got.num_active == 1
         assert not got.is_collapsed
         assert got.sentence.startswith("1 of 3 dimensions are active; z holds ")
-        # The dimensions of the prior are no part of the information: that of the first alone.
-        model, guide = factorised(lambda x: x[:, :1], 0.3)
+        # The dimensions equal to the prior add no information to the first.
+        model, guide = make_pair(lambda x: x[:, :1], 0.3)
         alone = report_of(model, guide, x, num_samples=50).mutual_information
-        error = 1.0 / 200**0.5  # of log q(z | x) - log q(z), whose deviation is below one
+        error = 1.0 / 200**0.5  # log q(z | x) - log q(z) has a deviation below one
         assert abs(got.mutual_information - alone) < 4.5 * error
 
     @pytest.mark.parametrize("loc", [0.0, 0.5])
-    def test_a_collapsed_posterior_says_so_and_what_to_try(self, loc: float) -> None:
-        model, guide = factorised(lambda x: torch.full((len(x), 2), loc))
+    def test_the_sentence_reports_a_collapse_and_what_to_try(self, loc: float) -> None:
+        model, guide = make_pair(lambda x: torch.full((len(x), 2), loc))
         got = report_of(model, guide, torch.randn(100, 3))
         assert got.mutual_information == pytest.approx(0, abs=1e-12)
         assert got.kl.sum().item() == pytest.approx(loc**2)
@@ -206,13 +183,13 @@ class TestCollapse:
 
     def test_two_clusters_hold_one_bit(self) -> None:
         x = torch.tensor([-8.0, 8.0]).repeat(50)[:, None]
-        model, guide = factorised(lambda x: x, 0.5)
+        model, guide = make_pair(lambda x: x, 0.5)
         got = report_of(model, guide, x)
         assert got.mutual_information == pytest.approx(log(2), abs=1e-9)
         assert not got.is_at_limit
 
-    def test_no_more_than_log_n_can_be_seen(self) -> None:
-        model, guide = factorised(lambda x: x, 1e-3)
+    def test_information_is_at_most_log_n(self) -> None:
+        model, guide = make_pair(lambda x: x, 1e-3)
         got = report_of(model, guide, torch.randn(40, 2))
         assert got.mutual_information == pytest.approx(log(40), abs=0.05 * log(40))
         assert got.mutual_information <= log(40) + 1e-9
@@ -220,46 +197,9 @@ class TestCollapse:
         assert "near log 40 = 3.69, the most that 40 data can show" in got.sentence
 
 
-def assert_all_pairs(q: Any, place: int, log_q_of_all: Any, tolerance: float) -> None:
-    """Densities of each sample given each datum are those one by one."""
-    z = q.sample((3,)).movedim(place + 1, 0).flatten(0, 1)
-    num = q.batch_shape[place]
-    got = log_q_of_all(z)
-    assert got.shape == (3 * num, num)
-    for row, some in zip(got, z, strict=True):
-        value = torch.stack([some] * num, place)
-        summed = q.log_prob(value).movedim(place, 0).reshape(num, -1).sum(1)
-        torch.testing.assert_close(row, summed, rtol=tolerance, atol=tolerance)
-
-
-class TestDensities:
-    @pytest.mark.parametrize(("shape", "place"), [((7, 4), 0), ((5, 7), 1), ((5, 7, 2), 1)])
-    def test_of_normal_log_prob(self, shape: tuple[int, ...], place: int) -> None:
-        base = dist.Normal(3 * torch.randn(shape), torch.randn(shape).exp())
-        q = base.to_event(1) if place == 0 or len(shape) == 3 else base
-        assert_all_pairs(q, place, _normal_log_prob(base, place), 1e-10)
-        assert_all_pairs(q, place, _broadcast_log_prob(q, place), 1e-10)
-
-    def test_of_narrow_normals_far_from_zero(self) -> None:
-        loc = 1000 + torch.randn(6, 3)
-        base = dist.Normal(loc, torch.full((6, 3), 1e-4))
-        assert_all_pairs(base.to_event(1), 0, _normal_log_prob(base, 0), 1e-6)
-
-    @pytest.mark.parametrize("family", ["joint", "categorical", "gamma", "flow"])
-    def test_of_other_families(self, family: str) -> None:
-        normal = dist.Normal(torch.randn(7, 2), 1.0).to_event(1)
-        q = {
-            "joint": dist.MultivariateNormal(torch.randn(7, 2), torch.eye(2)),
-            "categorical": dist.Categorical(logits=torch.randn(7, 3)),
-            "gamma": dist.Gamma(torch.rand(7, 2) + 1, torch.rand(7, 2) + 1).to_event(1),
-            "flow": dist.TransformedDistribution(normal, [TanhTransform()]),
-        }[family]
-        assert_all_pairs(q, 0, _broadcast_log_prob(q, 0), 1e-8)
-
-
 class TestFamilies:
     @pytest.mark.parametrize("labels", [2, 4])
-    def test_discrete_latents_have_an_exact_information(self, labels: int) -> None:
+    def test_discrete_latents(self, labels: int) -> None:
         """I(x; k) = H(mean of p) - mean of H(p)."""
         family = dist.Bernoulli if labels == 2 else dist.Categorical
 
@@ -287,8 +227,8 @@ class TestFamilies:
         torch.testing.assert_close(got.activity, (p @ torch.arange(labels).to(p)).var(0)[None])
 
     def test_a_flow_has_no_mean_and_one_kl(self) -> None:
-        """An affine flow of a normal is a normal, of which all is known."""
-        model, normal = factorised(lambda x: 2 * x + 1, 0.6)
+        """An affine flow of a normal is a normal, for which all is known."""
+        model, normal = make_pair(lambda x: 2 * x + 1, 0.6)
 
         def guide(x: Tensor) -> None:
             base = dist.Normal(x, 0.3).to_event(1)
@@ -302,11 +242,11 @@ class TestFamilies:
         assert not got.active.any()
         assert not got.is_collapsed
         assert got.sentence.startswith("z holds ")
-        # Same noise: the samples are the same, and so are the estimates made of them.
+        # The same noise gives the same samples, and so the same estimates.
         assert got.mutual_information == pytest.approx(want.mutual_information, abs=1e-9)
         assert got.kl.item() == pytest.approx(want.mutual_information + want.aggregate_kl, abs=1e-9)
 
-    def test_another_plate_holds_dimensions_too(self) -> None:
+    def test_a_second_plate_holds_dimensions(self) -> None:
         def model(x: Tensor) -> None:
             with pyro.plate("data", len(x), dim=-1):
                 with pyro.plate("units", 3, dim=-2):
@@ -319,14 +259,14 @@ class TestFamilies:
 
         x = torch.randn(60, 3)
         got = report_of(model, guide, x, num_samples=100)
-        want = report_of(*factorised(lambda x: x, 0.5), x, num_samples=100)
+        want = report_of(*make_pair(lambda x: x, 0.5), x, num_samples=100)
         torch.testing.assert_close(got.kl, want.kl)
         torch.testing.assert_close(got.activity, want.activity)
-        # Of log q(z | x) - log q(z), in three dimensions: a variance of 3/2 + 3/2 at the most.
+        # In three dimensions log q(z | x) - log q(z) has a variance of 3/2 + 3/2 at most.
         error = (2 * 3 / 6000) ** 0.5
         assert abs(got.mutual_information - want.mutual_information) < 4.5 * error
 
-    def test_sites_have_a_report_each(self) -> None:
+    def test_each_site_has_a_report(self) -> None:
         def model(x: Tensor) -> None:
             with pyro.plate("data", len(x)):
                 a = pyro.sample("a", dist.Normal(0.0, 1.0))
@@ -344,7 +284,7 @@ class TestFamilies:
 
 
 class TestData:
-    def test_ours_in_eval_mode_from_any_source(self) -> None:
+    def test_a_vae_runs_in_eval_mode_on_data_from_any_source(self) -> None:
         torch.manual_seed(0)
         encoder = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(0.3))
         encoder.extend([nn.Linear(5, 4), nn.Unflatten(-1, (2, 2))])
@@ -352,12 +292,12 @@ class TestData:
         x = torch.randn(30, 4)
         before = {name: value.clone() for name, value in vae.state_dict().items()}
         state = torch.get_rng_state()
-        annealed = poutine.scale(vae.model, 0.1)  # which is no part of a KL divergence
+        annealed = poutine.scale(vae.model, 0.1)  # the scale does not change a KL divergence
         loader = DataLoader(TensorDataset(x), batch_size=10)
         got, again, loaded = (
             report_of(vae.model, vae.guide, x, batch_size=10),
             report_of(annealed, vae.guide, Batches(x, 10, shuffle=False)),
-            report_of(vae.model, vae.guide, loader),  # which draws random numbers of its own
+            report_of(vae.model, vae.guide, loader),  # a loader draws random numbers of its own
         )
         assert got.mutual_information == again.mutual_information
         for other in (again, loaded):
@@ -368,8 +308,8 @@ class TestData:
         assert all(p.grad is None for p in vae.parameters())
         assert torch.equal(torch.get_rng_state(), state)
 
-    def test_of_many_some_are_taken_at_random(self) -> None:
-        model, guide = factorised(lambda x: x)
+    def test_max_data_are_chosen_at_random(self) -> None:
+        model, guide = make_pair(lambda x: x)
         x = torch.arange(100.0)[:, None] / 100
         reports = [
             report_of(model, guide, x, max_data=20, batch_size=size, seed=seed)
@@ -378,62 +318,3 @@ class TestData:
         assert [report.num_data for report in reports] == [20] * 3
         assert reports[0].activity == reports[1].activity
         assert reports[0].activity != reports[2].activity
-
-
-class TestRefusals:
-    def test_shared_latents(self) -> None:
-        pair = user_pair()
-        with pytest.raises(InputError, match=r"'weights' is outside of plate 'data'"):
-            latent_report(pair.model, pair.guide, torch.randn(4, 3))
-
-    def test_hierarchical_guides(self) -> None:
-        def model(x: Tensor) -> None:
-            with pyro.plate("data", len(x)):
-                a = pyro.sample("a", dist.Normal(0.0, 1.0))
-                b = pyro.sample("b", dist.Normal(a, 1.0))
-                pyro.sample("x", dist.Normal(b, 1.0), obs=x)
-
-        def guide(x: Tensor) -> None:
-            with pyro.plate("data", len(x)):
-                a = pyro.sample("a", dist.Normal(x, 1.0))
-                pyro.sample("b", dist.Normal(a, 1.0))
-
-        with pytest.raises(InputError, match=r"site 'b' changes from run to run.*hierarchical"):
-            latent_report(model, guide, torch.randn(4))
-
-    def test_masked_latents(self) -> None:
-        model, guide = factorised(lambda x: x)
-        masked = poutine.mask(guide, mask=torch.tensor([True, False, True]))
-        with pytest.raises(InputError, match=r"'z' is masked"):
-            latent_report(model, masked, torch.randn(3, 2))
-
-    def test_flows_without_an_inverse(self) -> None:
-        model, _ = factorised(lambda x: x)
-        planar = Planar(2)
-
-        def guide(x: Tensor) -> None:
-            with pyro.plate("data", len(x)):
-                base = dist.Normal(x, 1.0).to_event(1)
-                pyro.sample("z", dist.TransformedDistribution(base, [planar]))
-
-        with pytest.raises(InputError, match=r"'z', TransformedDistribution, gives no density"):
-            latent_report(model, guide, torch.randn(4, 2))
-
-    @pytest.mark.parametrize(
-        ("options", "num", "message"),
-        [
-            ({"num_samples": 0}, 4, "num_samples is 0"),
-            ({"max_data": 1}, 4, "max_data is 1"),
-            ({}, 1, "there is 1 datum"),
-        ],
-    )
-    def test_options(self, options: dict[str, Any], num: int, message: str) -> None:
-        model, guide = factorised(lambda x: x)
-        with pytest.raises(InputError, match=message):
-            latent_report(model, guide, torch.randn(num, 2), **options)
-
-    def test_what_is_not_a_number(self) -> None:
-        model, guide = factorised(lambda x: x)
-        x = torch.full((4, 2), torch.nan)
-        with pyro.validation_enabled(False), pytest.raises(FloatingPointError, match="'z' is not"):
-            latent_report(model, guide, x)

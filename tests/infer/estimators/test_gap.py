@@ -1,4 +1,4 @@
-"""The gaps of inference against linear-Gaussian pairs, where both are known exactly."""
+"""Inference gaps against linear-Gaussian pairs with known gaps."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,25 +21,25 @@ from tests.pairs import user_pair
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-def short(num_steps: int = 500) -> float:
-    """Nats that the optimiser may fall short of the best q by, for a datum.
+def shortfall(num_steps: int = 500) -> float:
+    """How far the optimiser may stay below the best ELBO, in nats per datum.
 
-    Near the best q, the mean of n independent noisy gradient steps falls short by a chi-square over
-    2 n, with as many degrees of freedom as q has parameters. For 6 of these, 28 is exceeded once in
-    10,000. There are 16 samples in each of half the steps. Twice that, since steps are correlated.
+    Near the best q, the mean of n independent noisy gradient steps stays below it by a chi-square
+    over 2 n, with one degree of freedom for each parameter of q. With 6 parameters, 28 is exceeded
+    once in 10,000. Half the steps have 16 samples each. Twice that, as steps are correlated.
     """
     return 2 * 28 / (2 * 16 * num_steps / 2)
 
 
 def near(num_samples: int, num_steps: int = 500) -> float:
-    """4.5 standard errors of an ELBO at a q short of the exact posterior by so much.
+    """4.5 standard errors of an ELBO at a q that is below the exact posterior by the shortfall.
 
-    For normals that are close, log p - log q has twice the KL divergence as its variance.
+    For close normals, log p - log q has twice the KL divergence as its variance.
     """
-    return 4.5 * (2 * short(num_steps) / num_samples) ** 0.5
+    return 4.5 * (2 * shortfall(num_steps) / num_samples) ** 0.5
 
 
-def gap_of(model: Any, guide: Any, data: Any, **options: Any) -> InferenceGap:
+def gap_for(model: Any, guide: Any, data: Any, **options: Any) -> InferenceGap:
     return inference_gap(model, guide, data, progress=False, **options)
 
 
@@ -97,21 +97,21 @@ class LinearGaussian:
 
 
 class TestLinearGaussian:
-    def test_both_gaps_of_a_factorised_guide_that_is_off(self) -> None:
+    def test_both_gaps_of_a_shifted_factorised_guide(self) -> None:
         pair = LinearGaussian()
         x = pair.data(20)
         num = 4000
-        got = gap_of(pair.model, pair.guide(pair.off), x, num_samples=num)
+        got = gap_for(pair.model, pair.guide(pair.off), x, num_samples=num)
         log_p = pair.marginal.log_prob(x)
         best, deviation_of_best = pair.elbo(x, pair.best(x))
         elbo, deviation = pair.elbo(x, pair.off(x))
         assert ((got.elbo - elbo).abs() < 4.5 * deviation / num**0.5).all()
         error = 4.5 * deviation_of_best / num**0.5
         assert (got.best_elbo < best + error).all()
-        assert (got.best_elbo > best - error - short()).all()
+        assert (got.best_elbo > best - error - shortfall()).all()
         assert (best - elbo).min() > 0.05
         off = got.amortisation_gap - (best - elbo)
-        assert (off.abs() < 4.5 * (deviation + deviation_of_best) / num**0.5 + short()).all()
+        assert (off.abs() < 4.5 * (deviation + deviation_of_best) / num**0.5 + shortfall()).all()
         # Weights of the best factorised q: a mean of one, and a second moment that is known.
         z = pair.best(x).sample((20_000,))
         weight = (pair.posterior(x).log_prob(z) - pair.best(x).log_prob(z)).exp()
@@ -122,12 +122,14 @@ class TestLinearGaussian:
     def test_the_gaps_add_up(self) -> None:
         pair = LinearGaussian()
         x = pair.data(5)
-        got = gap_of(pair.model, pair.guide(pair.off), x, num_steps=5, num_samples=50)
+        got = gap_for(pair.model, pair.guide(pair.off), x, num_steps=5, num_samples=50)
         total = got.approximation_gap + got.amortisation_gap
         torch.testing.assert_close(total, got.log_likelihood - got.elbo)
 
     @pytest.mark.parametrize("start", ["exact", "off"])
-    def test_a_family_that_holds_the_posterior_has_no_approximation_gap(self, start: str) -> None:
+    def test_a_family_that_contains_the_posterior_has_no_approximation_gap(
+        self, start: str
+    ) -> None:
         pair = LinearGaussian()
         x = pair.data(10)
 
@@ -136,22 +138,22 @@ class TestLinearGaussian:
             return dist.MultivariateNormal(pair.loc(x) - 0.2, scale_tril=scale)
 
         q = pair.posterior if start == "exact" else off
-        got = gap_of(pair.model, pair.guide(q), x, num_samples=1000)
+        got = gap_for(pair.model, pair.guide(q), x, num_samples=1000)
         log_p = pair.marginal.log_prob(x)
         assert ((got.log_likelihood - log_p).abs() < near(1000)).all()
-        assert got.approximation_gap.abs().max() < short() + near(1000)
+        assert got.approximation_gap.abs().max() < shortfall() + near(1000)
         lost = kl_divergence(q(x), pair.posterior(x))
         z = q(x).sample((4000,))
         deviation = (pair.posterior(x).log_prob(z) - q(x).log_prob(z)).std(0)
-        error = 4.5 * deviation / 1000**0.5 + short() + near(1000)
+        error = 4.5 * deviation / 1000**0.5 + shortfall() + near(1000)
         assert ((got.amortisation_gap - lost).abs() < error).all()
         assert (lost.max() < 1e-9) == (start == "exact")
 
-    def test_log_p_that_is_known(self) -> None:
+    def test_a_given_log_likelihood_is_used(self) -> None:
         pair = LinearGaussian()
         x = pair.data(5)
         known = pair.marginal.log_prob(x)
-        got = gap_of(
+        got = gap_for(
             pair.model, pair.guide(pair.best), x, num_steps=1, num_samples=10, log_likelihood=known
         )
         assert torch.equal(got.log_likelihood, known)
@@ -170,24 +172,24 @@ class TestLinearGaussian:
             with pyro.plate("data", len(x)):
                 pyro.sample("z", dist.Gamma(x + 1.5, torch.tensor(1.7)))
 
-        got = gap_of(model, guide, x, num_samples=1000)
+        got = gap_for(model, guide, x, num_samples=1000)
         posterior, q = dist.Gamma(x + 2, torch.tensor(2.0)), dist.Gamma(x + 1.5, 1.7)
         log_p = dist.GammaPoisson(2.0, 1.0).log_prob(x)
         assert ((got.log_likelihood - log_p).abs() < near(1000)).all()
         z = q.sample((4000,))
         deviation = (posterior.log_prob(z) - q.log_prob(z)).std(0)
         off = got.amortisation_gap - kl_divergence(q, posterior)
-        assert (off.abs() < 4.5 * deviation / 1000**0.5 + short() + near(1000)).all()
+        assert (off.abs() < 4.5 * deviation / 1000**0.5 + shortfall() + near(1000)).all()
 
 
 class TestPairs:
-    def test_the_model_is_left_as_it_was(self) -> None:
+    def test_model_and_guide_do_not_change(self) -> None:
         torch.manual_seed(0)
         vae = VAE((4,), 2, "Normal")
         x = torch.randn(6, 4)
         before = {name: value.clone() for name, value in vae.state_dict().items()}
         state = torch.get_rng_state()
-        got = [gap_of(vae.model, vae.guide, x, num_steps=50, num_samples=20) for _ in range(2)]
+        got = [gap_for(vae.model, vae.guide, x, num_steps=50, num_samples=20) for _ in range(2)]
         assert torch.equal(got[0].best_elbo, got[1].best_elbo)
         assert (got[0].amortisation_gap.mean() > 0).all()
         assert vae.training
@@ -198,7 +200,7 @@ class TestPairs:
 
     @pytest.mark.parametrize("size", [7, 1000])
     def test_several_latents_in_several_plates_with_labels(self, size: int) -> None:
-        """Independent problems side by side: units of one datum, and a label that shifts them.
+        """Independent problems together: units of one datum, and a label that shifts them.
 
         The plate may declare fewer data than there are samples of a batch in a step.
         """
@@ -218,11 +220,11 @@ class TestPairs:
                     pyro.sample("b", dist.Normal(x.T / 2, 0.5**0.5))
 
         x, y = torch.randn(7, 2), torch.randn(7)
-        got = gap_of(model, guide, (x, y), num_steps=200, num_samples=100)
+        got = gap_for(model, guide, (x, y), num_steps=200, num_samples=100)
         log_p = dist.Normal(0.0, 2**0.5).log_prob(torch.cat([x, y[:, None]], 1)).sum(1)
         assert ((got.log_likelihood - log_p).abs() < near(100, 200)).all()
         # a is off by 1/2, with a variance of 1/2: a KL divergence of 1/4, of deviation 1 / sqrt 2.
-        error = 4.5 * 0.5**0.5 / 100**0.5 + short(200) + near(100, 200)
+        error = 4.5 * 0.5**0.5 / 100**0.5 + shortfall(200) + near(100, 200)
         assert ((got.amortisation_gap - 0.25).abs() < error).all()
 
     @pytest.mark.parametrize("takes_plates", [True, False])
@@ -240,13 +242,13 @@ class TestPairs:
         free = _make_free_pair(Pair(model, pair.guide(pair.off)), (x,), "data")
         particles = Particles(free.model, free.guide, 3, "data", (*free.rows, *free.parameters), {})
         assert particles.layout.uses_plate == takes_plates
-        got = gap_of(model, pair.guide(pair.off), x, num_samples=1000)
+        got = gap_for(model, pair.guide(pair.off), x, num_samples=1000)
         best, deviation_of_best = pair.elbo(x, pair.best(x))
         elbo, deviation = pair.elbo(x, pair.off(x))
         off = got.amortisation_gap - (best - elbo)
-        assert (off.abs() < 4.5 * (deviation + deviation_of_best) / 1000**0.5 + short()).all()
+        assert (off.abs() < 4.5 * (deviation + deviation_of_best) / 1000**0.5 + shortfall()).all()
 
-    def test_parameters_are_made_once(self) -> None:
+    def test_random_parameters_are_initialised_once(self) -> None:
         """A parameter that starts at random is the same in the guide and in every run."""
 
         def shift() -> Any:
@@ -261,15 +263,15 @@ class TestPairs:
             with pyro.plate("data", len(x)):
                 pyro.sample("z", dist.Normal((x + shift()) / 2, 0.5**0.5))
 
-        got = gap_of(model, guide, torch.randn(5), batch_size=2, num_steps=1, lr=1e-6)
+        got = gap_for(model, guide, torch.randn(5), batch_size=2, num_steps=1, lr=1e-6)
         assert got.approximation_gap.abs().max() < 1e-4
         assert got.amortisation_gap.abs().max() < 1e-4
         assert not pyro.get_param_store().keys()
 
     def test_a_transform_draws_once(self) -> None:
-        """Were data drawn anew, gaps of an exact guide would not be zero."""
+        """If the transform drew data again, gaps of an exact guide would not be zero."""
         pair = LinearGaussian()
-        got = gap_of(
+        got = gap_for(
             pair.model,
             pair.guide(pair.posterior),
             DataLoader(TensorDataset(pair.data(6)), batch_size=4),
@@ -282,18 +284,18 @@ class TestPairs:
         assert got.amortisation_gap.abs().max() < 1e-4
 
 
-class TestRefusals:
-    def test_shared_latents(self) -> None:
+class TestErrors:
+    def test_shared_latents_are_refused(self) -> None:
         pair = user_pair()
         with pytest.raises(InputError, match=r"'weights' is outside of plate 'data'"):
             inference_gap(pair.model, pair.guide, torch.randn(4, 3))
 
-    def test_scaled_models(self) -> None:
+    def test_scaled_models_are_refused(self) -> None:
         pair = LinearGaussian()
         with pytest.raises(InputError, match=r"site 'z' is scaled by 0\.5"):
             inference_gap(poutine.scale(pair.model, 0.5), pair.guide(pair.off), pair.data(4))
 
-    def test_latents_that_depend_on_others(self) -> None:
+    def test_dependent_latents_are_refused(self) -> None:
         def model(x: Tensor) -> None:
             with pyro.plate("data", len(x)):
                 a = pyro.sample("a", dist.Normal(0.0, 1.0))
@@ -317,7 +319,7 @@ class TestRefusals:
             ("Uniform", "Uniform, cannot be rebuilt"),
         ],
     )
-    def test_families(self, family: str, message: str) -> None:
+    def test_families_that_cannot_be_optimised_are_refused(self, family: str, message: str) -> None:
         def q(x: Tensor) -> Any:
             if family == "flow":
                 transform = dist.transforms.AffineTransform(1.0, 2.0)
@@ -348,14 +350,14 @@ class TestRefusals:
             ({"log_likelihood": [0.0, 1.0]}, "log_likelihood has 2 entries for 4 data"),
         ],
     )
-    def test_options(self, options: dict[str, Any], message: str) -> None:
+    def test_invalid_options_are_refused(self, options: dict[str, Any], message: str) -> None:
         pair = LinearGaussian()
         if "log_likelihood" in options:
             options = {"log_likelihood": torch.tensor(options["log_likelihood"])}
         with pytest.raises(InputError, match=message):
             inference_gap(pair.model, pair.guide(pair.off), pair.data(4), **options)
 
-    def test_no_data(self) -> None:
+    def test_a_loader_without_batches_is_refused(self) -> None:
         pair = LinearGaussian()
         loader = DataLoader(TensorDataset(pair.data(3)), batch_size=5, drop_last=True)
         with pytest.raises(InputError, match="the data gave no batch"):

@@ -1,4 +1,4 @@
-"""The transition against what makes it right: reversible, of constant volume, invariant."""
+"""HMC transitions are reversible, preserve volume, and leave the density invariant."""
 
 from math import pi
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def pendulums(position: Tensor) -> Tensor:
-    """Gradient of a log-density in which the dimensions of a row hang together."""
+    """Gradient of a log-density with dependent dimensions."""
     return -position.sin() - 0.3 * position.sum(1, keepdim=True)
 
 
@@ -25,7 +25,7 @@ def log_gamma(position: Tensor) -> Tensor:
 
 
 class TestLeapfrog:
-    def test_it_leads_back(self) -> None:
+    def test_it_is_reversible(self) -> None:
         position, momentum = torch.randn(2, 50, 3)
         step_size = torch.linspace(0.01, 0.5, 50)
         there, speed = leapfrog(pendulums, position, momentum, step_size, 25)
@@ -43,7 +43,7 @@ class TestLeapfrog:
         assert abs(determinant.item() - 1) < 1e-10
 
     def test_its_error_is_of_second_order(self) -> None:
-        """On the harmonic oscillator, a quarter turn by half the step is off by a quarter."""
+        """For the harmonic oscillator, half the step size gives a quarter of the error."""
         start, still = torch.ones(1, 1), torch.zeros(1, 1)
         off = []
         for num in (20, 40):
@@ -54,7 +54,7 @@ class TestLeapfrog:
 
 
 class TestTransition:
-    def test_a_normal_is_left_as_it_is(self) -> None:
+    def test_a_normal_is_invariant(self) -> None:
         """Mean and covariance of rows that started there, though many ends are rejected."""
         torch.manual_seed(3)
         covariance = torch.tensor([[1.0, 0.6], [0.6, 0.5]])
@@ -77,7 +77,7 @@ class TestTransition:
         assert_unbiased(products, covariance.flatten())
         torch.testing.assert_close(state.terms, log_terms(state.position))
 
-    def test_a_skewed_density_is_left_as_it_is_and_the_balance_is_detailed(self) -> None:
+    def test_a_skewed_density_is_invariant_with_detailed_balance(self) -> None:
         """Start and end of a row can be exchanged: E[a(start) b(end)] = E[b(start) a(end)]."""
         torch.manual_seed(4)
         start = dist.Gamma(2.0, 1.0).sample((60_000, 1)).log()
@@ -92,7 +92,7 @@ class TestTransition:
         assert_unbiased(swapped, torch.zeros(1))
         assert swapped.std() > 0.3
 
-    def test_weights_choose_the_density(self) -> None:
+    def test_weights_set_the_density(self) -> None:
         """Half of log N(0, 1) and half of log N(2, 1) is N(1, 1), but for a constant."""
         torch.manual_seed(5)
         ends = dist.Normal(torch.tensor([[0.0], [2.0]]), 1.0)
@@ -108,7 +108,7 @@ class TestTransition:
         assert_unbiased(state.position, torch.ones(1))
         assert_unbiased((state.position - 1) ** 2, torch.ones(1))
 
-    def test_ends_without_a_density_are_rejected_row_by_row(self) -> None:
+    def test_ends_with_a_nan_density_are_rejected_row_by_row(self) -> None:
         def log_terms(position: Tensor) -> Tensor:
             density = -position.square().sum(1) / 2
             return torch.where(position[:, 0] > 0, density, torch.nan)[None]

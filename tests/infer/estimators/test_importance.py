@@ -1,4 +1,4 @@
-"""Importance sampling against models whose log p(x) is known, within its own stated error."""
+"""Importance sampling against models with a known log p(x), within its standard error."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +19,12 @@ from pyrovae.infer.estimators.pareto import pareto_k
 from tests.pairs import user_pair
 
 pytestmark = pytest.mark.usefixtures("float64")
-quietly: dict[str, Any] = {"progress": False, "compile": False}
+QUIET: dict[str, Any] = {"progress": False, "compile": False}
 
 
 @dataclass
 class LinearGaussian:
-    """Probabilistic PCA: x = W z + b + noise; q is the posterior, with its covariance widened."""
+    """Probabilistic PCA: x = W z + b + noise; q is the posterior, widened and shifted."""
 
     widened: float = 1.0
     shifted: float = 0.0
@@ -59,12 +59,10 @@ class LinearGaussian:
 
 
 class TestExact:
-    def test_with_the_posterior_itself_there_is_no_error(self) -> None:
+    def test_the_exact_posterior_has_no_error(self) -> None:
         pair = LinearGaussian()
         x = pair.data(7)
-        got = importance_sample(
-            pair.model, pair.guide, x, num_samples=100, bounds=(1, 9), **quietly
-        )
+        got = importance_sample(pair.model, pair.guide, x, num_samples=100, bounds=(1, 9), **QUIET)
         exact = pair.marginal.log_prob(x)
         for estimate in (got.log_likelihood, got.elbo, got.bounds[1], got.bounds[9]):
             torch.testing.assert_close(estimate, exact, rtol=0, atol=1e-9)
@@ -74,7 +72,7 @@ class TestExact:
 
     @pytest.mark.parametrize("compile", [False, True])
     def test_estimates_are_within_their_stated_error(self, compile: bool) -> None:
-        """Of 1,000 intervals of 95 percent, so many cover log p(x) as they should."""
+        """About 95 percent of 1,000 95-percent intervals cover log p(x)."""
         pair = LinearGaussian(widened=1.4, shifted=0.1)
         x = pair.data(1000)
         got = importance_sample(
@@ -95,16 +93,16 @@ class TestExact:
         assert abs(wrong + got.bias) < 4.5 * got.monte_carlo_error
         assert got.pareto_k.median() < 0.5
 
-    def test_a_tail_too_heavy_is_seen(self) -> None:
+    def test_pareto_k_shows_a_heavy_tail(self) -> None:
         pair = LinearGaussian(widened=0.15)
-        got = importance_sample(pair.model, pair.guide, pair.data(50), num_samples=2000, **quietly)
+        got = importance_sample(pair.model, pair.guide, pair.data(50), num_samples=2000, **QUIET)
         assert got.pareto_k.median() > 0.7
 
     def test_bounds_rise_with_the_number_of_samples_to_log_p(self) -> None:
         pair = LinearGaussian(widened=2.0, shifted=0.3)
         x = pair.data(20)
         got = importance_sample(
-            pair.model, pair.guide, x, num_samples=5000, bounds=(1, 5, 50, 500), **quietly
+            pair.model, pair.guide, x, num_samples=5000, bounds=(1, 5, 50, 500), **QUIET
         )
         means = [bound.mean().item() for bound in got.bounds.values()]
         assert means == sorted(means)
@@ -113,10 +111,10 @@ class TestExact:
         assert means[1] < exact - 0.05
         assert abs(means[-1] - exact) < 4.5 * got.monte_carlo_error + 10 * got.bias
 
-    def test_what_is_averaged_are_the_terms_of_the_elbo(self) -> None:
+    def test_reconstruction_and_kl_are_the_terms_of_the_elbo(self) -> None:
         pair = LinearGaussian(widened=1.2)
         x = pair.data(3)
-        got = importance_sample(pair.model, pair.guide, x, num_samples=20_000, **quietly)
+        got = importance_sample(pair.model, pair.guide, x, num_samples=20_000, **QUIET)
         trace = poutine.trace(pair.guide).get_trace(x)
         q = trace.nodes["z"]["fn"]
         prior = dist.MultivariateNormal(torch.zeros(2), torch.eye(2))
@@ -128,7 +126,7 @@ class TestExact:
 
 
 class TestPairs:
-    def test_ours_in_eval_mode_whatever_the_chunks(self) -> None:
+    def test_a_vae_runs_in_eval_mode_in_any_chunks(self) -> None:
         torch.manual_seed(0)
         encoder = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(0.3))
         encoder.extend([nn.Linear(5, 4), nn.Unflatten(-1, (2, 2))])
@@ -138,7 +136,7 @@ class TestPairs:
         before = {name: value.clone() for name, value in vae.state_dict().items()}
         results = [
             importance_sample(
-                vae.model, vae.guide, x, num_samples=1000, batch_size=size, memory=memory, **quietly
+                vae.model, vae.guide, x, num_samples=1000, batch_size=size, memory=memory, **QUIET
             )
             for size, memory in ((30, 2**28), (7, 2**22))
         ]
@@ -148,8 +146,8 @@ class TestPairs:
         assert vae.training
         torch.testing.assert_close(dict(vae.state_dict()), before, rtol=0, atol=0)
 
-    def test_written_by_hand_with_parameters_labels_and_a_discrete_latent(self) -> None:
-        """A mixture of two normals, whose weights depend on a label."""
+    def test_a_pair_with_parameters_labels_and_a_discrete_latent(self) -> None:
+        """A mixture of two normals, with weights that depend on a label."""
         means = torch.tensor([-1.0, 2.0])
 
         def model(x: Tensor, y: Tensor) -> None:
@@ -164,7 +162,7 @@ class TestPairs:
                 pyro.sample("k", dist.Bernoulli(logits=slope * x))
 
         x, y = torch.randn(200), torch.arange(200) % 2
-        got = importance_sample(model, guide, (x, y), num_samples=4000, **quietly)
+        got = importance_sample(model, guide, (x, y), num_samples=4000, **QUIET)
         probs = torch.where(y > 0, 0.3, 0.6)
         weights = torch.stack([1 - probs, probs]).log()
         exact = (weights + dist.Normal(means[:, None], 1.0).log_prob(x)).logsumexp(0)
@@ -172,7 +170,7 @@ class TestPairs:
         assert off.abs().max() < 4.5
         assert (off.abs() < 1.96).double().mean().item() > 0.95 - 4.5 * (0.0475 / 200) ** 0.5
 
-    def test_a_subsampled_plate_has_no_part_in_it(self) -> None:
+    def test_a_subsampled_plate_makes_no_difference(self) -> None:
         pair = LinearGaussian(widened=1.2)
         x = pair.data(10)
 
@@ -191,16 +189,16 @@ class TestPairs:
         def guide(x: Tensor) -> None:
             pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
 
-        got = importance_sample(within(model), within(guide), x, num_samples=4000, **quietly)
+        got = importance_sample(within(model), within(guide), x, num_samples=4000, **QUIET)
         off = (got.log_likelihood - pair.marginal.log_prob(x)) / got.standard_error
         assert off.abs().max() < 4.5
 
     def test_pyros_weights_are_joint_over_the_batch(self) -> None:
-        """One weight for all data together: its estimate is off by nats, where ours is not."""
+        """Pyro has one weight for all data together, so its estimate is off by nats."""
         pair = LinearGaussian(widened=3.0, shifted=0.2)
         x = pair.data(100)
         exact = pair.marginal.log_prob(x).sum().item()
-        got = importance_sample(pair.model, pair.guide, x, num_samples=500, **quietly)
+        got = importance_sample(pair.model, pair.guide, x, num_samples=500, **QUIET)
         error = got.monte_carlo_error * 100
         assert abs(got.log_likelihood.sum().item() + got.bias * 100 - exact) < 4.5 * error
         joint, _, _ = vectorized_importance_weights(
@@ -212,7 +210,7 @@ class TestPairs:
 
 
 class TestRandomness:
-    def test_the_seed_decides_and_torchs_state_is_left(self) -> None:
+    def test_the_seed_determines_results_and_torchs_state_does_not_change(self) -> None:
         pair = LinearGaussian(widened=1.5)
         x = pair.data(5)
         state = torch.get_rng_state()
@@ -224,7 +222,7 @@ class TestRandomness:
                 num_samples=50,
                 seed=seed,
                 transform=lambda x: x + torch.randn_like(x),
-                **quietly,
+                **QUIET,
             ).log_likelihood
             for seed in (1, 1, 2)
         ]
@@ -233,17 +231,17 @@ class TestRandomness:
         assert torch.equal(torch.get_rng_state(), state)
 
 
-class TestRefusals:
-    def test_shared_latents(self) -> None:
+class TestErrors:
+    def test_shared_latents_are_refused(self) -> None:
         pair = user_pair()
         with pytest.raises(InputError, match=r"'weights' is outside of plate 'data'.*use evaluate"):
-            importance_sample(pair.model, pair.guide, torch.randn(4, 3), **quietly)
+            importance_sample(pair.model, pair.guide, torch.randn(4, 3), **QUIET)
 
-    def test_scaled_sites(self) -> None:
+    def test_scaled_sites_are_refused(self) -> None:
         pair = LinearGaussian()
         annealed = poutine.scale(pair.model, 0.5)
         with pytest.raises(InputError, match=r"site 'z' is scaled by 0\.5"):
-            importance_sample(annealed, pair.guide, pair.data(4), **quietly)
+            importance_sample(annealed, pair.guide, pair.data(4), **QUIET)
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -253,18 +251,18 @@ class TestRefusals:
             ({"memory": 0}, "memory is 0"),
         ],
     )
-    def test_options(self, options: dict[str, Any], message: str) -> None:
+    def test_invalid_options_are_refused(self, options: dict[str, Any], message: str) -> None:
         pair = LinearGaussian()
         with pytest.raises(InputError, match=message):
             importance_sample(pair.model, pair.guide, pair.data(4), **options)
 
-    def test_no_data(self) -> None:
+    def test_a_loader_without_batches_is_refused(self) -> None:
         pair = LinearGaussian()
         loader = DataLoader(TensorDataset(pair.data(3)), batch_size=5, drop_last=True)
         with pytest.raises(InputError, match="the data gave no batch"):
-            importance_sample(pair.model, pair.guide, loader, **quietly)
+            importance_sample(pair.model, pair.guide, loader, **QUIET)
 
-    def test_weights_that_are_not_numbers(self) -> None:
+    def test_nan_weights_are_refused(self) -> None:
         pair = LinearGaussian()
 
         def guide(x: Tensor) -> None:
@@ -274,11 +272,11 @@ class TestRefusals:
 
         message = r"log p\(x\) of 4 data is not a number"
         with pyro.validation_enabled(False), pytest.raises(FloatingPointError, match=message):
-            importance_sample(pair.model, guide, pair.data(4), num_samples=5, **quietly)
+            importance_sample(pair.model, guide, pair.data(4), num_samples=5, **QUIET)
 
 
 @pytest.mark.parametrize("shape", [-0.3, 0.2, 0.7, 1.2])
-def test_pareto_k_is_that_of_pyro_one_by_one(shape: float) -> None:
+def test_pareto_k_matches_pyro(shape: float) -> None:
     torch.manual_seed(1)
     u = torch.rand(6, 1000)
     weights = 3.0 + (u**-shape - 1) / shape

@@ -1,4 +1,4 @@
-"""Objectives by name: every one trains a pair, and what is wrong is named in a sentence."""
+"""Objectives by name: each trains a pair, and errors name the wrong setting."""
 
 import re
 from typing import Any
@@ -12,7 +12,7 @@ from pyrovae.infer.objectives.catalogue import OBJECTIVES
 from pyrovae.models.mixture import MixtureVAE
 from pyrovae.runs.config import RunConfig
 
-NEEDED: dict[str, dict[str, Any]] = {
+REQUIRED: dict[str, dict[str, Any]] = {
     "capacity": {"capacity": {"steps": 10, "end": 0.5}, "gamma": 2.0},
     "miwae": {"num_particles": 4, "num_groups": 2},
     "piwae": {"num_particles": 4, "num_groups": 2},
@@ -20,7 +20,7 @@ NEEDED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_each_trains_by_name(name: str) -> None:
+def test_each_objective_trains_by_name(name: str) -> None:
     torch.manual_seed(0)
     x = torch.randint(2, (64, 1)).float().expand(64, 6).contiguous()
     vae = MixtureVAE((6,), 2, 3) if name == "enumerated" else VAE((6,), 2)
@@ -32,7 +32,7 @@ def test_each_trains_by_name(name: str) -> None:
         batch_size=16,
         lr=1e-2,
         validation=x,
-        objective={"name": name, **NEEDED.get(name, {})},
+        objective={"name": name, **REQUIRED.get(name, {})},
         compile=False,
         progress=False,
     )
@@ -40,12 +40,12 @@ def test_each_trains_by_name(name: str) -> None:
     assert validation[-1] < validation[0]
 
 
-def test_the_option_lists_them_all() -> None:
+def test_the_option_lists_all_objectives() -> None:
     description = RunConfig.model_fields["objective"].description or ""
     assert set(OBJECTIVES) <= set(re.findall(r"\w+", description))
 
 
-def test_settings_and_schedules() -> None:
+def test_settings_become_schedules_and_objects_pass_through() -> None:
     objective: Any = objective_of({"name": "beta", "beta": {"steps": 5, "end": 4}})
     assert objective.beta == Linear(5, end=4.0)
     dreg = DReG(3)
@@ -71,6 +71,6 @@ def test_settings_and_schedules() -> None:
         ({"name": "free_bits", "free": -1}, "free is -1.0; it must be 0 nats or more"),
     ],
 )
-def test_what_is_wrong_is_said(declared: Any, message: str) -> None:
+def test_errors_name_the_setting(declared: Any, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         objective_of(declared)

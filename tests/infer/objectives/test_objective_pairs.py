@@ -1,4 +1,4 @@
-"""Objectives of pairs with more than one plate, masks, shared latents, and networks that draw."""
+"""Objectives for pairs with several plates, masks, shared latents, and dropout."""
 
 import copy
 import pickle
@@ -68,12 +68,14 @@ def subsampled() -> Normals:
 
 @pytest.mark.parametrize("objective", [StickingTheLanding(), StickingTheLanding(5), DReG(5)])
 @pytest.mark.parametrize("make", [whole, subsampled])
-def test_stillness_at_the_posterior_in_any_plate(make: Any, objective: Objective) -> None:
+def test_path_gradients_vanish_at_the_posterior_in_any_plate(
+    make: Any, objective: Objective
+) -> None:
     assert make().gradients(copy.deepcopy(objective), torch.randn(12)).abs().max() < 1e-12
 
 
-def test_piwae_in_a_subsampled_plate_is_that_of_the_same_data() -> None:
-    pair, x = subsampled(), torch.randn(1).expand(12)  # whichever are drawn
+def test_piwae_in_a_subsampled_plate_matches_piwae_on_the_same_data() -> None:
+    pair, x = subsampled(), torch.randn(1).expand(12)  # equal data, so any subsample will do
     with torch.no_grad():
         pair.slope.fill_(0.2)
     same = whole()
@@ -114,7 +116,7 @@ def test_piwae_runs_a_model_with_dropout_once() -> None:
 
 
 class TestNestedPlates:
-    """Latents of each datum in a plate of three, whichever of the two plates is outside."""
+    """Latents of each datum in a plate of three, with either plate on the outside."""
 
     @staticmethod
     def pair(outside: bool) -> tuple[Callable[[Tensor], None], Callable[[Tensor], None]]:
@@ -151,7 +153,7 @@ class TestNestedPlates:
             torch.testing.assert_close(terms.latents[0].kl().mean(), kl)
 
     @pytest.mark.parametrize("outside", [True, False])
-    def test_doubly_reparameterised(self, outside: bool) -> None:
+    def test_dreg_gradients_match_iwae(self, outside: bool) -> None:
         model, guide = self.pair(outside)
         x = torch.randn(3, 5) if outside else torch.randn(5, 3)
         gradients = []
@@ -166,7 +168,7 @@ class TestNestedPlates:
         assert_unbiased(torch.stack(gradients)[:, None], torch.zeros(1))
 
 
-def test_a_cache_of_transforms_makes_no_difference() -> None:
+def test_transforms_may_cache_values() -> None:
     def gradient(cache_size: int) -> Tensor:
         shift = torch.tensor(0.3, requires_grad=True)
 
@@ -204,7 +206,7 @@ class TestSharedLatents:
         return model, guide
 
     @pytest.mark.parametrize("repeats", [True, False])
-    def test_they_keep_their_weight_with_several_samples(self, repeats: bool) -> None:
+    def test_shared_latents_keep_their_weight_with_several_samples(self, repeats: bool) -> None:
         model, guide = self.pair(repeats)
         x = torch.randn(5)
         gradients = []
@@ -218,7 +220,7 @@ class TestSharedLatents:
             gradients.append(difference[0] - difference[1])
         assert_unbiased(torch.stack(gradients)[:, None], torch.zeros(1))
 
-    def test_alone(self) -> None:
+    def test_a_model_with_shared_latents_only(self) -> None:
         def model(x: Tensor) -> None:
             loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
             with pyro.plate("data", len(x)):
@@ -235,7 +237,7 @@ class TestSharedLatents:
         with pytest.raises(InputError, match="'loc' is outside of plate"):
             IWAE(3).loss(model, guide, x)
 
-    def test_that_cannot_be_reparameterised_are_refused(self) -> None:
+    def test_shared_latents_without_rsample_are_refused(self) -> None:
         def model(x: Tensor) -> None:
             k = pyro.sample("k", dist.Bernoulli(0.4))
             with pyro.plate("data", len(x)):
@@ -248,9 +250,9 @@ class TestSharedLatents:
             BetaELBO().loss_and_grads(model, guide, torch.randn(5))
 
 
-class TestClosedFormsRefused:
+class TestClosedFormErrors:
     @pytest.mark.parametrize("objective", [BetaELBO(kl="analytic"), FreeBits(), Capacity(1.0)])
-    def test_where_the_kl_is_not_theirs(self, objective: Objective) -> None:
+    def test_pairs_without_a_closed_form_kl_are_refused(self, objective: Objective) -> None:
         pair, x = whole(), torch.randn(5)
         auto = AutoNormal(pair.model)
         masked = pyro.poutine.mask(pair.model, mask=torch.arange(5) > 2)
@@ -277,7 +279,7 @@ class TestClosedFormsRefused:
 
 
 class TestNetworks:
-    def test_as_many_data_as_units_do_not_hide_that_rows_are_expected(self) -> None:
+    def test_batch_norm_repeats_rows_even_if_the_batch_is_as_large_as_the_layer(self) -> None:
         network = nn.Sequential(nn.Linear(1, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
 
         def model(x: Tensor) -> None:
@@ -291,7 +293,7 @@ class TestNetworks:
 
         assert not Particles(model, guide, 3, "data", (torch.randn(8, 2),), {}).layout.uses_plate
 
-    def test_a_loss_leaves_running_means_alone_but_for_its_own_run(self) -> None:
+    def test_a_loss_updates_running_means_once(self) -> None:
         norm = nn.BatchNorm1d(2)
 
         def guide(x: Tensor) -> None:
@@ -328,7 +330,7 @@ class TestInfo:
 
 
 class TestWakeSleep:
-    def test_deterministic_sites_have_no_part(self) -> None:
+    def test_deterministic_sites_are_ignored(self) -> None:
         pair = whole()
 
         def model(x: Tensor) -> None:
@@ -337,7 +339,7 @@ class TestWakeSleep:
 
         assert WakeSleep().loss_and_grads(model, pair.guide, torch.randn(5)).loss.isfinite()
 
-    def test_guides_by_auxiliary_sites_are_refused(self) -> None:
+    def test_auxiliary_sites_are_refused(self) -> None:
         pair = whole()
         with pytest.raises(InputError, match="auxiliary"):
             WakeSleep().loss_and_grads(pair.model, AutoNormal(pair.model), torch.randn(5))

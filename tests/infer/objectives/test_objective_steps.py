@@ -1,4 +1,4 @@
-"""Steps on each objective, recorded and compiled, end where those of the program do."""
+"""Recorded and compiled steps on each objective match eager steps."""
 
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def trained(
+def train(
     objective: Any, compile: bool, compiler: bool = True
 ) -> tuple[dict[str, Tensor], tuple[int, int]]:
     torch.manual_seed(3)
@@ -38,23 +38,23 @@ def trained(
 
 
 @pytest.mark.parametrize("name", ["beta", "info", "dreg", "piwae", "rws"])
-def test_recorded_steps(name: str) -> None:
+def test_recorded_steps_match_eager_steps(name: str) -> None:
     declared = {"name": name, **SETTINGS.get(name, {})}
-    eager, _ = trained(objective_of(declared), compile=False)
-    recorded, graphs = trained(objective_of(declared), compile=True, compiler=False)
+    eager, _ = train(objective_of(declared), compile=False)
+    recorded, graphs = train(objective_of(declared), compile=True, compiler=False)
     assert graphs == (1, 0)
     assert eager["step"] == STEPS
     torch.testing.assert_close(recorded, eager, rtol=1e-9, atol=1e-9)
 
 
-def test_compiled_steps() -> None:
-    eager, _ = trained(DReG(4), compile=False)
-    compiled, graphs = trained(DReG(4), compile=True)
+def test_compiled_steps_match_eager_steps() -> None:
+    eager, _ = train(DReG(4), compile=False)
+    compiled, graphs = train(DReG(4), compile=True)
     assert graphs == (1, 1)
     torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-9)
 
 
-def test_under_pyros_own_svi() -> None:
+def test_pyros_own_svi_takes_the_same_steps() -> None:
     class Pair(nn.Module):
         def __init__(self) -> None:
             super().__init__()

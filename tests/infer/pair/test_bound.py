@@ -1,4 +1,4 @@
-"""Pairs that have no bound are refused, with a sentence that says what to do."""
+"""Pairs that have no bound are refused, and the message says what to do."""
 
 import pyro
 import pyro.distributions as dist
@@ -41,14 +41,16 @@ def guide(
         ),
     ],
 )
-def test_refused_before_any_step(model: object, guide: object, message: str) -> None:
+def test_pairs_without_a_bound_are_refused_before_any_step(
+    model: object, guide: object, message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         fit(model, guide, X, epochs=1, progress=False)
     with pytest.raises(InputError, match=message):
         evaluate(model, guide, X)
 
 
-def test_another_name_for_the_plate() -> None:
+def test_the_plate_may_have_another_name() -> None:
     history = fit(
         lambda x: model(x, plate="rows"),
         lambda x: guide(x, plate="rows"),
@@ -70,7 +72,7 @@ def test_nothing_to_train_is_refused() -> None:
 
 
 def test_auxiliary_and_deterministic_sites_of_the_guide_are_allowed() -> None:
-    """As Pyro's continuous autoguides have them: one joint latent, unpacked into the model's."""
+    """Pyro's continuous autoguides draw one joint latent, and unpack it into the model's."""
     x = torch.randn(50) + 3
 
     def shared(x: Tensor) -> None:
@@ -87,7 +89,7 @@ def test_auxiliary_and_deterministic_sites_of_the_guide_are_allowed() -> None:
     history = fit(shared, guide, x, epochs=300, lr=0.2, schedule="cosine", progress=False)
     assert len(history.epochs) == 300
     elbo = evaluate(history.model, history.guide, x, num_particles=500).elbo.mean * 50
-    # log p(x), of which a normal guide can reach all.
+    # log p(x), which a normal guide can reach exactly.
     covariance = torch.eye(50) + 100.0
     exact = torch.distributions.MultivariateNormal(torch.zeros(50), covariance).log_prob(x)
     assert elbo == pytest.approx(exact.item(), abs=0.2)

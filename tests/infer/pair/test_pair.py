@@ -40,7 +40,7 @@ def train_with_fit(vae: VAE) -> None:
 TRAININGS = (train_with_pyro, train_with_torch, train_with_fit)
 
 
-def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+def changed_names(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
@@ -54,23 +54,23 @@ def test_training_one_model_leaves_another_alone(
     before, other_before = (copy.deepcopy(v.state_dict()) for v in (vae, other))
 
     train(vae)
-    assert changed(before, vae.state_dict()) == {name for name, _ in vae.named_parameters()}
-    assert changed(other_before, other.state_dict()) == set()
+    assert changed_names(before, vae.state_dict()) == {name for name, _ in vae.named_parameters()}
+    assert changed_names(other_before, other.state_dict()) == set()
 
     after = copy.deepcopy(vae.state_dict())
     train(other)
-    assert changed(other_before, other.state_dict()) == {n for n, _ in vae.named_parameters()}
-    assert changed(after, vae.state_dict()) == set()
+    assert changed_names(other_before, other.state_dict()) == {n for n, _ in vae.named_parameters()}
+    assert changed_names(after, vae.state_dict()) == set()
 
 
 @pytest.mark.parametrize("train", TRAININGS)
-def test_training_leaves_no_name_in_the_global_store(train: Callable[[VAE], None]) -> None:
+def test_training_leaves_the_global_store_empty(train: Callable[[VAE], None]) -> None:
     train(linear_gaussian_vae())
     assert len(pyro.get_param_store()) == 0
 
 
 @pytest.mark.parametrize("family", ["Normal", torch.distributions.Kumaraswamy])
-def test_a_trained_model_can_be_copied_and_pickled_as_any_module(family: object) -> None:
+def test_a_trained_model_can_be_copied_and_pickled(family: object) -> None:
     vae = VAE((3,), 2, {"family": family})
     x = X.sigmoid()
     SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO()).step(x)
@@ -79,7 +79,7 @@ def test_a_trained_model_can_be_copied_and_pickled_as_any_module(family: object)
         torch.testing.assert_close(copied.reconstruct(x), vae.reconstruct(x))
 
 
-def test_second_fit_of_a_function_pair_starts_afresh() -> None:
+def test_a_second_fit_of_functions_starts_from_new_parameters() -> None:
     """``pyro.param``s of equal names in two fits and the global store: three tensors."""
     pyro.get_param_store()["loc"] = torch.tensor([7.0, 7.0])
     pair = user_pair()
@@ -89,8 +89,8 @@ def test_second_fit_of_a_function_pair_starts_afresh() -> None:
         return fit(pair.model, pair.guide, X, epochs=2, lr=0.1, progress=False).params
 
     first, second = fitted(), fitted()
-    # The pyro.params start from the same values and meet the same noise, but the networks, which
-    # are trained in place, have moved on.
+    # The pyro.params start from the same values and get the same noise, but the networks are
+    # trained in place, so they start from other values.
     assert first["loc"].tolist() != [7.0, 7.0]
     assert (first["loc"] - torch.tensor([0.3, -0.2])).abs().max() < 0.5
     assert (second["loc"] - torch.tensor([0.3, -0.2])).abs().max() < 0.5
@@ -98,7 +98,7 @@ def test_second_fit_of_a_function_pair_starts_afresh() -> None:
     assert set(pyro.get_param_store().keys()) == {"loc"}
 
 
-def test_a_trained_function_pair_is_called_with_its_own_parameters() -> None:
+def test_a_trained_pair_of_functions_uses_its_own_parameters() -> None:
     pair = user_pair()
     history = fit(pair.model, pair.guide, X, epochs=3, lr=0.1, progress=False)
     trace = pyro.poutine.trace(history.guide).get_trace(X)
@@ -143,7 +143,7 @@ def test_pyro_modules_of_equal_names_are_refused() -> None:
 
 
 class Noisy(nn.Module):
-    """A network with all that differs between training and evaluation."""
+    """A network with layers that differ between training and evaluation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class Noisy(nn.Module):
 
 @pytest.mark.parametrize("registered", [True, False])
 def test_validation_is_in_eval_mode_and_training_is_not(registered: bool) -> None:
-    """Also for a network that the guide merely refers to, which Pyro never hears of."""
+    """Also for a network that the guide only refers to, which Pyro does not know of."""
     network = Noisy()
     free = nn.Parameter(torch.zeros(()))
 
@@ -194,7 +194,7 @@ def test_eval_mode_restores_what_was_frozen() -> None:
     assert vae.guide.training
 
 
-def test_networks_of_one_name_in_pyro_module_are_refused() -> None:
+def test_two_networks_of_one_name_are_refused() -> None:
     encoder, decoder = nn.Linear(3, 2), nn.Linear(2, 3)
 
     def model(x: Tensor) -> None:
@@ -231,7 +231,7 @@ class ModeReader(nn.Module):
             pyro.sample("x", dist.Normal(z, 1.0), obs=x.sum(-1))
 
 
-def test_evaluating_the_pair_of_a_history_is_in_eval_mode() -> None:
+def test_evaluate_puts_the_pair_of_a_history_in_eval_mode() -> None:
     module = ModeReader()
     history = fit(module.model, module.guide, X, epochs=1, progress=False)
     assert module.modes == [False, False, True, False]
@@ -245,4 +245,4 @@ def test_wrapped_modules_are_trained(wrap: Callable[[Any], Any]) -> None:
     vae = linear_gaussian_vae()
     before = copy.deepcopy(vae.state_dict())
     fit(wrap(vae.model), wrap(vae.guide), X, epochs=1, lr=0.1, progress=False)
-    assert changed(before, vae.state_dict()) == {name for name, _ in vae.named_parameters()}
+    assert changed_names(before, vae.state_dict()) == {name for name, _ in vae.named_parameters()}

@@ -1,4 +1,4 @@
-"""Several samples of each datum: by a plate where networks take it, else by repeated rows."""
+"""Several samples of each datum: in a plate if networks take it, else in repeated rows."""
 
 from typing import Any
 
@@ -34,25 +34,25 @@ class Pair:
             pyro.sample("z", dist.Normal(x[:, :2], 0.5).to_event(1))
 
 
-def particles_of(pair: Any, x: Tensor, num: int = 4) -> Particles:
+def make_particles(pair: Any, x: Tensor, num: int = 4) -> Particles:
     return Particles(pair.model, pair.guide, num, "data", (x,), {})
 
 
-def of_rows(z: Tensor) -> Tensor:
-    """Right for rows alone: with a further dimension it mixes the samples up."""
+def mix_rows(z: Tensor) -> Tensor:
+    """Correct for rows only: with a further dimension it mixes up the samples."""
     return torch.tanh(z.reshape(-1, 2).cumsum(0)[:, :1].expand(-1, 3).reshape(*z.shape[:-1], 3))
 
 
-def strictly_of_rows(z: Tensor) -> Tensor:
+def refuse_plates(z: Tensor) -> Tensor:
     if z.dim() != 2:
         raise RuntimeError("rows are expected")
     return torch.cat([z, z[:, :1]], 1).tanh()
 
 
-def test_networks_that_take_it_have_a_plate_and_one_run_of_the_encoder() -> None:
+def test_networks_that_take_further_dimensions_run_once_in_a_plate() -> None:
     pair = Pair(nn.Linear(2, 3))
     x = torch.randn(5, 3)
-    particles = particles_of(pair, x)
+    particles = make_particles(pair, x)
     assert particles.layout.uses_plate
     pair.calls.clear()
     terms = evaluate_terms(particles, (x,), {})
@@ -60,21 +60,21 @@ def test_networks_that_take_it_have_a_plate_and_one_run_of_the_encoder() -> None
     assert terms.log_weight.shape == (4, 5)
 
 
-@pytest.mark.parametrize("decoder", [strictly_of_rows, of_rows])
-def test_others_have_repeated_rows(decoder: Any) -> None:
+@pytest.mark.parametrize("decoder", [refuse_plates, mix_rows])
+def test_other_networks_have_repeated_rows(decoder: Any) -> None:
     pair = Pair(decoder)
     x = torch.randn(5, 3)
-    particles = particles_of(pair, x)
+    particles = make_particles(pair, x)
     assert not particles.layout.uses_plate
     terms = evaluate_terms(particles, (x,), {})
     assert terms.log_weight.shape == (4, 5)
 
 
-def test_both_ways_give_the_densities_of_the_samples() -> None:
+def test_both_layouts_give_the_densities_of_the_samples() -> None:
     x = torch.randn(5, 3)
     network = nn.Linear(2, 3)
-    for decoder in (network, lambda z: strictly_of_rows(z) * 0 + network(z)):
-        particles = particles_of(Pair(decoder), x)
+    for decoder in (network, lambda z: refuse_plates(z) * 0 + network(z)):
+        particles = make_particles(Pair(decoder), x)
         terms = evaluate_terms(particles, (x,), {})
         (latent,) = terms.latents
         z = latent.rows(latent.value)
@@ -90,7 +90,7 @@ def test_both_ways_give_the_densities_of_the_samples() -> None:
         torch.testing.assert_close(latent.kl_of_dimensions(), kl.expand(4, 5, 2))
 
 
-def test_our_networks_take_it() -> None:
+def test_networks_of_the_package_run_in_a_plate() -> None:
     for vae in (
         VAE((1, 28, 28), 3, "Bernoulli", encoder=ConvEncoder, decoder=ConvDecoder),
         VAE((6,), 3, "Normal"),
@@ -100,22 +100,22 @@ def test_our_networks_take_it() -> None:
         assert particles.layout.uses_plate
 
 
-def test_a_trial_leaves_no_trace() -> None:
+def test_the_trial_changes_no_state() -> None:
     norm = nn.BatchNorm1d(2)
     pair = Pair(nn.Sequential(norm, nn.Linear(2, 3)))
     x = torch.randn(5, 3)
     before, state = norm.running_mean, torch.get_rng_state()
     assert before is not None
     kept = before.clone()
-    assert not particles_of(pair, x).layout.uses_plate
+    assert not make_particles(pair, x).layout.uses_plate
     assert torch.equal(kept, before)
     assert norm.training
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_neither_way_is_refused() -> None:
-    """Rows that are not arguments, and a network of rows alone."""
+def test_pairs_without_a_layout_are_refused() -> None:
+    """The data are no argument, and the network takes only rows."""
     x = torch.randn(5, 3)
-    pair = Pair(strictly_of_rows)
+    pair = Pair(refuse_plates)
     with pytest.raises(InputError, match="cannot be given several samples of each datum"):
         Particles(lambda: pair.model(x), lambda: pair.guide(x), 4, "data", (), {})
