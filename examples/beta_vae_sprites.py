@@ -1,14 +1,14 @@
-"""What a beta-VAE gains and what it pays, on sprites whose five factors are known.
+"""What a beta-VAE gains and loses, on sprites with five known factors of variation.
 
-One pair of convolutional networks is trained under the ELBO, under E[log p(x | z)] - beta KL with
-beta = 4, and with the same weight on the total correlation alone. The representation is judged by
-the factors that the sprites were drawn from (MIG, DCI, SAP), the model by its reconstruction and by
-log p(x). The picture moves one latent at a time, and says which factor follows.
+The same convolutional VAE is trained with three objectives: the ELBO; E[log p(x | z)] - beta KL
+with beta = 4; and the ELBO with weight 4 on the total correlation alone. MIG, DCI and SAP score
+the representation against the known factors. Reconstruction and log p(x) score the model. The
+picture shows traversals of each latent, and names the factor that the latent encodes.
 
     python examples/beta_vae_sprites.py
 
-Each objective is trained once, and briefly: another seed gives other scores (Locatello et al.
-2019), and so do more epochs.
+Each objective is trained once, and briefly. Other seeds (Locatello et al. 2019) and more epochs
+give other scores.
 """
 
 from collections.abc import Sequence
@@ -35,16 +35,16 @@ HIDDEN = 128
 OBJECTIVES = {
     # E_q[log p(x | z)] - KL(q(z | x) || p(z))
     "ELBO": "elbo",
-    # the same with 4 KL
+    # the same, with 4 KL in place of KL
     "beta = 4": {"name": "beta", "beta": 4.0},
-    # KL, averaged over data, is I(x; z) + TC(z) + sum_j KL(q(z_j) || p(z_j)); the total correlation
-    # TC(z) = KL(q(z) || prod_j q(z_j)) alone is weighed by 4
+    # The KL, averaged over data, is I(x; z) + TC(z) + sum_j KL(q(z_j) || p(z_j)). Here only the
+    # total correlation, TC(z) = KL(q(z) || prod_j q(z_j)), has weight 4.
     "beta-TC = 4": {"name": "beta_tc", "beta": 4.0},
 }
 
 
 def encoder(in_shape: Sequence[int], out_shape: Sequence[int]) -> nn.Module:
-    """Convolutions, and a hidden layer behind them: where a sprite is, is not linear in pixels."""
+    """Convolutions, then a hidden layer: the position of a sprite is not linear in its pixels."""
     return nn.Sequential(
         ConvEncoder(in_shape, (HIDDEN,)), nn.ReLU(), MLP((HIDDEN,), out_shape, hidden=())
     )
@@ -58,84 +58,84 @@ def decoder(in_shape: Sequence[int], out_shape: Sequence[int]) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What one model is worth.
+class Evaluation:
+    """Test results of one model.
 
     Attributes:
-        scores: of the codes against the factors, by name, each from 0 to 1, the best.
-        estimate: log p(x) of test data, its reconstruction and KL.
+        scores: disentanglement scores by name, each from 0 to 1 (best).
+        estimate: log p(x) of test data, with the reconstruction and KL terms.
     """
 
     scores: dict[str, float]
     estimate: ImportanceEstimate
 
 
-def judge(vae: VAE, images: Tensor, factors: Tensor, num_judged: int, num_samples: int) -> Judged:
-    """Scores by all data; log p(x) of the first few, as it is dear."""
-    codes = codes_of(vae, images)
-    of_forest = dci(codes, factors, progress=False)
+def evaluate(
+    vae: VAE, images: Tensor, factors: Tensor, num_judged: int, num_samples: int
+) -> Evaluation:
+    """Compute the scores on all images, and log p(x) on the first few, as it is expensive."""
+    codes = sample_codes(vae, images)
+    forest_scores = dci(codes, factors, progress=False)
     scores = {
-        # by how much the best latent tells more of a factor than the second best
+        # mutual information with a factor: gap between the best and the second-best latent
         "MIG": mutual_information_gap(codes, factors),
-        # whether a latent is of use for one factor alone
-        "disentangled": of_forest.disentanglement,
-        # whether a factor is found in one latent alone
-        "complete": of_forest.completeness,
-        # how many factors a forest gets right from all latents
-        "informative": of_forest.informativeness,
-        # as MIG, by the accuracy of a tree on one latent
+        # whether each latent is important for one factor only
+        "disentangled": forest_scores.disentanglement,
+        # whether each factor is encoded by one latent only
+        "complete": forest_scores.completeness,
+        # how often a random forest predicts the factors correctly from all latents
+        "informative": forest_scores.informativeness,
+        # like MIG, with the accuracy of a tree on one latent in place of mutual information
         "SAP": sap(codes, factors),
     }
-    # log p(x) ~ log 1/K sum_k p(x, z_k) / q(z_k | x), whatever the objective was
+    # log p(x) ~ log 1/K sum_k p(x, z_k) / q(z_k | x), whichever objective was used in training
     estimate = importance_sample(
         vae.model, vae.guide, images[:num_judged], num_samples=num_samples, compile=False
     )
-    return Judged(scores, estimate)
+    return Evaluation(scores, estimate)
 
 
 @torch.no_grad()
-def codes_of(vae: VAE, images: Tensor) -> Tensor:
-    """Draws of q(z | x): its means would show what a latent of little KL hides in its noise."""
+def sample_codes(vae: VAE, images: Tensor) -> Tensor:
+    """Draw z ~ q(z | x). The means would reveal differences that are lost in the noise of q."""
     return torch.cat([vae.encode(part).sample() for part in images.split(500)])
 
 
-def in_words(name: str, judged: Judged, base: Judged) -> str:
-    """What this objective gained and lost beside the ELBO, as the figures have it."""
+def describe_changes(name: str, evaluation: Evaluation, base: Evaluation) -> str:
+    """Say which scores this objective raised and lowered, compared with the ELBO."""
     gained, lost, neither = [], [], []
-    for score, value in judged.scores.items():
+    for score, value in evaluation.scores.items():
         change = value - base.scores[score]
-        verdict = neither if abs(change) < 0.005 else gained if change > 0 else lost
-        verdict.append(f"{score} {change:+.2f}")
-    for what, here, there in (
-        ("reconstruction", -judged.estimate.reconstruction, -base.estimate.reconstruction),
-        ("log p(x)", judged.estimate.log_likelihood, base.estimate.log_likelihood),
+        group = neither if abs(change) < 0.005 else gained if change > 0 else lost
+        group.append(f"{score} {change:+.2f}")
+    for figure, here, there in (
+        ("reconstruction", -evaluation.estimate.reconstruction, -base.estimate.reconstruction),
+        ("log p(x)", evaluation.estimate.log_likelihood, base.estimate.log_likelihood),
     ):
-        # Datum by datum, so that what all models find hard drops out
+        # Paired differences: the variation between images, common to all models, cancels.
         change = here - there
         error = change.std() / len(change) ** 0.5
-        verdict = (
-            neither if abs(change.mean()) < 2 * error else gained if change.mean() > 0 else lost
-        )
-        verdict.append(f"{what} {change.mean():+.1f} ± {error:.1f} nats")
-    said = [("gained", gained), ("lost", lost), ("neither, or within noise", neither)]
-    return f"{name} beside the ELBO: " + "; ".join(
-        f"{word}: {', '.join(items)}" for word, items in said if items
+        group = neither if abs(change.mean()) < 2 * error else gained if change.mean() > 0 else lost
+        group.append(f"{figure} {change.mean():+.1f} ± {error:.1f} nats")
+    groups = [("gained", gained), ("lost", lost), ("neither, or within noise", neither)]
+    return f"{name} compared with the ELBO: " + "; ".join(
+        f"{word}: {', '.join(items)}" for word, items in groups if items
     )
 
 
 @torch.no_grad()
-def show(axes: Axes, title: str, vae: VAE, images: Tensor, factors: Tensor) -> None:
-    """Traversals: rows are latents by falling KL, which go from -2 to 2."""
+def draw_traversals(axes: Axes, title: str, vae: VAE, images: Tensor, factors: Tensor) -> None:
+    """Draw a row of images per latent, by decreasing KL, in which it goes from -2 to 2."""
     (report,) = latent_report(vae.model, vae.guide, images[:1000], progress=False)
     rows = report.kl.argsort(descending=True)
-    codes = codes_of(vae, images)
+    codes = sample_codes(vae, images)
     line = torch.linspace(-2, 2, 9)
     z = vae.encode(images[:1]).mean[0].repeat(len(rows), len(line), 1)
     for row, latent in enumerate(rows):
         z[row, :, latent] = line
     axes.imshow(image_grid(vae.decode_mean(z.flatten(0, 1)), len(line)), cmap="gray")
 
-    # The factor of which a latent tells the most, and which share of its entropy.
+    # The factor with which each latent shares most information, as a share of its entropy.
     sizes = torch.tensor(list(FACTORS.values()), dtype=torch.float64)
     share, factor = (mutual_information(codes, factors) / sizes.log()).max(1)
     labels = [
@@ -159,27 +159,27 @@ def main(
     latent_dim: int = 6,
     output: Path = Path("beta_vae_sprites.png"),
 ) -> None:
-    """Train under each objective, judge, and draw.
+    """Train with each objective, print the scores and draw the traversals.
 
     Arguments:
-        num_train: sprites to train on, out of 737,280.
-        epochs: passes through them.
-        num_test: other sprites, for the scores.
-        num_judged: as many of these for log p(x).
-        num_samples: samples of the latents of each of those.
-        latent_dim: one more than there are factors.
+        num_train: number of training sprites, out of 737,280.
+        epochs: passes through the training sprites.
+        num_test: number of test sprites, for the scores.
+        num_judged: number of test sprites on which log p(x) is estimated.
+        num_samples: samples of z for each estimate of log p(x).
+        latent_dim: number of latents; by default one more than there are factors.
         output: path of the picture.
     """
     data = load_sprites(num_train + num_test)
     train, test = data.images.float().split([num_train, num_test])
     factors = data.factors[num_train:]
 
-    judged = {}
+    evaluations = {}
     figure = Figure(figsize=(16, 1 + 0.48 * latent_dim), layout="constrained")
     for axes, (name, objective) in zip(
         figure.subplots(1, len(OBJECTIVES)), OBJECTIVES.items(), strict=True
     ):
-        torch.manual_seed(0)  # the same weights to start from
+        torch.manual_seed(0)  # all start from the same weights
         vae = VAE((1, 64, 64), latent_dim, encoder=encoder, decoder=decoder)
         fit(
             vae.model,
@@ -191,21 +191,21 @@ def main(
             schedule="cosine",
             objective=objective,
         )
-        judged[name] = judge(vae, test, factors, num_judged, num_samples)
-        show(axes, name, vae, test, factors)
+        evaluations[name] = evaluate(vae, test, factors, num_judged, num_samples)
+        draw_traversals(axes, name, vae, test, factors)
     figure.suptitle(
-        "one latent a row, by falling KL, from −2 to 2; beside it the factor of which it tells the "
-        "most, and how much of that factor's entropy",
+        "each row: one latent from −2 to 2, with its KL, the factor that it encodes best, and the "
+        "share of that factor's entropy that it explains; rows are sorted by KL",
         fontsize="medium",
     )
     figure.savefig(output, dpi=120)
 
-    base = judged["ELBO"]
+    base = evaluations["ELBO"]
     representation = Table("objective", *base.scores)
     model = Table("objective", "reconstruction", "KL", "log p(x), nats", "Monte Carlo error")
-    for name, each in judged.items():
-        representation.add_row(name, *(f"{score:.2f}" for score in each.scores.values()))
-        estimate = each.estimate
+    for name, evaluation in evaluations.items():
+        representation.add_row(name, *(f"{score:.2f}" for score in evaluation.scores.values()))
+        estimate = evaluation.estimate
         model.add_row(
             name,
             f"{estimate.reconstruction.mean():.1f}",
@@ -215,8 +215,8 @@ def main(
         )
     console = Console()
     console.print(representation, model)
-    for name in list(judged)[1:]:
-        console.print(in_words(name, judged[name], base), highlight=False)
+    for name in list(evaluations)[1:]:
+        console.print(describe_changes(name, evaluations[name], base), highlight=False)
 
 
 if __name__ == "__main__":

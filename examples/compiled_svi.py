@@ -1,4 +1,7 @@
-"""An ordinary Pyro program under this package's SVI: recorded once, then run without Python."""
+"""Train an ordinary Pyro program with compiled steps: pyrovae.SVI in place of pyro.infer.SVI.
+
+python examples/compiled_svi.py
+"""
 
 from functools import partial
 from time import perf_counter
@@ -29,11 +32,11 @@ def model(effects: Tensor) -> None:
 
 
 def train(num_steps: int, compile: Any) -> tuple[float, float]:
-    """Milliseconds of a step once it runs as it will, and the posterior mean of the mean."""
+    """Return the milliseconds per step after warm-up, and the posterior median of the mean."""
     torch.manual_seed(0)
     guide = AutoNormal(model)
     svi = SVI(model, guide, partial(Adam, lr=0.01), Trace_ELBO(), compile=compile)
-    for _ in range(3):  # the program as it is; its recording; the compiler
+    for _ in range(3):  # warm-up: an ordinary step, then one that records, then one that compiles
         svi.step(EFFECTS)
     start = perf_counter()
     for _ in range(num_steps):
@@ -43,10 +46,10 @@ def train(num_steps: int, compile: Any) -> tuple[float, float]:
 
 
 def main(num_steps: int = 1000) -> None:
-    """Take the same steps, on the same noise, as plain Pyro takes them and compiled."""
-    for name, compile in (("as it is", False), ("compiled", True)):
+    """Take the same steps with the same noise, first uncompiled, then compiled."""
+    for name, compile in (("uncompiled", False), ("compiled", True)):
         milliseconds, mean = train(num_steps, compile)
-        print(f"{name}: {milliseconds:.3f} ms a step, posterior median of the mean {mean:.2f}")
+        print(f"{name}: {milliseconds:.3f} ms per step, posterior median of the mean {mean:.2f}")
 
 
 if __name__ == "__main__":

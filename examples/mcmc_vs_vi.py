@@ -1,9 +1,10 @@
-"""The posterior p(z | x) of a VAE itself, by quadrature and by NUTS, beside the normal q(z | x).
+"""The true posterior p(z | x) of a VAE, by quadrature and by NUTS, compared with q(z | x).
 
-With two latent dimensions nothing need be taken on trust. A grid gives p(z | x) and log p(x) to
-round-off; NUTS draws from p(z | x); the encoder says what it thinks of x at a glance, and a normal
-of the same family is refined for one digit alone. Which digits: those of the smallest, the median
-and the largest approximation gap, log p(x) less the best ELBO that the family of q allows.
+With two latent dimensions you can compute everything. A sum over a grid gives p(z | x) and log p(x)
+to round-off. NUTS draws samples from p(z | x). The encoder predicts q(z | x), a normal; a second
+normal is optimised for one digit alone ("refined"). The script compares them on three digits: those
+with the smallest, the median and the largest approximation gap. This gap is log p(x) minus the best
+ELBO within the family of q.
 
     python examples/mcmc_vs_vi.py
 """
@@ -36,7 +37,7 @@ COLOURS = {"amortised": "C3", "refined": "C0"}
 
 
 def grid(low: Tensor, high: Tensor, num: int) -> tuple[Tensor, float]:
-    """Points of a rectangle, of shape (num, num, 2), and log of the area that each stands for."""
+    """Return points of a rectangle, of shape (num, num, 2), and the log area of a grid cell."""
     first, second = (torch.linspace(a, b, num) for a, b in zip(low, high, strict=True))
     area = (high - low).prod().item() / (num - 1) ** 2
     return torch.stack(torch.meshgrid(first, second, indexing="ij"), -1), log(area)
@@ -48,14 +49,14 @@ def log_joint(vae: VAE, z: Tensor, x: Tensor) -> Tensor:
 
 
 def refine(vae: VAE, x: Tensor, steps: int) -> dist.Distribution:
-    """A normal for this datum alone, up the ELBO from where the encoder put it, to a summit.
+    """Maximise the ELBO of one datum over a normal q, starting at the output of the encoder.
 
-    Where the posterior has several, it ends on one of them, not always the highest.
+    The result is a local maximum. If the posterior has several modes, it need not be the best.
     """
     start = vae.encode(x)
 
     def guide(x: Tensor) -> None:
-        # Four numbers are free, and serve no other datum; the decoder is frozen.
+        # The four numbers of q are trained for this datum alone. The decoder is frozen.
         loc = pyro.param("loc", start.mean)
         scale = pyro.param("scale", start.stddev, constraint=constraints.positive)
         with pyro.plate("data", len(x)):
@@ -77,15 +78,15 @@ def refine(vae: VAE, x: Tensor, steps: int) -> dist.Distribution:
 
 
 def draw_by_nuts(vae: VAE, x: Tensor, warmup: int, draws: int) -> Tensor:
-    """Draws of shape (chains, draws, 2), from chains that start at draws of q(z | x)."""
-    # vae.model is a Pyro program as any other. Copies of a datum have a z each, which are
-    # independent: one run of NUTS on all of them is as many chains.
+    """Draw z ~ p(z | x) by NUTS, of shape (chains, draws, 2). Chains start at draws of q(z | x)."""
+    # vae.model is an ordinary Pyro program. Copies of a datum have independent latents, so one run
+    # of NUTS on all copies is equivalent to one chain per copy.
     copies = x.expand(NUM_CHAINS, *x.shape[1:])
     start = {"z": vae.encode(copies).sample()}
     kernel = NUTS(vae.model, jit_compile=True, ignore_jit_warnings=True)
     mcmc = MCMC(kernel, draws, warmup_steps=warmup, initial_params=start, disable_progbar=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's, of jit_compile
+        warnings.simplefilter("ignore", FutureWarning)  # torch warns about jit_compile
         mcmc.run(copies)
     return mcmc.get_samples()["z"].transpose(0, 1)
 
@@ -98,13 +99,13 @@ def main(
     draws: int = 500,
     output: Path = Path("mcmc_vs_vi.png"),
 ) -> None:
-    """Train, choose three digits, and put q beside their posteriors.
+    """Train, choose three digits, and compare q with their posteriors.
 
     Arguments:
         epochs: passes through the training data.
-        candidates: test digits to choose from.
-        refinements: steps by which a q is refined for one digit.
-        warmup: steps of NUTS to adapt in.
+        candidates: number of test digits to choose from.
+        refinements: steps of refining q for one digit.
+        warmup: adaptation steps of NUTS.
         draws: draws of each chain.
         output: path of the picture.
     """
@@ -115,10 +116,10 @@ def main(
     )
     vae.standardise(digits.train.x)
     fit(vae.model, vae.guide, digits.train.x.float(), epochs=epochs)
-    vae.requires_grad_(False)  # model and encoder stand still from here on
+    vae.requires_grad_(False)  # freeze the decoder and the encoder
     test = digits.test.x[:candidates].float()
 
-    # log p(x) = log of the integral of p(x, z) over z, as a sum over the plane
+    # log p(x) = log of the integral of p(x, z) over z, computed as a sum over the grid
     plane, log_area = grid(torch.full((2,), -5.0), torch.full((2,), 5.0), 121)
     log_px = torch.stack([log_joint(vae, plane, x).flatten().logsumexp(0) for x in test]) + log_area
     gap = inference_gap(
@@ -127,14 +128,14 @@ def main(
     order = gap.approximation_gap.argsort()
     chosen = {"smallest": order[0], "median": order[len(order) // 2], "largest": order[-1]}
 
-    gaps = Table("gap", "q(z | x)", "KL(q || p) by the grid", "log p(x) - ELBO by draws")
-    chains = Table("gap", "R-hat", "effective draws", "mean by NUTS", "by the grid", "verdict")
+    gaps = Table("gap", "q(z | x)", "KL(q || p), grid", "log p(x) - ELBO, draws")
+    chains = Table("gap", "R-hat", "effective draws", "mean, NUTS", "mean, grid", "verdict")
     figure = Figure(figsize=(13, 5), layout="constrained")
     for axes, (title, i) in zip(figure.subplots(1, 3), chosen.items(), strict=True):
         x = test[i : i + 1]
         qs = {"amortised": vae.encode(x), "refined": refine(vae, x, refinements)}
 
-        # A finer grid, where p(z | x) or a q is more than nothing
+        # A finer grid, over the region where p(z | x) or a q is not negligible
         log_p = log_joint(vae, plane, x) - log_px[i]
         largest = torch.stack([log_p, *(q.log_prob(plane) for q in qs.values())]).amax(0)
         inside = plane[largest > largest.max() - 20]
@@ -148,7 +149,7 @@ def main(
             # KL(q || p) = integral of q(z) (log q(z) - log p(z | x)) over z
             log_q = q.log_prob(points).double()
             kl = (log_q.exp() * (log_q - log_p)).sum() * exp(log_area)
-            # ELBO = E_q[log p(x, z) - log q(z)], by draws of z from q
+            # ELBO = E_q[log p(x, z) - log q(z)], estimated from draws of z from q
             z = q.sample((10_000,))
             log_weights = log_joint(vae, z, x) - q.log_prob(z)
             error = log_weights.std() / len(z) ** 0.5
@@ -158,8 +159,8 @@ def main(
         gaps.add_section()
 
         z = draw_by_nuts(vae, x, warmup, draws).double()
-        # What NUTS may err by: the spread over the root of the number of draws, counted as if
-        # they were independent; which holds if the chains have been wherever there is mass
+        # Monte Carlo error of NUTS: standard deviation / sqrt(number of effective draws). It is
+        # valid if the chains have visited every region with posterior mass.
         effective = effective_sample_size(z)
         by_nuts, error = z.mean((0, 1)), z.std((0, 1)) / effective.sqrt()
         r_hat = split_gelman_rubin(z).max().item()
@@ -170,9 +171,9 @@ def main(
             f"{effective.min():.0f} of {NUM_CHAINS * draws}",
             f"{by_nuts[0]:.3f} ± {error[0]:.3f}, {by_nuts[1]:.3f} ± {error[1]:.3f}",
             f"{mean[0]:.3f}, {mean[1]:.3f}",
-            verdict(r_hat, ((by_nuts - mean) / error).abs().max().item()),
+            judge_chains(r_hat, ((by_nuts - mean) / error).abs().max().item()),
         )
-        show(axes, points, log_p + log_area, z, qs)
+        draw_posterior(axes, points, log_p + log_area, z, qs)
         axes.set_title(f"{title} approximation gap: {gap.approximation_gap[i]:.3f} nats")
         picture = axes.inset_axes((0.01, 0.79, 0.2, 0.2))
         picture.imshow(x[0, 0], cmap="gray")
@@ -188,30 +189,30 @@ def main(
     Console().print(chains)
 
 
-def verdict(r_hat: float, errors: float) -> str:
-    """What to make of the chains, R-hat being above 1 where they disagree with each other."""
+def judge_chains(r_hat: float, errors: float) -> str:
+    """Say whether NUTS and the grid agree, and whether R-hat (above 1: not mixed) shows it."""
     if r_hat > 1.05:
-        return f"not mixed, as R-hat says; off by {errors:.1f} standard errors"
+        return f"not mixed, as R-hat shows; off by {errors:.1f} standard errors"
     if errors > 4:
-        return f"off by {errors:.1f} standard errors, of which R-hat says nothing"
-    return f"agrees, to {errors:.1f} standard errors"
+        return f"off by {errors:.1f} standard errors, which R-hat does not show"
+    return f"agrees to {errors:.1f} standard errors"
 
 
-def show(
+def draw_posterior(
     axes: Axes, points: Tensor, log_mass: Tensor, z: Tensor, qs: dict[str, dist.Distribution]
 ) -> None:
-    """The posterior as regions of the highest density, draws of NUTS, and each q as an ellipse."""
-    # The least log density within each region: mass is added up from the densest point on.
-    falling = log_mass.flatten().sort(descending=True).values
-    lowest = [falling[(falling.exp().cumsum(0) < share).sum()].item() for share in SHARES]
+    """Draw highest-density regions of the posterior, draws of NUTS, and each q as an ellipse."""
+    # The log density at the edge of each region: sum the mass from the densest point down.
+    descending = log_mass.flatten().sort(descending=True).values
+    lowest = [descending[(descending.exp().cumsum(0) < share).sum()].item() for share in SHARES]
     axes.contourf(
-        *points.numpy().T, log_mass.numpy().T, [*lowest, falling[0].item() + 1], colors=GREYS
+        *points.numpy().T, log_mass.numpy().T, [*lowest, descending[0].item() + 1], colors=GREYS
     )
     axes.plot([], [], "s", color=GREYS[1], label="p(z | x): 99, 90 and 50 % of its mass")
     axes.plot(*z.flatten(0, 1).numpy().T, ".", color="C1", markersize=1.5, label="draws by NUTS")
     bounds = [points[log_mass > lowest[0]]]
     for name, q in qs.items():
-        # A normal has 90 % of its mass within so many standard deviations
+        # A two-dimensional normal has 90 % of its mass within sqrt(-2 log 0.1) standard deviations
         half_axes = (-2 * log(1 - 0.9)) ** 0.5 * q.stddev[0]
         bounds.append(q.mean + half_axes * torch.tensor([[-1.0], [1.0]]))
         width, height = (2 * half_axes).tolist()

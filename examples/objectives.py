@@ -1,7 +1,10 @@
-"""The same pair under several objectives, each judged by log p(x) and not by its own loss.
+"""Train the same VAE with several objectives, and compare the results by log p(x).
 
-An objective is a word, or settings. What the models are worth is then estimated in one way for all:
-by importance sampling, with its Monte Carlo error, and beside it how far the latents are used.
+    python examples/objectives.py
+
+You choose an objective by name, or by a dict with a name and settings. The losses of different
+objectives cannot be compared with each other. So the script estimates log p(x) of test data for
+every model by importance sampling, with its Monte Carlo error, and counts the active latents.
 """
 
 import torch
@@ -18,12 +21,12 @@ OBJECTIVES = {
     "ELBO, KL warmed up": {"name": "beta", "beta": Linear(steps=200)},
     "free bits": {"name": "free_bits", "free": 0.5},
     "IWAE, 10 samples": {"name": "iwae", "num_particles": 10},
-    "the same by DReG": {"name": "dreg", "num_particles": 10},
+    "the same, DReG gradient": {"name": "dreg", "num_particles": 10},
 }
 
 
 def main(epochs: int = 30, num_samples: int = 1000) -> None:
-    """Train a VAE of the digits under each, and put test figures in a table."""
+    """Train a VAE on the digits with each objective, and print a table of test results."""
     digits = load("digits")
     x, test = digits.train.x.float(), digits.test.x.float()
     table = Table("objective", "log p(x), nats", "Monte Carlo error", "ELBO", "active of 20")

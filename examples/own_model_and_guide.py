@@ -1,7 +1,10 @@
-"""A Pyro model and guide of your own: regression with a latent cause for each datum.
+"""Fit your own Pyro model and guide: linear regression with one extra latent z per datum.
 
-The weights of the regression are latents that all data share; the causes z belong to one datum
-each. ``fit`` keeps the two apart on minibatches, because it knows how many data there are.
+    python examples/own_model_and_guide.py
+
+The weights of the regression are global latents, which all data share. Each z is a local latent,
+which belongs to one datum. ``fit`` knows how many data there are, so on minibatches it weights the
+terms of both kinds correctly.
 """
 
 import pyro
@@ -28,7 +31,7 @@ def model(x: Tensor, y: Tensor) -> None:
 
 
 def guide(x: Tensor, y: Tensor) -> None:
-    """Independent normals; those of z by a network that reads the datum."""
+    """Independent normals. A network computes the one of z from the datum."""
     pyro.module("encoder", encoder)
     loc = pyro.param("loc", torch.zeros(3))
     scale = pyro.param("scale", torch.full((3,), 0.1), constraint=constraints.positive)
@@ -39,14 +42,14 @@ def guide(x: Tensor, y: Tensor) -> None:
 
 
 def main(epochs: int = 40) -> None:
-    """Make data whose weights are known, fit, and compare."""
+    """Simulate data with known weights, fit, and compare with the exact posterior."""
     torch.manual_seed(0)
     x = torch.randn(NUM_DATA, 3)
     y = x @ TRUE_WEIGHTS + torch.randn(NUM_DATA) + NOISE * torch.randn(NUM_DATA)
 
     history = fit(model, guide, (x, y), epochs=epochs, lr=5e-2, schedule="cosine")
 
-    # The exact posterior of the weights: a normal, since all of the model is.
+    # The exact posterior of the weights. It is normal, because the model is linear and Gaussian.
     precision = x.T @ x / (1 + NOISE**2) + torch.eye(3) / 10.0**2
     exact_loc = torch.linalg.solve(precision, x.T @ y / (1 + NOISE**2))
     exact_scale = precision.inverse().diagonal().sqrt()

@@ -1,4 +1,7 @@
-"""A model of this package under Pyro's own SVI and Trace_ELBO, without ``fit``."""
+"""Train a VAE of this package with Pyro's own SVI and Trace_ELBO, without ``fit``.
+
+python examples/plain_pyro_svi.py
+"""
 
 import torch
 from cyclopts import run
@@ -10,7 +13,7 @@ from pyrovae import VAE, load
 
 
 def main(epochs: int = 10) -> None:
-    """Train by the loop that Pyro's tutorials write."""
+    """Write the training loop as in Pyro's tutorials."""
     torch.manual_seed(0)
     digits = load("digits").train.x.float() / 16
     vae = VAE((1, 8, 8), latent_dim=10, likelihood={"family": "Normal", "scale": 0.1})
@@ -18,7 +21,7 @@ def main(epochs: int = 10) -> None:
 
     for epoch in range(1, epochs + 1):
         loss = sum(svi.step(x) for x in DataLoader(digits, batch_size=128, shuffle=True))
-        print(f"epoch {epoch}: loss {loss / len(digits):.2f} nats a digit")
+        print(f"epoch {epoch}: loss {loss / len(digits):.2f} nats per digit")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""What p(z) and q(z | x) of a VAE may be, on the plane, where both can be looked at.
+"""Compare priors p(z) and posteriors q(z | x) of a VAE with two latents, where you can see both.
 
     python examples/priors_and_posteriors.py
 
-Averaged over data, what z costs, KL(q(z | x) || p(z)), is the sum of what z tells about x and of
-KL(q(z) || p(z)), q(z) = (1/N) sum_n q(z | x_n) being the aggregate posterior (Hoffman and Johnson
-2016). A prior that learns can bring the second down, which buys nothing but distance from codes
-to draws. And log p(x) - ELBO = KL(q(z | x) || p(z | x)) is what a q(z | x) misses that is too
-simple; a richer one can bring that down. Here is one VAE of the digits under each.
+Averaged over data, KL(q(z | x) || p(z)) is the mutual information of x and z under q, plus
+KL(q(z) || p(z)), where q(z) = (1/N) sum_n q(z | x_n) is the aggregate posterior (Hoffman and
+Johnson 2016). A learned prior can reduce the second term, which is the mismatch between the codes
+of data and draws from the prior. A more flexible posterior can reduce the gap,
+log p(x) - ELBO = KL(q(z | x) || p(z | x)). The script trains one VAE of the digits with each prior
+and each posterior.
 
-Under a VampPrior and a flow, KL(q(z) || p(z)) is 0.6 nats where it is 1.6 under the standard one,
-and log p(x) is no higher for it; the gap shrinks under the autoregressive q. (Three fits of each.)
+With a VampPrior or a flow prior, KL(q(z) || p(z)) is 0.6 nats, against 1.6 with the standard prior;
+log p(x) is no higher. The gap is smaller with the inverse autoregressive flow. (Three fits each.)
 """
 
 from collections.abc import Callable
@@ -39,12 +40,12 @@ COUNTS = {"family": "Binomial", "total_count": 16}
 PLAIN = "standard"
 SHARES = (0.99, 0.9, 0.5)
 GREYS = ("0.87", "0.72", "0.5")
-# What differs from a VAE with a standard normal prior and a diagonal normal posterior.
+# Arguments that replace the standard normal prior or the diagonal normal posterior of the VAE.
 PRIORS: dict[str, Callable[[], dict[str, Any]]] = {
     PLAIN: dict,
     "learned": lambda: {"prior": LearnedNormal(2)},
     "mixture": lambda: {"prior": NormalMixture(2, num_components=20)},
-    # A mixture of q(z | u) of 50 made-up digits u
+    # A mixture of q(z | u), for 50 learned pseudo-inputs u
     "VampPrior": lambda: {"prior": VampPrior(SHAPE, num_components=50)},
     "flow": lambda: {"prior": FlowPrior(2)},
 }
@@ -55,14 +56,14 @@ POSTERIORS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 @dataclass
-class Judged:
-    """What came of one kind of VAE: the first that was trained, and figures in nats.
+class Results:
+    """Test results, in nats, for one choice of prior and posterior.
 
     Attributes:
-        vae: the VAE.
+        vae: the VAE of the first fit.
         log_px: log p(x), of shape (fits, test data).
-        gap: log p(x) - ELBO, likewise.
-        kl: KL(q(z | x) || p(z)), likewise.
+        gap: log p(x) - ELBO, of the same shape.
+        kl: KL(q(z | x) || p(z)), of the same shape.
         aggregate_kl: KL(q(z) || p(z)) of each fit.
     """
 
@@ -73,15 +74,15 @@ class Judged:
     aggregate_kl: Tensor
 
 
-def judge(
+def train_and_evaluate(
     parts: Callable[[], dict[str, Any]],
     x: Tensor,
     test: Tensor,
     fits: int,
     epochs: int,
     num_samples: int,
-) -> Judged:
-    """Train so many times, from different starts, and take test figures."""
+) -> Results:
+    """Train several times from different seeds, and evaluate on test data."""
     vaes, estimates, aggregate = [], [], []
     for seed in range(fits):
         torch.manual_seed(seed)
@@ -89,13 +90,13 @@ def judge(
         vae.standardise(x)
         fit(vae.model, vae.guide, x, epochs=epochs, lr=2e-3, schedule="cosine", progress=False)
         vaes.append(vae.eval())
-        # log p(x) ~ log (1/K) sum_k p(x, z_k) / q(z_k | x), whatever prior and posterior are
+        # log p(x) ~ log (1/K) sum_k p(x, z_k) / q(z_k | x), for any prior and posterior
         estimates.append(
             importance_sample(vae.model, vae.guide, test, num_samples=num_samples, progress=False)
         )
         (report,) = latent_report(vae.model, vae.guide, test, num_samples=2, progress=False)
         aggregate.append(report.aggregate_kl)
-    return Judged(
+    return Results(
         vaes[0],
         torch.stack([each.log_likelihood for each in estimates]),
         torch.stack([each.log_likelihood - each.elbo for each in estimates]),
@@ -104,8 +105,11 @@ def judge(
     )
 
 
-def with_error(values: Tensor, digits: int = 2) -> str:
-    """Mean of values of shape (fits, test data), and its error, both being samples."""
+def format_mean(values: Tensor, digits: int = 2) -> str:
+    """Format the mean of values of shape (fits, test data) with its standard error.
+
+    The error counts both the fits and the test data as random samples.
+    """
     variance = values.mean(1).var() / len(values)
     if values.shape[1] > 1:
         variance = variance + values.mean(0).var() / values.shape[1]
@@ -113,22 +117,22 @@ def with_error(values: Tensor, digits: int = 2) -> str:
 
 
 def grid(low: Tensor, high: Tensor, num: int) -> tuple[Tensor, float]:
-    """Points of a rectangle, of shape (num, num, 2), and the area that each stands for."""
+    """Return points of a rectangle, of shape (num, num, 2), and the area of a grid cell."""
     first, second = (torch.linspace(a, b, num) for a, b in zip(low, high, strict=True))
     points = torch.stack(torch.meshgrid(first, second, indexing="ij"), -1)
     return points, ((high - low) / (num - 1)).prod().item()
 
 
-def square(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Corners of a square round points, with a margin."""
+def bounding_square(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two corners of a square that contains all points, with a margin."""
     low, high = points.amin(0), points.amax(0)
-    reach = 0.55 * (high - low).max()
-    return (low + high) / 2 - reach, (low + high) / 2 + reach
+    half_side = 0.55 * (high - low).max()
+    return (low + high) / 2 - half_side, (low + high) / 2 + half_side
 
 
 @torch.no_grad()
 def log_posterior(vae: VAE, x: Tensor, points: Tensor, area: float) -> Tensor:
-    """log p(z | x) = log p(x, z) - log p(x) of one digit, p(x) being a sum over a grid of z."""
+    """log p(z | x) = log p(x, z) - log p(x) of one digit, with p(x) computed as a sum over z."""
     log_p = (vae.model.prior().log_prob(points) + vae.decode(points).log_prob(x)).double()
     return log_p - log_p.logsumexp((0, 1)) - log(area)
 
@@ -136,29 +140,29 @@ def log_posterior(vae: VAE, x: Tensor, points: Tensor, area: float) -> Tensor:
 @torch.no_grad()
 def log_q(vae: VAE, x: Tensor, points: Tensor) -> Tensor:
     """log q(z | x) of one digit on a grid of z."""
-    # In a list, as a flow takes values: beside the digits of a batch
+    # Flows take a flat list of values for one digit, so flatten the grid.
     return vae.encode(x).log_prob(points.flatten(0, 1)).view(points.shape[:2]).double()
 
 
-def levels(density: Tensor, area: float) -> list[float]:
-    """Below which densities lie outside of the densest region of each share of the mass."""
-    falling = density.flatten().sort(descending=True).values
-    mass = (falling * area).cumsum(0)
-    return [falling[(mass < share).sum().clamp_max(len(mass) - 1)].item() for share in SHARES]
+def contour_levels(density: Tensor, area: float) -> list[float]:
+    """Return the densities at the edges of the highest-density regions, one per share of mass."""
+    descending = density.flatten().sort(descending=True).values
+    mass = (descending * area).cumsum(0)
+    return [descending[(mass < share).sum().clamp_max(len(mass) - 1)].item() for share in SHARES]
 
 
 @torch.no_grad()
-def show_prior(above: Axes, below: Axes, vae: VAE, test: Tensor, y: Tensor) -> Any:
-    """p(z) in grey with a dot for each test digit, at its code; and q(z) alike below."""
+def draw_prior(above: Axes, below: Axes, vae: VAE, test: Tensor, y: Tensor) -> Any:
+    """Draw p(z) in grey, with a dot at the code of each test digit, and q(z) in grey below."""
     codes = vae.embed(test)
-    corners = square(codes)
+    corners = bounding_square(codes)
     points, _ = grid(*corners, 120)
     p = vae.model.prior().log_prob(points).exp()
     # q(z) = (1/N) sum_n q(z | x_n)
     q = vae.encode(test).log_prob(points.unsqueeze(2)).exp().mean(2)
     (left, bottom), (right, top) = (corner.tolist() for corner in corners)
     for axes, density in ((above, p), (below, q)):
-        # The root, so that low densities can be told from none
+        # The square root makes low densities visible.
         axes.imshow(
             density.T.sqrt(),
             cmap="Greys",
@@ -169,46 +173,47 @@ def show_prior(above: Axes, below: Axes, vae: VAE, test: Tensor, y: Tensor) -> A
     return above.scatter(*codes.T, c=y, cmap="tab10", s=7, linewidths=0)
 
 
-def show_posterior(axes: Axes, vae: VAE, x: Tensor) -> float:
-    """p(z | x) as grey regions and q(z | x) as lines; returns KL(q || p) by the grid."""
+def draw_posterior(axes: Axes, vae: VAE, x: Tensor) -> float:
+    """Draw p(z | x) as grey regions and q(z | x) as lines. Returns KL(q || p), from the grid."""
     points, area = grid(torch.full((2,), -5.0), torch.full((2,), 5.0), 201)
-    log_p, of_q = log_posterior(vae, x, points, area), log_q(vae, x, points)
-    # A finer grid, where either is more than nothing
-    largest = torch.maximum(log_p, of_q)
-    points, area = grid(*square(points[largest > largest.max() - 12]), 201)
-    log_p, of_q = log_posterior(vae, x, points, area), log_q(vae, x, points)
-    p, q = log_p.exp(), of_q.exp()
-    axes.contourf(*points.unbind(-1), p, [*levels(p, area), p.max().item()], colors=GREYS)
-    axes.contour(*points.unbind(-1), q, levels(q, area), colors="C3", linewidths=1.2)
-    shown = torch.maximum(p / levels(p, area)[0], q / levels(q, area)[0]) > 1
-    (left, bottom), (right, top) = (corner.tolist() for corner in square(points[shown]))
+    log_p, log_q_x = log_posterior(vae, x, points, area), log_q(vae, x, points)
+    # A finer grid, over the region where p or q is not negligible
+    largest = torch.maximum(log_p, log_q_x)
+    points, area = grid(*bounding_square(points[largest > largest.max() - 12]), 201)
+    log_p, log_q_x = log_posterior(vae, x, points, area), log_q(vae, x, points)
+    p, q = log_p.exp(), log_q_x.exp()
+    p_levels, q_levels = contour_levels(p, area), contour_levels(q, area)
+    axes.contourf(*points.unbind(-1), p, [*p_levels, p.max().item()], colors=GREYS)
+    axes.contour(*points.unbind(-1), q, q_levels, colors="C3", linewidths=1.2)
+    inside = torch.maximum(p / p_levels[0], q / q_levels[0]) > 1
+    (left, bottom), (right, top) = (corner.tolist() for corner in bounding_square(points[inside]))
     axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], aspect="equal")
-    return (q * (of_q - log_p)).sum().item() * area
+    return (q * (log_q_x - log_p)).sum().item() * area
 
 
-def picture(kinds: dict[str, Judged], test: Tensor, y: Tensor) -> Figure:
-    """A column for each prior; posteriors below."""
+def draw_planes(results: dict[str, Results], test: Tensor, y: Tensor) -> Figure:
+    """Draw a column of panels for each prior, and the posteriors below."""
     figure = Figure(figsize=(14, 9.2), layout="constrained")
     above, middle, below = figure.subplots(3, 5)
     for first, second, name in zip(above, middle, PRIORS, strict=True):
-        dots = show_prior(first, second, kinds[name].vae, test, y)
+        dots = draw_prior(first, second, results[name].vae, test, y)
         first.set_title(name)
     above[0].set_ylabel("p(z), and codes of test digits")
     middle[0].set_ylabel("q(z)")
-    # A digit neither easy nor hard: the median of what the three kinds of q miss together
+    # The digit with the median gap, averaged over the three posteriors
     names = {
         PLAIN: "diagonal normal",
         "full rank": "full-rank normal",
         "IAF": "inverse autoregressive flow",
     }
-    gaps = torch.stack([kinds[name].gap[0] for name in names]).mean(0)
+    gaps = torch.stack([results[name].gap[0] for name in names]).mean(0)
     chosen = gaps.argsort()[len(gaps) // 2]
     x = test[chosen : chosen + 1]
     below[0].imshow(x[0, 0], cmap="gray")
     below[0].set(title="a test digit x", xticks=[], yticks=[])
-    # Where q is off its place, the encoder is to blame; where its form is wrong, the family
+    # If q is in the wrong place, the encoder is at fault. If it has the wrong shape, the family is.
     for axes, (name, title) in zip(below[1:4], names.items(), strict=True):
-        kl = show_posterior(axes, kinds[name].vae, x)
+        kl = draw_posterior(axes, results[name].vae, x)
         axes.set_title(f"{title}\nKL(q(z | x) || p(z | x)) = {kl:.2f}", fontsize="medium")
     below[4].set_axis_off()
     below[4].add_artist(
@@ -225,7 +230,7 @@ def picture(kinds: dict[str, Judged], test: Tensor, y: Tensor) -> Figure:
     )
     below[4].legend(
         [Patch(color=GREYS[1]), Line2D([], [], color="C3")],
-        ["p(z | x) by a grid", "q(z | x)"],
+        ["p(z | x), from a grid", "q(z | x)"],
         title="regions of 99, 90 and 50 %",
         frameon=False,
         loc="lower center",
@@ -239,42 +244,44 @@ def main(
     num_samples: int = 200,
     output: Path = Path("priors_and_posteriors.png"),
 ) -> None:
-    """Train a VAE under each prior and posterior, put figures in a table, and draw the planes.
+    """Train a VAE with each prior and posterior, print test results and draw the latent planes.
 
     Arguments:
-        fits: how many times each is trained, from different starts.
+        fits: number of fits of each VAE, from different seeds.
         epochs: passes through the training data.
-        num_samples: K of importance sampling.
+        num_samples: number of importance samples, K.
         output: path of the picture.
     """
     digits = load("digits")
     x, test = digits.train.x.float(), digits.test.x.float()
-    table = Table(title="test figures in nats, ± standard error", box=SIMPLE, padding=(0, 1, 0, 0))
+    table = Table(title="test results in nats, ± standard error", box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
-    for head in ("log p(x)", "less plain", "gap", "KL", "aggregate"):
+    for head in ("log p(x)", "− standard", "gap", "KL", "aggregate"):
         table.add_column(head, justify="right", no_wrap=True)
-    kinds: dict[str, Judged] = {}
+    results: dict[str, Results] = {}
     for group in (PRIORS, POSTERIORS):
         for name, parts in group.items():
-            judged = kinds[name] = judge(parts, x, test, fits, epochs, num_samples)
-            # Of the same digits, so that the difference is surer than either
-            difference = with_error(judged.log_px - kinds[PLAIN].log_px, 1)
+            result = train_and_evaluate(parts, x, test, fits, epochs, num_samples)
+            results[name] = result
+            # Paired by digit, so the difference has a smaller error than either mean
+            difference = format_mean(result.log_px - results[PLAIN].log_px, 1)
             table.add_row(
                 name,
-                with_error(judged.log_px, 1),
+                format_mean(result.log_px, 1),
                 "" if name == PLAIN else difference,
-                with_error(judged.gap),
-                with_error(judged.kl),
-                with_error(judged.aggregate_kl.unsqueeze(1)),
+                format_mean(result.gap),
+                format_mean(result.kl),
+                format_mean(result.aggregate_kl.unsqueeze(1)),
             )
         table.add_section()
-    picture(kinds, test, digits.test.y).savefig(output, dpi=100)
+    draw_planes(results, test, digits.test.y).savefig(output, dpi=100)
     Console().print(table)
     print(
-        "above, priors under a diagonal normal q(z | x); below, q(z | x) under a standard p(z),\n"
-        "IAF being an inverse autoregressive flow; plain is the first row\n"
-        "gap: log p(x) - ELBO; KL: of q(z | x) from p(z); aggregate: what part of it is q(z)'s\n"
-        f"errors are over {len(test)} test digits and {fits} fits; of aggregate, over fits\n"
+        "first section: priors, with a diagonal normal q(z | x)\n"
+        "second section: posteriors, with a standard p(z); IAF: inverse autoregressive flow\n"
+        "− standard: difference to the first row; gap: log p(x) - ELBO\n"
+        "KL: KL(q(z | x) || p(z)); aggregate: KL(q(z) || p(z)), a part of it\n"
+        f"errors are over {len(test)} test digits and {fits} fits; those of aggregate over fits\n"
         f"picture in {output}"
     )
 

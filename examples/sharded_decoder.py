@@ -1,8 +1,9 @@
-"""A decoder that is split over two processes, each of which holds half of its parameters.
+"""Train a VAE with a decoder that is split over two processes; each holds half of its parameters.
 
     torchrun --nproc-per-node 2 examples/sharded_decoder.py
 
-``python examples/sharded_decoder.py`` trains the same in one process, to round-off.
+``python examples/sharded_decoder.py`` trains the same model in one process, and gives the same
+results to round-off.
 """
 
 import os
@@ -17,13 +18,13 @@ from torch.nn import Linear
 from pyrovae import VAE, evaluate, fit, load
 
 NUM, BATCH = 1280, 64
-"""Both are twice a whole number, so that the shards of each batch are of one size."""
+"""Both are even, so that the two shards of every batch have the same size."""
 
 
 def main(epochs: int = 5) -> None:
-    """Train on digits, count what this process holds, and evaluate on test data."""
+    """Train on digits, count the parameters in this process, and evaluate on test data."""
     group = None
-    if "RANK" in os.environ:  # as torchrun sets it
+    if "RANK" in os.environ:  # set by torchrun
         dist.init_process_group("gloo")
         group = dist.group.WORLD
     torch.manual_seed(0)
@@ -33,7 +34,7 @@ def main(epochs: int = 5) -> None:
     )
     for layer in vae.model.decoder.modules():
         if group is not None and isinstance(layer, Linear):
-            fully_shard(layer)  # all of its weights are together only while it is used
+            fully_shard(layer)  # gathers all weights of the layer only while the layer is used
     held = [p.to_local() if isinstance(p, DTensor) else p for p in vae.model.decoder.parameters()]
     num_held = sum(part.numel() for part in held)
 
@@ -49,9 +50,9 @@ def main(epochs: int = 5) -> None:
         progress=False,
     )
 
-    test = evaluate(vae.model, vae.guide, digits.test.x)  # to which each process gives its part
+    test = evaluate(vae.model, vae.guide, digits.test.x)  # both processes take part
     if group is None or dist.get_rank() == 0:
-        print(f"{num_held:,} parameters of the decoder held; test ELBO {test.elbo} nats a digit")
+        print(f"{num_held:,} parameters of the decoder held; test ELBO {test.elbo} nats per digit")
     if group is not None:
         dist.destroy_process_group()
 

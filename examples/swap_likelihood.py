@@ -1,8 +1,10 @@
-"""The same digits under four likelihoods: one word changes, and everything follows.
+"""Train on the same digits with four likelihoods, by changing one argument.
 
-What is compared is said first. A probability mass of grey levels, a density in units of grey
-levels and a mass of black and white pixels are figures of three kinds: within a kind the higher
-ELBO belongs to the better model, between kinds nothing follows.
+    python examples/swap_likelihood.py
+
+The ELBOs are of three kinds: a log probability mass of grey levels, a log density in units of grey
+levels, and a log probability mass of black and white pixels. Within a kind, the higher ELBO belongs
+to the better model. ELBOs of different kinds cannot be compared.
 """
 
 from functools import partial
@@ -26,9 +28,9 @@ KINDS = {
 
 
 def main(epochs: int = 30) -> None:
-    """Train four times and put held-out results in a table, kind by kind."""
+    """Train with each likelihood, and print a table of test results, grouped by kind."""
     digits = load("digits")
-    table = Table("what is measured", "likelihood", "test ELBO, nats a digit")
+    table = Table("kind of ELBO", "likelihood", "test ELBO, nats per digit")
     for kind, likelihoods in KINDS.items():
         results = []
         for likelihood in likelihoods:
@@ -44,7 +46,7 @@ def main(epochs: int = 30) -> None:
             table.add_row(kind, family, elbo_text)
         table.add_section()
     Console().print(table)
-    print("Higher is better within a section; between sections nothing follows.")
+    print("Higher is better within a section. Sections cannot be compared with each other.")
 
 
 if __name__ == "__main__":

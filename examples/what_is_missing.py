@@ -1,12 +1,15 @@
-"""Infer x from part of x: inpainting, denoising and super-resolution by one model of digits.
+"""Reconstruct x from an observation y: inpainting, denoising and super-resolution by one VAE.
 
     python examples/what_is_missing.py
 
-A VAE is trained on whole digits, p(z) p(x | z). What is seen of a digit, y, depends on x alone:
-half of its pixels, the digit under noise, the means of its 2 x 2 blocks. So y has the same latents
-and another likelihood, p(y | z), which an operator makes of p(x | z); and whoever can draw from
-p(z | y) can draw from p(x | y). How to draw is judged by log p(hidden pixels | seen pixels), at the
-digits as they were. Last, the model learns from digits of which half of the pixels were never seen.
+A VAE p(z) p(x | z) is trained on whole digits. An observation y is computed from x by an operator:
+half of the pixels, the digit with noise, or the means of 2 x 2 blocks. So y has the same latents,
+with another likelihood, p(y | z), which the operator derives from p(x | z). If you can draw from
+p(z | y), you can draw from p(x | y).
+
+The script compares methods of drawing from p(z | y) by log p(hidden pixels | observed pixels),
+evaluated at the true pixels. At the end it trains a second VAE on digits that each have half of
+their pixels missing.
 """
 
 from pathlib import Path
@@ -29,17 +32,19 @@ from pyrovae.runs.plots import image_grid
 LATENT_DIM = 8
 COUNTS = {"family": "Binomial", "total_count": 16}
 METHODS = {
-    "amortised": "the encoder, shown the digit filled in",
+    "amortised": "the encoder, on the digit filled in",
     "refined": "gradient steps on q(z | y) of each digit",
-    "importance": "draws of the refined q, weighed and drawn again",
-    "pseudo_gibbs": "z | x from the encoder, x | y, z, and again",
-    "metropolis_within_gibbs": "the same, but z accepted or not",
+    "importance": "draws of the refined q, reweighted and resampled",
+    "pseudo_gibbs": "alternate z | x from the encoder and x | y, z",
+    "metropolis_within_gibbs": "the same, with accept or reject of z",
 }
 
 
 def train(x: Tensor, epochs: int, *, missing: bool = False) -> VAE:
-    """Maximise the ELBO; or, where pixels are missing, an importance-weighted bound on log p of
-    those that are not (Mattei and Frellsen 2019), the encoder being shown which they are.
+    """Train a VAE by maximising the ELBO.
+
+    If pixels are missing, maximise an importance-weighted bound on the log-likelihood of the
+    observed pixels instead (Mattei and Frellsen 2019). The encoder then also gets the mask.
     """
     vae = VAE((1, 8, 8), LATENT_DIM, COUNTS, missing=missing)
     vae.standardise(x)
@@ -58,35 +63,35 @@ def train(x: Tensor, epochs: int, *, missing: bool = False) -> VAE:
 
 
 def log_p_hidden(vae: VAE, x: Tensor, y: Tensor, method: str) -> Tensor:
-    """log p(x hidden | x seen) of each digit, in nats."""
+    """log p(hidden pixels | observed pixels) of each digit, in nats."""
     return vae.posterior(y, method=method, progress=False).log_prob(x)
 
 
-def compare(title: str, of_each: dict[str, Tensor], seconds: dict[str, float]) -> Table:
-    """Means over digits, and how far they are above the first, digit by digit."""
-    table = Table(title, "log p(hidden | seen)", "above the first", "seconds", box=SIMPLE)
-    first, *_ = of_each.values()
-    for name, log_p in of_each.items():
+def make_table(title: str, log_ps: dict[str, Tensor], seconds: dict[str, float]) -> Table:
+    """Table of means over digits, and of mean differences to the first row, paired by digit."""
+    table = Table(title, "log p(hidden | observed)", "− first row", "seconds", box=SIMPLE)
+    first, *_ = log_ps.values()
+    for name, log_p in log_ps.items():
         cells = [Estimate.of(log_p), Estimate.of(log_p - first)]
         words = [f"{cell.mean:.2f} ± {cell.standard_error:.2f}" for cell in cells]
         table.add_row(name, *words, f"{seconds[name]:.1f}" if name in seconds else "")
     return table
 
 
-def picture(tasks: dict[str, tuple[Tensor, Posterior]], x: Tensor) -> Figure:
-    """For each task: digits, what was seen of them, E[x | y], its standard deviation, draws."""
+def draw_tasks(tasks: dict[str, tuple[Tensor, Posterior]], x: Tensor) -> Figure:
+    """Draw, for each task, the digits x, the observations y, E[x | y], 2 sd of x | y, and draws."""
     figure = Figure(figsize=(10, 7), layout="constrained")
     names = ["x", "y", "E[x | y]", "2 sd", "draws", "", ""]
     panels = figure.subplots(2, 2).flat
     for axes, (title, (y, result)) in zip(panels, tasks.items(), strict=True):
-        seen = y.repeat_interleave(8 // y.shape[-1], -2).repeat_interleave(8 // y.shape[-1], -1)
-        rows = [x, seen, result.mean, 2 * result.sd, *result.x[:3]]
+        # Enlarge y to the size of x
+        y = y.repeat_interleave(8 // y.shape[-1], -2).repeat_interleave(8 // y.shape[-1], -1)
+        rows = [x, y, result.mean, 2 * result.sd, *result.x[:3]]
         grid = image_grid(torch.cat(rows) / 16, len(x))
         axes.imshow(np.ma.masked_invalid(grid), cmap="gray", clim=(0, 1))
-        axes.set_facecolor("tab:blue")  # which hidden pixels show
-        places = [9 * row + 4.5 for row in range(len(names))]
+        axes.set_facecolor("tab:blue")  # the colour of hidden pixels
         axes.set(title=title, xticks=[])
-        axes.set_yticks(places, names)
+        axes.set_yticks([9 * row + 4.5 for row in range(len(names))], names)
         axes.tick_params(length=0)
     return figure
 
@@ -98,7 +103,7 @@ def main(
 
     Arguments:
         epochs: passes through the training data.
-        num_tested: test digits by which methods are judged.
+        num_tested: number of test digits on which the methods are compared.
         output: path of the picture.
     """
     torch.manual_seed(0)
@@ -106,43 +111,43 @@ def main(
     whole, x = digits.train.x.float(), digits.test.x.float()
     vae = train(whole, epochs)
 
-    # p(x hidden | x seen), by each way to draw from p(z | x seen)
+    # Compare the methods on digits with the lower half hidden.
     hidden = torch.zeros(1, 8, 8, dtype=torch.bool)
     hidden[:, 4:] = True
-    lower = Mask(~hidden)
-    y = lower.observe(x)[:num_tested]
-    of_each, seconds = {}, {}
+    upper_half = Mask(~hidden)
+    y = upper_half.observe(x)[:num_tested]
+    log_ps, seconds = {}, {}
     for method, name in METHODS.items():
         start = perf_counter()
-        of_each[name] = log_p_hidden(vae, x[:num_tested], y, method)
+        log_ps[name] = log_p_hidden(vae, x[:num_tested], y, method)
         seconds[name] = perf_counter() - start
     console = Console()
-    console.print(compare("lower half hidden, nats", of_each, seconds))
+    console.print(make_table("lower half hidden, nats", log_ps, seconds))
 
-    # The same model, other likelihoods: one line each
+    # Four tasks with the same VAE: you only change the operator.
     half = Mask(torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.5)
     operators: dict[str, Operator] = {
         "half of the pixels": half,
-        "the upper half": lower,
-        "under noise of sd 4": Noise(4.0),
+        "the upper half": upper_half,
+        "noise of sd 4": Noise(4.0),
         "means of 2 x 2 blocks": Downsample(2, noise=0.5, of="mean"),
     }
     tasks = {}
     for name, operator in operators.items():
-        seen = operator.observe(x[:10])
-        tasks[name] = seen, vae.posterior(seen, operator=operator, progress=False)
-    picture(tasks, x[:10]).savefig(output, dpi=120)
+        y_task = operator.observe(x[:10])
+        tasks[name] = y_task, vae.posterior(y_task, operator=operator, progress=False)
+    draw_tasks(tasks, x[:10]).savefig(output, dpi=120)
     console.print(f"{len(tasks)} tasks in {output}")
 
-    # Learning without ever seeing a whole digit
+    # Train without a single whole digit, and compare with the VAE above.
     y = half.observe(x)[:num_tested]
-    gone = torch.rand(whole.shape) < 0.5
-    of_parts = train(whole.masked_fill(gone, torch.nan), epochs, missing=True)
-    models = {"trained on whole digits": vae, "on half of the pixels of each": of_parts}
-    of_each = {
+    is_missing = torch.rand(whole.shape) < 0.5
+    incomplete_vae = train(whole.masked_fill(is_missing, torch.nan), epochs, missing=True)
+    models = {"trained on whole digits": vae, "on half of the pixels of each": incomplete_vae}
+    log_ps = {
         name: log_p_hidden(model, x[:num_tested], y, "importance") for name, model in models.items()
     }
-    console.print(compare("half of the pixels hidden, nats", of_each, {}))
+    console.print(make_table("half of the pixels hidden, nats", log_ps, {}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The examples about gradients of the ELBO run, and what they say is so."""
+"""The examples on gradients of the ELBO run, and what they claim is true."""
 
 import re
 from copy import deepcopy
@@ -16,12 +16,12 @@ from torch.distributions import Normal, kl_divergence
 
 from pyrovae import load
 
-from . import example
+from . import load_example
 
 
 def exact_variance(module: ModuleType, name: str, phi: NDArray, num: int) -> NDArray:
-    """Of an estimate of the gradient in (m, log sigma), by quadrature over the noise of z."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(20)  # exact: all here are polynomials
+    """Variance of an estimate of the gradient in (m, log sigma), by quadrature over the noise."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(20)  # exact for polynomials
 
     def mean(values: NDArray) -> NDArray:
         return (values * weights).sum(-1) / weights.sum()
@@ -30,54 +30,54 @@ def exact_variance(module: ModuleType, name: str, phi: NDArray, num: int) -> NDA
     z = m + sigma * nodes
     if name == module.PATH:
         slope = (module.X - z) / module.NOISE**2 - z
-        of_draw = np.stack([slope, slope * sigma * nodes + 1])
-        return (mean(of_draw**2) - mean(of_draw) ** 2) / num
+        gradient = np.stack([slope, slope * sigma * nodes + 1])
+        return (mean(gradient**2) - mean(gradient) ** 2) / num
     f = norm(0, 1).logpdf(z) + norm(z, module.NOISE).logpdf(module.X) - norm(m, sigma).logpdf(z)
     score = np.stack([nodes / sigma, nodes**2 - 1])
     if name == module.SCORE:
         return (mean((f * score) ** 2) - mean(f * score) ** 2) / num
-    # Leave-one-out is the sample covariance of f and the score, whose variance is known.
+    # Leave-one-out is the sample covariance of f and the score; this is its variance.
     f = f - mean(f)
-    of_both = mean(f**2) * mean(score**2) / (num - 1) - (num - 2) / (num - 1) * mean(f * score) ** 2
-    return (mean((f * score) ** 2) + of_both) / num
+    cross = mean(f**2) * mean(score**2) / (num - 1) - (num - 2) / (num - 1) * mean(f * score) ** 2
+    return (mean((f * score) ** 2) + cross) / num
 
 
 def test_reparameterisation(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    module = example("reparameterisation")
+    module = load_example("reparameterisation")
     torch.manual_seed(0)
-    of_posterior = torch.tensor([module.MEAN, module.VARIANCE**0.5], dtype=torch.float64)
-    posterior = Normal(*of_posterior)
+    loc_and_scale = torch.tensor([module.MEAN, module.VARIANCE**0.5], dtype=torch.float64)
+    posterior = Normal(*loc_and_scale)
     for place in module.PLACES:
-        phi = module.phi_of(place).requires_grad_()
+        phi = module.parameters_at(place).requires_grad_()
         kl = kl_divergence(Normal(phi[0], phi[1].exp()), posterior)
-        (of_kl,) = torch.autograd.grad(kl, phi)
-        torch.testing.assert_close(module.exact_gradient(phi.detach()), -of_kl)
+        (kl_gradient,) = torch.autograd.grad(kl, phi)
+        torch.testing.assert_close(module.exact_gradient(phi.detach()), -kl_gradient)
         for name in module.ESTIMATORS:
-            drawn = module.estimates(name, phi.detach(), 4, 5_000).numpy()
+            estimates = module.estimate_gradient(name, phi.detach(), 4, 5_000).numpy()
             exact = exact_variance(module, name, phi.detach().numpy(), 4)
-            squares = (drawn - drawn.mean(1, keepdims=True)) ** 2
+            squares = (estimates - estimates.mean(1, keepdims=True)) ** 2
             error = squares.std(1) / 5_000**0.5
             assert (abs(squares.mean(1) - exact) <= 4.5 * error + 1e-12).all()
 
-    # That each is right on average the example asserts by itself.
+    # The example itself asserts that every estimator is unbiased.
     output = tmp_path / "picture.png"
     module.main(repeats=500, vae_repeats=3, epochs=1, output=output)
     assert imread(output).shape[0] > 500
-    of_vae = capsys.readouterr().out.split("VAE")[1]
-    factors = {name: [] for name in module.ESTIMATORS}
-    for name, factor in re.findall(r"│ (score function|leave-one-out) +│[^│]+│ (\S+) +│", of_vae):
-        factors[name].append(float(factor))
-    assert len(factors[module.SCORE]) == len(factors[module.LEAVE_ONE_OUT]) == 2
-    assert min(factors[module.SCORE]) > 100
-    assert min(factors[module.LEAVE_ONE_OUT]) > 2
+    vae_table = capsys.readouterr().out.split("VAE")[1]
+    ratios = {name: [] for name in module.ESTIMATORS}
+    for name, ratio in re.findall(r"│ (score function|leave-one-out) +│[^│]+│ (\S+) +│", vae_table):
+        ratios[name].append(float(ratio))
+    assert len(ratios[module.SCORE]) == len(ratios[module.LEAVE_ONE_OUT]) == 2
+    assert min(ratios[module.SCORE]) > 100
+    assert min(ratios[module.LEAVE_ONE_OUT]) > 2
 
 
 def test_aevb_algorithm(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    module = example("aevb_algorithm")
+    module = load_example("aevb_algorithm")
     digits = load("digits")
     x, test = digits.train.x.float().flatten(1), digits.test.x.float().flatten(1)[:5]
 
-    # The algorithm's first gradient is Pyro's, on the same minibatch and noise.
+    # The first gradient of the algorithm equals Pyro's, on the same minibatch and noise.
     torch.manual_seed(0)
     networks = module.Networks(64)
     untrained = deepcopy(networks)
@@ -90,7 +90,7 @@ def test_aevb_algorithm(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     for parameter, gradient in zip(networks.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-4)
 
-    # The judge agrees with the sum over a grid of z, beyond which the prior has next to nothing.
+    # The estimate of log p(x) agrees with a sum over a grid that covers nearly all prior mass.
     estimate = module.log_likelihood(untrained, test)
     axis = torch.linspace(-5, 5, 41)
     z = torch.cartesian_prod(axis, axis, axis)

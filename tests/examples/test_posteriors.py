@@ -1,4 +1,4 @@
-"""The examples on posteriors and on disentangled representations say what is true."""
+"""The examples on posteriors and on disentanglement print figures that agree with each other."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from . import example
+from . import load_example
 
 NUMBER = r"(-?\d+\.\d+)"
 
@@ -16,7 +16,7 @@ def test_mcmc_vs_vi(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")  # so that no row is broken
     output = tmp_path / "posteriors.png"
-    example("mcmc_vs_vi").main(
+    load_example("mcmc_vs_vi").main(
         epochs=8, candidates=8, refinements=80, warmup=50, draws=80, output=output
     )
     out = capsys.readouterr().out
@@ -26,7 +26,7 @@ def test_mcmc_vs_vi(
     kls = {}
     for gap, name, kl, difference, error in gaps:
         kls[gap, name] = float(kl)
-        # Two ways to the same number; both are printed to within 0.0005.
+        # The two columns estimate the same number; both are printed to within 0.0005.
         assert abs(float(kl) - float(difference)) < 4.5 * (float(error) + 0.0005) + 0.001
     for gap in ("smallest", "median", "largest"):
         assert 0 <= kls[gap, "refined"] < kls[gap, "amortised"]
@@ -41,7 +41,7 @@ def test_mcmc_vs_vi(
         if r_hat < 1.05:
             assert abs(first - exact) < 4.5 * (error + 0.001)
             assert abs(second - second_exact) < 4.5 * (second_error + 0.001)
-    assert float(chains[0][1]) < 1.05  # the simple posterior is sampled well
+    assert float(chains[0][1]) < 1.05  # NUTS samples the simplest posterior well
     assert imread(output).std() > 0.05
 
 
@@ -49,7 +49,7 @@ def test_beta_vae_sprites(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    module = example("beta_vae_sprites")
+    module = load_example("beta_vae_sprites")
     output = tmp_path / "sprites.png"
     module.main(
         num_train=160,
@@ -75,17 +75,17 @@ def test_beta_vae_sprites(
         reconstruction, kl, log_likelihood = figures[title]
         assert log_likelihood > -reconstruction - kl - 0.1  # the ELBO is a bound
     base, beta, _ = titles
-    assert figures[beta][1] < figures[base][1]  # the KL costs more, and there is less of it
+    assert figures[beta][1] < figures[base][1]  # a larger weight on the KL makes it smaller
 
-    # What is said to be gained and lost is what the tables show.
+    # The printed summary of gains and losses agrees with the tables.
     for title in titles[1:]:
-        (said,) = re.findall(rf"^{title} beside the ELBO: (.*)$", out, re.M)
+        (summary,) = re.findall(rf"^{title} compared with the ELBO: (.*)$", out, re.M)
         changes = [here - there for here, there in zip(scores[title], scores[base], strict=True)]
         reconstruction, _, log_likelihood = figures[title]
         changes.append(figures[base][0] - reconstruction)
         changes.append(log_likelihood - figures[base][2])
         names = ["MIG", "disentangled", "complete", "informative", "SAP", "reconstruction", "log p"]
-        verdicts = dict(re.findall(r"(gained|lost|neither)[^:]*: ([^;]*)", said))
+        verdicts = dict(re.findall(r"(gained|lost|neither)[^:]*: ([^;]*)", summary))
         for name, change in zip(names, changes, strict=True):
             (verdict,) = (word for word, items in verdicts.items() if name in items)
             printed = re.search(rf"{name}\S* ([+-]\d+\.\d+)", verdicts[verdict])

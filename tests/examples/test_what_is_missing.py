@@ -1,21 +1,21 @@
-"""The example that asks for what is missing, run small."""
+"""The example on inpainting, denoising and super-resolution runs, at a small size."""
 
 from math import log
 from pathlib import Path
 
 import pytest
 
-from . import example
+from . import load_example
 
 
 def test_what_is_missing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("COLUMNS", "140")
-    module = example("what_is_missing")
+    module = load_example("what_is_missing")
     output = tmp_path / "picture.png"
-    shown = {name: module.METHODS[name] for name in ("amortised", "refined", "pseudo_gibbs")}
-    monkeypatch.setattr(module, "METHODS", shown)
+    methods = {name: module.METHODS[name] for name in ("amortised", "refined", "pseudo_gibbs")}
+    monkeypatch.setattr(module, "METHODS", methods)
     module.main(epochs=6, num_tested=10, output=output)
     printed = capsys.readouterr().out
     found = {}
@@ -24,7 +24,7 @@ def test_what_is_missing(
             if line.strip().startswith(name):
                 found[name] = float(line.split("±")[0].split()[-1])
     refined, amortised = (found[module.METHODS[name]] for name in ("refined", "amortised"))
-    # 32 hidden pixels of 17 levels each: refined is better than knowing nothing of them.
+    # 32 hidden pixels with 17 levels each: "refined" is better than a uniform guess.
     assert refined > max(amortised, -32 * log(17))
     assert len(found) == len(module.METHODS) + 2
     assert output.stat().st_size > 10_000
