@@ -1,4 +1,4 @@
-"""A folder as a value: what lies where, to be written, compared, and damaged."""
+"""The contents of a folder as a value, which you can write, read back, compare and mutate."""
 
 import os
 import stat
@@ -18,30 +18,30 @@ class Link:
 
 @dataclass(frozen=True)
 class Folder:
-    """An empty folder, of these permissions."""
+    """An empty folder with these permissions."""
 
     mode: int = 0o755
 
 
 @dataclass(frozen=True)
 class Pipe:
-    """A named pipe, which nobody writes to."""
+    """A named pipe that has no writer."""
 
 
 PIPE = Pipe()
 
 FileTree = Mapping[str, bytes | Link | Folder | Pipe]
-"""For each path what lies there; folders that hold something are not named."""
+"""The file at each path. Only empty folders have an entry of their own."""
 
 
 def write_tree(tree: FileTree, folder: Path) -> None:
-    """Write it all, below a folder that is there."""
-    for name, what in tree.items():
+    """Write a tree into an existing folder."""
+    for name, entry in tree.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        match what:
+        match entry:
             case bytes():
-                path.write_bytes(what)
+                path.write_bytes(entry)
             case Link(to):
                 path.symlink_to(to)
             case Folder(mode):
@@ -51,20 +51,20 @@ def write_tree(tree: FileTree, folder: Path) -> None:
 
 
 def read_tree(folder: Path) -> dict[str, bytes | Link | Folder | Pipe]:
-    """What lies below a folder, in the bytes that it has; links are not followed."""
-    found: dict[str, bytes | Link | Folder | Pipe] = {}
+    """Read everything below a folder, without following links."""
+    tree: dict[str, bytes | Link | Folder | Pipe] = {}
     for path in sorted(folder.iterdir(), key=str):
         name = path.name
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode):
-            found[name] = Link(str(path.readlink()))
+            tree[name] = Link(str(path.readlink()))
         elif stat.S_ISFIFO(mode):
-            found[name] = PIPE
+            tree[name] = PIPE
         elif stat.S_ISDIR(mode):
             below = read_tree(path)
-            found |= {f"{name}/{inner}": what for inner, what in below.items()}
+            tree |= {f"{name}/{inner}": entry for inner, entry in below.items()}
             if not below:
-                found[name] = Folder(stat.S_IMODE(mode))
+                tree[name] = Folder(stat.S_IMODE(mode))
         else:
-            found[name] = path.read_bytes()
-    return found
+            tree[name] = path.read_bytes()
+    return tree

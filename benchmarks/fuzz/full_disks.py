@@ -1,4 +1,4 @@
-"""Disks that are full, at whatever moment."""
+"""Commands on a disk that becomes full at a random point."""
 
 from hypothesis import strategies as st
 
@@ -8,21 +8,21 @@ from .options import small_table
 __all__ = ["full_disks"]
 
 _LARGEST = 400_000
-"""Bytes; all files of these runs are smaller."""
+"""Bytes. All files that these commands write are smaller."""
 
 
 def full_disks() -> st.SearchStrategy[Case]:
-    """For ``train`` and ``impute``: some of what they write has no room."""
+    """Run ``train`` and ``impute`` without room for all of their output."""
 
-    def made(command: str, room: int) -> Case:
+    def make_case(command: str, size_limit: int) -> Case:
         tree = {"t.csv": small_table(), "holes.csv": small_table().replace(b"-2.1,", b",")}
-        words = ("train", "t.csv", "--output", "run", "--epochs", "2", "--hidden", "4",
-                 "--latent-dim", "2", "--device", "cpu")  # fmt: skip
+        arguments = ("train", "t.csv", "--output", "run", "--epochs", "2", "--hidden", "4",
+                     "--latent-dim", "2", "--device", "cpu")  # fmt: skip
         if command == "impute":
-            words = ("impute", "holes.csv", "--output", "filled.csv", "--steps", "2")
-            room = room % 2_000
-        return Case(words, tree, "full disks", room)
+            arguments = ("impute", "holes.csv", "--output", "filled.csv", "--steps", "2")
+            size_limit = size_limit % 2_000
+        return Case(arguments, tree, "full disks", size_limit)
 
     commands = st.sampled_from(["train", "train", "train", "impute"])
-    room = st.one_of(st.integers(0, 5_000), st.integers(0, 60_000), st.integers(0, _LARGEST))
-    return st.builds(made, commands, room)
+    sizes = st.one_of(st.integers(0, 5_000), st.integers(0, 60_000), st.integers(0, _LARGEST))
+    return st.builds(make_case, commands, sizes)

@@ -1,4 +1,4 @@
-"""One command line in a folder of its own, and how it ended."""
+"""The fuzzing harness: run one command line in a temporary folder, and report how it ended."""
 
 import contextlib
 import io
@@ -22,95 +22,98 @@ from .file_trees import FileTree, Folder, read_tree, write_tree
 
 __all__ = ["OUTSIDE_FILES", "Case", "Outcome", "run_case", "run_command"]
 
-OUTSIDE_FILES: FileTree = {"outside/kept.txt": b"of nobody's concern", "outside/empty": Folder()}
-"""What lies beside the folder that a command works in, and is to stay as it is."""
+OUTSIDE_FILES: FileTree = {"outside/kept.txt": b"do not change", "outside/empty": Folder()}
+"""Files next to the working folder of a command. The command must not change them."""
 
-_ADVICE = "learning rate (lr)"
-"""In what is said where a loss, or what a model gives, is not finite."""
+_DIVERGENCE_ADVICE = "learning rate (lr)"
+"""Part of the error message for a loss, or an output of a model, that is not finite."""
 
-_SECONDS = 120
-"""After which a command is said to hang."""
+_TIMEOUT = 120
+"""Seconds after which a command counts as hanging."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A command line, and what it finds.
+    """One input: a command line, and the files that it finds.
 
     Attributes:
-        arguments: as on the command line.
-        tree: what lies in the folder that it works in.
-        kind: of input that is tried.
-        room: bytes that a file may have, as on a disk that fills up; None for no limit. A run that
-            is refused for that has lost nothing where it goes on to its end once there is room.
+        arguments: the command line, without the name of the program.
+        tree: contents of the working folder.
+        kind: kind of input that the case belongs to.
+        size_limit: largest size of a file in bytes, which simulates a full disk; None for no limit.
+            A run that stops for this reason has lost nothing if it can be resumed, and completes,
+            once there is room.
     """
 
     arguments: tuple[str, ...]
     tree: FileTree = field(default_factory=dict, repr=False)
     kind: str = ""
-    room: int | None = None
+    size_limit: int | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it ended.
+    """How a command ended.
 
     Attributes:
-        code: with which it ended; None where an exception went through.
-        said: on standard error, in lines, with warnings but those of what was learned.
-        trace: of the exception that went through.
-        lost: the paths that are not as they were, though it was refused; and what is half written.
+        code: exit code; None if an exception was not caught.
+        stderr: lines on standard error, after the warnings (except ``SymptomWarning``, which is
+            about the trained model).
+        traceback: of the exception that was not caught.
+        lost: paths that changed although the command failed, and partially written files.
     """
 
     code: int | None
-    said: tuple[str, ...]
-    trace: str
+    stderr: tuple[str, ...]
+    traceback: str
     lost: tuple[str, ...]
 
     @property
     def is_refusal(self) -> bool:
-        """One line on standard error, and exit code 2."""
-        return self.code == 2 and len(self.said) == 1 and self.said[0].startswith("pyrovae: ")
+        """Whether the command ended with one line on standard error and exit code 2."""
+        return self.code == 2 and len(self.stderr) == 1 and self.stderr[0].startswith("pyrovae: ")
 
     @property
     def is_divergence(self) -> bool:
-        """One line that says that training diverged, and what to do; what was trained stays."""
-        return self.code in (1, 2) and len(self.said) == 1 and _ADVICE in self.said[0]
+        """Whether one line says that training diverged, and what to do. Trained states are kept."""
+        return (
+            self.code in (1, 2) and len(self.stderr) == 1 and _DIVERGENCE_ADVICE in self.stderr[0]
+        )
 
     @property
     def is_good(self) -> bool:
-        """Success, or a refusal, with nothing lost; or options with which a loss became NaN."""
-        is_told = self.code == 0 or self.is_refusal or self.is_divergence
-        return is_told and not self.lost
+        """Whether the command succeeded, refused the input or diverged, and nothing was lost."""
+        return (self.code == 0 or self.is_refusal or self.is_divergence) and not self.lost
 
 
-class _Hang(BaseException):
-    pass
+class _TimeoutError(BaseException):
+    """Not an ``Exception``, so that the command cannot handle it."""
 
 
-def run_case(attempt: Case) -> Outcome:
-    """Run it in this process, whose folder and streams are put back afterwards."""
+def run_case(case: Case) -> Outcome:
+    """Run a case in this process. The working folder and the streams are restored afterwards."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name).resolve()
         (root / "work").mkdir()
         write_tree(OUTSIDE_FILES, root)
-        write_tree(attempt.tree, root / "work")
+        write_tree(case.tree, root / "work")
         before = read_tree(root)
-        with _room(attempt.room):
-            code, said, trace = run_command(root / "work", attempt.arguments)
+        with _limit_file_size(case.size_limit):
+            code, stderr, trace = run_command(root / "work", case.arguments)
         after = read_tree(root)
-        has_trained = code == 0 or any(_ADVICE in line for line in said)
-        lost = _lost(before, after, has_trained)
-        if attempt.room is not None and lost and code == 2:
+        has_trained = code == 0 or any(_DIVERGENCE_ADVICE in line for line in stderr)
+        lost = _find_lost(before, after, has_trained)
+        if case.size_limit is not None and lost and code == 2:
             lost = tuple(name for name in lost if name.endswith(".partial"))
-            again, _, trace = run_command(root / "work", ("train", "--resume", "run"))
-            if again != 0:
+            resumed, _, trace = run_command(root / "work", ("train", "--resume", "run"))
+            if resumed != 0:
                 lost = (*lost, "work/run")
-    return Outcome(code, said, trace, lost)
+    return Outcome(code, stderr, trace, lost)
 
 
 @contextlib.contextmanager
-def _room(size: int | None) -> Iterator[None]:
-    """Within, a file that becomes larger cannot be written, as on a full disk."""
+def _limit_file_size(size: int | None) -> Iterator[None]:
+    """Make writing beyond this file size fail, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft if size is None else size, hard))
     try:
@@ -122,7 +125,7 @@ def _room(size: int | None) -> Iterator[None]:
 def run_command(
     folder: Path, arguments: tuple[str, ...]
 ) -> tuple[int | None, tuple[str, ...], str]:
-    """The exit code, what was said, and the trace of an exception that went through."""
+    """Return the exit code, the lines on standard error, and the traceback (see ``Outcome``)."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     code: int | None = 0
     trace = ""
@@ -130,8 +133,8 @@ def run_command(
         contextlib.chdir(folder),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
-        warnings.catch_warnings(record=True) as warned,
-        _no_hang(),
+        warnings.catch_warnings(record=True) as caught,
+        _time_limit(),
         torch.random.fork_rng(),
     ):
         warnings.simplefilter("default")
@@ -144,18 +147,18 @@ def run_command(
             code, trace = None, traceback.format_exc()
     buffer: Any = err.buffer
     lines = buffer.getvalue().decode("utf-8", "replace").split("\n")
-    others = (each for each in warned if not issubclass(each.category, SymptomWarning))
-    said = [*(str(each.message) for each in others), *filter(None, lines)]
-    return code, tuple(said), trace
+    shown = (each for each in caught if not issubclass(each.category, SymptomWarning))
+    stderr = [*(str(each.message) for each in shown), *filter(None, lines)]
+    return code, tuple(stderr), trace
 
 
 @contextlib.contextmanager
-def _no_hang() -> Iterator[None]:
+def _time_limit() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
-        raise _Hang(f"after {_SECONDS} s it was still at work")
+        raise _TimeoutError(f"the command was still running after {_TIMEOUT} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(_SECONDS)
+    signal.alarm(_TIMEOUT)
     try:
         yield
     finally:
@@ -163,20 +166,21 @@ def _no_hang() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _lost(before: FileTree, after: FileTree, has_worked: bool) -> tuple[str, ...]:
-    """What changed, but for folders that hold nothing, and what success may leave in the folder."""
+def _find_lost(before: FileTree, after: FileTree, has_trained: bool) -> tuple[str, ...]:
+    """Return the paths that changed and should not have.
+
+    New empty folders are allowed. A command that has trained may change its working folder, but
+    must not leave partially written files there.
+    """
     names = {*before, *after}
     changed = {name for name in names if before.get(name) != after.get(name)}
-    changed = {name for name in changed if not _is_new_and_empty(name, before, after)}
-    if has_worked:
-        left = {name for name in changed & set(after) if name.endswith(".partial")}
-        return tuple(sorted(left | {name for name in changed if _is_elsewhere(name)}))
+    changed = {name for name in changed if not _is_new_empty_folder(name, before, after)}
+    if has_trained:
+        partial = {name for name in changed & set(after) if name.endswith(".partial")}
+        outside = {name for name in changed if not name.startswith("work/")}
+        return tuple(sorted(partial | outside))
     return tuple(sorted(changed))
 
 
-def _is_elsewhere(name: str) -> bool:
-    return not name.startswith("work/")
-
-
-def _is_new_and_empty(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+def _is_new_empty_folder(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     return name not in before and isinstance(after.get(name), Folder)

@@ -1,4 +1,4 @@
-"""Bytes that a disk, a network or a stranger has changed."""
+"""Random mutations of a file, as a disk, a network or an attacker might cause."""
 
 from hypothesis import strategies as st
 
@@ -6,26 +6,26 @@ __all__ = ["mutated_bytes"]
 
 
 def mutated_bytes(data: bytes) -> st.SearchStrategy[bytes]:
-    """The data with bits turned, cut short, with bytes put in or taken away, or twice over."""
+    """Flip a bit, truncate, insert, delete or zero bytes, repeat the data, or replace them."""
     if not data:
         return st.binary(max_size=20)
     last = len(data) - 1
-    # Headers are short, and stand at the beginning or the end.
-    place = st.one_of(
+    # Headers are short, and at the beginning or the end, so mutate these places more often.
+    offset = st.one_of(
         st.integers(0, last), st.integers(0, min(last, 200)), st.integers(max(0, last - 60), last)
     )
     return st.one_of(
-        st.builds(lambda at, bit: _turned(data, at, bit), place, st.integers(0, 7)),
-        place.map(lambda at: data[:at]),
-        place.map(lambda at: data[at + 1 :]),
-        st.builds(lambda at, more: data[:at] + more + data[at:], place, st.binary(max_size=12)),
-        st.builds(lambda at, n: data[:at] + data[at + n :], place, st.integers(1, 64)),
-        st.builds(lambda at, n: data[:at] + bytes(n) + data[at + n :], place, st.integers(1, 64)),
+        st.builds(lambda at, bit: _flip_bit(data, at, bit), offset, st.integers(0, 7)),
+        offset.map(lambda at: data[:at]),
+        offset.map(lambda at: data[at + 1 :]),
+        st.builds(lambda at, more: data[:at] + more + data[at:], offset, st.binary(max_size=12)),
+        st.builds(lambda at, n: data[:at] + data[at + n :], offset, st.integers(1, 64)),
+        st.builds(lambda at, n: data[:at] + bytes(n) + data[at + n :], offset, st.integers(1, 64)),
         st.just(data + data),
         st.just(data + b"\0"),
         st.binary(max_size=40),
     )
 
 
-def _turned(data: bytes, at: int, bit: int) -> bytes:
+def _flip_bit(data: bytes, at: int, bit: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]

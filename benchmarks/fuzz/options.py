@@ -1,4 +1,4 @@
-"""Options that cannot be: of wrong types and sizes, unknown, nested without end."""
+"""Invalid options of ``train``: wrong types, wrong sizes, unknown names, malformed YAML."""
 
 import inspect
 from collections.abc import Iterable
@@ -21,12 +21,12 @@ __all__ = ["command_lines", "part_settings", "small_table", "yaml_options", "yam
 TINY = ("--hidden", "4", "--latent-dim", "2", "--batch-size", "64", "--device", "cpu")
 """Options that make training short."""
 
-_NOT_SHORT = ("epochs", "download", "device", "compile")
-"""Options that are given as numbers and words that make them wrong, and no others."""
+_EXCLUDED = ("epochs", "download", "device", "compile")
+"""Options that are never changed, because a valid random value could take minutes or download."""
 
-_wrong = st.one_of(extreme_numbers, st.lists(extreme_numbers, max_size=3), arbitrary_values)
+_invalid = st.one_of(extreme_numbers, st.lists(extreme_numbers, max_size=3), arbitrary_values)
 
-_OPTIONS = sorted(set(RunConfig.model_fields) - set(_NOT_SHORT))
+_OPTIONS = sorted(set(RunConfig.model_fields) - set(_EXCLUDED))
 
 _CATALOGUES: dict[str, dict[str, Any]] = {
     "model": MODELS,
@@ -37,24 +37,24 @@ _CATALOGUES: dict[str, dict[str, Any]] = {
     "inference": dict.fromkeys(("amortised", "semi_amortised", "free"), lambda num_steps: None),
 }
 
-_KEPT_SHORT = ("num_steps", "steps", "num_transforms", "num_layers", "wake_steps", "period")
-"""Settings by which a fit may be made as long as anyone likes."""
+_SLOW_SETTINGS = ("num_steps", "steps", "num_transforms", "num_layers", "wake_steps", "period")
+"""Settings that are never changed, because a large value makes training arbitrarily slow."""
 
 
 def small_table() -> bytes:
-    """A table that can be trained on: 40 rows of three columns of numbers."""
+    """A valid table as CSV: 40 rows and three numeric columns."""
     rows = (f"{i % 7 - 3}.{i % 9},{(i * i) % 11 / 4 - 1},{(i * 5) % 13 - 6}" for i in range(40))
     return "\n".join(["a,b,c", *rows, ""]).encode()
 
 
-def _train(*arguments: str, kind: str, **files: bytes) -> Case:
+def _train_case(*arguments: str, kind: str, **files: bytes) -> Case:
     tree = {"table.csv": small_table(), **{name.replace("_", "."): f for name, f in files.items()}}
     start = ("train", *(() if "table.csv" in arguments else ("table.csv",)))
     return Case((*start, *arguments, "--epochs", "1"), tree, kind)
 
 
 def yaml_texts() -> st.SearchStrategy[Case]:
-    """YAML files whose text is rubbish, as a whole or in the place of an option."""
+    """YAML files with malformed text, for the whole file or for the value of an option."""
     text = st.one_of(
         malformed_yaml,
         st.builds("{}: {}".format, st.sampled_from(_OPTIONS), malformed_yaml),
@@ -65,36 +65,40 @@ def yaml_texts() -> st.SearchStrategy[Case]:
         text.map(lambda each: each.encode("utf-16", "surrogatepass")),
         st.binary(max_size=40),
     )
-    return data.map(lambda each: _train("--config", "c.yaml", *OUT, kind="YAML text", c_yaml=each))
+    return data.map(lambda each: _config_case(each, "YAML text"))
 
 
-OUT = ("--output", "run", *TINY)
+_OUTPUT = ("--output", "run", *TINY)
+
+
+def _config_case(data: bytes, kind: str) -> Case:
+    return _train_case("--config", "c.yaml", *_OUTPUT, kind=kind, c_yaml=data)
 
 
 def yaml_options() -> st.SearchStrategy[Case]:
-    """YAML files with an option, or several, of a wrong value."""
+    """YAML files with an invalid value for one option."""
     name = st.one_of(*[st.sampled_from(_OPTIONS)] * 9, unusual_text)
-    options = st.dictionaries(name, _wrong, min_size=1, max_size=1)
+    options = st.dictionaries(name, _invalid, min_size=1, max_size=1)
 
-    def made(given: dict[str, Any]) -> Case:
+    def make_case(given: dict[str, Any]) -> Case:
         lines = [f"{as_yaml(key)}: {as_yaml(value)}" for key, value in given.items()]
-        text = "\n".join(["epochs: 1", *_tiny_beside(given), *lines])
+        text = "\n".join(["epochs: 1", *_tiny_options_except(given), *lines])
         data = text.encode("utf-8", "surrogatepass")
         output = () if given.get("output") is not None else ("--output", "run")
-        return _train("--config", "c.yaml", *output, kind="options in YAML", c_yaml=data)
+        return _train_case("--config", "c.yaml", *output, kind="options in YAML", c_yaml=data)
 
-    return options.map(made)
+    return options.map(make_case)
 
 
-def _tiny_beside(given: Iterable[str]) -> list[str]:
+def _tiny_options_except(given: Iterable[str]) -> list[str]:
     tiny = {"hidden": "[4]", "latent_dim": "2", "batch_size": "64"}
     return [f"{key}: {value}" for key, value in tiny.items() if key not in given]
 
 
 def command_lines() -> st.SearchStrategy[Case]:
-    """Options of a wrong value on the command line."""
+    """Options with invalid values, and unknown options, on the command line."""
     known = st.sampled_from([name.replace("_", "-") for name in _OPTIONS])
-    value = st.one_of(_wrong.map(as_yaml), unusual_text, malformed_yaml)
+    value = st.one_of(_invalid.map(as_yaml), unusual_text, malformed_yaml)
     words = st.one_of(
         st.tuples(known.map("--{}".format), value),
         st.builds("--{}={}".format, known, value).map(lambda word: (word,)),
@@ -102,34 +106,33 @@ def command_lines() -> st.SearchStrategy[Case]:
         st.tuples(unusual_text, unusual_text),
     )
 
-    def made(given: tuple[str, ...]) -> Case:
-        # An argument of a program cannot hold a NUL, nor what UTF-8 cannot.
+    def make_case(given: tuple[str, ...]) -> Case:
+        # The arguments of a process cannot contain NUL, or characters that UTF-8 cannot encode.
         clean = [word.replace("\0", "").encode("utf-8", "ignore").decode() for word in given]
-        return _train(*OUT, *clean, kind="command lines")
+        return _train_case(*_OUTPUT, *clean, kind="command lines")
 
-    return words.map(made)
+    return words.map(make_case)
 
 
 def part_settings() -> st.SearchStrategy[Case]:
-    """Models, priors, posteriors, likelihoods and objectives with rubbish for settings."""
-    return st.sampled_from(sorted(_CATALOGUES)).flatmap(_declared)
+    """Models, priors, posteriors, likelihoods and objectives with invalid settings."""
+    return st.sampled_from(sorted(_CATALOGUES)).flatmap(_settings_of_part)
 
 
-def _declared(part: str) -> st.SearchStrategy[Case]:
+def _settings_of_part(part: str) -> st.SearchStrategy[Case]:
     key = "family" if part == "likelihood" else "name"
 
-    def of(name: str) -> st.SearchStrategy[Case]:
+    def invalid_settings(name: str) -> st.SearchStrategy[Case]:
         settings = inspect.signature(_CATALOGUES[part][name]).parameters
-        known = sorted(set(settings) - {"self", "args", "kwargs", *_KEPT_SHORT})
+        known = sorted(set(settings) - {"self", "args", "kwargs", *_SLOW_SETTINGS})
         known = known or ["name"]
         chosen = st.one_of(*[st.sampled_from(known)] * 5, unusual_text)
-        given = st.dictionaries(chosen, _wrong, min_size=1, max_size=2)
+        given = st.dictionaries(chosen, _invalid, min_size=1, max_size=2)
 
-        def made(rubbish: dict[str, Any]) -> Case:
-            text = f"{part}: {as_yaml({key: name, **rubbish})}"
-            data = text.encode("utf-8", "surrogatepass")
-            return _train("--config", "c.yaml", *OUT, kind="declared parts", c_yaml=data)
+        def make_case(values: dict[str, Any]) -> Case:
+            text = f"{part}: {as_yaml({key: name, **values})}"
+            return _config_case(text.encode("utf-8", "surrogatepass"), "declared parts")
 
-        return given.map(made)
+        return given.map(make_case)
 
-    return st.sampled_from(sorted(_CATALOGUES[part])).flatmap(of)
+    return st.sampled_from(sorted(_CATALOGUES[part])).flatmap(invalid_settings)

@@ -1,4 +1,4 @@
-"""Places that cannot be written to, or hold something already."""
+"""Paths that cannot be read or written, or where something exists already."""
 
 from hypothesis import strategies as st
 
@@ -9,7 +9,7 @@ from .run_directories import finished_run
 
 __all__ = ["unusual_paths"]
 
-_TAKEN: FileTree = {
+_EXISTING: FileTree = {
     "file": b"mine",
     "used/file": b"mine",
     "empty": Folder(),
@@ -22,8 +22,8 @@ _TAKEN: FileTree = {
     "holes.csv": small_table().replace(b"-2.1,", b","),
 }
 
-_PLACES = (
-    *_TAKEN,
+_PATHS = (
+    *_EXISTING,
     "",
     ".",
     "..",
@@ -60,41 +60,42 @@ _TINY = ("--epochs", "1", "--hidden", "4", "--latent-dim", "2", "--device", "cpu
 
 
 def unusual_paths() -> st.SearchStrategy[Case]:
-    """For whatever a command writes, and wherever a command reads."""
+    """Give an unusual path to every option and command that reads or writes one."""
 
     run = finished_run()
 
-    def made(what: str, place: str) -> Case:
-        tree = _TAKEN
-        # A program gets no NUL, and other bytes than UTF-8 as surrogates of this range.
-        place = "\udcff" if place == "\ud800" else place.replace("\0", "")
-        place = place.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
-        match what:
+    def make_case(use: str, path: str) -> Case:
+        tree = _EXISTING
+        # The arguments of a process contain no NUL. Bytes that are not UTF-8 arrive as surrogates
+        # from U+DC80 to U+DCFF.
+        path = "\udcff" if path == "\ud800" else path.replace("\0", "")
+        path = path.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+        impute = ("impute", "holes.csv", f"--output={path}", "--steps", "2")
+        match use:
             case "train":
-                words = ("train", "t.csv", f"--output={place}", *_TINY)
+                arguments = ("train", "t.csv", f"--output={path}", *_TINY)
             case "impute":
-                words = ("impute", "holes.csv", f"--output={place}", "--steps", "2")
-            case "impute over":
-                words = ("impute", "holes.csv", f"--output={place}", "--steps", "2", "--overwrite")
+                arguments = impute
+            case "impute, overwrite":
+                arguments = (*impute, "--overwrite")
             case "imputations":
-                words = ("impute", "holes.csv", f"--output={place}", "--steps", "2",
-                         "--imputations=2")  # fmt: skip
+                arguments = (*impute, "--imputations=2")
             case "config":
-                words = ("train", "t.csv", f"--config={place}", "--output", "run", *_TINY)
+                arguments = ("train", "t.csv", f"--config={path}", "--output", "run", *_TINY)
             case "data":
-                words = ("train", f"{place}.csv", "--output", "run", *_TINY)
+                arguments = ("train", f"{path}.csv", "--output", "run", *_TINY)
             case "data root":
-                words = ("train", "mnist", f"--data-root={place}", "--output", "run", *_TINY)
+                arguments = ("train", "mnist", f"--data-root={path}", "--output", "run", *_TINY)
             case "mixture":
-                words = ("compare-em-vi", "t.csv", f"--output={place}", "--steps", "1",
-                         "--draws", "0", "--components=-1")  # fmt: skip
+                arguments = ("compare-em-vi", "t.csv", f"--output={path}", "--steps", "1",
+                             "--draws", "0", "--components=-1")  # fmt: skip
             case _:
-                tree = {**run, **_TAKEN}
-                words = (what, place) if what != "resume" else ("train", f"--resume={place}")
-        return Case(words, tree, "places")
+                tree = {**run, **_EXISTING}
+                arguments = (use, path) if use != "resume" else ("train", f"--resume={path}")
+        return Case(arguments, tree, "places")
 
-    kinds = ("train", "train", "impute", "impute over", "imputations", "config", "data")
-    others = ("data root", "mixture", "evaluate", "sample", "resume")
-    near = st.text(st.characters(exclude_characters="/.", exclude_categories=("Cs",)), max_size=9)
-    place = st.one_of(st.sampled_from(_PLACES), st.sampled_from(_PLACES), near)
-    return st.builds(made, st.sampled_from((*kinds, *others)), place)
+    writes = ("train", "train", "impute", "impute, overwrite", "imputations", "mixture")
+    reads = ("config", "data", "data root", "evaluate", "sample", "resume")
+    random = st.text(st.characters(exclude_characters="/.", exclude_categories=("Cs",)), max_size=9)
+    paths = st.one_of(st.sampled_from(_PATHS), st.sampled_from(_PATHS), random)
+    return st.builds(make_case, st.sampled_from((*writes, *reads)), paths)

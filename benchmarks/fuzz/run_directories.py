@@ -1,4 +1,4 @@
-"""Run directories that a disk, a stranger or a mistake has changed."""
+"""Run directories that are corrupted, tampered with or misconfigured."""
 
 import functools
 import io
@@ -26,7 +26,7 @@ from .values import arbitrary_values, as_yaml, extreme_numbers, malformed_yaml, 
 
 __all__ = ["corrupted_runs", "finished_run"]
 
-_SHORT = ("--hidden", "4", "--latent-dim", "2", "--device", "cpu", "--epochs", "2")
+_TINY = ("--hidden", "4", "--latent-dim", "2", "--device", "cpu", "--epochs", "2")
 
 _COMMANDS = (
     ("evaluate", "run"),
@@ -45,32 +45,32 @@ _LAST = "run/checkpoint/last.safetensors"
 
 @functools.cache
 def finished_run(kind: str = "images") -> FileTree:
-    """A run of 40 ``"images"`` or the 40 rows of a ``"table"``, and its data, as a tree.
+    """Train on 40 ``"images"`` or on a ``"table"`` of 40 rows, and return the run and its data.
 
-    It has states from which it can go on for an epoch more.
+    The run has checkpoints, and can be resumed for one more epoch.
     """
     images = io.BytesIO()
     np.save(images, np.random.default_rng(0).normal(size=(40, 1, 4, 4)).astype("float32"))
     name, data = ("x.npy", images.getvalue()) if kind == "images" else ("t.csv", small_table())
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         write_tree({name: data}, folder)
-        code, said, trace = run_command(folder, ("train", name, "--output", "run", *_SHORT))
+        code, stderr, trace = run_command(folder, ("train", name, "--output", "run", *_TINY))
         if code != 0:
-            raise RuntimeError(f"a good run ended with {code}: {said} {trace}")
+            raise RuntimeError(f"a valid run ended with exit code {code}: {stderr} {trace}")
         tree = read_tree(folder)
     text = tree[_CONFIG]
     assert isinstance(text, bytes)
     config = yaml.safe_load(text) | {"data": name, "epochs": 3}
     tree[_CONFIG] = yaml.safe_dump(config).encode()
     tree["run/checkpoint/previous.safetensors"] = tree[_LAST]
-    return {path: what for path, what in tree.items() if not path.endswith(".png")}
+    return {path: entry for path, entry in tree.items() if not path.endswith(".png")}
 
 
 def _file(tree: FileTree, name: str) -> bytes:
-    found = tree[name]
-    assert isinstance(found, bytes)
-    return found
+    entry = tree[name]
+    assert isinstance(entry, bytes)
+    return entry
 
 
 _FILES = (
@@ -85,7 +85,7 @@ _FILES = (
     "run/metrics.csv",
 )
 
-_OTHERS = (
+_REPLACEMENTS = (
     None,
     b"",
     b"{}",
@@ -107,30 +107,31 @@ _OTHERS = (
 )
 
 
-def _replaced(tree: FileTree) -> st.SearchStrategy[FileTree]:
-    """A file that is damaged, gone, or something else."""
+def _replaced_files(tree: FileTree) -> st.SearchStrategy[FileTree]:
+    """Mutate one file, delete it, or replace it by something else."""
 
-    def of(name: str) -> st.SearchStrategy[FileTree]:
-        whole = _file(tree, name)
-        others = [tree[each] for each in dict.fromkeys(_FILES)]
-        found: st.SearchStrategy[Any] = st.one_of(
-            mutated_bytes(whole),
-            mutated_bytes(whole),
-            st.sampled_from(_OTHERS),
-            st.sampled_from(others),
+    def replace(name: str) -> st.SearchStrategy[FileTree]:
+        data = _file(tree, name)
+        other_files = [tree[each] for each in dict.fromkeys(_FILES)]
+        entries: st.SearchStrategy[Any] = st.one_of(
+            mutated_bytes(data),
+            mutated_bytes(data),
+            st.sampled_from(_REPLACEMENTS),
+            st.sampled_from(other_files),
         )
-        return found.map(lambda what: _with(tree, name, what))
+        return entries.map(lambda entry: _with(tree, name, entry))
 
-    return st.sampled_from(_FILES).flatmap(of)
+    return st.sampled_from(_FILES).flatmap(replace)
 
 
-def _with(tree: FileTree, name: str, what: Any) -> FileTree:
+def _with(tree: FileTree, name: str, entry: Any) -> FileTree:
+    """Copy the tree with another entry at one path; None removes the path."""
     rest = {path: each for path, each in tree.items() if path != name}
-    return rest if what is None else {**rest, name: what}
+    return rest if entry is None else {**rest, name: entry}
 
 
-def _folders(tree: FileTree) -> st.SearchStrategy[FileTree]:
-    """Folders that are links, or no folders."""
+def _replaced_folders(tree: FileTree) -> st.SearchStrategy[FileTree]:
+    """Replace folders by links or files, put folders where files belong, add partial files."""
     without = {path: each for path, each in tree.items() if "/checkpoint/" not in path}
     states: dict[str, Any] = {path: each for path, each in tree.items() if "/checkpoint/" in path}
     moved = {path.replace("run/checkpoint", "run/other"): each for path, each in states.items()}
@@ -155,7 +156,7 @@ def _folders(tree: FileTree) -> st.SearchStrategy[FileTree]:
             {**tree, "run/evaluation.json": Folder()},
             {**tree, "run/training.png": Folder()},
             {**away, "run": Link("away")},
-            {"run": b"no folder"},
+            {"run": b"not a folder"},
             {"run": Link("run")},
             {"run": Folder()},
             {},
@@ -163,13 +164,13 @@ def _folders(tree: FileTree) -> st.SearchStrategy[FileTree]:
     )
 
 
-def _options(tree: FileTree) -> st.SearchStrategy[FileTree]:
-    """A configuration with an option that is wrong, or that reaches elsewhere."""
+def _changed_options(tree: FileTree) -> st.SearchStrategy[FileTree]:
+    """Change one option of ``config.yaml``: an invalid value, another path, another model."""
     config = yaml.safe_load(_file(tree, _CONFIG))
     name = st.sampled_from(sorted(set(config) - {"download", "epochs", "device", "compile"}))
     value = st.one_of(extreme_numbers, arbitrary_values)
-    of_any = st.builds(lambda key, each: as_yaml(config | {key: each}), name, value)
-    elsewhere = st.sampled_from(
+    invalid = st.builds(lambda key, each: as_yaml(config | {key: each}), name, value)
+    chosen = st.sampled_from(
         [
             {"output": "../outside/new"},
             {"output": "../outside/kept.txt"},
@@ -202,20 +203,21 @@ def _options(tree: FileTree) -> st.SearchStrategy[FileTree]:
             {"device": "cuda:7"},
         ]
     ).map(lambda change: as_yaml(config | change))
-    text = st.one_of(of_any, of_any, elsewhere, malformed_yaml, unusual_text)
+    text = st.one_of(invalid, invalid, chosen, malformed_yaml, unusual_text)
     encoded = text.map(lambda each: each.encode("utf-8", "surrogatepass"))
     return encoded.map(lambda data: _with(tree, _CONFIG, data))
 
 
-def _tensors(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _load_tensors(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file."""
     with tempfile.NamedTemporaryFile() as file:
         Path(file.name).write_bytes(data)
         with safetensors.safe_open(file.name, framework="pt") as opened:
-            found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            return found, opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            return tensors, opened.metadata() or {}
 
 
-_OTHER_NUMBERS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
+_TENSOR_CHANGES: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
     lambda x: x * float("nan"),
     lambda x: x + float("inf"),
     lambda x: x * 1e30,
@@ -234,105 +236,120 @@ _OTHER_NUMBERS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
 )
 
 
-def _weights(tree: FileTree) -> st.SearchStrategy[FileTree]:
-    """Weights of other numbers, types and names, in a file that is in order."""
-    tensors, metadata = _tensors(_file(tree, _WEIGHTS))
+def _change_tensors(
+    tensors: dict[str, torch.Tensor], names: list[str], change: int
+) -> dict[str, torch.Tensor]:
+    """Apply one of ``_TENSOR_CHANGES`` to some of the tensors."""
+    changed = {n: _TENSOR_CHANGES[change](t) if n in names else t for n, t in tensors.items()}
+    return {name: tensor.contiguous() for name, tensor in changed.items()}
+
+
+def _changed_weights(tree: FileTree) -> st.SearchStrategy[FileTree]:
+    """Change values, types, names or metadata of the weights, in a valid safetensors file."""
+    tensors, metadata = _load_tensors(_file(tree, _WEIGHTS))
     metadata.pop("sha256", None)
     names = sorted(tensors)
 
-    def changed(some: list[str], how: int) -> FileTree:
-        other = {n: _OTHER_NUMBERS[how](t) if n in some else t for n, t in tensors.items()}
-        other = {name: tensor.contiguous() for name, tensor in other.items()}
-        return _with(tree, _WEIGHTS, safetensors.torch.save(other, metadata))
+    def change_values(some: list[str], change: int) -> FileTree:
+        changed = _change_tensors(tensors, some, change)
+        return _with(tree, _WEIGHTS, safetensors.torch.save(changed, metadata))
 
-    def renamed(one: str, name: str) -> FileTree:
-        other = {name if n == one else n: t for n, t in tensors.items()}
-        return _with(tree, _WEIGHTS, safetensors.torch.save(other, metadata))
+    def rename(old: str, new: str) -> FileTree:
+        changed = {new if n == old else n: t for n, t in tensors.items()}
+        return _with(tree, _WEIGHTS, safetensors.torch.save(changed, metadata))
 
-    def recorded(name: str, text: str) -> FileTree:
+    def change_metadata(name: str, text: str) -> FileTree:
         return _with(tree, _WEIGHTS, safetensors.torch.save(tensors, metadata | {name: text}))
 
     some = st.one_of(st.just(names), st.lists(st.sampled_from(names), min_size=1, max_size=2))
-    number = st.integers(0, len(_OTHER_NUMBERS) - 1)
-    other_name = st.one_of(st.sampled_from(["weight", "", "model.x", "__metadata__x"]), _sayable)
+    change = st.integers(0, len(_TENSOR_CHANGES) - 1)
+    new_name = st.one_of(st.sampled_from(["weight", "", "model.x", "__metadata__x"]), _utf8_text)
     text = st.one_of(
         arbitrary_values.map(lambda value: json.dumps(value)),
         st.sampled_from(["", "[" * 5000, "1e999", "NaN", "[1, 4, 4", "9" * 5000, "[-1, 4, 4]"]),
     )
     return st.one_of(
-        st.builds(changed, some, number),
-        st.builds(renamed, st.sampled_from(names), other_name),
-        st.builds(recorded, st.sampled_from(["event_shape", "features"]), text),
+        st.builds(change_values, some, change),
+        st.builds(rename, st.sampled_from(names), new_name),
+        st.builds(change_metadata, st.sampled_from(["event_shape", "features"]), text),
     )
 
 
-_sayable = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
+_utf8_text = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
 
 
-def _states(tree: FileTree) -> st.SearchStrategy[FileTree]:
-    """States whose record or tensors are others, and whose checksum is right."""
-    tensors, metadata = _tensors(_file(tree, _LAST))
+def _changed_checkpoints(tree: FileTree) -> st.SearchStrategy[FileTree]:
+    """Change the record or the tensors of the last checkpoint, and update its checksum to match."""
+    tensors, metadata = _load_tensors(_file(tree, _LAST))
     record = json.loads(metadata["record"])
-    paths = list(_paths(record))
+    keys = list(_iterate_keys(record))
 
-    def saved(other: dict[str, torch.Tensor], kept: Any) -> FileTree:
-        text = json.dumps(kept)
-        found = {"record": text, "sha256": checksum(other, text)}
-        file = safetensors.torch.save(other, found)
-        alone = _with(tree, "run/checkpoint/previous.safetensors", None)
-        return _with(alone, _LAST, file)
+    def save(tensors: dict[str, torch.Tensor], record: Any) -> FileTree:
+        text = json.dumps(record)
+        metadata = {"record": text, "sha256": checksum(tensors, text)}
+        file = safetensors.torch.save(tensors, metadata)
+        without_previous = _with(tree, "run/checkpoint/previous.safetensors", None)
+        return _with(without_previous, _LAST, file)
 
-    def recorded(path: tuple[Any, ...], value: Any) -> FileTree:
-        return saved(tensors, _put(record, path, value))
+    def change_record(key: tuple[Any, ...], value: Any) -> FileTree:
+        return save(tensors, _replace_value(record, key, value))
 
-    def changed(some: list[str], how: int) -> FileTree:
-        other = {n: _OTHER_NUMBERS[how](t) if n in some else t for n, t in tensors.items()}
-        return saved({name: tensor.contiguous() for name, tensor in other.items()}, record)
+    def change_values(some: list[str], change: int) -> FileTree:
+        return save(_change_tensors(tensors, some, change), record)
 
-    def left_out(one: str) -> FileTree:
-        return saved({name: tensor for name, tensor in tensors.items() if name != one}, record)
+    def remove(removed: str) -> FileTree:
+        return save({name: tensor for name, tensor in tensors.items() if name != removed}, record)
 
     names = sorted(tensors)
-    number = st.integers(0, len(_OTHER_NUMBERS) - 1)
+    some = st.lists(st.sampled_from(names), min_size=1, max_size=2)
+    change = st.integers(0, len(_TENSOR_CHANGES) - 1)
     value = st.one_of(arbitrary_values, extreme_numbers)
     return st.one_of(
-        st.builds(recorded, st.sampled_from(paths), value),
-        st.builds(recorded, st.sampled_from(paths), value),
-        st.builds(changed, st.lists(st.sampled_from(names), min_size=1, max_size=2), number),
-        st.sampled_from(names).map(left_out),
+        st.builds(change_record, st.sampled_from(keys), value),
+        st.builds(change_record, st.sampled_from(keys), value),
+        st.builds(change_values, some, change),
+        st.sampled_from(names).map(remove),
     )
 
 
-def _paths(record: Any, above: tuple[Any, ...] = ()) -> Any:
+def _iterate_keys(record: Any, above: tuple[Any, ...] = ()) -> Any:
+    """Yield the path of keys and indices to every value of nested dictionaries and lists."""
     yield above
     pairs = record.items() if isinstance(record, dict) else ()
     pairs = enumerate(record) if isinstance(record, list) else pairs
     for key, value in pairs:
-        yield from _paths(value, (*above, key))
+        yield from _iterate_keys(value, (*above, key))
 
 
-def _put(record: Any, path: tuple[Any, ...], value: Any) -> Any:
-    if not path:
+def _replace_value(record: Any, key: tuple[Any, ...], value: Any) -> Any:
+    """Copy nested dictionaries and lists with another value at one path of keys."""
+    if not key:
         return value
     copy = dict(record) if isinstance(record, dict) else list(record)
-    copy[path[0]] = _put(record[path[0]], path[1:], value)
+    copy[key[0]] = _replace_value(record[key[0]], key[1:], value)
     return copy
 
 
 def corrupted_runs() -> st.SearchStrategy[Case]:
-    """For every command that takes a run."""
+    """Run every command that takes a run directory on one that was changed."""
 
     runs = {kind: finished_run(kind) for kind in ("images", "table")}
 
-    def of(kind: str) -> st.SearchStrategy[FileTree]:
-        tree = runs[kind]
-        ways = (_replaced, _replaced, _folders, _options, _weights, _states)
-        return st.one_of(*(way(tree) for way in ways))
+    def change_run(kind: str) -> st.SearchStrategy[FileTree]:
+        changes = (
+            _replaced_files,
+            _replaced_files,
+            _replaced_folders,
+            _changed_options,
+            _changed_weights,
+            _changed_checkpoints,
+        )
+        return st.one_of(*(change(runs[kind]) for change in changes))
 
-    def made(tree: FileTree, command: tuple[str, ...], is_unfinished: bool) -> Case:
+    def make_case(tree: FileTree, command: tuple[str, ...], is_unfinished: bool) -> Case:
         if is_unfinished and command[0] == "train":
             tree = _with(tree, "run/evaluation.json", None)
         return Case(command, tree, "run directories")
 
-    trees = st.sampled_from(["images", "images", "table"]).flatmap(of)
-    return st.builds(made, trees, st.sampled_from(_COMMANDS), st.booleans())
+    trees = st.sampled_from(["images", "images", "table"]).flatmap(change_run)
+    return st.builds(make_case, trees, st.sampled_from(_COMMANDS), st.booleans())

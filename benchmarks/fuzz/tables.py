@@ -1,4 +1,4 @@
-"""CSV files as they come from elsewhere, and as nobody would write them."""
+"""CSV files with unusual cells, names, separators and encodings, and malformed ones."""
 
 from hypothesis import strategies as st
 
@@ -71,13 +71,13 @@ _names = st.one_of(
     st.text(max_size=8),
 )
 
-_ENDS = ("\n", "\r\n", "\r", "\n\n", ",\n", "\n ")
-_CODES = ("utf-8", "utf-8-sig", "utf-16", "utf-32", "latin-1", "cp1252")
+_LINE_ENDS = ("\n", "\r\n", "\r", "\n\n", ",\n", "\n ")
+_ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32", "latin-1", "cp1252")
 
 
 @st.composite
 def _tables(draw: st.DrawFn) -> bytes:
-    """A table of a few dozen rows with some strange cells, names, ends, or an odd encoding."""
+    """Draw a table of up to 30 rows, some with unusual cells, names, separators or encoding."""
     width = draw(st.integers(1, 4))
     height = draw(st.sampled_from([0, 1, 2, 3, 12, 30, 30, 30]))
     base = draw(st.lists(_numbers, min_size=5, max_size=12))
@@ -93,14 +93,15 @@ def _tables(draw: st.DrawFn) -> bytes:
     if height and draw(st.integers(0, 9)) == 0:
         rows[draw(st.integers(0, height - 1))] = draw(st.lists(_cells, max_size=6))
     if draw(st.integers(0, 3)):
-        plain = [["a", "b", "c", "d"][:width]]
-        odd = st.lists(_names, min_size=width, max_size=width)
-        rows = [*(plain if draw(st.integers(0, 2)) else [draw(odd)]), *rows]
-    end = draw(st.one_of(*[st.just("\n")] * 4, st.sampled_from(_ENDS)))
-    mark = draw(st.one_of(*[st.just(",")] * 8, st.sampled_from([";", "\t", ", ", "|", " "])))
-    text = end.join(mark.join(row) for row in rows) + draw(st.sampled_from(["\n", "", "\n\n"]))
-    code = draw(st.one_of(*[st.just("utf-8")] * 6, st.sampled_from(_CODES)))
-    return text.encode(code, "replace" if "utf" not in code else "surrogatepass")
+        usual = [["a", "b", "c", "d"][:width]]
+        unusual = st.lists(_names, min_size=width, max_size=width)
+        rows = [*(usual if draw(st.integers(0, 2)) else [draw(unusual)]), *rows]
+    line_end = draw(st.one_of(*[st.just("\n")] * 4, st.sampled_from(_LINE_ENDS)))
+    separator = draw(st.one_of(*[st.just(",")] * 8, st.sampled_from([";", "\t", ", ", "|", " "])))
+    text = line_end.join(separator.join(row) for row in rows)
+    text += draw(st.sampled_from(["\n", "", "\n\n"]))
+    encoding = draw(st.one_of(*[st.just("utf-8")] * 6, st.sampled_from(_ENCODINGS)))
+    return text.encode(encoding, "replace" if "utf" not in encoding else "surrogatepass")
 
 
 def _files() -> st.SearchStrategy[bytes]:
@@ -129,7 +130,7 @@ def _files() -> st.SearchStrategy[bytes]:
     )
 
 
-_OPTIONS: tuple[tuple[str, ...], ...] = (
+_TRAIN_OPTIONS: tuple[tuple[str, ...], ...] = (
     (),
     (),
     (),
@@ -145,17 +146,17 @@ _OPTIONS: tuple[tuple[str, ...], ...] = (
 
 
 def tables_to_train_on() -> st.SearchStrategy[Case]:
-    """For ``train``."""
+    """Run ``train`` on unusual and malformed tables."""
 
-    def made(table: bytes, options: tuple[str, ...]) -> Case:
+    def make_case(table: bytes, options: tuple[str, ...]) -> Case:
         short = ("--epochs", "1", "--hidden", "4", "--latent-dim", "2", "--device", "cpu")
-        words = ("train", "t.csv", "--output", "run", *short, *options)
-        return Case(words, {"t.csv": table}, "tables to train on")
+        arguments = ("train", "t.csv", "--output", "run", *short, *options)
+        return Case(arguments, {"t.csv": table}, "tables to train on")
 
-    return st.builds(made, _files(), st.sampled_from(_OPTIONS))
+    return st.builds(make_case, _files(), st.sampled_from(_TRAIN_OPTIONS))
 
 
-_IMPUTE: tuple[tuple[str, ...], ...] = (
+_IMPUTE_OPTIONS: tuple[tuple[str, ...], ...] = (
     (),
     (),
     (),
@@ -168,10 +169,10 @@ _IMPUTE: tuple[tuple[str, ...], ...] = (
 
 
 def tables_to_impute() -> st.SearchStrategy[Case]:
-    """For ``impute``."""
+    """Run ``impute`` on unusual and malformed tables."""
 
-    def made(table: bytes, options: tuple[str, ...]) -> Case:
-        words = ("impute", "t.csv", "--output", "filled.csv", "--steps", "2", *options)
-        return Case(words, {"t.csv": table}, "tables to impute")
+    def make_case(table: bytes, options: tuple[str, ...]) -> Case:
+        arguments = ("impute", "t.csv", "--output", "filled.csv", "--steps", "2", *options)
+        return Case(arguments, {"t.csv": table}, "tables to impute")
 
-    return st.builds(made, _files(), st.sampled_from(_IMPUTE))
+    return st.builds(make_case, _files(), st.sampled_from(_IMPUTE_OPTIONS))

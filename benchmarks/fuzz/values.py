@@ -1,4 +1,4 @@
-"""Values that are of no type that anybody asked for, as YAML and as words of a command line."""
+"""Invalid values of options: extreme numbers, unusual text, nested values and malformed YAML."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ extreme_numbers = st.one_of(
     st.floats(-3, 1),
     st.integers(-3, 3),
 )
-"""Numbers that are too large, too small, or none."""
+"""Numbers that are very large, very small, negative, zero or not finite."""
 
 arbitrary_values: st.SearchStrategy[Any] = st.recursive(
     st.one_of(st.none(), st.booleans(), extreme_numbers, unusual_text),
@@ -56,19 +56,19 @@ arbitrary_values: st.SearchStrategy[Any] = st.recursive(
     ),
     max_leaves=4,
 )
-"""None, truth values, words, numbers that are too large or none at all, and lists of all these."""
+"""None, booleans, unusual text, extreme numbers, and lists and dictionaries of all these."""
 
 
-def _bomb(levels: int) -> str:
-    """A list that would hold 10^levels words, were it written out."""
+def _alias_bomb(levels: int) -> str:
+    """YAML aliases that expand to a list of 10^levels words."""
     lines = ["a0: &a0 [x]"]
     for i in range(1, levels + 1):
         lines.append(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]")
     return "{" + ", ".join(lines) + "}"
 
 
-def _merged(levels: int) -> str:
-    """Settings that hold those before them ten times over."""
+def _merge_bomb(levels: int) -> str:
+    """YAML mappings that each merge the one before ten times."""
     lines = ["m0: &m0 {x: 1}"]
     for i in range(1, levels + 1):
         lines.append(f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 10)}]}}")
@@ -122,16 +122,16 @@ malformed_yaml = st.one_of(
             '"\\UFFFFFFFF"',
             "a: b: c",
             "| \n x",
-            _bomb(9),
-            _merged(7),
+            _alias_bomb(9),
+            _merge_bomb(7),
         ]
     ),
     st.text(alphabet=" \n:-[]{},&*!|>'\"%@`#ab1.", max_size=40),
 )
-"""Text that is no YAML, or YAML that means what no option is."""
+"""Text that is not YAML, and YAML whose value is not valid for any option."""
 
 
 def as_yaml(value: Any) -> str:
-    """One line that means the value."""
+    """Format a value as one line of YAML."""
     text = yaml.safe_dump(value, default_flow_style=True, width=10**9)
     return text.removesuffix("\n").removesuffix("\n...")

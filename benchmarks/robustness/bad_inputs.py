@@ -1,11 +1,10 @@
-"""``python -m benchmarks.robustness.bad_inputs``: thousands of wrong inputs, and their ends.
+"""``python -m benchmarks.robustness.bad_inputs``: fuzz the command line with invalid input.
 
-Each is a command line in a folder of its own, in this process. It has ended well if it was a
-success, or was refused in one line on standard error with exit code 2, and nothing was lost: what
-was there is as it was, to the byte, and nothing new is half written. Options that are possible,
-and with which a loss becomes NaN, end in one line that says so, and are counted by themselves
-("diverged"). What has not is printed whole,
-so that it can be run again.
+Each case is a command line that runs in this process, in a temporary folder. A case passes if the
+command succeeds, or ends with one line on standard error and exit code 2, and nothing is lost:
+existing files are unchanged to the byte, and no new file is partially written. Valid options with
+which a loss becomes NaN end with one line that says so; they pass, and the column "diverged" counts
+them. A case that does not pass is printed in full, so that you can run it again.
 """
 
 import json
@@ -52,13 +51,13 @@ def main(
     only: str | None = None,
     output: Path = Path("bad_inputs.json"),
 ) -> None:
-    """Try, count, print the table, and write it as JSON.
+    """Run the cases, print a table of how they ended, and write it as JSON.
 
     Args:
-        num: of each kind.
-        seed: of the choice.
-        only: one kind alone.
-        output: where to write.
+        num: number of cases of each kind.
+        seed: seed of the generated cases.
+        only: run a single kind of case; all kinds by default.
+        output: path of the JSON file.
     """
     torch.set_num_threads(1)
     start = perf_counter()
@@ -66,10 +65,10 @@ def main(
     print(f"{'':16}" + "".join(f"{column:>15}" for column in _COLUMNS))
     for kind, strategy in KINDS.items():
         if only in (None, kind):
-            rows[kind] = _tried(strategy(), num, seed)
-            _print(kind, rows[kind])
+            rows[kind] = _count_outcomes(strategy(), num, seed)
+            _print_row(kind, rows[kind])
     total: Counter[str] = sum(rows.values(), Counter())
-    _print("total", total)
+    _print_row("total", total)
     record = {
         "rows": {kind: {each: row[each] for each in _COLUMNS} for kind, row in rows.items()},
         "total": {each: total[each] for each in _COLUMNS},
@@ -82,11 +81,11 @@ def main(
     print(f"seed {seed}, {record['seconds']} s")
     output.write_text(json.dumps(record, indent=2) + "\n")
     if total["anything else"] or total["lost something"]:
-        raise SystemExit("some did not end well")
+        raise SystemExit("some cases did not pass; they are printed above")
 
 
-def _tried(strategy: SearchStrategy[Case], num: int, seed: int) -> Counter[str]:
-    """How so many of a kind ended."""
+def _count_outcomes(strategy: SearchStrategy[Case], num: int, seed: int) -> Counter[str]:
+    """Run cases of one kind and count how they ended."""
     count: Counter[str] = Counter()
 
     @hypothesis.seed(seed)
@@ -98,27 +97,27 @@ def _tried(strategy: SearchStrategy[Case], num: int, seed: int) -> Counter[str]:
         suppress_health_check=list(HealthCheck),
     )
     @given(strategy)
-    def one(attempt: Case) -> None:
-        ending = run_case(attempt)
-        count[_end(ending)] += 1
+    def run_one(case: Case) -> None:
+        outcome = run_case(case)
+        count[_classify(outcome)] += 1
         count["tried"] += 1
-        count["lost something"] += bool(ending.lost)
-        if not ending.is_good:
-            print(f"{attempt.arguments}\n{dict(attempt.tree)}\n{ending}", flush=True)
+        count["lost something"] += bool(outcome.lost)
+        if not outcome.is_good:
+            print(f"{case.arguments}\n{dict(case.tree)}\n{outcome}", flush=True)
 
-    one()
+    run_one()
     return count
 
 
-def _end(ending: Outcome) -> str:
-    if ending.code == 0:
+def _classify(outcome: Outcome) -> str:
+    if outcome.code == 0:
         return "success"
-    if ending.is_divergence:
+    if outcome.is_divergence:
         return "diverged"
-    return "refused" if ending.is_refusal else "anything else"
+    return "refused" if outcome.is_refusal else "anything else"
 
 
-def _print(kind: str, row: Counter[str]) -> None:
+def _print_row(kind: str, row: Counter[str]) -> None:
     print(f"{kind:16}" + "".join(f"{row[column]:15,}" for column in _COLUMNS), flush=True)
 
 

@@ -1,4 +1,6 @@
-"""A few inputs of every kind; ``python -m benchmarks.robustness.bad_inputs`` tries thousands."""
+"""A few generated inputs of every kind; ``python -m benchmarks.robustness.bad_inputs`` runs
+thousands.
+"""
 
 import pytest
 
@@ -21,5 +23,5 @@ NUM = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ends_in_success_or_in_one_line(kind: str) -> None:
+def test_command_succeeds_or_refuses_in_one_line(kind: str) -> None:
     make_fuzz_test(KINDS[kind](), NUM[kind])()
