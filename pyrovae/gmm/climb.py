@@ -146,7 +146,7 @@ def record(
             on_step()
         started = perf_counter()
     if state is None:
-        raise ValueError("the method took no step")
+        raise ValueError("states is empty; a method must yield at least one state")
     log_likelihood, elbo, kl = torch.stack(terms).T.tolist()
     variance = torch.stack(variances).tolist()
     return Climb(phases, log_likelihood, elbo, kl, variance, seconds, mixtures, watched, state)

@@ -42,8 +42,8 @@ def free_vi(
     """VI with free parameters log q(z = k) for each datum, which start at the posterior.
 
     Arguments:
-        x: data, whose columns should be standardised: the learning rate is in their units.
-        start: where theta starts from.
+        x: data; standardise the columns, because the learning rate is in their units.
+        start: initial theta.
         floor: the smallest variance allowed in each column.
         lr: learning rate of Adam, which falls to zero along a cosine.
         num_steps: steps, each on all data.
@@ -51,7 +51,7 @@ def free_vi(
     x = x.to(start.locs)
     guide = FreeGuide(start.log_responsibilities(x).clamp_min(MIN_LOG_Q))
     program = Program(MixtureModel(start, floor), guide, x)
-    return _climb_mixture(program, lr, num_steps, None)
+    return _fit_mixture(program, lr, num_steps, None)
 
 
 def amortised_vi(
@@ -69,8 +69,8 @@ def amortised_vi(
     """The mixture as a small VAE, where a network computes q(z | x).
 
     Arguments:
-        x: data, whose columns should be standardised: the learning rate is in their units.
-        start: where theta starts from; the network starts from random weights.
+        x: data; standardise the columns, because the learning rate is in their units.
+        start: initial theta; the network starts from random weights.
         floor: the smallest variance allowed in each column.
         hidden: widths of the hidden layers of the network.
         gradient: ``"enumerated"``, ``"score"`` or ``"score with baseline"``.
@@ -84,7 +84,7 @@ def amortised_vi(
     with Randomness(seed + 1, x.device).use():
         guide = AmortisedGuide(x, start.num_components, hidden, gradient)
     program = Program(MixtureModel(start, floor), guide, x, seed)
-    return _climb_mixture(program, lr, num_steps, measure_every)
+    return _fit_mixture(program, lr, num_steps, measure_every)
 
 
 class Program:
@@ -184,7 +184,7 @@ def ascend(
         yield current
 
 
-def _climb_mixture(
+def _fit_mixture(
     program: Program, lr: float, num_steps: int, measure_every: int | None
 ) -> Iterator[State]:
     model, guide = program.model, program.guide

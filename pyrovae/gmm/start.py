@@ -12,7 +12,7 @@ from .mixture import CovarianceType, Mixture, check_covariance_type
 
 __all__ = ["k_means_plus_plus"]
 
-_SHARP = 1e-4
+_SEED_SCALE = 1e-4
 """Standard deviation of the seeds, so small that responsibilities select the nearest seed."""
 
 
@@ -45,11 +45,11 @@ def k_means_plus_plus(
     points = x.double()
     loc, unit = points.mean(0), points.std(0, correction=0)
     scaled = (points - loc) / unit
-    chosen = kmeans_plusplus(scaled.cpu().numpy(), num_components, random_state=seed)[0]
-    seeds = torch.as_tensor(chosen, device=x.device)
+    centres = kmeans_plusplus(scaled.cpu().numpy(), num_components, random_state=seed)[0]
+    seeds = torch.as_tensor(centres, device=x.device)
     zeros = seeds.new_zeros(num_components)
-    sharp = Mixture(zeros, seeds, zeros + _SHARP, "spherical")
-    assigned = expectation(scaled, sharp)
+    nearest_seed = Mixture(zeros, seeds, zeros + _SEED_SCALE, "spherical")
+    assigned = expectation(scaled, nearest_seed)
     within = scaled.mT @ scaled - (assigned.means.mT * assigned.counts) @ assigned.means
     pooled = replace(
         assigned,

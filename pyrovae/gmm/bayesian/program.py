@@ -153,7 +153,7 @@ def bayesian_svi(
     recorded bound is exact, since it has a closed form.
 
     Arguments:
-        x: data, whose columns should be standardised: the learning rate is in their units.
+        x: data; standardise the columns, because the learning rate is in their units.
         start: initial mixture. As in coordinate ascent, q(z) starts as its posterior, and q(theta)
             as the optimum for this q(z).
         prior: p(theta).

@@ -35,8 +35,8 @@ def diagnose_chains(draws: Float[Tensor, "kept data chains dims"]) -> Diagnostic
     by_chain = draws.movedim(2, 0)  # chains, kept, data, dims
     r_hat = split_gelman_rubin(by_chain, chain_dim=0, sample_dim=1)
     effective = effective_sample_size(by_chain, chain_dim=0, sample_dim=1)
-    is_one = (draws == draws[:1, :, :1]).all(2).all(0)
+    is_constant = (draws == draws[:1, :, :1]).all(2).all(0)
     num = float(kept * num_chains)
-    r_hat = torch.where(is_one, 1.0, r_hat.nan_to_num(torch.inf, torch.inf))
-    effective = torch.where(is_one, num, effective.nan_to_num(1.0).clamp(max=num))
+    r_hat = torch.where(is_constant, 1.0, r_hat.nan_to_num(torch.inf, torch.inf))
+    effective = torch.where(is_constant, num, effective.nan_to_num(1.0).clamp(max=num))
     return {"r_hat": r_hat.amax(-1), "effective_samples": effective.amin(-1)}

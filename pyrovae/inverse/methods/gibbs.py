@@ -87,7 +87,7 @@ class PseudoGibbs(_AlternatingChains):
     so this suits models that were trained on such data.
 
     Diagnostics: ``r_hat`` and ``effective_samples``, see
-    :func:`~pyrovae.inverse.methods.chains.of_chains`.
+    :func:`~pyrovae.inverse.methods.chains.diagnose_chains`.
 
     Arguments:
         num_chains: chains of each datum, run together.
@@ -115,7 +115,7 @@ class MetropolisWithinGibbs(_AlternatingChains):
     ``pseudo_gibbs`` rounds accept every proposal, which brings the chains near.
 
     Diagnostics: ``acceptance`` after the burn-in, ``r_hat`` and ``effective_samples``, see
-    :func:`~pyrovae.inverse.methods.chains.of_chains`.
+    :func:`~pyrovae.inverse.methods.chains.diagnose_chains`.
 
     Arguments:
         num_chains: chains of each datum, run together.

@@ -27,8 +27,8 @@ class NUTS(Method):
     dimensions. The chains of ten data form one state; the warm-up adapts its step size and mass.
 
     Diagnostics: ``r_hat`` and ``effective_samples``, see
-    :func:`~pyrovae.inverse.methods.chains.of_chains`; ``divergences`` among the draws of the ten
-    data that form one state, which should be 0.
+    :func:`~pyrovae.inverse.methods.chains.diagnose_chains`; ``divergences``, among the draws of
+    the ten data that form one state, which should be 0.
 
     Arguments:
         num_chains: chains of each datum.

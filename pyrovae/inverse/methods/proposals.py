@@ -108,19 +108,20 @@ def systematic_resample(log_weights: Float[Tensor, "data draws"], num: int) -> I
         FloatingPointError: if no weight of a datum is a finite number above zero.
     """
     num_data, num_draws = log_weights.shape
-    without = int((~log_weights.isfinite()).all(1).sum())
-    if without:
+    num_failed = int((~log_weights.isfinite()).all(1).sum())
+    if num_failed:
         raise FloatingPointError(
-            f"cannot draw from p(z | y) for {without} of {num_data} data: a density of the model "
-            "or the guide is NaN or infinite there, or y has probability 0 under every proposal"
+            f"cannot draw from p(z | y) for {num_failed} of {num_data} data: a density of the "
+            "model or the guide is NaN or infinite there, or y has probability 0 under every "
+            "proposal"
         )
     sums = log_weights.double().nan_to_num(-torch.inf).softmax(1).cumsum(1)
     first = torch.rand(num_data, 1, dtype=sums.dtype, device=sums.device)
     ticks = (torch.arange(num, dtype=sums.dtype, device=sums.device) + first) / num
-    drawn = torch.searchsorted(sums, ticks * sums[:, -1:]).clamp_max(num_draws - 1)
-    shuffled = torch.rand(drawn.shape, device=drawn.device).argsort(1)
-    start = torch.arange(num_data, device=drawn.device)[:, None] * num_draws
-    return (drawn.gather(1, shuffled) + start).flatten()
+    rows = torch.searchsorted(sums, ticks * sums[:, -1:]).clamp_max(num_draws - 1)
+    order = torch.rand(rows.shape, device=rows.device).argsort(1)
+    start = torch.arange(num_data, device=rows.device)[:, None] * num_draws
+    return (rows.gather(1, order) + start).flatten()
 
 
 def _weight_diagnostics(log_weights: Float[Tensor, "data draws"]) -> Diagnostics:
