@@ -39,7 +39,7 @@ class Source:
 
     @classmethod
     def from_array(cls, array: Array) -> "Source":
-        """Wrap a tensor as it is, or an array; its real numbers get torch's default type.
+        """Wrap a tensor or an array; real numbers of an array get torch's default type.
 
         Raises:
             InputError: if an array does not hold real numbers, or torch does not support its type

@@ -49,7 +49,7 @@ class Split:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """Data as read from their source, before splitting; optional attributes as in `Dataset`."""
+    """Data as read, before splitting; the optional attributes are those of :class:`Dataset`."""
 
     train: Split
     test: Split | None = None

@@ -239,11 +239,14 @@ def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"cannot be read as \.npz"):
         load(tmp_path / "cut.npz")
-    with pytest.raises(InputError, match=r"label must name a column of a CSV .*digits is not one"):
-        load("digits", label="x")
     (tmp_path / "text.npz").write_text("not an archive")
     with pytest.raises(InputError, match=r"cannot be read as \.npz"):
         load(tmp_path / "text.npz")
+
+
+def test_label_columns_are_refused_for_other_data_than_csv() -> None:
+    with pytest.raises(InputError, match=r"label must name a column of a CSV .*digits is not one"):
+        load("digits", label="x")
 
 
 @pytest.mark.parametrize(
