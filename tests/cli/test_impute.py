@@ -188,7 +188,7 @@ TABLE = "height,visits\n1.5,2\n,3\n2.5,\n3.25,1\n4.5,7\n"
             "a level of 0.996 or less",
         ),
         ("a,a_low\n1.5,2\n,3\n2.5,4.5\n3.5,1\n", ["table.csv", "--output", "o.csv"], "'a_low'"),
-        ("a;b\n1;2\n", ["table.csv", "--output", "o.csv"], "separated by ';'"),
+        ("a;b\n1;2\n", ["table.csv", "--output", "o.csv"], "separates columns by ';'"),
         ("a,b\n1,2\n3\n", ["table.csv", "--output", "o.csv"], "line 3 of table.csv"),
         ("a,b\n,2\n,2\n", ["table.csv", "--output", "o.csv"], "no column can tell"),
     ],
