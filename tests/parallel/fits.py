@@ -1,4 +1,4 @@
-"""Fits of many kinds, in double precision, for processes to share."""
+"""Settings of fits that processes share, in double precision."""
 
 import random
 from collections.abc import Callable
@@ -34,12 +34,12 @@ def counts(num: int = 17) -> Tensor:
     return torch.randint(0, 17, (num, 1, 4, 4), generator=generator).double()
 
 
-def _of(vae: VAE, **settings: Any) -> Settings:
+def _settings(vae: VAE, **settings: Any) -> Settings:
     return {"model": vae.model, "guide": vae.guide, "data": counts(), "lr": 0.03} | settings
 
 
 def vae_with_patience() -> Settings:
-    return _of(
+    return _settings(
         VAE((1, 4, 4), 2, _BINOMIAL),
         validation=counts(11),
         patience=1,
@@ -49,8 +49,8 @@ def vae_with_patience() -> Settings:
 
 
 def recorded() -> Settings:
-    """The compiler is spared; what it would be given runs."""
-    return vae_with_patience() | {"compile": True, "spare_compiler": True}
+    """Steps are recorded and replayed, but not compiled, which takes seconds."""
+    return vae_with_patience() | {"compile": True, "skip_compiler": True}
 
 
 def compiled() -> Settings:
@@ -58,8 +58,8 @@ def compiled() -> Settings:
 
 
 def accumulated_with_momentum() -> Settings:
-    """Three shards, of a whole that they do not divide; three batches an update."""
-    return _of(
+    """Three shards of batches that they do not divide; three batches per update."""
+    return _settings(
         VAE((1, 4, 4), 2, _BINOMIAL),
         batch_size=7,
         shards=3,
@@ -83,11 +83,11 @@ def warmed_up_with_batch_normalisation() -> Settings:
 
     objective = {"name": "beta", "beta": {"steps": 20, "start": 0.0, "end": 1.0}}
     vae = VAE((1, 4, 4), 2, _BINOMIAL, encoder=body)
-    return _of(vae, data=Batches(counts(20), 8), objective=objective, accumulate=2)
+    return _settings(vae, data=Batches(counts(20), 8), objective=objective, accumulate=2)
 
 
 def iwae_of_overdispersed_counts() -> Settings:
-    return _of(
+    return _settings(
         VAE((1, 4, 4), 2, "NegativeBinomial"),
         validation=counts(11),
         objective={"name": "iwae", "num_particles": 3},
@@ -98,11 +98,11 @@ def iwae_of_overdispersed_counts() -> Settings:
 def posterior_of_each_datum() -> Settings:
     free = {"name": "free", "num_data": 17, "num_steps": 3}
     vae = VAE((1, 4, 4), 2, _BINOMIAL, inference=free)
-    return _of(vae, data=(counts(), torch.arange(17)), validation=counts(11))
+    return _settings(vae, data=(counts(), torch.arange(17)), validation=counts(11))
 
 
 def shared_and_discrete_latents() -> Settings:
-    """Of which there are no reparameterised gradients; ``weights`` are outside of the plate."""
+    """No reparameterised gradients; the site ``weights`` is outside the plate."""
     pair = user_pair()
     data = torch.randn(17, 3, generator=torch.Generator().manual_seed(4))
     return {"model": pair.model, "guide": pair.guide, "data": data, "validation": data[:11]}
@@ -113,7 +113,7 @@ def discrete_latents() -> Settings:
 
 
 def user_program() -> Settings:
-    """Parameters that start at random numbers."""
+    """Parameters with random initial values."""
 
     def model(x: Tensor) -> None:
         loc = pyro.param("loc", lambda: torch.randn(16))
@@ -131,7 +131,7 @@ def user_program() -> Settings:
 
 
 def loader() -> Settings:
-    """A transform that draws from Python and NumPy, between steps."""
+    """A transform draws from Python and NumPy, between steps."""
 
     def with_noise(x: Tensor) -> Tensor:
         return x + np.random.normal() / 10 + random.random() / 10  # noqa: NPY002
@@ -141,13 +141,13 @@ def loader() -> Settings:
 
 
 def noise_of_numpy() -> Settings:
-    """A transform that draws in each shard."""
+    """A transform draws from Python and NumPy, in each shard."""
     settings = loader()
     return settings | {"data": counts().flatten(1), "validation": counts(11).flatten(1)}
 
 
-def parameter_of_some_shards() -> Settings:
-    """One without a gradient where all data of a shard are small."""
+def parameter_without_gradient_in_some_shards() -> Settings:
+    """One parameter has no gradient in a shard with only small data."""
     settings = user_program()
     inner = settings["model"]
 
@@ -175,43 +175,43 @@ SETUPS: dict[str, Callable[[], Settings]] = {
         compiled,
         loader,
         noise_of_numpy,
-        parameter_of_some_shards,
+        parameter_without_gradient_in_some_shards,
     )
 }
 
 
-def end_of(setup: Callable[[], Settings], group: ProcessGroup | None) -> dict[str, Tensor]:
-    """All that a fit ends with, in numbers: parameters, buffers, epochs, what is drawn next."""
+def result_of_fit(setup: Callable[[], Settings], group: ProcessGroup | None) -> dict[str, Tensor]:
+    """The result of a fit as tensors: parameters, buffers, epochs and the next random numbers."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     pyro.set_rng_seed(0)
     settings: Settings = {"batch_size": 8, "epochs": 2, "compile": False} | setup()
     if isinstance(settings["data"], Batches | DataLoader):
         del settings["batch_size"]
-    spared = patch.object(Captured, "_should_compile", lambda *_: False)
-    with spared if settings.pop("spare_compiler", False) else nullcontext():
+    no_compiler = patch.object(Captured, "_should_compile", lambda *_: False)
+    with no_compiler if settings.pop("skip_compiler", False) else nullcontext():
         history = fit(**settings, group=group, progress=False)
-    found = {f"param {name}": value.contiguous() for name, value in history.params.items()}
+    result = {f"param {name}": value.contiguous() for name, value in history.params.items()}
     for name in ("model", "guide"):
         if isinstance(settings[name], nn.Module):
             tensors = settings[name].state_dict().items()
-            found |= {f"{name} {key}": tensor.clone() for key, tensor in tensors}
+            result |= {f"{name} {key}": tensor.clone() for key, tensor in tensors}
     rows = [[v or 0.0 for k, v in row.items() if k != "seconds"] for row in history.rows()]
-    drawn = [torch.rand(()).item(), random.random(), float(np.random.random())]  # noqa: NPY002
-    found |= {"epochs": torch.tensor(rows), "drawn": torch.tensor(drawn)}
+    next_numbers = [torch.rand(()).item(), random.random(), float(np.random.random())]  # noqa: NPY002
+    result |= {"epochs": torch.tensor(rows), "next numbers": torch.tensor(next_numbers)}
     torch.set_default_dtype(before)
-    return found
+    return result
 
 
-def ends_of(group: ProcessGroup | None, *names: str, shards: int = 2) -> dict[str, Tensor]:
-    """The ends of fits by name, in so many shards unless they say otherwise."""
-    found = {}
+def results_of_fits(group: ProcessGroup | None, *names: str, shards: int = 2) -> dict[str, Tensor]:
+    """Results of several setups by name; a setup may override the number of shards."""
+    result = {}
     for name in names:
-        end = end_of(lambda name=name: {"shards": shards} | SETUPS[name](), group)
-        found |= {f"{name}: {key}": tensor for key, tensor in end.items()}
-    return found
+        end = result_of_fit(lambda name=name: {"shards": shards} | SETUPS[name](), group)
+        result |= {f"{name}: {key}": tensor for key, tensor in end.items()}
+    return result
 
 
-def ends_alone(group: ProcessGroup, *names: str) -> dict[str, Tensor]:
-    """The same of one process by itself."""
-    return ends_of(None, *names)
+def results_of_fits_alone(group: ProcessGroup, *names: str) -> dict[str, Tensor]:
+    """Results of the same fits in one process."""
+    return results_of_fits(None, *names)

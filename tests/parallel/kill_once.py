@@ -1,8 +1,7 @@
 """``python -m tests.parallel.kill_once ARGUMENTS...``: run pyrovae, and kill its second process.
 
-The first time that it is started, in a step of training.
-
-States are kept at each step; the first process leaves a line in ``steps`` for each that it takes.
+The process is killed in a step of training, unless torchrun has restarted it before. States are
+saved at each step, and the first process writes a line to the file ``steps`` for each step.
 """
 
 import os
@@ -18,21 +17,21 @@ from .signals import send_at
 STEP = 8
 
 
-def _note_steps(file: Path) -> None:
+def _log_steps(file: Path) -> None:
     step_done = Resumable.step_done
 
-    def noted(resumable: Resumable) -> None:
+    def log_step(resumable: Resumable) -> None:
         resumable._every = 0.0
         with file.open("a") as lines:
-            lines.write("taken\n")
+            lines.write("step\n")
         step_done(resumable)
 
-    Resumable.step_done = noted  # type: ignore[method-assign]
+    Resumable.step_done = log_step  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
     if os.environ["RANK"] == "0":
-        _note_steps(Path("steps"))
+        _log_steps(Path("steps"))
     elif os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         send_at(STEP, signal.SIGKILL)
     cli.main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Work that two processes of their own do together, joined by gloo."""
+"""Run a function in several new processes, joined in a gloo group."""
 
 import multiprocessing
 import os
@@ -18,84 +18,91 @@ _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["tests.parallel.fits"])
 
 _SECONDS = 120
-"""After which a process that does not end is stopped, and the test fails."""
+"""Time after which a process that has not ended is killed, and the test fails."""
 
 Work = Callable[..., dict[str, Tensor]]
-"""Takes the group, then the arguments; gives tensors by name."""
+"""A function of the group and further arguments, which returns tensors by name."""
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a process ended.
+class ProcessResult:
+    """Exit code, output and result of a process.
 
     Attributes:
-        code: minus a signal that killed it.
-        out: what it wrote on standard output.
-        err: and on standard error.
-        found: what its work gave, where it came to its end.
+        code: exit code, or minus the signal that killed it.
+        out: its standard output.
+        err: its standard error.
+        tensors: the tensors that its function returned; None if it did not return.
     """
 
     code: int
     out: str
     err: str
-    found: dict[str, Tensor] | None
+    tensors: dict[str, Tensor] | None
 
 
-def together(work: Work, *args: Any, folder: Path, num: int = 2) -> list[Ended]:
-    """Let processes do some work together, and wait for all of them to end.
+def run_processes(work: Work, *args: Any, folder: Path, num: int = 2) -> list[ProcessResult]:
+    """Run a function in joined processes, and wait for all of them to end.
 
     Arguments:
-        work: a function of a module.
-        args: of the work, after the group.
-        folder: to write to.
-        num: how many processes.
+        work: a function at module level.
+        args: arguments of the function, after the group.
+        folder: folder for temporary files.
+        num: number of processes.
     """
-    place = Path(tempfile.mkdtemp(dir=folder))
-    return started(_join, *((work, rank, num, place, args) for rank in range(num)), folder=place)
+    own = Path(tempfile.mkdtemp(dir=folder))
+    return start_processes(
+        _join_and_run, *((work, rank, num, own, args) for rank in range(num)), folder=own
+    )
 
 
-def found(ended: list[Ended]) -> list[dict[str, Tensor]]:
-    """What each process found, where all of them came to their end."""
+def get_results(ended: list[ProcessResult]) -> list[dict[str, Tensor]]:
+    """The tensors that each process returned; all must have ended well."""
     assert [each.code for each in ended] == [0] * len(ended), [each.err for each in ended]
-    return [each.found for each in ended if each.found is not None]
+    return [each.tensors for each in ended if each.tensors is not None]
 
 
-def started(function: Callable[..., None], *args: tuple[Any, ...], folder: Path) -> list[Ended]:
-    """Call a function in processes of their own, one for each tuple of arguments."""
+def start_processes(
+    function: Callable[..., None], *args: tuple[Any, ...], folder: Path
+) -> list[ProcessResult]:
+    """Call a function in new processes, one for each tuple of arguments."""
     processes = [
-        _PROCESSES.Process(target=_told, args=(folder, rank, function, each))
+        _PROCESSES.Process(target=_redirect_and_call, args=(folder, rank, function, each))
         for rank, each in enumerate(args)
     ]
     for process in processes:
         process.start()
     for process in processes:
         process.join(_SECONDS)
-    are_late = [process.is_alive() for process in processes]
+    is_late = [process.is_alive() for process in processes]
     for process in processes:
         process.kill()
         process.join()
-    assert not any(are_late), "a process hangs"
-    return [_ended(folder, rank, process.exitcode) for rank, process in enumerate(processes)]
+    assert not any(is_late), "a process hangs"
+    return [_read_result(folder, rank, process.exitcode) for rank, process in enumerate(processes)]
 
 
-def _ended(folder: Path, rank: int, code: int | None) -> Ended:
+def _read_result(folder: Path, rank: int, code: int | None) -> ProcessResult:
     assert code is not None
     path = folder / f"{rank}.safetensors"
-    found = safetensors.torch.load_file(path) if path.is_file() else None
-    return Ended(code, *((folder / f"{name}{rank}").read_text() for name in ("out", "err")), found)
+    tensors = safetensors.torch.load_file(path) if path.is_file() else None
+    out, err = ((folder / f"{name}{rank}").read_text() for name in ("out", "err"))
+    return ProcessResult(code, out, err, tensors)
 
 
-def _told(folder: Path, rank: int, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _redirect_and_call(
+    folder: Path, rank: int, function: Callable[..., None], args: tuple[Any, ...]
+) -> None:
     for descriptor, name in ((1, f"out{rank}"), (2, f"err{rank}")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     torch.set_num_threads(1)
     function(*args)
 
 
-def _join(work: Work, rank: int, num: int, folder: Path, args: tuple[Any, ...]) -> None:
+def _join_and_run(work: Work, rank: int, num: int, folder: Path, args: tuple[Any, ...]) -> None:
     warnings.simplefilter("ignore")
     store = dist.FileStore(str(folder / "store"), num)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=num)
-    found = work(dist.group.WORLD, *args)
-    safetensors.torch.save_file(found, folder / f"{rank}.safetensors")
+    tensors = work(dist.group.WORLD, *args)
+    safetensors.torch.save_file(tensors, folder / f"{rank}.safetensors")
     dist.destroy_process_group()

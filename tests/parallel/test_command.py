@@ -13,12 +13,12 @@ import torch
 from pyrovae import cli
 from tests.cli.test_resume import results
 
-from .processes import Ended, started
+from .processes import ProcessResult, start_processes
 from .signals import send_at
 
 OPTIONS = ["--epochs", "3", "--hidden", "8", "--latent-dim", "2", "--batch-size", "16"]
 STEPS = 5
-"""In an epoch of 72 data."""
+"""Steps in an epoch of 72 data."""
 
 
 def _main(
@@ -44,28 +44,28 @@ def _main(
     cli.main(arguments)
 
 
-def command(
+def run_command(
     *arguments: str, folder: Path, at: dict[int, tuple[int, int]] | None = None, restarts: int = 0
-) -> list[Ended]:
-    """A command line in two processes.
+) -> list[ProcessResult]:
+    """Run a command in two processes, as torchrun does.
 
     Arguments:
         arguments: as on the command line.
-        folder: to work in.
-        at: the step in which a process sends itself a signal, and which, by rank.
-        restarts: how often the processes were started before.
+        folder: working folder.
+        at: by rank, the step in which a process sends itself a signal, and the signal.
+        restarts: number of restarts so far.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    told = folder / "told"
-    told.mkdir(exist_ok=True)
+    output = folder / "output"
+    output.mkdir(exist_ok=True)
     each = ((rank, port, folder, arguments, restarts, at or {}) for rank in range(2))
-    return started(_main, *each, folder=told)
+    return start_processes(_main, *each, folder=output)
 
 
-def train(folder: Path, **options: Any) -> list[Ended]:
-    return command("train", "table.csv", "--output", "run", *OPTIONS, folder=folder, **options)
+def train(folder: Path, **options: Any) -> list[ProcessResult]:
+    return run_command("train", "table.csv", "--output", "run", *OPTIONS, folder=folder, **options)
 
 
 def write_table(folder: Path) -> None:
@@ -86,7 +86,7 @@ def one_line(text: str) -> str:
     return line
 
 
-def test_a_run_with_all_kinds_of_ends(
+def test_run_is_killed_interrupted_terminated_and_resumed(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     other = tmp_path_factory.mktemp("whole")
@@ -103,31 +103,33 @@ def test_a_run_with_all_kinds_of_ends(
 
     resume = ("train", "--resume", "run")
     both = dict.fromkeys(range(2), (STEPS + 2, signal.SIGINT))
-    interrupted = command(*resume, folder=folder, at=both)
+    interrupted = run_command(*resume, folder=folder, at=both)
     assert [each.code for each in interrupted] == [130, 130]
-    said = "stopped after epoch 1 and 3 steps; go on with: pyrovae train --resume run"
-    assert said in one_line(interrupted[0].err)
+    message = "stopped after epoch 1 and 3 steps; go on with: pyrovae train --resume run"
+    assert message in one_line(interrupted[0].err)
     assert interrupted[1].err == ""
 
-    terminated = command(*resume, folder=folder, at={0: (1, signal.SIGTERM)})
+    terminated = run_command(*resume, folder=folder, at={0: (1, signal.SIGTERM)})
     assert [each.code for each in terminated] == [143, 143]
 
-    # Started again by torchrun, with the words that the run was begun with.
+    # torchrun restarts the processes with the original command.
     again = train(folder, restarts=1)
     assert [each.code for each in again] == [0, 0], again[1].err
     assert results(folder / "run") == expected
     assert not list((folder / "run").rglob("*.partial"))
 
 
-def test_mistakes_are_told_once(folder: Path) -> None:
+def test_one_process_prints_each_error(folder: Path) -> None:
     (folder / "run").mkdir()
     (folder / "run" / "kept").write_text("")
-    mistakes = {
+    errors = {
         "run is there already": train(folder),
-        "processes share the training of one model": command("evaluate", "run", folder=folder),
-        "2 processes for 1 shards": command("train", "table.csv", "--shards", "1", folder=folder),
+        "processes share the training of one model": run_command("evaluate", "run", folder=folder),
+        "2 processes for 1 shards": run_command(
+            "train", "table.csv", "--shards", "1", folder=folder
+        ),
     }
-    for words, (first, second) in mistakes.items():
+    for words, (first, second) in errors.items():
         assert words in one_line(first.err)
         assert (first.code, second.code) == (2, 2)
         assert second.err == second.out == ""

@@ -1,4 +1,4 @@
-"""A fit in shards is the same, to round-off, however many processes share them."""
+"""A fit in shards has the same result, to round-off, for any number of processes."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from .fits import SETUPS, ends_alone, ends_of
-from .processes import found, together
+from .fits import SETUPS, results_of_fits, results_of_fits_alone
+from .processes import get_results, run_processes
 
 _COMPILED = ("compiled",)
-"""Which takes seconds."""
+"""Setups that take seconds to compile."""
 
 
 def assert_same(these: dict[str, Tensor], those: dict[str, Tensor], tolerance: float) -> None:
@@ -25,15 +25,15 @@ def assert_same(these: dict[str, Tensor], those: dict[str, Tensor], tolerance: f
     [tuple(sorted(SETUPS.keys() - set(_COMPILED))), _COMPILED],
     ids=["eager_or_recorded", "compiled"],
 )
-def test_two_processes_end_as_one_does(names: tuple[str, ...], tmp_path: Path) -> None:
-    """With the same bits in each, but for sums in another order those of one process."""
-    first, second = found(together(ends_of, *names, folder=tmp_path))
+def test_two_processes_give_the_result_of_one(names: tuple[str, ...], tmp_path: Path) -> None:
+    """Both have the same bits; one process may differ in the order of sums."""
+    first, second = get_results(run_processes(results_of_fits, *names, folder=tmp_path))
     assert_same(first, second, 0.0)
-    (alone,) = found(together(ends_alone, *names, folder=tmp_path, num=1))
+    (alone,) = get_results(run_processes(results_of_fits_alone, *names, folder=tmp_path, num=1))
     assert_same(first, alone, 1e-9)
 
 
-def test_shards_have_noise_of_their_own() -> None:
-    """So a fit depends on their number: the comparison above is not of what never changes."""
-    one, other = (ends_of(None, "user_program", shards=num) for num in (2, 3))
+def test_each_shard_has_its_own_noise() -> None:
+    """So fits depend on the number of shards, and the test above does not hold trivially."""
+    one, other = (results_of_fits(None, "user_program", shards=num) for num in (2, 3))
     assert not torch.allclose(one["user_program: epochs"], other["user_program: epochs"])

@@ -1,4 +1,4 @@
-"""Where there is no noise, shards of a batch together are the batch."""
+"""Without noise, steps in shards equal steps on the whole batch."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,7 +31,7 @@ def _autoencoder() -> dict[str, Any]:
 
 
 def _map_of_shared_and_local_latents() -> dict[str, Any]:
-    """A latent outside of the plate has the weight of its prior but once in each shard."""
+    """A latent outside the plate; its prior must count once, however many shards there are."""
 
     def model(x: Tensor) -> None:
         slope = pyro.sample("slope", dist.Normal(0.0, 0.1))
@@ -73,7 +73,7 @@ PAIRS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-def _end(pair: str, shards: int | None) -> list[Tensor]:
+def _result_of_fit(pair: str, shards: int | None) -> list[Tensor]:
     torch.manual_seed(0)
     settings = PAIRS[pair]()
     batches = Batches(settings.pop("data"), 7, shuffle=False)  # 7, 7, 7 and 2
@@ -86,21 +86,21 @@ def _end(pair: str, shards: int | None) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_shards_end_as_the_whole(pair: str) -> None:
-    whole = _end(pair, None)
+def test_shards_give_the_result_of_whole_batches(pair: str) -> None:
+    whole = _result_of_fit(pair, None)
     assert len(whole) > 2
     for shards in (1, 3, 4):
-        torch.testing.assert_close(_end(pair, shards), whole, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(_result_of_fit(pair, shards), whole, rtol=1e-9, atol=1e-9)
 
 
-def test_gradient_of_fixed_noise() -> None:
-    """Of w shared by all data, and z of each, at the noise that the data bring:
+def test_gradient_at_fixed_noise() -> None:
+    """With a global latent w, and z for each datum, at noise that the data provide:
 
     L = -(log p(w) - log q(w)) / N - mean_i [log p(x_i | w, z_i) + log p(z_i) - log q(z_i)].
     """
     num, noise = 100, torch.tensor(0.4)
 
-    def at(loc: Tensor, scale: Tensor, eps: Tensor) -> Any:
+    def delta_at(loc: Tensor, scale: Tensor, eps: Tensor) -> Any:
         value = loc + scale * eps
         return dist.Delta(value, log_density=dist.Normal(loc, scale).log_prob(value))
 
@@ -112,9 +112,9 @@ def test_gradient_of_fixed_noise() -> None:
 
     def guide(x: Tensor, eps: Tensor) -> None:
         loc, log_scale, slope = (pyro.param(n, torch.tensor(v)) for n, v in start.items())
-        pyro.sample("w", at(loc, log_scale.exp(), noise))
+        pyro.sample("w", delta_at(loc, log_scale.exp(), noise))
         with pyro.plate("data", num, subsample=x):
-            pyro.sample("z", at(slope * x, torch.ones(()), eps))
+            pyro.sample("z", delta_at(slope * x, torch.ones(()), eps))
 
     start = {"loc": 0.2, "log_scale": -0.3, "slope": 0.7}
     x, eps = _data(2)[:7].unbind(1)
@@ -139,7 +139,7 @@ def test_gradient_of_fixed_noise() -> None:
 
 
 def test_buffers_end_as_the_mean_over_shards() -> None:
-    """Of batch normalisation: the running mean after a step is that of the whole batch."""
+    """In batch normalisation, the running mean after a step is that of the whole batch."""
     norm = nn.BatchNorm1d(2)
 
     def model(x: Tensor) -> None:
@@ -155,8 +155,8 @@ def test_buffers_end_as_the_mean_over_shards() -> None:
     assert norm.num_batches_tracked == 1
 
 
-def test_constants_stay_what_they_are() -> None:
-    """Shares of a batch do not add up to one, to the bit."""
+def test_constant_buffers_keep_every_bit() -> None:
+    """The shares of a batch do not sum to exactly one, so means of values would change them."""
     torch.set_default_dtype(torch.float32)
     network = nn.Linear(4, 4)
     constants = torch.tensor([1.0, 16.0, 0.1, 255.0])

@@ -1,4 +1,4 @@
-"""Numbers that are not finite in the shard of one process are so for all."""
+"""A gradient that is not finite in one process stops, or skips, the step in all."""
 
 from functools import partial
 from pathlib import Path
@@ -12,12 +12,12 @@ from torch.optim import SGD
 from pyrovae import Batches
 from pyrovae.errors import NotFinite
 
-from .fits import Settings, end_of, user_program
-from .processes import found, together
+from .fits import Settings, result_of_fit, user_program
+from .processes import get_results, run_processes
 
 
 def _setup(non_finite: str, compile: bool) -> Settings:
-    """A gradient that is NaN for one datum: in the second batch, and its second shard."""
+    """The gradient of one datum is NaN, in the second shard of the second batch."""
     program = user_program()
     x = program["data"]
     is_bad = torch.arange(len(x)) == 12
@@ -38,33 +38,33 @@ def _setup(non_finite: str, compile: bool) -> Settings:
         "optimiser": partial(SGD, lr=1e-3, momentum=0.9),
         "non_finite": non_finite,
         "compile": compile,
-        "spare_compiler": True,
+        "skip_compiler": True,
         "shards": 2,
     }
 
 
-def _ends(group: ProcessGroup | None) -> dict[str, Tensor]:
-    ends = {}
+def _results(group: ProcessGroup | None) -> dict[str, Tensor]:
+    results = {}
     for compile in (False, True):
-        end = end_of(partial(_setup, "skip", compile), group)
-        ends |= {f"{compile} {name}": tensor for name, tensor in end.items()}
+        result = result_of_fit(partial(_setup, "skip", compile), group)
+        results |= {f"{compile} {name}": tensor for name, tensor in result.items()}
         try:
-            end_of(partial(_setup, "stop", compile), group)
+            result_of_fit(partial(_setup, "stop", compile), group)
         except NotFinite as error:
             print(error)
         torch.set_default_dtype(torch.float32)
-    return ends
+    return results
 
 
-def _alone(group: ProcessGroup) -> dict[str, Tensor]:
-    return _ends(None)
+def _results_alone(group: ProcessGroup) -> dict[str, Tensor]:
+    return _results(None)
 
 
-def test_all_go_on_or_stop_alike(tmp_path: Path) -> None:
-    ended = together(_ends, folder=tmp_path)
-    alone = together(_alone, folder=tmp_path, num=1)
-    first, second = found(ended)
-    (expected,) = found(alone)
+def test_all_processes_skip_or_stop_alike(tmp_path: Path) -> None:
+    ended = run_processes(_results, folder=tmp_path)
+    alone = run_processes(_results_alone, folder=tmp_path, num=1)
+    first, second = get_results(ended)
+    (expected,) = get_results(alone)
     for name, value in first.items():
         assert value.isfinite().all()
         assert torch.equal(value, second[name])

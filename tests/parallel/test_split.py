@@ -1,4 +1,4 @@
-"""Parameters that are split over processes (FSDP) are trained as whole ones are."""
+"""Training with parameters that are split over processes (FSDP) equals training with whole ones."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,11 +18,11 @@ from torch.optim import SGD
 from pyrovae import VAE, Batches, InputError
 from pyrovae.training.snapshots import Snapshots
 
-from .fits import Settings, counts, end_of
-from .processes import found, together
+from .fits import Settings, counts, result_of_fit
+from .processes import get_results, run_processes
 
 NUM = 20
-"""In batches of eight, and a last one of four."""
+"""Number of data: two batches of eight and one of four."""
 
 _BINOMIAL = {"family": "Binomial", "total_count": 16}
 
@@ -37,23 +37,23 @@ def _vae(is_split: bool) -> VAE:
     return vae
 
 
-def _of(is_split: bool, **settings: Any) -> Settings:
+def _settings(is_split: bool, **settings: Any) -> Settings:
     vae = _vae(is_split)
     return {"model": vae.model, "guide": vae.guide, "data": counts(NUM), "lr": 0.03} | settings
 
 
 def clipped_with_patience(is_split: bool) -> Settings:
     patience = {"validation": counts(11), "patience": 1, "schedule": "cosine"}
-    return _of(is_split, clip_norm=5.0, **patience) | {"compile": "auto"}
+    return _settings(is_split, clip_norm=5.0, **patience) | {"compile": "auto"}
 
 
 def accumulated_with_momentum(is_split: bool) -> Settings:
     momentum = partial(SGD, lr=1e-3, momentum=0.9)
-    return _of(is_split, accumulate=2, optimiser=momentum, objective="iwae")
+    return _settings(is_split, accumulate=2, optimiser=momentum, objective="iwae")
 
 
 def functions_of_split_layers(is_split: bool) -> Settings:
-    """Each layer by itself, and all parameters but one of ``pyro.param``."""
+    """Each layer is split by itself; a parameter of ``pyro.param`` is not."""
     networks = [
         nn.Sequential(nn.Linear(*n), nn.Tanh(), nn.Linear(8, 16)) for n in ((2, 8), (16, 8))
     ]
@@ -79,9 +79,9 @@ def functions_of_split_layers(is_split: bool) -> Settings:
     return {"model": model, "guide": guide, "data": data, "validation": data[:7]}
 
 
-def step_that_is_left_out(is_split: bool) -> Settings:
-    """One datum has a gradient that is not finite, in the part of one process alone."""
-    settings = _of(is_split)
+def skipped_step(is_split: bool) -> Settings:
+    """The gradient of one datum is not finite, in the part of a parameter in one process."""
+    settings = _settings(is_split)
     last = nn.Linear(1, 4)
     if is_split:
         fully_shard(last)
@@ -106,24 +106,24 @@ SETUPS: dict[str, Callable[[bool], Settings]] = {
         clipped_with_patience,
         accumulated_with_momentum,
         functions_of_split_layers,
-        step_that_is_left_out,
+        skipped_step,
     )
 }
 
 
-def _whole(end: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Gathered by all processes, in one order."""
+def _gather(end: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors; all processes gather them in the same order."""
     return {
         name: (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).clone()
         for name, tensor in sorted(end.items())
     }
 
 
-def _ends(group: ProcessGroup, is_split: bool) -> dict[str, Tensor]:
+def _results(group: ProcessGroup, is_split: bool) -> dict[str, Tensor]:
     shared = group if is_split else None
     ends = {}
     for name, setup in SETUPS.items():
-        end = _whole(end_of(lambda setup=setup: setup(is_split) | {"shards": 2}, shared))
+        end = _gather(result_of_fit(lambda setup=setup: setup(is_split) | {"shards": 2}, shared))
         ends |= {f"{name}: {key}": tensor for key, tensor in end.items()}
     return ends
 
@@ -135,38 +135,44 @@ def _assert_close(these: dict[str, Tensor], those: dict[str, Tensor]) -> None:
         assert torch.allclose(value, those[name], rtol=1e-9, atol=1e-9), name
 
 
-def test_split_parameters_end_as_whole_ones_do(tmp_path: Path) -> None:
-    ends = found(together(_ends, True, folder=tmp_path))
-    (alone,) = found(together(_ends, False, folder=tmp_path, num=1))
+def test_split_parameters_train_as_whole_ones_do(tmp_path: Path) -> None:
+    ends = get_results(run_processes(_results, True, folder=tmp_path))
+    (alone,) = get_results(run_processes(_results, False, folder=tmp_path, num=1))
     for end in ends:
         _assert_close(end, alone)
 
 
-def _resumed(group: ProcessGroup, states: Path, is_split: bool, epochs: int) -> dict[str, Tensor]:
+def _fit_or_resume(
+    group: ProcessGroup, states: Path, is_split: bool, epochs: int
+) -> dict[str, Tensor]:
     is_there = Snapshots(states).exist()
     settings = {"resume" if is_there else "checkpoint": states, "epochs": epochs, "shards": 2}
     patience = {"validation": counts(11), "patience": 3}
     options = {"accumulate": 2, "optimiser": partial(SGD, lr=1e-3, momentum=0.9)} | patience
 
     def setup() -> Settings:
-        return _of(is_split) | options | settings | {"checkpoint_every": 0.0}
+        return _settings(is_split) | options | settings | {"checkpoint_every": 0.0}
 
-    return _whole(end_of(setup, group if is_split else None))
-
-
-def _by_one(group: ProcessGroup, *args: Any) -> dict[str, Tensor]:
-    return _resumed(group, *args)
+    return _gather(result_of_fit(setup, group if is_split else None))
 
 
-def test_states_are_of_whole_parameters(tmp_path: Path) -> None:
-    """So that another number of processes goes on from them: here one, which splits nothing."""
-    (expected,) = found(together(_by_one, tmp_path / "whole", False, 4, folder=tmp_path, num=1))
+def _fit_or_resume_alone(group: ProcessGroup, *args: Any) -> dict[str, Tensor]:
+    return _fit_or_resume(group, *args)
+
+
+def test_states_hold_whole_parameters(tmp_path: Path) -> None:
+    """So that any number of processes can resume: here one, which splits nothing."""
+    (expected,) = get_results(
+        run_processes(_fit_or_resume_alone, tmp_path / "whole", False, 4, folder=tmp_path, num=1)
+    )
     states = tmp_path / "states"
-    found(together(_resumed, states, True, 1, folder=tmp_path))
+    get_results(run_processes(_fit_or_resume, states, True, 1, folder=tmp_path))
     copytree(states, tmp_path / "copied")
-    for end in found(together(_resumed, states, True, 4, folder=tmp_path)):
+    for end in get_results(run_processes(_fit_or_resume, states, True, 4, folder=tmp_path)):
         _assert_close(end, expected)
-    (end,) = found(together(_by_one, tmp_path / "copied", False, 4, folder=tmp_path, num=1))
+    (end,) = get_results(
+        run_processes(_fit_or_resume_alone, tmp_path / "copied", False, 4, folder=tmp_path, num=1)
+    )
     _assert_close(end, expected)
 
 
@@ -179,18 +185,18 @@ REFUSED: dict[str, Settings] = {
 
 
 def _refusals(group: ProcessGroup) -> dict[str, Tensor]:
-    for settings, of in [*((each, group) for each in REFUSED.values()), ({}, None)]:
+    for settings, used in [*((each, group) for each in REFUSED.values()), ({}, None)]:
         try:
-            end_of(lambda settings=settings: _of(True) | settings, of)
+            result_of_fit(lambda settings=settings: _settings(True) | settings, used)
         except InputError as error:
             print(error)
         torch.set_default_dtype(torch.float32)
     return {}
 
 
-def test_what_cannot_be_had_of_them_is_refused(tmp_path: Path) -> None:
-    ended = together(_refusals, folder=tmp_path)
-    found(ended)
+def test_unsupported_options_are_refused(tmp_path: Path) -> None:
+    ended = run_processes(_refusals, folder=tmp_path)
+    get_results(ended)
     for each in ended:
         *sentences, alone = each.out.splitlines()
         for words, sentence in zip(REFUSED, sentences, strict=True):

@@ -1,4 +1,4 @@
-"""Under ``torchrun`` itself."""
+"""``pyrovae train`` under ``torchrun``."""
 
 import os
 import subprocess
@@ -12,8 +12,8 @@ from .test_command import OPTIONS, STEPS, results, train, write_table
 _TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-def torchrun(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Let torchrun start two processes, in a folder."""
+def run_torchrun(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run two processes by torchrun, in a folder."""
     environment = os.environ | {
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "OMP_NUM_THREADS": "1",
@@ -30,28 +30,30 @@ def torchrun(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_worker_is_killed_and_both_go_on(
+def test_torchrun_restarts_after_a_process_is_killed(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """From the last state, to the bits of a run that nothing happened to."""
+    """Both processes resume from the last state, and end with the bits of an undisturbed run."""
     other = tmp_path_factory.mktemp("whole")
     for folder in (tmp_path, other):
         write_table(folder)
     killed = ("--max-restarts", "1", "-m", "tests.parallel.kill_once")
-    again = torchrun(*killed, "train", "table.csv", "--output", "run", *OPTIONS, folder=tmp_path)
+    again = run_torchrun(
+        *killed, "train", "table.csv", "--output", "run", *OPTIONS, folder=tmp_path
+    )
     assert again.returncode == 0, again.stderr
     assert "pyrovae: process 0 of 2 stopped" in again.stderr
-    num_taken = len((tmp_path / "steps").read_text().splitlines())
-    assert 3 * STEPS <= num_taken <= 3 * STEPS + 1
+    num_steps = len((tmp_path / "steps").read_text().splitlines())
+    assert 3 * STEPS <= num_steps <= 3 * STEPS + 1
     assert again.stdout.count("trained 3 epochs") == 1
     assert not list((tmp_path / "run").rglob("*.partial"))
     train(other)
     assert results(tmp_path / "run") == results(other / "run")
 
 
-def test_a_mistake_is_told_once(tmp_path: Path) -> None:
-    """In a sentence, which torchrun's own report follows."""
-    ended = torchrun("-m", "pyrovae", "train", "digitz", folder=tmp_path)
+def test_error_is_printed_once(tmp_path: Path) -> None:
+    """The message is one sentence; the report of torchrun follows."""
+    ended = run_torchrun("-m", "pyrovae", "train", "digitz", folder=tmp_path)
     assert ended.returncode == 1
     sentence, report = ended.stderr.split("\n", 1)
     assert sentence.startswith("pyrovae: ")

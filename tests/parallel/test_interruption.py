@@ -1,4 +1,4 @@
-"""What two processes do when one of them, or both, are stopped, and how they go on."""
+"""Two processes stop when one or both are stopped, and resume together."""
 
 import signal
 import sys
@@ -14,12 +14,12 @@ from torch.distributed import ProcessGroup, get_rank
 from pyrovae.errors import Interrupted, Separated
 from pyrovae.training.snapshots import Snapshots
 
-from .fits import Settings, end_of, vae_with_patience
-from .processes import found, together
+from .fits import Settings, result_of_fit, vae_with_patience
+from .processes import get_results, run_processes
 from .signals import send_at
 
 STEPS = 3
-"""In an epoch."""
+"""Steps in an epoch."""
 
 
 def _setup(states: Path, every: float = 0.0) -> Settings:
@@ -29,16 +29,16 @@ def _setup(states: Path, every: float = 0.0) -> Settings:
     return settings | {"checkpoint_every": every, "resume" if is_there else "checkpoint": states}
 
 
-def _stopped(
+def _fit_with_signals(
     group: ProcessGroup, states: Path, step: int, numbers: dict[int, int]
 ) -> dict[str, Tensor]:
-    """Send signals to processes by rank, in a step."""
+    """Fit, and send signals to processes, by rank, in a step."""
     rank = get_rank(group)
     if rank in numbers:
         send_at(step, numbers[rank])
     start = perf_counter()
     try:
-        return end_of(lambda: _setup(states), group)
+        return result_of_fit(lambda: _setup(states), group)
     except Interrupted as error:
         print(f"{error.number}: {str(error).partition(';')[0]}")
         return {}
@@ -47,28 +47,30 @@ def _stopped(
         sys.exit(1)
 
 
-def _resumed(group: ProcessGroup | None, states: Path) -> dict[str, Tensor]:
-    return end_of(lambda: _setup(states), group)
+def _fit_or_resume(group: ProcessGroup | None, states: Path) -> dict[str, Tensor]:
+    return result_of_fit(lambda: _setup(states), group)
 
 
-def _alone(group: ProcessGroup, states: Path) -> dict[str, Tensor]:
-    return _resumed(None, states)
+def _fit_or_resume_alone(group: ProcessGroup, states: Path) -> dict[str, Tensor]:
+    return _fit_or_resume(None, states)
 
 
-def test_killed_and_resumed(tmp_path: Path) -> None:
-    """The other one ends within seconds; both go on to the same bits, and one alone nearly so."""
-    (whole, _) = found(together(_resumed, tmp_path / "whole", folder=tmp_path))
+def test_kill_of_one_process_and_resume(tmp_path: Path) -> None:
+    """The other process ends within seconds; a resumed fit ends the same, in two or one process."""
+    (whole, _) = get_results(run_processes(_fit_or_resume, tmp_path / "whole", folder=tmp_path))
     states = tmp_path / "states"
     kill = {1: signal.SIGKILL}
-    first, second = together(_stopped, states, STEPS + 2, kill, folder=tmp_path)
+    first, second = run_processes(_fit_with_signals, states, STEPS + 2, kill, folder=tmp_path)
     assert second.code == -signal.SIGKILL
     assert first.code == 1
     assert float(first.out.removeprefix("separated after ")) < 10
     copytree(states, tmp_path / "copied")
-    for end in found(together(_resumed, states, folder=tmp_path)):
+    for end in get_results(run_processes(_fit_or_resume, states, folder=tmp_path)):
         for name, value in whole.items():
             assert torch.equal(end[name], value), name
-    (alone,) = found(together(_alone, tmp_path / "copied", folder=tmp_path, num=1))
+    (alone,) = get_results(
+        run_processes(_fit_or_resume_alone, tmp_path / "copied", folder=tmp_path, num=1)
+    )
     for name, value in whole.items():
         torch.testing.assert_close(alone[name], value, rtol=1e-9, atol=1e-9)
 
@@ -83,11 +85,11 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
     ],
     ids=["Ctrl-C", "SIGTERM", "SIGTERM_to_the_first", "SIGTERM_to_the_second"],
 )
-def test_both_end_after_the_same_step(numbers: dict[int, int], tmp_path: Path) -> None:
-    """That after the one in which they were told."""
+def test_both_processes_stop_after_the_same_step(numbers: dict[int, int], tmp_path: Path) -> None:
+    """They stop one step after the signal."""
     states = tmp_path / "states"
-    ended = together(_stopped, states, STEPS + 1, numbers, folder=tmp_path)
-    found(ended)
+    ended = run_processes(_fit_with_signals, states, STEPS + 1, numbers, folder=tmp_path)
+    get_results(ended)
     (number,) = set(numbers.values())
     assert ended[0].out == ended[1].out == f"{number}: stopped after epoch 1 and 2 steps\n"
     assert Snapshots(states).exist()

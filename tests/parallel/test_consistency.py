@@ -1,4 +1,4 @@
-"""Processes begin alike, and stay so, or say that they do not."""
+"""Processes start and stay alike, or stop with an error."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,25 +15,25 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Tens
 
 from pyrovae import InputError
 
-from .fits import counts, end_of, user_program, vae_with_patience
-from .processes import Ended, found, together
+from .fits import counts, result_of_fit, user_program, vae_with_patience
+from .processes import ProcessResult, get_results, run_processes
 
 Settings = dict[str, Any]
 
 
-def _said(group: ProcessGroup | None, setup: Callable[[], Settings]) -> None:
-    """Print the sentence that a fit ends with."""
+def _print_error(group: ProcessGroup | None, setup: Callable[[], Settings]) -> None:
+    """Print the error of a fit."""
     try:
-        end_of(setup, group)
-        print("no sentence")
+        result_of_fit(setup, group)
+        print("no error")
     except InputError as error:
         print(error)
     finally:
         torch.set_default_dtype(torch.float32)
 
 
-def _sentences(ended: list[Ended]) -> list[list[str]]:
-    found(ended)
+def _error_lines(ended: list[ProcessResult]) -> list[list[str]]:
+    get_results(ended)
     return [each.out.splitlines() for each in ended]
 
 
@@ -45,13 +45,13 @@ def other_data(rank: int) -> Settings:
     return {"data": _data() + rank}
 
 
-def another_part_of_the_data(rank: int) -> Settings:
-    """As one shares data out without shards."""
+def other_part_of_the_data(rank: int) -> Settings:
+    """A DistributedSampler, as for data parallelism without shards."""
     rows = TensorDataset(_data()[:16])
     return {"data": DataLoader(rows, 4, sampler=DistributedSampler(rows, 2, rank))}
 
 
-def another_order(rank: int) -> Settings:
+def other_order(rank: int) -> Settings:
     rows = TensorDataset(_data())
     order = RandomSampler(rows, generator=torch.Generator().manual_seed(rank))
     return {"data": DataLoader(rows, 4, sampler=order)}
@@ -61,19 +61,19 @@ def other_steps(rank: int) -> Settings:
     return {"optimiser": partial(SGD, lr=1e-4 * (1 + rank))}
 
 
-def a_datum_that_the_second_looks_at(rank: int) -> Settings:
+def bad_datum_in_the_second_process(rank: int) -> Settings:
     data = counts()
-    data[12] = 17.0  # of 16
+    data[12] = 17.0  # the total count is 16
     return vae_with_patience() | {"data": data}
 
 
-def a_parameter_that_comes_later(rank: int) -> Settings:
-    program, seen = user_program(), []
+def parameter_that_appears_later(rank: int) -> Settings:
+    program, calls = user_program(), []
 
     def model(x: Tensor) -> None:
         program["model"](x)
-        seen.append(x)
-        if len(seen) > 5:
+        calls.append(x)
+        if len(calls) > 5:
             pyro.factor("lateness", -(pyro.param("late", torch.zeros(())) ** 2))
 
     return {"model": model}
@@ -81,32 +81,32 @@ def a_parameter_that_comes_later(rank: int) -> Settings:
 
 REFUSED = {
     other_data: "process 1 has other data than the first one",
-    another_part_of_the_data: "process 1 has other batches than the first one",
-    another_order: "process 1 has other batches than the first one",
+    other_part_of_the_data: "process 1 has other batches than the first one",
+    other_order: "process 1 has other batches than the first one",
     other_steps: "processes came to hold different parameters",
-    a_datum_that_the_second_looks_at: "17",
-    a_parameter_that_comes_later: "a parameter first appeared after the first batch",
+    bad_datum_in_the_second_process: "17",
+    parameter_that_appears_later: "a parameter first appeared after the first batch",
 }
 
 
 def _refusals(group: ProcessGroup) -> dict[str, Tensor]:
     for change in REFUSED:
-        _said(group, lambda change=change: user_program() | change(get_rank(group)))
-    _said(group, lambda: user_program() | {"shards": 1})
+        _print_error(group, lambda change=change: user_program() | change(get_rank(group)))
+    _print_error(group, lambda: user_program() | {"shards": 1})
     return {}
 
 
-def test_what_differs_is_refused_in_each_process(tmp_path: Path) -> None:
-    first, second = _sentences(together(_refusals, folder=tmp_path))
+def test_differences_raise_the_same_error_in_each_process(tmp_path: Path) -> None:
+    first, second = _error_lines(run_processes(_refusals, folder=tmp_path))
     assert first == second
-    *sentences, of_shards = first
-    for sentence, words in zip(sentences, REFUSED.values(), strict=True):
-        assert words in sentence
-    assert "give at least as many shards as processes" in of_shards
+    *errors, error_of_shards = first
+    for error, words in zip(errors, REFUSED.values(), strict=True):
+        assert words in error
+    assert "give at least as many shards as processes" in error_of_shards
 
 
 def _other_start(group: ProcessGroup | None, rank: int) -> dict[str, Tensor]:
-    """Buffers, too, are those of the first; one that memory does not hold in its order."""
+    """The first process also determines buffers, such as one that is not contiguous."""
 
     class Network(nn.Module):
         def __init__(self) -> None:
@@ -133,15 +133,15 @@ def _other_start(group: ProcessGroup | None, rank: int) -> dict[str, Tensor]:
 
         return {"model": model, "guide": guide, "data": _data(), "shards": 2}
 
-    return end_of(setup, group)
+    return result_of_fit(setup, group)
 
 
 def _other_starts(group: ProcessGroup) -> dict[str, Tensor]:
     return _other_start(group, get_rank(group))
 
 
-def test_parameters_of_the_first_are_taken(tmp_path: Path) -> None:
-    first, second = found(together(_other_starts, folder=tmp_path))
+def test_all_processes_start_from_the_parameters_of_the_first(tmp_path: Path) -> None:
+    first, second = get_results(run_processes(_other_starts, folder=tmp_path))
     alone = _other_start(None, 0)
     for name in {"param network$$$weight", "epochs"}:
         assert torch.equal(first[name], second[name])
