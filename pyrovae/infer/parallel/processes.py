@@ -65,7 +65,7 @@ class Processes:
         return self._broadcast_text_from(0, text)
 
     def first_nonempty_text(self, text: str) -> str:
-        """The text of the lowest-ranked process whose text is not empty; empty if all are."""
+        """The first text, in the order of ranks, that is not empty; empty if there is none."""
         has_text = torch.zeros(self.num, device=self.device)
         has_text[self.rank] = float(bool(text))
         self.all_reduce(has_text)
