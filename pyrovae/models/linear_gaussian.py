@@ -145,7 +145,7 @@ def fit_em(
 
 
 def _check_variance(variance: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """Return the variance of the noise, or raise InputError if it is zero."""
+    """Return the variance, or raise InputError if it is close to zero."""
     if variance.item() > _MIN_VARIANCE:
         return variance
     raise InputError(

@@ -146,7 +146,7 @@ class LabelModel(GenerativeModel):
 
 
 class SemiSupervisedVAE(LatentVariableModel):
-    """p(y) p(z) p(x | z, y) and q(y | x) q(z | x, y), for data of which only some have labels y.
+    """p(y) p(z) p(x | z, y) and q(y | x) q(z | x, y), where only some data have labels y.
 
     This is the model M2 of Kingma et al. (2014), with p(y) uniform over C classes. In nats per
     datum,
@@ -165,7 +165,7 @@ class SemiSupervisedVAE(LatentVariableModel):
     where the label is missing. Train with ``objective="enumerated"``, which sums over the site
     ``y_unobserved``, as ``pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)`` does. The plain ELBO
     samples y, and its gradients are noisy. With the sum, the networks of the encoder and the
-    classifier run once for each x, those of the decoder once for each class.
+    classifier run once for each x, and the decoder once for each class.
 
     Minibatches mix data with and without labels. If labels are few, most minibatches would have
     hardly any. Then repeat the labelled data, so that they make up a tenth to a half of the

@@ -105,7 +105,7 @@ class VAE(LatentVariableModel):
             missing=missing,
         )
         if isinstance(p, VampPrior):
-            p.bind(self.guide)  # its latents then fit, as they are those of q
+            p.bind(self.guide)  # its latents are those of q, so the checks below would pass
             return
         with torch.no_grad():
             prior_trial: Any = p()
@@ -133,7 +133,7 @@ class VAE(LatentVariableModel):
             prior.start_at(self.guide.standardise(x.to(device)))
 
     def encode(self, x: Num[Tensor, "..."], *given: Tensor) -> TorchDistributionMixin:
-        """q(z | x), of event shape ``(latent_dim,)``, or that of the posterior's ``prior()``."""
+        """q(z | x), of event shape ``(latent_dim,)``, or the event shape of the posterior."""
         return self.guide.q(x, *given)
 
     def decode(

@@ -1,4 +1,4 @@
-"""The conditional VAE: log p(x | y) against the truth, its parts, and its life under Pyro."""
+"""The conditional VAE: log p(x | y) against exact values, its parts, and training by Pyro."""
 
 import copy
 from functools import partial
@@ -30,10 +30,10 @@ CONDITIONS: dict[str, tuple[dict[str, Any], Tensor]] = {
         torch.rand(10, 1, 8, 8, generator=GENERATOR),
     ),
 }
-EACH = pytest.mark.parametrize(("options", "y"), CONDITIONS.values(), ids=CONDITIONS)
+each_condition = pytest.mark.parametrize(("options", "y"), CONDITIONS.values(), ids=CONDITIONS)
 
 
-def linear_gaussian(scale: float = 0.6) -> ConditionalVAE:
+def linear_gaussian_cvae(scale: float = 0.6) -> ConditionalVAE:
     """x = W z + V y + b + noise, with a linear decoder and a standard normal prior."""
     linear = partial(MLP, hidden=())
     likelihood = {"family": "Normal", "scale": scale}
@@ -49,8 +49,8 @@ def exact_log_evidence(cvae: ConditionalVAE, x: Tensor, y: Tensor, scale: float 
 
 
 @pytest.mark.usefixtures("float64")
-def test_importance_sampling_finds_the_exact_conditional() -> None:
-    cvae = linear_gaussian()
+def test_importance_sampling_matches_the_exact_log_p() -> None:
+    cvae = linear_gaussian_cvae()
     x, y = torch.randn(8, 3), torch.randn(8, 1)
     found = importance_sample(
         cvae.model, cvae.guide, (x, y), num_samples=30000, compile=False, progress=False
@@ -65,14 +65,14 @@ def test_importance_sampling_finds_the_exact_conditional() -> None:
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("conditional_prior", [False, True])
 def test_importance_sampling_agrees_with_a_grid(conditional_prior: bool) -> None:
-    """log p(x | y) = log of the integral over a latent of one dimension."""
+    """log p(x | y) is the log of the integral over a latent of one dimension."""
     cvae = ConditionalVAE(
         (4,),
         1,
         num_classes=3,
         conditional_prior=conditional_prior,
         encoder=partial(MLP, hidden=(8,)),
-        decoder=_wide,
+        decoder=decoder_with_large_weights,
     )
     x = (torch.rand(6, 4) > 0.5).double()
     y = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -90,8 +90,8 @@ def test_importance_sampling_agrees_with_a_grid(conditional_prior: bool) -> None
     assert (found.standard_error < 0.1).all()
 
 
-def test_training_finds_what_y_tells_about_x() -> None:
-    """x = 2 y - 1 + noise: the mean slope is learned, and the bound passes what x alone allows."""
+def test_training_learns_how_x_depends_on_y() -> None:
+    """x = 2 y - 1 + noise: the slope is right, and the ELBO exceeds log p(x) without y."""
     y = torch.randn(500, 1)
     x = torch.cat([2 * y - 1, -y], 1) + 0.3 * torch.randn(500, 2)
     linear = partial(MLP, hidden=())
@@ -113,8 +113,8 @@ def test_training_finds_what_y_tells_about_x() -> None:
     assert found.mean > alone + 1
 
 
-@EACH
-def test_shapes(options: dict[str, Any], y: Tensor) -> None:
+@each_condition
+def test_methods_return_the_right_shapes(options: dict[str, Any], y: Tensor) -> None:
     cvae = ConditionalVAE((1, 8, 8), 3, **options)
     cvae.standardise(X, y)
     assert cvae.encode(X, y).batch_shape == (10,)
@@ -127,7 +127,7 @@ def test_shapes(options: dict[str, Any], y: Tensor) -> None:
     assert cvae.transfer(X, y, y[3]).shape == X.shape
 
 
-def test_what_y_is_decoded_under() -> None:
+def test_transfer_and_draw_decode_with_the_given_y() -> None:
     cvae = ConditionalVAE((1, 8, 8), 3, num_classes=3)
     z = cvae.embed(X, CLASSES)
     other = (CLASSES + 1) % 3
@@ -140,7 +140,7 @@ def test_what_y_is_decoded_under() -> None:
     assert not any(t.requires_grad for t in (moved, cvae.sample(4, CLASSES[0], mean=True)))
 
 
-def test_draws_of_a_conditional_prior_are_of_its_y() -> None:
+def test_draws_of_a_conditional_prior_follow_y() -> None:
     cvae = ConditionalVAE((4,), 1, num_classes=2, conditional_prior=True)
     with torch.no_grad():
         network = cvae.model.prior.network.layers[-1]
@@ -167,21 +167,21 @@ def test_vectors_and_images_are_standardised_and_classes_are_not() -> None:
     torch.testing.assert_close(c.mean(0), torch.zeros(5), atol=1e-5, rtol=0)
     torch.testing.assert_close(c.std(0, correction=0), torch.ones(5))
     _, image = CONDITIONS["image"]
-    of_images = Condition(condition_shape=(1, 8, 8))
-    of_images.set_units(16 * image)
-    assert of_images.standardise(16 * image).std(correction=0).item() == pytest.approx(1)
-    assert of_images.standardise.scale.unique().numel() == 1
-    of_classes = Condition(num_classes=3)
-    of_classes.set_units(CLASSES)
-    assert torch.equal(of_classes(CLASSES), nn.functional.one_hot(CLASSES, 3).float())
+    image_condition = Condition(condition_shape=(1, 8, 8))
+    image_condition.set_units(16 * image)
+    assert image_condition.standardise(16 * image).std(correction=0).item() == pytest.approx(1)
+    assert image_condition.standardise.scale.unique().numel() == 1
+    class_condition = Condition(num_classes=3)
+    class_condition.set_units(CLASSES)
+    assert torch.equal(class_condition(CLASSES), nn.functional.one_hot(CLASSES, 3).float())
     cvae = ConditionalVAE((3,), 2, "Normal", condition_shape=(5,))
     cvae.standardise(torch.randn(10, 3), vector)
     for part in (cvae.model, cvae.guide):
         torch.testing.assert_close(part.condition(vector), c)
 
 
-@EACH
-def test_copies_and_saved_states_are_the_same_pair(options: dict[str, Any], y: Tensor) -> None:
+@each_condition
+def test_copies_and_state_dicts_give_the_same_pair(options: dict[str, Any], y: Tensor) -> None:
     cvae = ConditionalVAE((1, 8, 8), 3, conditional_prior=True, **options)
     cvae.standardise(X, y)
     fresh = ConditionalVAE((1, 8, 8), 3, conditional_prior=True, **options)
@@ -198,8 +198,8 @@ def test_copies_and_saved_states_are_the_same_pair(options: dict[str, Any], y: T
     torch.testing.assert_close(doubled, expected.double(), rtol=1e-4, atol=1e-4)
 
 
-@EACH
-def test_pyros_own_svi_trains_it(options: dict[str, Any], y: Tensor) -> None:
+@each_condition
+def test_pyro_svi_trains_a_conditional_vae(options: dict[str, Any], y: Tensor) -> None:
     cvae = ConditionalVAE((1, 8, 8), 3, conditional_prior=True, **options)
     svi = SVI(cvae.model, cvae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
     losses = [svi.step(X, y) for _ in range(30)]
@@ -208,7 +208,7 @@ def test_pyros_own_svi_trains_it(options: dict[str, Any], y: Tensor) -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_recorded_steps_end_where_eager_ones_do() -> None:
+def test_recorded_steps_match_eager_steps() -> None:
     x = X.double()
     x[torch.rand(x.shape) < 0.3] = float("nan")
 
@@ -228,8 +228,8 @@ def test_recorded_steps_end_where_eager_ones_do() -> None:
 
 @pytest.mark.usefixtures("float64")
 def test_missing_entries_are_integrated_out() -> None:
-    """log p of a linear-Gaussian conditional with a missing column is that of the other columns."""
-    cvae = linear_gaussian()
+    """With a missing column, log p of a linear-Gaussian model is log p of the other columns."""
+    cvae = linear_gaussian_cvae()
     cvae = ConditionalVAE(
         (3,),
         2,
@@ -252,7 +252,7 @@ def test_missing_entries_are_integrated_out() -> None:
     assert cvae.reconstruct(x, y).isfinite().all()
 
 
-def test_parts_may_be_given() -> None:
+def test_given_parts_are_used() -> None:
     class Tanh(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -265,9 +265,9 @@ def test_parts_may_be_given() -> None:
     cvae = ConditionalVAE((1, 8, 8), 3, num_classes=3, prior=prior, encoder=Tanh())
     assert cvae.model.prior is prior
     assert cvae.embed(X, CLASSES).abs().max() <= 1
-    of_classes = ConditionalNormal(MLP((3,), (2, 3)), 3)
+    class_condition = ConditionalNormal(MLP((3,), (2, 3)), 3)
     cvae = ConditionalVAE(
-        (1, 8, 8), 3, num_classes=3, prior=of_classes, encoder=ConvEncoder, decoder=ConvDecoder
+        (1, 8, 8), 3, num_classes=3, prior=class_condition, encoder=ConvEncoder, decoder=ConvDecoder
     )
     assert cvae.model.p(cvae.model.condition(CLASSES)).batch_shape == (10,)
     fit(cvae.model, cvae.guide, (X, CLASSES), epochs=1, progress=False)
@@ -286,9 +286,7 @@ def test_parts_may_be_given() -> None:
         ({"condition_shape": (1, 8, 8)}, X[:, 0], r"it must be \(10, 1, 8, 8\)"),
     ],
 )
-def test_conditions_that_are_none_are_refused(
-    options: dict[str, Any], y: Tensor, message: str
-) -> None:
+def test_invalid_conditions_are_refused(options: dict[str, Any], y: Tensor, message: str) -> None:
     cvae = ConditionalVAE((1, 8, 8), 2, **options)
     with pytest.raises(InputError, match=message):
         fit(cvae.model, cvae.guide, (X, y), epochs=1, progress=False)
@@ -297,7 +295,7 @@ def test_conditions_that_are_none_are_refused(
             pyro.poutine.trace(program).get_trace(X, y)
 
 
-def test_mistakes() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(InputError, match="latent_dim is 0"):
         ConditionalVAE((3,), 0, num_classes=2)
     with pytest.raises(InputError, match="give one of the two"):
@@ -319,7 +317,7 @@ def test_mistakes() -> None:
         Condition(condition_shape=(5,))(torch.zeros(4))
 
 
-def _wide(in_shape: Any, out_shape: Any) -> nn.Module:
+def decoder_with_large_weights(in_shape: Any, out_shape: Any) -> nn.Module:
     """A decoder with large weights, so that z and y matter."""
     body = MLP(in_shape, out_shape, hidden=(8,), activation=nn.Tanh)
     with torch.no_grad():

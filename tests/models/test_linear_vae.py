@@ -1,7 +1,7 @@
-"""A VAE whose networks are linear maps, trained, is probabilistic PCA at its maximum.
+"""A trained VAE with linear networks is probabilistic PCA at its maximum likelihood.
 
-At the maximum the columns of W may be orthogonal, for which p(z | x) is a diagonal normal that a
-linear encoder can give: the ELBO loses nothing, and has no other local maxima (Lucas et al. 2019).
+At the maximum the columns of W can be orthogonal. Then p(z | x) is a diagonal normal that a linear
+encoder can give, so the ELBO is tight, and has no other local maxima (Lucas et al. 2019).
 """
 
 from functools import partial
@@ -20,14 +20,14 @@ from pyrovae.nn import MLP
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-def standardised(data: Any) -> Tensor:
+def standardised_table(data: Any) -> Tensor:
     x = torch.as_tensor(data.data)
     return (x - x.mean(0)) / x.std(0, correction=0)
 
 
 @pytest.mark.parametrize("load", [load_iris, load_wine], ids=["iris", "wine"])
-def test_it_reaches_the_maximum_of_ppca_and_is_tight_there(load: Any) -> None:
-    x = standardised(load())
+def test_a_linear_vae_reaches_the_ppca_maximum_with_a_tight_elbo(load: Any) -> None:
+    x = standardised_table(load())
     num_features, linear = x.shape[1], partial(MLP, hidden=())
     vae = VAE(
         (num_features,), 2, Likelihood("Normal", scale="shared"), encoder=linear, decoder=linear

@@ -1,4 +1,4 @@
-"""The mixture VAE against the VAE whose prior is the mixture, scikit-learn, and Pyro."""
+"""The mixture VAE against a VAE with the mixture as its prior, scikit-learn, and Pyro."""
 
 import copy
 from collections.abc import Callable
@@ -25,18 +25,18 @@ SMALL = partial(MLP, hidden=(6,))
 X = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
 
 
-def mixture(**options: Any) -> MixtureVAE:
-    """On data of five numbers, with weights and scales that differ."""
+def small_mixture_vae(**options: Any) -> MixtureVAE:
+    """A mixture VAE for data of five numbers, with weights and scales that differ."""
     torch.manual_seed(2)
-    made = MixtureVAE((5,), 2, 3, "Normal", encoder=SMALL, decoder=SMALL, **options)
+    vae = MixtureVAE((5,), 2, 3, "Normal", encoder=SMALL, decoder=SMALL, **options)
     with torch.no_grad():
-        made.model.prior.logits.copy_(torch.tensor([0.3, -0.8, 0.1]))
-        made.model.prior.unlinked_scale.add_(0.3 * torch.randn(3, 2))
-    return made
+        vae.model.prior.logits.copy_(torch.tensor([0.3, -0.8, 0.1]))
+        vae.model.prior.unlinked_scale.add_(0.3 * torch.randn(3, 2))
+    return vae
 
 
 class Marginal(nn.Module):
-    """p(z) = sum_y p(y) p(z | y), by torch's own family."""
+    """p(z) = sum_y p(y) p(z | y), as a torch distribution."""
 
     def __init__(self, of: MixtureVAE) -> None:
         super().__init__()
@@ -48,8 +48,8 @@ class Marginal(nn.Module):
         return dist.MixtureSameFamily(dist.Categorical(logits=c.logits), each)
 
 
-def same_vae(of: MixtureVAE) -> VAE:
-    """The VAE with that prior and these very networks."""
+def equal_vae(of: MixtureVAE) -> VAE:
+    """The VAE with the mixture as its prior and the same networks."""
     vae = VAE(
         (5,), 2, "Normal", prior=Marginal(of), encoder=of.guide.encoder, decoder=of.model.decoder
     )
@@ -57,7 +57,7 @@ def same_vae(of: MixtureVAE) -> VAE:
     return vae
 
 
-def test_shapes() -> None:
+def test_methods_return_the_right_shapes() -> None:
     m = MixtureVAE((1, 4, 4), 3, 6)
     x = (torch.rand(7, 1, 4, 4) > 0.5).float()
     assert m.embed(x).shape == (7, 3)
@@ -72,38 +72,38 @@ def test_shapes() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-class TestTheVAEWithTheMixtureAsItsPrior:
+class TestEqualsTheVAEWithAMixturePrior:
     def test_log_likelihood(self) -> None:
-        m, x = mixture(), X.double()
+        m, x = small_mixture_vae(), X.double()
         ours, theirs = (
             importance_sample(p.model, p.guide, x, num_samples=50, compile=False, progress=False)
-            for p in (m, same_vae(m))
+            for p in (m, equal_vae(m))
         )
         torch.testing.assert_close(ours.log_likelihood, theirs.log_likelihood)
         torch.testing.assert_close(ours.standard_error, theirs.standard_error)
 
-    def test_the_draw_of_y_is_no_matter(self) -> None:
-        m, x = mixture(), X.double()
+    def test_log_weights_do_not_depend_on_y(self) -> None:
+        m, x = small_mixture_vae(), X.double()
         terms = EnumeratedELBO(2)._terms(m.model, m.guide, (x,), {})
         of_y = terms.log_weight.unflatten(0, (2, 3))
         torch.testing.assert_close(of_y, of_y[:, :1].expand_as(of_y), rtol=0, atol=1e-10)
         z = terms.latents[1].value[:1]
-        vae = same_vae(m)
+        vae = equal_vae(m)
         log_prior = vae.model.prior().log_prob(z)[0]
         torch.testing.assert_close(-terms.kl[0], log_prior - m.guide.q(x).log_prob(z)[0])
 
     def test_elbo(self) -> None:
-        m, x = mixture(), X.double()
+        m, x = small_mixture_vae(), X.double()
         values = []
-        for pair in (m, same_vae(m)):
+        for pair in (m, equal_vae(m)):
             torch.manual_seed(1)
             values.append(evaluate(pair.model, pair.guide, x, num_particles=1, compile=False))
         assert values[0].elbo.mean == pytest.approx(values[1].elbo.mean, rel=1e-12)
 
     @pytest.mark.parametrize("objective", [EnumeratedELBO(), TraceEnum_ELBO(max_plate_nesting=1)])
     def test_gradients(self, objective: Any) -> None:
-        m, x = mixture(), X.double()
-        vae = same_vae(m)
+        m, x = small_mixture_vae(), X.double()
+        vae = equal_vae(m)
         parameters = list(m.parameters())
 
         def gradient(loss: Any, pair: Any, scale: float) -> Tensor:
@@ -118,13 +118,13 @@ class TestTheVAEWithTheMixtureAsItsPrior:
         assert_unbiased(torch.stack(differences), torch.zeros(len(differences[0])))
 
 
-def test_training_is_the_same_recorded(float64: None) -> None:
+def test_recorded_steps_match_eager_steps(float64: None) -> None:
     ends = []
     for compile in (False, True):
-        m = mixture()
+        m = small_mixture_vae()
         adam = partial(torch.optim.Adam, lr=0.01)
         svi = OurSVI(m.model, m.guide, adam, EnumeratedELBO(), compile=compile)
-        svi._gradients._can_compile = False  # recorded is enough here
+        svi._gradients._can_compile = False  # recording the graph is enough here
         torch.manual_seed(1)
         for batch in X.double().split(8)[:2] * 3:
             svi.step(batch)
@@ -135,19 +135,19 @@ def test_training_is_the_same_recorded(float64: None) -> None:
 
 
 @pytest.mark.parametrize("loss", [Trace_ELBO(), TraceEnum_ELBO(max_plate_nesting=1)])
-@pytest.mark.filterwarnings("ignore:y\n")  # Pyro's, that the first does not enumerate
-def test_pyros_own_svi_trains_it(loss: Any) -> None:
-    m = mixture()
+@pytest.mark.filterwarnings("ignore:y\n")  # Pyro warns that Trace_ELBO does not enumerate y
+def test_pyro_svi_trains_every_parameter(loss: Any) -> None:
+    m = small_mixture_vae()
     svi = SVI(m.model, m.guide, pyro.optim.Adam({"lr": 0.02}), loss)
     losses = [svi.step(X) for _ in range(60)]
     assert sum(losses[-5:]) < sum(losses[:5])
-    before = mixture()
+    before = small_mixture_vae()
     for name, parameter in m.named_parameters():
         assert not torch.equal(parameter, before.get_parameter(name)), name
 
 
-def test_copies_are_bound_to_one_another() -> None:
-    m = mixture()
+def test_a_copied_guide_uses_the_copied_prior() -> None:
+    m = small_mixture_vae()
     copied = copy.deepcopy(m)
     assert copied.guide._prior[0] is copied.model.prior
     assert copied.model.prior is not m.model.prior
@@ -175,8 +175,8 @@ def test_copies_are_bound_to_one_another() -> None:
     )
 
 
-def test_components_start_where_scikit_learn_finds_them(float64: None) -> None:
-    m, x = mixture(), X.repeat(10, 1).double() + 0.1 * torch.randn(200, 5)
+def test_initialise_matches_scikit_learn(float64: None) -> None:
+    m, x = small_mixture_vae(), X.repeat(10, 1).double() + 0.1 * torch.randn(200, 5)
     m.initialise(x, seed=3)
     z = m.embed(x).detach().numpy()
     reference = GaussianMixture(3, covariance_type="diag", n_init=10, random_state=3).fit(z)
@@ -190,7 +190,7 @@ def test_components_start_where_scikit_learn_finds_them(float64: None) -> None:
 
 
 def test_latents_are_drawn_from_the_mixture() -> None:
-    m = mixture()
+    m = small_mixture_vae()
     z, _ = m.draw(20_000)
     prior = m.model.prior
     weights = prior.logits.softmax(0)[:, None]
@@ -200,8 +200,8 @@ def test_latents_are_drawn_from_the_mixture() -> None:
     assert_unbiased(z.detach().square(), second.detach())
 
 
-def test_missing_entries() -> None:
-    m = mixture(missing=True)
+def test_fit_trains_with_missing_entries() -> None:
+    m = small_mixture_vae(missing=True)
     x = torch.where(torch.rand(20, 5) < 0.3, torch.nan, X)
     history = fit(
         m.model, m.guide, x, objective="enumerated", epochs=2, compile=False, progress=False
@@ -210,7 +210,7 @@ def test_missing_entries() -> None:
     assert m.cluster(x).shape == (20,)
 
 
-def test_it_finds_clusters() -> None:
+def test_training_finds_clusters() -> None:
     """Three clusters, 6 standard deviations apart, through linear networks."""
     generator = torch.Generator().manual_seed(3)
     labels = torch.arange(3).repeat(100)
@@ -246,14 +246,14 @@ def test_it_finds_clusters() -> None:
         (lambda m: MixtureVAE((5,), 0), "latent_dim is 0"),
     ],
 )
-def test_what_cannot_be_had(ask: Callable[[MixtureVAE], Any], message: str) -> None:
+def test_unsupported_requests_are_refused(ask: Callable[[MixtureVAE], Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        ask(mixture())
+        ask(small_mixture_vae())
 
 
 @pytest.mark.parametrize("objective", [BetaELBO(0.5, num_particles=2), IWAE(4)])
-def test_objectives_that_draw_y_train_it_too(objective: Any) -> None:
-    m = mixture()
+def test_objectives_that_sample_y_also_train(objective: Any) -> None:
+    m = small_mixture_vae()
     history = fit(
         m.model, m.guide, X, objective=objective, epochs=30, lr=0.02, compile=False, progress=False
     )

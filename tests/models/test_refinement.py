@@ -1,4 +1,4 @@
-"""Posteriors refined for each datum: towards the exact one, and as functions of x alone."""
+"""Posteriors refined for each datum: they approach the exact one and depend on x alone."""
 
 import copy
 from functools import partial
@@ -18,7 +18,7 @@ NUM, FEATURES, LATENTS, SCALE = 40, 5, 2, 0.5
 
 
 class Linear(nn.Module):
-    """A decoder x = W z, of which everything is known."""
+    """A decoder x = W z, which has an exact posterior."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Linear(nn.Module):
         return (z @ self.w.T)[..., None, :]
 
 
-def pair(inference: Any, posterior: Any = None) -> VAE:
+def make_vae(inference: Any, posterior: Any = None) -> VAE:
     torch.manual_seed(0)
     likelihood = Likelihood("Normal", scale=SCALE)
     return VAE(
@@ -37,7 +37,7 @@ def pair(inference: Any, posterior: Any = None) -> VAE:
     )
 
 
-def data(vae: VAE) -> torch.Tensor:
+def sample_data(vae: VAE) -> torch.Tensor:
     torch.manual_seed(1)
     with torch.no_grad():
         return vae.sample(NUM)
@@ -56,12 +56,12 @@ def exact(vae: VAE, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("start", ["semi_amortised", "free"])
-def test_refined_full_rank_posteriors_come_to_the_exact_one(start: str) -> None:
+def test_refined_full_rank_posteriors_reach_the_exact_one(start: str) -> None:
     settings = {"name": start, "num_steps": 300, "lr": 0.1}
     if start == "free":
         settings["num_data"] = NUM
-    vae = pair(settings, FullRankNormal(LATENTS))
-    x = data(vae)
+    vae = make_vae(settings, FullRankNormal(LATENTS))
+    x = sample_data(vae)
     log_p, mean, covariance = exact(vae, x)
     with torch.no_grad():
         q = vae.encode(x)
@@ -69,8 +69,8 @@ def test_refined_full_rank_posteriors_come_to_the_exact_one(start: str) -> None:
     gap = (
         log_p - importance_sample(vae.model, vae.guide, x, num_samples=200, compile=False).elbo
     ).mean()
-    assert gap < 5e-3  # where the amortised start is off by whole nats
-    plain = pair("amortised", FullRankNormal(LATENTS))
+    assert gap < 5e-3  # the amortised start is off by more than 1 nat
+    plain = make_vae("amortised", FullRankNormal(LATENTS))
     start_gap = (
         log_p - importance_sample(plain.model, plain.guide, x, num_samples=200, compile=False).elbo
     )
@@ -79,9 +79,9 @@ def test_refined_full_rank_posteriors_come_to_the_exact_one(start: str) -> None:
 
 @pytest.mark.usefixtures("float64")
 def test_a_few_steps_from_the_encoder_raise_the_elbo_of_each_datum() -> None:
-    refined, plain = pair("semi_amortised"), pair("amortised")
+    refined, plain = make_vae("semi_amortised"), make_vae("amortised")
     refined.guide.encoder.load_state_dict(plain.guide.encoder.state_dict())
-    x = data(plain)
+    x = sample_data(plain)
     elbos = [
         importance_sample(vae.model, vae.guide, x, num_samples=400, compile=False).elbo
         for vae in (refined, plain)
@@ -91,8 +91,8 @@ def test_a_few_steps_from_the_encoder_raise_the_elbo_of_each_datum() -> None:
 
 @pytest.mark.usefixtures("float64")
 def test_the_encoder_gets_the_gradient_at_the_refined_parameters() -> None:
-    vae = pair("semi_amortised")
-    x = data(vae)
+    vae = make_vae("semi_amortised")
+    x = sample_data(vae)
     h = vae.guide.h(x)
     weight = torch.randn_like(h)
     gradients = torch.autograd.grad((h * weight).sum(), list(vae.guide.encoder.parameters()))
@@ -105,8 +105,8 @@ def test_the_encoder_gets_the_gradient_at_the_refined_parameters() -> None:
 
 @pytest.mark.parametrize("inference", ["semi_amortised", {"name": "free", "num_data": NUM}])
 def test_q_is_a_function_of_each_datum_alone(inference: Any) -> None:
-    vae = pair(inference)
-    x = data(vae)
+    vae = make_vae(inference)
+    x = sample_data(vae)
     together = vae.encode(x).mean
     torch.manual_seed(5)
     torch.testing.assert_close(vae.encode(x).mean, together)
@@ -117,12 +117,12 @@ def test_q_is_a_function_of_each_datum_alone(inference: Any) -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_free_parameters_of_each_datum_are_trained_to_its_own_posterior() -> None:
-    """With the model held, classical VI: the mean of a factorised q is that of the posterior, its
-    precision the diagonal of that of the posterior.
+def test_free_parameters_learn_the_posterior_of_each_datum() -> None:
+    """With a fixed model this is classical VI: a fully factorised q has the mean of the posterior,
+    and the diagonal of the posterior's precision.
     """
-    vae = pair({"name": "free", "num_data": NUM})
-    x = data(vae)
+    vae = make_vae({"name": "free", "num_data": NUM})
+    x = sample_data(vae)
     vae.model.requires_grad_(False)
     fit(
         vae.model,
@@ -143,29 +143,29 @@ def test_free_parameters_of_each_datum_are_trained_to_its_own_posterior() -> Non
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("inference", ["semi_amortised", {"name": "free", "num_data": NUM}])
-def test_recorded_steps_end_where_eager_ones_do(inference: Any) -> None:
-    x = data(pair(inference))
-    numbers = () if inference == "semi_amortised" else (torch.arange(NUM),)
-    halves = [tuple(part[half] for part in (x, *numbers)) for half in (slice(20), slice(20, 40))]
-    assert_graph_matches_eager(partial(pair, inference), halves * 3)
+def test_recorded_steps_match_eager_steps(inference: Any) -> None:
+    x = sample_data(make_vae(inference))
+    index = () if inference == "semi_amortised" else (torch.arange(NUM),)
+    halves = [tuple(part[half] for part in (x, *index)) for half in (slice(20), slice(20, 40))]
+    assert_graph_matches_eager(partial(make_vae, inference), halves * 3)
 
 
-def test_copies_and_saved_states_are_whole() -> None:
-    vae = pair({"name": "free", "num_data": NUM})
-    x = data(vae)
+def test_copies_and_state_dicts_keep_everything() -> None:
+    vae = make_vae({"name": "free", "num_data": NUM})
+    x = sample_data(vae)
     twin = copy.deepcopy(vae)
     with torch.no_grad():
-        twin.model.decoder.w.mul_(2)  # which moves what the copy refines alone
+        twin.model.decoder.w.mul_(2)  # changes the refined posteriors of the copy only
         assert not torch.allclose(twin.encode(x).mean, vae.encode(x).mean)
-    other = pair({"name": "free", "num_data": NUM})
+    other = make_vae({"name": "free", "num_data": NUM})
     other.load_state_dict(twin.state_dict())
     torch.testing.assert_close(other.encode(x).mean, twin.encode(x).mean)
     assert evaluate(vae.model, vae.guide, x).elbo.mean > -1e3
 
 
-def test_what_cannot_be_refined_is_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(InputError, match="refine a normal"):
-        pair("semi_amortised", InverseAutoregressive(LATENTS))
+        make_vae("semi_amortised", InverseAutoregressive(LATENTS))
     with pytest.raises(InputError, match="no encoder"):
         VAE(
             (FEATURES,),
@@ -175,8 +175,8 @@ def test_what_cannot_be_refined_is_refused() -> None:
             inference={"name": "free", "num_data": 3},
         )
     with pytest.raises(InputError, match="num_steps and lr above 0"):
-        pair({"name": "semi_amortised", "num_steps": 0})
+        make_vae({"name": "semi_amortised", "num_steps": 0})
     with pytest.raises(InputError, match="needs num_data"):
-        pair("free")
+        make_vae("free")
     with pytest.raises(InputError, match="inference cannot be 'amortized': did you mean"):
         VAE((3,), 2, posterior=DiagonalNormal(2), inference="amortized")

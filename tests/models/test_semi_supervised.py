@@ -1,5 +1,5 @@
 """The semi-supervised VAE: its bounds and gradients against the formulas of the paper, and log p
-against integration over a grid and all classes."""
+against integration over a grid and a sum over all classes."""
 
 import copy
 from collections.abc import Callable
@@ -27,10 +27,10 @@ X = (torch.rand(8, 4, generator=GENERATOR) > 0.5).float()
 Y = torch.tensor([0, -1, 2, -1, -1, 1, 0, -1])
 IMAGES = (torch.rand(8, 1, 8, 8, generator=GENERATOR) > 0.5).float()
 
-summed = partial(TraceEnum_ELBO, max_plate_nesting=1)
+enumerated_elbo = partial(TraceEnum_ELBO, max_plate_nesting=1)
 
 
-def wide(in_shape: Any, out_shape: Any) -> nn.Module:
+def network_with_large_weights(in_shape: Any, out_shape: Any) -> nn.Module:
     """A small network with large weights, so that everything matters."""
     body = MLP(in_shape, out_shape, hidden=(6,), activation=nn.Tanh)
     with torch.no_grad():
@@ -39,22 +39,27 @@ def wide(in_shape: Any, out_shape: Any) -> nn.Module:
     return body
 
 
-def small(latent_dim: int = 2, **options: Any) -> SemiSupervisedVAE:
+def small_vae(latent_dim: int = 2, **options: Any) -> SemiSupervisedVAE:
     return SemiSupervisedVAE(
-        (4,), latent_dim, NUM_CLASSES, classifier=wide, decoder=wide, **options
+        (4,),
+        latent_dim,
+        NUM_CLASSES,
+        classifier=network_with_large_weights,
+        decoder=network_with_large_weights,
+        **options,
     )
 
 
-def scale_of(h: Tensor) -> Tensor:
-    """The scale of the posterior: a softplus that is kept off zero."""
+def posterior_scale(h: Tensor) -> Tensor:
+    """The scale of the posterior: a softplus with a floor."""
     return nn.functional.softplus(h[..., 1, :]) + 1e-7
 
 
 def labelled_bound(vae: SemiSupervisedVAE, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
-    """L(x, y) = log p(x | z, y) + log p(z) + log p(y) - log q(z | x, y), written by hand."""
+    """L(x, y) = log p(x | z, y) + log p(z) + log p(y) - log q(z | x, y), computed by hand."""
     c = nn.functional.one_hot(y, NUM_CLASSES).to(x.dtype)
     h = vae.guide.encoder(x, c)
-    q = Normal(h[..., 0, :], scale_of(h))
+    q = Normal(h[..., 0, :], posterior_scale(h))
     z = q.loc + q.scale * noise
     c = c.expand(*z.shape[:-1], NUM_CLASSES)
     eta = vae.model.decoder(torch.cat([z, c], -1)).squeeze(-2)
@@ -74,8 +79,8 @@ def unlabelled_bound(vae: SemiSupervisedVAE, x: Tensor, noise: Tensor) -> Tensor
     return (log_q.exp() * (torch.stack(bounds, -1) - log_q)).sum(-1)
 
 
-def noise_of(seed: int, latent_dim: int = 2) -> Tensor:
-    """What z is made from, for each class and datum, in a run of the guide with this seed."""
+def guide_noise(seed: int, latent_dim: int = 2) -> Tensor:
+    """The noise that the guide draws for z, for each class and datum, with this seed."""
     torch.manual_seed(seed)
     return torch.normal(
         torch.zeros(NUM_CLASSES, len(X), latent_dim), torch.ones(NUM_CLASSES, len(X), latent_dim)
@@ -83,24 +88,24 @@ def noise_of(seed: int, latent_dim: int = 2) -> Tensor:
 
 
 def by_hand(vae: SemiSupervisedVAE, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
-    """The bound of each datum: of the labelled, L averaged over as many samples as classes."""
+    """The bound of each datum; L of labelled data is averaged over as many samples as classes."""
     labelled = torch.stack([labelled_bound(vae, x, y.clamp(0), each) for each in noise]).mean(0)
     return torch.where(y < 0, unlabelled_bound(vae, x, noise), labelled)
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("labels", [Y, torch.full_like(Y, -1), Y.clamp(0)], ids=str)
-def test_the_summed_bound_and_its_gradient_are_the_papers(labels: Tensor) -> None:
-    vae = small().eval()
+def test_enumerated_elbo_and_its_gradient_match_the_paper(labels: Tensor) -> None:
+    vae = small_vae().eval()
     x = X.double()
     parameters = dict(vae.named_parameters())
-    bound = by_hand(vae, x, labels, noise_of(5)).sum()
+    bound = by_hand(vae, x, labels, guide_noise(5)).sum()
     (-bound + sum(p.sum() for p in parameters.values()) * 0).backward()
     exact = pop_gradients(parameters)
     torch.manual_seed(5)
-    loss = summed().loss_and_grads(vae.model, vae.guide, x, labels)
+    loss = enumerated_elbo().loss_and_grads(vae.model, vae.guide, x, labels)
     assert loss == pytest.approx(-bound.item(), rel=1e-12)
-    for parameter in parameters.values():  # the classifier has none where all labels are known
+    for parameter in parameters.values():  # the classifier has no gradient if all y are known
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     torch.testing.assert_close(pop_gradients(parameters), exact, rtol=1e-9, atol=1e-9)
     if bool((labels < 0).any()):
@@ -109,14 +114,14 @@ def test_the_summed_bound_and_its_gradient_are_the_papers(labels: Tensor) -> Non
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("weight", [0.0, 0.1, 7.0])
-def test_training_adds_the_classification_of_the_labelled(weight: float) -> None:
-    vae = small(weight=weight)
+def test_training_adds_the_classification_term(weight: float) -> None:
+    vae = small_vae(weight=weight)
     x = X.double()
     losses = []
     for mode in (True, False):
         vae.train(mode)
         torch.manual_seed(5)
-        losses.append(summed().differentiable_loss(vae.model, vae.guide, x, Y))
+        losses.append(enumerated_elbo().differentiable_loss(vae.model, vae.guide, x, Y))
     is_known = Y >= 0
     log_q = Categorical(logits=vae.guide.classifier(x[is_known])).log_prob(Y[is_known]).sum()
     torch.testing.assert_close(losses[0] - losses[1], -weight * log_q)
@@ -125,8 +130,8 @@ def test_training_adds_the_classification_of_the_labelled(weight: float) -> None
     torch.testing.assert_close(gradient, exact, rtol=1e-9, atol=1e-9)
 
 
-def in_a_plate(vae: SemiSupervisedVAE, x: Tensor, y: Tensor) -> list[poutine.Trace]:
-    """Guide and model with all classes along an outer plate."""
+def trace_in_a_plate(vae: SemiSupervisedVAE, x: Tensor, y: Tensor) -> list[poutine.Trace]:
+    """Traces of guide and model, with all classes along an outer plate."""
     values = torch.arange(NUM_CLASSES)[:, None].expand(-1, len(x))
 
     def within(program: Callable[..., Any]) -> Callable[..., Any]:
@@ -143,8 +148,8 @@ def in_a_plate(vae: SemiSupervisedVAE, x: Tensor, y: Tensor) -> list[poutine.Tra
     return [guide_trace, poutine.trace(model).get_trace()]
 
 
-def repeated(vae: SemiSupervisedVAE, x: Tensor, y: Tensor) -> list[poutine.Trace]:
-    """The same with each datum repeated, for each class in turn."""
+def trace_as_rows(vae: SemiSupervisedVAE, x: Tensor, y: Tensor) -> list[poutine.Trace]:
+    """Traces of guide and model, with each datum repeated for each class."""
     values = torch.arange(NUM_CLASSES).repeat(len(x))
     x, y = x.repeat_interleave(NUM_CLASSES, 0), y.repeat_interleave(NUM_CLASSES, 0)
     guide = poutine.condition(vae.guide, data={"y_unobserved": values})
@@ -155,12 +160,12 @@ def repeated(vae: SemiSupervisedVAE, x: Tensor, y: Tensor) -> list[poutine.Trace
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("arranged", [in_a_plate, repeated])
-def test_classes_may_be_summed_in_a_plate_or_as_rows(arranged: Callable[..., Any]) -> None:
-    """sum_y q(y) (log p - log q) of the sites is the bound by hand, at the z that were drawn."""
-    vae = small().eval()
+@pytest.mark.parametrize("trace_classes", [trace_in_a_plate, trace_as_rows])
+def test_classes_can_be_summed_in_a_plate_or_as_rows(trace_classes: Callable[..., Any]) -> None:
+    """sum_y q(y) (log p - log q) of the sites is the bound by hand, for the z that were drawn."""
+    vae = small_vae().eval()
     x = X.double()
-    guide_trace, model_trace = arranged(vae, x, Y)
+    guide_trace, model_trace = trace_classes(vae, x, Y)
     weights = []
     total = 0.0
     for trace, sign in ((guide_trace, -1), (model_trace, 1)):
@@ -170,7 +175,7 @@ def test_classes_may_be_summed_in_a_plate_or_as_rows(arranged: Callable[..., Any
                 continue
             assert site["mask"] is None
             log_prob = site["log_prob"]
-            if arranged is repeated:
+            if trace_classes is trace_as_rows:
                 log_prob = log_prob.reshape(-1, NUM_CLASSES).T
             assert log_prob.shape == (NUM_CLASSES, len(x)), name
             total = total + sign * log_prob
@@ -179,17 +184,17 @@ def test_classes_may_be_summed_in_a_plate_or_as_rows(arranged: Callable[..., Any
     (weight,) = weights
     torch.testing.assert_close(weight.sum(0), torch.ones(len(x)))
     z = guide_trace.nodes["z"]["value"]
-    z = z.reshape(-1, NUM_CLASSES, 2).transpose(0, 1) if arranged is repeated else z
+    z = z.reshape(-1, NUM_CLASSES, 2).transpose(0, 1) if trace_classes is trace_as_rows else z
     labels = torch.where(Y < 0, torch.arange(NUM_CLASSES)[:, None], Y)
     h = vae.guide.encoder(x, nn.functional.one_hot(labels, NUM_CLASSES).double())
-    noise = (z - h[..., 0, :]) / scale_of(h)
+    noise = (z - h[..., 0, :]) / posterior_scale(h)
     torch.testing.assert_close((weight * total).sum(0), by_hand(vae, x, Y, noise))
 
 
 @pytest.mark.usefixtures("float64")
 def test_importance_sampling_agrees_with_a_grid_and_all_classes() -> None:
-    """log p(x) where the label is missing, log p(x, y) where it is known."""
-    vae = small(latent_dim=1)
+    """The estimate is log p(x) if the label is missing, and log p(x, y) if it is known."""
+    vae = small_vae(latent_dim=1)
     x = X.double()
     found = importance_sample(
         vae.model, vae.guide, (x, Y), num_samples=10000, compile=False, progress=False
@@ -211,8 +216,8 @@ def test_importance_sampling_agrees_with_a_grid_and_all_classes() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_a_sampled_label_gives_the_summed_bound_on_average() -> None:
-    vae = small().eval()
+def test_sampled_labels_give_the_enumerated_elbo_on_average() -> None:
+    vae = small_vae().eval()
     x = X.double()
     num = 4000
     with torch.no_grad():
@@ -233,8 +238,8 @@ def test_a_sampled_label_gives_the_summed_bound_on_average() -> None:
     assert ((log_weight.mean(0) - runs.mean(0)).abs() < 4.5 * error).all()
 
 
-def test_networks_of_x_run_once_and_the_decoder_once_a_class() -> None:
-    vae = small().eval()
+def test_networks_of_x_run_once_and_the_decoder_once_per_class() -> None:
+    vae = small_vae().eval()
     rows: dict[str, int] = {}
     parts = {
         "body": vae.guide.encoder.body,
@@ -247,12 +252,12 @@ def test_networks_of_x_run_once_and_the_decoder_once_a_class() -> None:
                 {name: rows.get(name, 0) + args[0].shape[:-1].numel()}
             )
         )
-    summed().loss(vae.model, vae.guide, X, Y)
+    enumerated_elbo().loss(vae.model, vae.guide, X, Y)
     num = len(X)
     assert rows == {"body": num, "classifier": num, "decoder": NUM_CLASSES * num}
 
 
-def test_methods() -> None:
+def test_methods_use_the_most_probable_label_if_missing() -> None:
     vae = SemiSupervisedVAE((1, 8, 8), 3, NUM_CLASSES)
     probabilities = vae.classify(IMAGES)
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(8))
@@ -276,7 +281,7 @@ def test_methods() -> None:
     assert torch.equal(eta, vae.model.eta_given(z, likely))
 
 
-def test_copies_and_saved_states_are_the_same_pair() -> None:
+def test_copies_and_state_dicts_give_the_same_pair() -> None:
     vae = SemiSupervisedVAE((4,), 2, NUM_CLASSES, "Normal", weight=0.5)
     x = 5 + 3 * X + torch.randn(X.shape)
     vae.standardise(x, Y)
@@ -288,7 +293,7 @@ def test_copies_and_saved_states_are_the_same_pair() -> None:
         torch.testing.assert_close(pair.reconstruct(x), expected)
         assert pair.model._guide[0] is pair.guide
         torch.manual_seed(0)
-        losses.append(summed().loss(pair.model, pair.guide, x, Y))
+        losses.append(enumerated_elbo().loss(pair.model, pair.guide, x, Y))
     assert losses[0] == losses[1] == losses[2]
     stored = [t.data_ptr() for t in vae.state_dict().values()]
     assert len(stored) == len(set(stored))
@@ -300,10 +305,10 @@ def test_copies_and_saved_states_are_the_same_pair() -> None:
     torch.testing.assert_close(doubled, expected.double(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:y_unobserved:UserWarning")  # which Trace_ELBO samples
-@pytest.mark.parametrize("objective", [summed, Trace_ELBO])
+@pytest.mark.filterwarnings("ignore:y_unobserved:UserWarning")  # Trace_ELBO samples this site
+@pytest.mark.parametrize("objective", [enumerated_elbo, Trace_ELBO])
 @pytest.mark.parametrize("missing", [False, True])
-def test_pyros_own_svi_trains_it(objective: Any, missing: bool) -> None:
+def test_pyro_svi_trains_a_semi_supervised_vae(objective: Any, missing: bool) -> None:
     x = X.clone()
     if missing:
         x[::2, 1] = float("nan")
@@ -314,11 +319,11 @@ def test_pyros_own_svi_trains_it(objective: Any, missing: bool) -> None:
     assert all(p.grad is None or p.grad.isfinite().all() for p in vae.parameters())
 
 
-def test_it_learns_classes_of_which_few_are_told() -> None:
-    """Three clusters, one label each: the rest is found from the clusters."""
+def test_training_learns_classes_from_few_labels() -> None:
+    """Three clusters with two labels each; the model infers the other labels from the clusters."""
     y = torch.arange(150) % NUM_CLASSES
     x = 4 * torch.eye(NUM_CLASSES)[y] + 0.7 * torch.randn(150, NUM_CLASSES)
-    told = torch.where(torch.arange(150) < 6, y, -1)
+    few_labels = torch.where(torch.arange(150) < 6, y, -1)
     body = partial(MLP, hidden=(16,))
     vae = SemiSupervisedVAE(
         (3,), 1, NUM_CLASSES, "Normal", classifier=body, encoder=body, decoder=body, weight=50
@@ -327,17 +332,19 @@ def test_it_learns_classes_of_which_few_are_told() -> None:
     optimiser = torch.optim.Adam(vae.parameters(), lr=3e-2)
     for _ in range(50):
         optimiser.zero_grad()
-        (summed().differentiable_loss(vae.model, vae.guide, x, told) / 150).backward()
+        (
+            enumerated_elbo().differentiable_loss(vae.model, vae.guide, x, few_labels) / 150
+        ).backward()
         optimiser.step()
     assert vae.label_accuracy(x, y) > 0.95
 
 
 @pytest.mark.usefixtures("float64")
-def test_recorded_steps_end_where_eager_ones_do() -> None:
+def test_recorded_steps_match_eager_steps() -> None:
     x = X.double()
     x[::2, 1] = float("nan")
     batches = [(x[:4], Y[:4]), (x[4:8], Y[4:8])] * 3
-    assert_graph_matches_eager(partial(small, missing=True), batches, EnumeratedELBO)
+    assert_graph_matches_eager(partial(small_vae, missing=True), batches, EnumeratedELBO)
 
 
 def test_convolutions_train_and_are_evaluated() -> None:
@@ -349,7 +356,7 @@ def test_convolutions_train_and_are_evaluated() -> None:
         encoder=ConvEncoder,
         decoder=ConvDecoder,
     )
-    summed().loss_and_grads(vae.model, vae.guide, IMAGES, Y)
+    enumerated_elbo().loss_and_grads(vae.model, vae.guide, IMAGES, Y)
     assert vae.training
     assert all(p.grad is not None for p in vae.parameters())
     found = evaluate(vae.model, vae.guide, (IMAGES, Y), compile=False)
@@ -364,15 +371,15 @@ def test_convolutions_train_and_are_evaluated() -> None:
         (Y.float(), r"torch.float32; give integers"),
     ],
 )
-def test_labels_that_are_none_are_refused(y: Tensor, message: str) -> None:
-    vae = small()
+def test_invalid_labels_are_refused(y: Tensor, message: str) -> None:
+    vae = small_vae()
     with pytest.raises(InputError, match=message):
         fit(vae.model, vae.guide, (X, y), epochs=1, progress=False)
     with pytest.raises(InputError, match=message):
-        summed().loss(vae.model, vae.guide, X, y)
+        enumerated_elbo().loss(vae.model, vae.guide, X, y)
 
 
-def test_mistakes() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(InputError, match="latent_dim is 0"):
         SemiSupervisedVAE((3,), 0, 2)
     with pytest.raises(InputError, match="num_classes is 1"):
@@ -380,7 +387,7 @@ def test_mistakes() -> None:
     for weight in (-1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="weight is"):
             SemiSupervisedVAE((3,), 2, 2, weight=weight)
-    vae = small()
+    vae = small_vae()
     with pytest.raises(InputError, match="all labels are missing"):
         vae.label_accuracy(X, torch.full_like(Y, -1))
     with pytest.raises(InputError, match=r"shape \(3,\) for 8 data"):

@@ -1,4 +1,4 @@
-"""The VAE's own methods, its parts, and its life under Pyro."""
+"""The VAE: its methods, its parts, and training by Pyro."""
 
 import copy
 from functools import partial
@@ -18,7 +18,7 @@ from pyrovae.priors import StandardNormal
 X = (torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.5).float()
 
 
-def test_shapes() -> None:
+def test_methods_return_the_right_shapes() -> None:
     vae = VAE((1, 8, 8), latent_dim=3)
     assert vae.encode(X).event_shape == (3,)
     assert vae.encode(X).batch_shape == (10,)
@@ -29,7 +29,7 @@ def test_shapes() -> None:
     assert vae.interpolate(X[0], X[1], 7).shape == (7, 1, 8, 8)
 
 
-def test_reconstruct_sample_and_interpolate_are_what_they_say() -> None:
+def test_reconstruct_sample_and_interpolate_match_their_definitions() -> None:
     vae = VAE((1, 8, 8), latent_dim=3)
     z = vae.encode(X).mean
     torch.testing.assert_close(vae.reconstruct(X), vae.decode_mean(z))
@@ -47,7 +47,7 @@ def test_reconstruct_sample_and_interpolate_are_what_they_say() -> None:
 @pytest.mark.parametrize(
     "networks", [{}, {"encoder": ConvEncoder, "decoder": ConvDecoder}], ids=["mlp", "conv"]
 )
-def test_pyros_own_svi_trains_it(networks: dict[str, Any]) -> None:
+def test_pyro_svi_trains_a_vae(networks: dict[str, Any]) -> None:
     vae = VAE((1, 8, 8), latent_dim=3, **networks)
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
     losses = [svi.step(X) for _ in range(80)]
@@ -55,7 +55,7 @@ def test_pyros_own_svi_trains_it(networks: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("objective", [Trace_ELBO, TraceMeanField_ELBO])
-def test_a_torch_optimiser_over_pyros_elbo_module_trains_it(objective: Any) -> None:
+def test_a_torch_optimiser_on_pyros_elbo_module_trains_a_vae(objective: Any) -> None:
     vae = VAE((1, 8, 8), latent_dim=3)
     elbo = objective()(vae.model, vae.guide)
     assert {id(p) for p in elbo.parameters()} == {id(p) for p in vae.parameters()}
@@ -70,8 +70,8 @@ def test_a_torch_optimiser_over_pyros_elbo_module_trains_it(objective: Any) -> N
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
-def test_pyros_vectorised_particles() -> None:
-    """Networks take the new dimension on the left; the loss has the same mean, less noise."""
+def test_pyros_vectorised_particles_give_the_same_mean_loss() -> None:
+    """Networks accept the new dimension on the left; the loss has the same mean and less noise."""
     vae = VAE((1, 8, 8), latent_dim=3)
     objective = Trace_ELBO(num_particles=200, vectorize_particles=True, max_plate_nesting=1)
     singles = torch.tensor([Trace_ELBO().loss(vae.model, vae.guide, X) for _ in range(200)])
@@ -80,7 +80,7 @@ def test_pyros_vectorised_particles() -> None:
     assert both[0] == pytest.approx(both[1], abs=4.5 * error)
 
 
-def test_frozen_parameters_stay() -> None:
+def test_frozen_parameters_stay_unchanged() -> None:
     vae = VAE((1, 8, 8), latent_dim=3)
     vae.model.requires_grad_(False)
     before = copy.deepcopy(vae.state_dict())
@@ -90,7 +90,7 @@ def test_frozen_parameters_stay() -> None:
         assert torch.equal(value, before[name]) is name.startswith("model.")
 
 
-def test_parts_may_be_given() -> None:
+def test_given_parts_are_used() -> None:
     class Tanh(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -119,30 +119,30 @@ def test_standardising_tables_works_column_by_column() -> None:
     x = torch.tensor([3.0, -50.0, 7.0]) + torch.tensor([0.1, 20.0, 0.0]) * torch.randn(500, 3)
     vae = VAE((3,), 2, "Normal")
     vae.standardise(x)
-    seen = vae.guide.standardise(x)
-    torch.testing.assert_close(seen.mean(0), torch.zeros(3), atol=1e-3, rtol=0)
-    torch.testing.assert_close(seen[:, :2].std(0, correction=0), torch.ones(2))
-    assert seen[:, 2].abs().max() < 1e-5  # a constant column is not blown up
+    standardised = vae.guide.standardise(x)
+    torch.testing.assert_close(standardised.mean(0), torch.zeros(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(standardised[:, :2].std(0, correction=0), torch.ones(2))
+    assert standardised[:, 2].abs().max() < 1e-5  # a constant column stays near zero
     with torch.no_grad():
         p = vae.decode(torch.zeros(2))
     assert p.base_dist.scale[1] == pytest.approx(20.0, rel=0.2)
     assert p.mean[1] == pytest.approx(-50.0, abs=20.0)
 
 
-def test_standardising_images_uses_one_scale_and_leaves_binary_ones() -> None:
+def test_standardising_images_uses_one_scale_and_keeps_binary_images() -> None:
     grey = 16 * torch.rand(50, 1, 4, 4)
     vae = VAE((1, 4, 4), 2, "Normal")
     vae.standardise(grey)
-    seen = vae.guide.standardise(grey)
-    assert seen.mean().item() == pytest.approx(0, abs=1e-5)
-    assert seen.std(correction=0).item() == pytest.approx(1)
+    standardised = vae.guide.standardise(grey)
+    assert standardised.mean().item() == pytest.approx(0, abs=1e-5)
+    assert standardised.std(correction=0).item() == pytest.approx(1)
     assert vae.guide.standardise.scale.unique().numel() == 1
     binary = VAE((1, 8, 8), 2)
     binary.standardise(X)
     assert torch.equal(binary.guide.standardise(X), X)
 
 
-def test_data_outside_the_support_are_refused_under_pyro_too() -> None:
+def test_pyro_svi_refuses_data_outside_the_support() -> None:
     vae = VAE((1, 8, 8), 2)
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({}), Trace_ELBO())
     with pytest.raises(InputError, match="Bernoulli is of whole numbers"):
@@ -151,7 +151,7 @@ def test_data_outside_the_support_are_refused_under_pyro_too() -> None:
         svi.step(X * float("nan"))
 
 
-def test_mistakes() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(InputError, match="latent_dim is 0"):
         VAE((3,), 0)
     with pytest.raises(InputError, match="multiples of 4"):

@@ -1,4 +1,4 @@
-"""Bodies map any batch shape, and refuse shapes that they were not made for."""
+"""Networks accept any batch shape, and refuse images of unsuitable shapes."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -22,7 +22,7 @@ BODIES: dict[str, Callable[[], tuple[nn.Module, tuple[int, ...], tuple[int, ...]
 
 @pytest.mark.parametrize("name", BODIES)
 @pytest.mark.parametrize("batch", [(), (4,), (2, 3, 4)])
-def test_any_batch_shape(name: str, batch: tuple[int, ...]) -> None:
+def test_networks_accept_any_batch_shape(name: str, batch: tuple[int, ...]) -> None:
     body, in_shape, out_shape = BODIES[name]()
     x = torch.randn(*batch, *in_shape)
     y = body(x)
@@ -49,21 +49,21 @@ def test_the_convolutional_networks_mirror_each_other() -> None:
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (1, 28, 30), (1, 27, 28), (3,)])
-def test_no_such_image(shape: tuple[int, ...]) -> None:
+def test_other_image_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"multiples of 4.*use mlp"):
         ConvEncoder(shape, (2, 3))
     with pytest.raises(InputError, match=r"multiples of 4.*use mlp"):
         ConvDecoder((3,), (1, *shape))
 
 
-def test_activations_stand_between_linear_maps_only() -> None:
+def test_activations_are_only_between_linear_maps() -> None:
     layers = list(MLP((3,), (2,), hidden=(4, 5), activation=nn.Tanh).layers)
     assert [type(layer) for layer in layers] == [nn.Linear, nn.Tanh, nn.Linear, nn.Tanh, nn.Linear]
     linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
     assert all(a.out_features == b.in_features for a, b in pairwise(linear))
 
 
-def test_standardise() -> None:
+def test_standardise_applies_its_constants() -> None:
     layer = Standardise((2,))
     x = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
     torch.testing.assert_close(layer(x), x)

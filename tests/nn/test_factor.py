@@ -1,4 +1,4 @@
-"""Bodies for tables: the posterior of factor analysis under any mask."""
+"""Networks for tables: the posterior of factor analysis under any mask."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_the_encoder_starts_as_the_exact_posterior_of_factor_analysis() -> None:
     w, b = encoder.loadings.detach(), encoder.loc.detach()
     for i in range(2):
         for j in range(5):
-            # By conditioning the joint normal of (z, x), in place of the natural parameters.
+            # The exact posterior by conditioning the joint normal of (z, x).
             at = present[i, j]
             covariance = w[at] @ w[at].T + variance.detach()[at].diag()
             gain = torch.linalg.solve(covariance, w[at]).T
@@ -38,8 +38,8 @@ def test_the_network_corrects_the_posterior_without_leaving_its_support() -> Non
     encoder = FactorEncoder((8,), q.in_shape, hidden=(5,))
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter)
-    seen = torch.cat([torch.randn(3, 7, 4), torch.ones(3, 7, 4)], -1)
-    found = q(encoder(seen))
+    inputs = torch.cat([torch.randn(3, 7, 4), torch.ones(3, 7, 4)], -1)
+    found = q(encoder(inputs))
     assert found.batch_shape == (3, 7)
     assert bool((found.scale_tril.diagonal(dim1=-2, dim2=-1) > 0).all())
     found.rsample().square().sum().backward()

@@ -1,4 +1,4 @@
-"""Bodies with a context: the map itself, and that no x goes through the body twice."""
+"""Networks with a context: their formula, and one pass of each x through the body."""
 
 import copy
 from functools import partial
@@ -11,7 +11,7 @@ from pyrovae.nn import MLP, ConvEncoder, Joint, concatenate, joint_network
 
 
 @pytest.mark.usefixtures("float64")
-def test_it_is_a_perceptron_on_features_and_context() -> None:
+def test_joint_is_an_mlp_on_features_and_context() -> None:
     joint = Joint(partial(MLP, hidden=()), (3,), 2, (2, 4), num_features=5, hidden=6)
     first = nn.Linear(7, 6)
     with torch.no_grad():
@@ -24,7 +24,7 @@ def test_it_is_a_perceptron_on_features_and_context() -> None:
 
 
 @pytest.mark.parametrize("body", [MLP, ConvEncoder], ids=["mlp", "conv"])
-def test_batch_shapes_broadcast_and_each_x_passes_once(body: type[nn.Module]) -> None:
+def test_batch_shapes_broadcast_and_each_x_passes_the_body_once(body: type[nn.Module]) -> None:
     joint = Joint(body, (1, 8, 8), 4, (2, 3))
     rows = []
     joint.body.register_forward_hook(lambda _, args, out: rows.append(args[0].shape[:-3].numel()))
@@ -42,16 +42,16 @@ def test_batch_shapes_broadcast_and_each_x_passes_once(body: type[nn.Module]) ->
         rows.clear()
 
 
-def test_a_network_of_ones_own_is_taken_as_it_is() -> None:
+def test_joint_network_returns_a_given_network() -> None:
     class Sum(nn.Module):
         def forward(self, x: Tensor, c: Tensor) -> Tensor:
             return x + c
 
-    mine = Sum()
-    assert joint_network(mine, (3,), 3, (3,)) is mine
-    made = joint_network(MLP, (3,), 2, (2, 4))
-    assert isinstance(made, Joint)
-    assert made(torch.ones(3), torch.ones(2)).shape == (2, 4)
+    network = Sum()
+    assert joint_network(network, (3,), 3, (3,)) is network
+    joint = joint_network(MLP, (3,), 2, (2, 4))
+    assert isinstance(joint, Joint)
+    assert joint(torch.ones(3), torch.ones(2)).shape == (2, 4)
 
 
 def test_a_body_may_be_a_network_and_a_copy_gives_the_same() -> None:
@@ -66,7 +66,7 @@ def test_a_body_may_be_a_network_and_a_copy_gives_the_same() -> None:
     torch.testing.assert_close(doubled, expected.double(), rtol=1e-4, atol=1e-5)
 
 
-def test_concatenate() -> None:
+def test_concatenate_broadcasts_batch_shapes() -> None:
     z, c = torch.randn(4, 1, 2), torch.randn(5, 3)
     both = concatenate(z, c)
     assert both.shape == (4, 5, 5)

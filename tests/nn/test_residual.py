@@ -1,4 +1,4 @@
-"""Residual bodies: shapes, how they start, and that a datum does not see its batch."""
+"""Residual networks: shapes, initial values, and independence of the data in a batch."""
 
 from collections.abc import Callable
 
@@ -19,8 +19,8 @@ BODIES: dict[str, Callable[[], tuple[nn.Module, tuple[int, ...], tuple[int, ...]
 }
 
 
-def away_from_zero(body: nn.Module) -> None:
-    """Weights as after some training: no branch is zero."""
+def perturb(body: nn.Module) -> None:
+    """Move the weights as training would, so that no branch is zero."""
     with torch.no_grad():
         for parameter in body.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -28,9 +28,9 @@ def away_from_zero(body: nn.Module) -> None:
 
 @pytest.mark.parametrize("name", BODIES)
 @pytest.mark.parametrize("batch", [(), (4,), (2, 3, 4)])
-def test_any_batch_shape(name: str, batch: tuple[int, ...]) -> None:
+def test_networks_accept_any_batch_shape(name: str, batch: tuple[int, ...]) -> None:
     body, in_shape, out_shape = BODIES[name]()
-    away_from_zero(body)
+    perturb(body)
     x = torch.randn(*batch, *in_shape)
     y = body(x)
     assert y.shape == batch + out_shape
@@ -40,10 +40,10 @@ def test_any_batch_shape(name: str, batch: tuple[int, ...]) -> None:
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", BODIES)
-def test_a_datum_does_not_see_its_batch(name: str) -> None:
-    """In training mode, too, where batch normalisation would mix them."""
+def test_output_does_not_depend_on_the_rest_of_the_batch(name: str) -> None:
+    """This holds in training mode too, where batch normalisation would mix the data."""
     body, in_shape, _ = BODIES[name]()
-    away_from_zero(body)
+    perturb(body)
     x = torch.randn(3, *in_shape, requires_grad=True)
     (gradient,) = torch.autograd.grad(body(x)[0].sum(), x)
     assert gradient[0].abs().max() > 0
@@ -51,9 +51,9 @@ def test_a_datum_does_not_see_its_batch(name: str) -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_the_multilayer_perceptron_is_its_formula() -> None:
+def test_residual_mlp_matches_its_formula() -> None:
     body = ResidualMLP((3,), (2,), hidden=(4, 5), activation=nn.Tanh)
-    away_from_zero(body)
+    perturb(body)
     first, same, wider, _, last = body.layers
     x = torch.randn(6, 3)
     h = first(x)
@@ -78,8 +78,8 @@ def test_blocks_start_as_their_shortcuts() -> None:
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_each_parameter_learns(name: str) -> None:
-    """Zeros at the start of the last maps do not keep the others from learning for long."""
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    """The last maps start at zero, but the other parameters learn from the second step on."""
     body, in_shape, out_shape = BODIES[name]()
     x, y = torch.randn(8, *in_shape), torch.randn(8, *out_shape)
     optimiser = torch.optim.SGD(body.parameters(), lr=1e-2)
@@ -92,7 +92,7 @@ def test_each_parameter_learns(name: str) -> None:
         assert parameter.grad.abs().max() > 0, path
 
 
-def test_sizes_are_those_of_the_plain_networks() -> None:
+def test_sizes_match_the_plain_convolutional_networks() -> None:
     sizes, x = [], torch.zeros(1, 1, 28, 28)
     for layer in ResidualEncoder((1, 28, 28), (2, 10)).layers[:3]:
         x = layer(x)
@@ -105,7 +105,7 @@ def test_sizes_are_those_of_the_plain_networks() -> None:
     assert back[1:] == [(64, 7, 7), (64, 7, 7), (32, 14, 14), (32, 14, 14), (1, 28, 28)]
 
 
-def test_a_vae_of_them_learns() -> None:
+def test_a_vae_with_residual_networks_learns() -> None:
     x = (torch.rand(64, 1, 8, 8) > 0.5).float()
     vae = VAE((1, 8, 8), 3, encoder=ResidualEncoder, decoder=ResidualDecoder)
     history = fit(
@@ -115,7 +115,7 @@ def test_a_vae_of_them_learns() -> None:
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (1, 28, 30), (1, 27, 28), (3,), (1, 0, 4)])
-def test_no_such_image(shape: tuple[int, ...]) -> None:
+def test_other_image_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"multiples of 4.*use mlp"):
         ResidualEncoder(shape, (2, 3))
     with pytest.raises(InputError, match=r"multiples of 4.*use mlp"):
@@ -123,6 +123,6 @@ def test_no_such_image(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("hidden", [(), (4, 0)])
-def test_no_block(hidden: tuple[int, ...]) -> None:
+def test_a_network_without_blocks_is_refused(hidden: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="the width of one block or more"):
         ResidualMLP((3,), (2,), hidden=hidden)

@@ -1,4 +1,4 @@
-"""Each kind of posterior, small, and pairs to try it in."""
+"""A small instance of each posterior, and a small VAE to test it in."""
 
 from collections.abc import Callable
 from functools import partial
@@ -33,8 +33,8 @@ DISCRETE: dict[str, Callable[[int], Any]] = {
 KINDS = CONTINUOUS | DISCRETE
 
 
-def perturbed(posterior: Any, size: float = 0.4) -> Any:
-    """With parameters of its own, such as a flow's, away from where they start."""
+def perturb(posterior: Any, size: float = 0.4) -> Any:
+    """Move the posterior's own parameters, such as a flow's, away from their initial values."""
     with torch.no_grad():
         for parameter in posterior.parameters():
             parameter.add_(size * torch.randn_like(parameter))
@@ -43,7 +43,7 @@ def perturbed(posterior: Any, size: float = 0.4) -> Any:
 
 def small_vae(kind: str, latent_dim: int = 2) -> VAE:
     torch.manual_seed(2)
-    posterior: nn.Module = perturbed(KINDS[kind](latent_dim), 0.1)
+    posterior: nn.Module = perturb(KINDS[kind](latent_dim), 0.1)
     body = partial(MLP, hidden=(6,))
     likelihood = {"family": "Normal", "scale": 0.6}
     return VAE((3,), latent_dim, likelihood, posterior=posterior, encoder=body, decoder=body)

@@ -1,4 +1,4 @@
-"""Discrete latents: relaxed ones as densities, straight-through ones as exact categorical ones."""
+"""Posteriors of discrete latents: relaxed ones are densities, straight-through ones categorical."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,14 +24,14 @@ def test_straight_through_samples_are_one_hot_and_categorical(dtype: torch.dtype
     assert set(z.unique().tolist()) == {0.0, 1.0}
     assert (z.sum(-1) == 1).all()
     assert_unbiased(z.double(), h.softmax(-1).double())
-    want = OneHotCategorical(logits=h, validate_args=True).log_prob(z).sum(-1)
-    torch.testing.assert_close(q.log_prob(z), want)
+    expected = OneHotCategorical(logits=h, validate_args=True).log_prob(z).sum(-1)
+    torch.testing.assert_close(q.log_prob(z), expected)
     with pytest.raises(ValueError, match="within the support"):
         q.log_prob(z / 2)
 
 
 @pytest.mark.usefixtures("float64")
-def test_straight_through_gradients_are_the_relaxed_ones() -> None:
+def test_straight_through_gradients_equal_the_relaxed_gradients() -> None:
     h = torch.randn(5, 2, 3, requires_grad=True)
     weight = torch.randn(5, 2, 3)
     t = torch.tensor(2 / 3)
@@ -44,16 +44,19 @@ def test_straight_through_gradients_are_the_relaxed_ones() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_relaxed_density_is_torchs_where_that_is_a_number() -> None:
+def test_relaxed_density_equals_torchs_where_that_is_finite() -> None:
     logits = torch.randn(4, 3)
     t = torch.tensor(0.5)
-    ours, theirs = RelaxedOneHot(t, logits=logits), RelaxedOneHotCategorical(t, logits=logits)
-    z = theirs.sample((50,))
-    torch.testing.assert_close(ours.log_prob(z), theirs.log_prob(z))
+    pyrovae_result, torch_result = (
+        RelaxedOneHot(t, logits=logits),
+        RelaxedOneHotCategorical(t, logits=logits),
+    )
+    z = torch_result.sample((50,))
+    torch.testing.assert_close(pyrovae_result.log_prob(z), torch_result.log_prob(z))
     torch.manual_seed(1)
-    drawn = ours.rsample((50,))
+    drawn = pyrovae_result.rsample((50,))
     torch.manual_seed(1)
-    torch.testing.assert_close(drawn, theirs.rsample((50,)))
+    torch.testing.assert_close(drawn, torch_result.rsample((50,)))
 
 
 @pytest.mark.usefixtures("float64")
@@ -68,7 +71,7 @@ def test_relaxed_density_of_two_classes_integrates_to_one() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_relaxed_gradients_are_those_of_the_expectation() -> None:
+def test_relaxed_gradients_are_unbiased() -> None:
     """E[f(z)] by quadrature over uniform noise, differentiated by central differences."""
     t = 2 / 3
 
@@ -89,12 +92,12 @@ def test_relaxed_gradients_are_those_of_the_expectation() -> None:
     assert_unbiased(gradient[:, 0, 0], torch.tensor(exact))
 
 
-def test_extreme_logits_in_single_precision() -> None:
-    """Where torch's density is not a number, ours is, with its gradient."""
+def test_extreme_logits_give_finite_densities_in_single_precision() -> None:
+    """Ours are finite, with their gradients, where torch's density is not."""
     logits = torch.tensor([[30.0, -30.0, 0.0], [-30.0, 30.0, 29.0]]).repeat(500, 1)
     t = torch.tensor(0.3)
-    theirs = RelaxedOneHotCategorical(t, logits=logits)
-    assert not theirs.log_prob(theirs.rsample()).isfinite().all()
+    torch_result = RelaxedOneHotCategorical(t, logits=logits)
+    assert not torch_result.log_prob(torch_result.rsample()).isfinite().all()
     for make in (Concrete, StraightThrough):
         posterior = make(2, 3, 0.3)
         h = logits.reshape(500, 2, 3).clone().requires_grad_()
@@ -106,7 +109,7 @@ def test_extreme_logits_in_single_precision() -> None:
         assert gradient.isfinite().all()
 
 
-def test_what_is_rounded_to_a_corner_has_its_probability() -> None:
+def test_samples_rounded_to_a_corner_have_the_right_probability() -> None:
     """z_2 < m where l_2 - l_1 + a logistic variable < t log m."""
     t, logits = 0.03, torch.tensor([0.5, -0.5])
     q = RelaxedOneHot(torch.tensor(t), logits=logits)
@@ -117,7 +120,7 @@ def test_what_is_rounded_to_a_corner_has_its_probability() -> None:
     exact = (t * log_floor + torch.tensor([1.0, -1.0]).double()).sigmoid()
     torch.testing.assert_close(q.log_prob(corners).exp().double(), exact, rtol=1e-4, atol=1e-6)
     assert_unbiased(at_corner.T, exact)
-    # And the rest is inside, by quadrature over log-odds between the floors.
+    # The remaining probability is inside, by quadrature over log-odds between the floors.
     a = torch.linspace(float(log_floor), -float(log_floor), 40_001, dtype=torch.double)
     inside = torch.stack([a.sigmoid(), (-a).sigmoid()], -1).float()
     density = (q.log_prob(inside).double() + inside.double().log().sum(-1)).exp()
@@ -125,8 +128,8 @@ def test_what_is_rounded_to_a_corner_has_its_probability() -> None:
     assert total.item() == pytest.approx(1, abs=1e-3)
 
 
-def test_densities_on_faces_are_of_one_measure() -> None:
-    """E_q[p / q] = 1 where draws are of all kinds: inside, on edges, at corners."""
+def test_densities_inside_on_edges_and_at_corners_use_one_measure() -> None:
+    """E_q[p / q] = 1 with draws of all kinds: inside, on edges and at corners."""
     t = torch.tensor(0.03)
     q = RelaxedOneHot(t, logits=torch.zeros(3))
     p = RelaxedOneHot(t, logits=torch.tensor([0.5, 0.0, -0.5]))
@@ -140,7 +143,7 @@ def test_densities_on_faces_are_of_one_measure() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_one_variable_of_three_classes_is_exact() -> None:
+def test_log_likelihood_and_elbo_of_one_variable_are_exact() -> None:
     """log p(x) = log sum_k p(x | e_k) / 3, and the ELBO the sum over k under q."""
     torch.manual_seed(1)
     vae = VAE((4,), 1, "Bernoulli", posterior=StraightThrough(1, 3))
@@ -158,16 +161,16 @@ def test_one_variable_of_three_classes_is_exact() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_the_kl_has_a_useful_gradient() -> None:
-    """log q(z) - log p(z) at straight-through samples draws q to the prior, as the KL does."""
+def test_straight_through_kl_has_a_useful_gradient() -> None:
+    """log q(z) - log p(z) at straight-through samples pulls q to the prior, as the KL does."""
     h = torch.tensor([[1.0, 0.0, -1.0]]).expand(20_000, 1, 3).clone().requires_grad_()
     posterior = StraightThrough(1, 3)
     q, p = posterior(h), posterior.prior()()
     z = q.rsample()
     (estimates,) = torch.autograd.grad((q.log_prob(z) - p.log_prob(z)).sum(), h, retain_graph=True)
     exact = kl_divergence(q, p)
-    want = (h.softmax(-1) * h.log_softmax(-1)).sum((-2, -1)) + torch.tensor(3.0).log()
-    torch.testing.assert_close(exact, want)
+    expected = (h.softmax(-1) * h.log_softmax(-1)).sum((-2, -1)) + torch.tensor(3.0).log()
+    torch.testing.assert_close(exact, expected)
     (gradient,) = torch.autograd.grad(exact.sum(), h)
     mean = estimates.mean(0)[0]
     cosine = mean @ gradient[0, 0] / mean.norm() / gradient[0, 0].norm()
@@ -176,7 +179,7 @@ def test_the_kl_has_a_useful_gradient() -> None:
 
 
 @pytest.mark.parametrize("kind", [Concrete, StraightThrough])
-def test_centre_and_prior(kind: Any) -> None:
+def test_centre_is_the_class_probabilities_and_prior_is_uniform(kind: Any) -> None:
     posterior = kind(2, 4, temperature=0.5)
     h = torch.randn(3, 2, 4)
     torch.testing.assert_close(posterior.centre(h), h.exp() / h.exp().sum(-1, keepdim=True))
@@ -187,7 +190,7 @@ def test_centre_and_prior(kind: Any) -> None:
     torch.testing.assert_close(p.log_prob(z), flat.log_prob(z))
 
 
-def test_expansion_keeps_the_estimator() -> None:
+def test_expand_keeps_the_straight_through_gradient() -> None:
     q = StraightThroughOneHot(torch.tensor(0.5), torch.zeros(3, requires_grad=True)).expand((4, 2))
     assert q.rsample().requires_grad
     assert q.batch_shape == (4, 2)
@@ -200,6 +203,6 @@ def test_expansion_keeps_the_estimator() -> None:
         (lambda: StraightThrough(2, temperature=0.0), "temperature is 0"),
     ],
 )
-def test_mistakes(make: Callable[[], Any], message: str) -> None:
+def test_invalid_arguments_are_refused(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()

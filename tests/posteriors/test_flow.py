@@ -1,4 +1,4 @@
-"""Flows: densities by change of variables, one pass for samples, and what they gain."""
+"""Flow posteriors: densities by change of variables, one pass for samples, and tighter bounds."""
 
 import sys
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from pyrovae.distributions.flows import import_zuko
 from pyrovae.infer import inference_gap
 from pyrovae.nn import MLP
 from pyrovae.posteriors import DiagonalNormal, InverseAutoregressive, SplineFlow
-from tests.posteriors.kinds import inputs, perturbed
+from tests.posteriors.kinds import inputs, perturb
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -29,7 +29,7 @@ each = pytest.mark.parametrize("kind", FLOWS)
 
 
 def draw(posterior: Any, h: Tensor, eps: Tensor) -> Tensor:
-    """z of standard normal noise, written out."""
+    """Compute z from standard normal noise by the formula."""
     num = eps.shape[-1]
     loc, scale, context = h[:num], softplus(h[num : 2 * num]) + 1e-7, h[2 * num :]
     flow = posterior.transform(context)
@@ -43,8 +43,8 @@ def draw(posterior: Any, h: Tensor, eps: Tensor) -> Tensor:
 
 @each
 @pytest.mark.parametrize("latent_dim", [1, 3])
-def test_density_is_that_of_the_noise_over_the_jacobian(kind: str, latent_dim: int) -> None:
-    posterior = perturbed(FLOWS[kind](latent_dim))
+def test_density_matches_the_change_of_variables_formula(kind: str, latent_dim: int) -> None:
+    posterior = perturb(FLOWS[kind](latent_dim))
     h = inputs(posterior).double()
     q = posterior(h)
     torch.manual_seed(1)
@@ -53,9 +53,9 @@ def test_density_is_that_of_the_noise_over_the_jacobian(kind: str, latent_dim: i
     eps = torch.randn(latent_dim)
     torch.testing.assert_close(z, draw(posterior, h, eps))
     log_det = torch.linalg.slogdet(jacobian(lambda e: draw(posterior, h, e), eps)).logabsdet
-    want = Normal(0.0, 1.0).log_prob(eps).sum() - log_det
-    torch.testing.assert_close(q.log_prob(z), want)  # as it was drawn
-    torch.testing.assert_close(q.log_prob(z.clone()), want)  # by the inverse
+    expected = Normal(0.0, 1.0).log_prob(eps).sum() - log_det
+    torch.testing.assert_close(q.log_prob(z), expected)  # as it was drawn
+    torch.testing.assert_close(q.log_prob(z.clone()), expected)  # by the inverse
     centre = posterior.centre(h)
     start = torch.zeros(latent_dim)
     torch.testing.assert_close(centre, draw(posterior, h, start))
@@ -64,21 +64,21 @@ def test_density_is_that_of_the_noise_over_the_jacobian(kind: str, latent_dim: i
 @each
 def test_density_integrates_to_one(kind: str) -> None:
     """By the trapezoidal rule over a plane."""
-    posterior = perturbed(FLOWS[kind](2))
+    posterior = perturb(FLOWS[kind](2))
     h = inputs(posterior).double()
     with torch.no_grad():
         z = posterior(h).sample((2000,))
         low, high = z.min(0).values - 2, z.max(0).values + 2
         axes = [torch.linspace(low[d], high[d], 360) for d in range(2)]
         density = posterior(h).log_prob(torch.cartesian_prod(*axes)).exp().reshape(360, 360)
-        whole = torch.trapezoid(torch.trapezoid(density, axes[1]), axes[0])
-    assert whole.item() == pytest.approx(1, abs=2e-3)
+        total = torch.trapezoid(torch.trapezoid(density, axes[1]), axes[0])
+    assert total.item() == pytest.approx(1, abs=2e-3)
 
 
 @each
-def test_gradients_of_the_density(kind: str) -> None:
-    """The shortcut for samples has the gradient of the inverse, or is not taken."""
-    posterior = perturbed(FLOWS[kind](3))
+def test_the_density_shortcut_has_the_right_gradients(kind: str) -> None:
+    """The shortcut for samples has the gradient of the inverse, or is not used."""
+    posterior = perturb(FLOWS[kind](3))
     h = inputs(posterior, 5).double().requires_grad_()
     parameters = [h, *posterior.parameters()]
     q = posterior(h)
@@ -96,7 +96,7 @@ def test_gradients_of_the_density(kind: str) -> None:
 
 @each
 def test_a_sample_and_its_density_take_one_pass(kind: str) -> None:
-    posterior = perturbed(FLOWS[kind](3))
+    posterior = perturb(FLOWS[kind](3))
     passes: list[int] = []
     for transform in posterior.transform.transforms:
         transform.hyper.register_forward_hook(lambda *_: passes.append(1))
@@ -109,30 +109,30 @@ def test_a_sample_and_its_density_take_one_pass(kind: str) -> None:
 
 
 @each
-def test_training_starts_at_the_diagonal_normal(kind: str) -> None:
+def test_flows_start_as_the_diagonal_normal(kind: str) -> None:
     posterior, diagonal = FLOWS[kind](3), DiagonalNormal(3)
     h = inputs(posterior, 5).double()
-    of_diagonal = h[:, :6].unflatten(-1, (2, 3))
+    h_diagonal = h[:, :6].unflatten(-1, (2, 3))
     z = posterior(h).sample((4,))
-    want = diagonal(of_diagonal).log_prob(z)
-    torch.testing.assert_close(posterior(h).log_prob(z), want)
-    torch.testing.assert_close(posterior.centre(h), diagonal.centre(of_diagonal))
+    expected = diagonal(h_diagonal).log_prob(z)
+    torch.testing.assert_close(posterior(h).log_prob(z), expected)
+    torch.testing.assert_close(posterior.centre(h), diagonal.centre(h_diagonal))
 
 
-def test_splines_are_the_identity_beyond_five_standard_deviations() -> None:
-    posterior = perturbed(FLOWS["spline"](2))
+def test_splines_are_the_identity_outside_five_standard_deviations() -> None:
+    posterior = perturb(FLOWS["spline"](2))
     h = inputs(posterior).double()
     eps = torch.tensor([5.5, -6.0])
-    want = h[:2] + (softplus(h[2:4]) + 1e-7) * eps
-    torch.testing.assert_close(draw(posterior, h, eps), want)
+    expected = h[:2] + (softplus(h[2:4]) + 1e-7) * eps
+    torch.testing.assert_close(draw(posterior, h, eps), expected)
     inside = draw(posterior, h, eps / 10)
     assert not torch.allclose(inside, h[:2] + (softplus(h[2:4]) + 1e-7) * eps / 10)
-    want = Normal(0.0, 1.0).log_prob(eps).sum() - (softplus(h[2:4]) + 1e-7).log().sum()
-    torch.testing.assert_close(posterior(h).log_prob(draw(posterior, h, eps)), want)
+    expected = Normal(0.0, 1.0).log_prob(eps).sum() - (softplus(h[2:4]) + 1e-7).log().sum()
+    torch.testing.assert_close(posterior(h).log_prob(draw(posterior, h, eps)), expected)
 
 
 def correlated(posterior: Any, weight: Tensor) -> VAE:
-    """x = W z + noise of scale 0.5, W held fixed, with a linear encoder."""
+    """x = W z + noise of scale 0.5, with fixed W and a linear encoder."""
     body = partial(MLP, hidden=())
     likelihood = {"family": "Normal", "scale": 0.5}
     vae = VAE((2,), 2, likelihood, posterior=posterior, encoder=body, decoder=body)
@@ -174,8 +174,10 @@ def test_sticking_the_landing_at_the_exact_posterior_has_no_gradient(kind: str) 
     assert sizes["elbo"] > 1e-2
 
 
-def test_a_flow_gains_on_the_best_diagonal_normal() -> None:
-    """Whose gap, 1/2 [sum_j log P_jj - log det P] with P = I + W'W / s^2, it more than halves."""
+def test_a_flow_beats_the_best_diagonal_normal() -> None:
+    """The gap of the best diagonal normal is 1/2 [sum_j log P_jj - log det P] with
+    P = I + W'W / s^2; the flow more than halves it.
+    """
     weight = torch.tensor([[1.0, 0.9], [0.1, 0.4]])
     precision = torch.eye(2) + weight.T @ weight / 0.25
     known = ((precision.diagonal().log().sum() - precision.logdet()) / 2).item()
@@ -195,13 +197,13 @@ def test_a_flow_gains_on_the_best_diagonal_normal() -> None:
     assert -4.5 * error < gaps.mean().item() < known / 2
 
 
-def test_a_flow_cannot_be_searched_for_each_datum_and_says_so() -> None:
+def test_inference_gap_refuses_flows() -> None:
     vae = correlated(FLOWS["spline"](2), torch.eye(2))
     with pytest.raises(InputError, match="FlowDistribution, cannot be rebuilt"):
         inference_gap(vae.model, vae.guide, torch.randn(4, 2), progress=False)
 
 
-def test_importing_zuko_leaves_torchs_checks_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_importing_zuko_keeps_argument_validation_on(monkeypatch: pytest.MonkeyPatch) -> None:
     import_zuko()
     for name in [name for name in sys.modules if name.split(".")[0] == "zuko"]:
         monkeypatch.delitem(sys.modules, name)
@@ -221,6 +223,6 @@ def test_importing_zuko_leaves_torchs_checks_on(monkeypatch: pytest.MonkeyPatch)
         (lambda: SplineFlow(2, context=0), "context is 0"),
     ],
 )
-def test_mistakes(make: Callable[[], Any], message: str) -> None:
+def test_invalid_arguments_are_refused(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""Normal posteriors against closed forms, and where they are exact."""
+"""Normal posteriors against closed forms and exact posteriors."""
 
 from functools import partial
 from typing import Any
@@ -22,18 +22,18 @@ X = torch.randn(10, 3, generator=torch.Generator().manual_seed(0), dtype=torch.d
 SCALE = 0.6
 
 
-def test_layout_of_the_full_rank() -> None:
+def test_full_rank_reads_its_parameters_from_h_by_rows() -> None:
     h = torch.tensor([1.0, 2.0, 3.0, -1.0, 0.0, 1.0, 0.1, 0.2, 0.3])
     q = FullRankNormal(3)(h)
     torch.testing.assert_close(q.mean, h[:3])
-    want = torch.tensor([[0.0, 0, 0], [0.1, 0, 0], [0.2, 0.3, 0]])
-    torch.testing.assert_close(q.scale_tril.tril(-1), want)
+    expected = torch.tensor([[0.0, 0, 0], [0.1, 0, 0], [0.2, 0.3, 0]])
+    torch.testing.assert_close(q.scale_tril.tril(-1), expected)
     torch.testing.assert_close(q.scale_tril.diagonal(), softplus(h[3:6]) + 1e-7)
     assert not q.scale_tril.triu(1).any()
 
 
 @pytest.mark.parametrize("latent_dim", [1, 3])
-def test_full_rank_density_is_that_of_the_noise_over_the_jacobian(latent_dim: int) -> None:
+def test_full_rank_density_matches_the_change_of_variables_formula(latent_dim: int) -> None:
     posterior = FullRankNormal(latent_dim)
     q = posterior(torch.randn(posterior.in_shape))
     torch.manual_seed(1)
@@ -46,13 +46,13 @@ def test_full_rank_density_is_that_of_the_noise_over_the_jacobian(latent_dim: in
 
     torch.testing.assert_close(z, draw(eps))
     log_det = torch.linalg.slogdet(jacobian(draw, eps)).logabsdet
-    want = Normal(0.0, 1.0).log_prob(eps).sum() - log_det
-    torch.testing.assert_close(q.log_prob(z), want)
+    expected = Normal(0.0, 1.0).log_prob(eps).sum() - log_det
+    torch.testing.assert_close(q.log_prob(z), expected)
     torch.testing.assert_close(log_det, q.scale_tril.diagonal().log().sum())
 
 
 @pytest.mark.parametrize("posterior", [FullRankNormal(3), LowRankNormal(3)], ids=["full", "low"])
-def test_moments_of_samples(posterior: Any) -> None:
+def test_samples_have_the_moments_of_q(posterior: Any) -> None:
     q = posterior(torch.randn(posterior.in_shape))
     z = q.sample((20_000,))
     torch.testing.assert_close(posterior.centre(torch.zeros(posterior.in_shape)), torch.zeros(3))
@@ -61,7 +61,7 @@ def test_moments_of_samples(posterior: Any) -> None:
     assert_unbiased(centred[:, :, None] * centred[:, None, :], q.covariance_matrix)
 
 
-def test_low_rank_density_is_the_dense_ones() -> None:
+def test_low_rank_density_equals_the_dense_normal() -> None:
     posterior = LowRankNormal(4, rank=2)
     h = torch.randn(5, *posterior.in_shape)
     q = posterior(h)
@@ -69,14 +69,14 @@ def test_low_rank_density_is_the_dense_ones() -> None:
     covariance = factor @ factor.mT + torch.diag_embed(scale**2)
     torch.testing.assert_close(q.covariance_matrix, covariance, rtol=1e-5, atol=1e-5)
     z = q.sample((3,))
-    # The millionth that is added to the diagonal is in the covariance that q states.
+    # q.covariance_matrix includes the millionth that is added to the diagonal.
     dense = MultivariateNormal(h[:, 0], q.covariance_matrix)
     torch.testing.assert_close(q.log_prob(z), dense.log_prob(z))
     standard = MultivariateNormal(torch.zeros(4), torch.eye(4))
     torch.testing.assert_close(kl_divergence(q, standard), kl_divergence(dense, standard))
 
 
-def test_low_rank_in_single_precision_where_columns_are_alike_and_scales_tiny() -> None:
+def test_low_rank_is_finite_in_single_precision_for_equal_columns_and_tiny_scales() -> None:
     posterior = LowRankNormal(4)
     h = torch.ones(1, *posterior.in_shape, dtype=torch.float32)
     h[:, 1] = -30.0
@@ -91,7 +91,7 @@ def test_low_rank_in_single_precision_where_columns_are_alike_and_scales_tiny() 
 
 
 @pytest.mark.parametrize("posterior", [FullRankNormal(3), LowRankNormal(3)], ids=["full", "low"])
-def test_kl_to_the_standard_normal(posterior: Any) -> None:
+def test_kl_to_the_standard_normal_matches_its_formula(posterior: Any) -> None:
     """1/2 [tr S + m'm - D - log det S]."""
     h = torch.randn(posterior.in_shape)
     q, p = posterior(h), posterior.prior()()
@@ -104,7 +104,7 @@ def test_kl_to_the_standard_normal(posterior: Any) -> None:
 
 
 def exact_pair(posterior: Any) -> tuple[VAE, Tensor]:
-    """A linear-Gaussian VAE whose guide is the best of its family, and the precision of p(z | x).
+    """A linear-Gaussian VAE with the best guide of its family, and the precision of p(z | x).
 
     The posterior is Normal(P^-1 W'(x - b) / s^2, P^-1) with P = I + W'W / s^2.
     """
@@ -152,15 +152,15 @@ def test_a_diagonal_posterior_leaves_the_known_gap() -> None:
     assert_unbiased(elbos, exact_log_evidence(vae, X, SCALE) - gap)
     evaluation = evaluate(vae.model, vae.guide, X, num_particles=100, compile=False)
     error = 4.5 * (elbos.var(0).mean().item() / (100 * 10)) ** 0.5
-    want = (exact_log_evidence(vae, X, SCALE).mean() - gap).item()
-    assert evaluation.elbo.mean == pytest.approx(want, abs=error)
+    expected = (exact_log_evidence(vae, X, SCALE).mean() - gap).item()
+    assert evaluation.elbo.mean == pytest.approx(expected, abs=error)
 
 
 @pytest.mark.parametrize("posterior", [FullRankNormal(2), LowRankNormal(2)], ids=["full", "low"])
-def test_the_family_can_be_searched(posterior: Any) -> None:
-    """Optimised for each datum, either family holds p(z | x): no approximation gap is left.
+def test_inference_gap_finds_no_approximation_gap(posterior: Any) -> None:
+    """Either family contains p(z | x), so optimising q for each datum leaves no approximation gap.
 
-    As W W' + D, any covariance of two dimensions can be written with one column.
+    Any covariance of two dimensions is W W' + D with one column in W.
     """
     if isinstance(posterior, FullRankNormal):
         vae, _ = exact_pair(posterior)
@@ -169,11 +169,12 @@ def test_the_family_can_be_searched(posterior: Any) -> None:
         vae = VAE((3,), 2, {"family": "Normal"}, posterior=posterior, encoder=body, decoder=body)
     gap = inference_gap(vae.model, vae.guide, X, num_steps=150, num_samples=1000, progress=False)
     assert gap.pareto_k.max() < 0.5
-    # 28 is a chi-square of 6 that 1 in 10,000 exceeds; of noisy steps over 16 samples each.
+    # A chi-square with 6 degrees of freedom exceeds 28 in 1 of 10,000 cases. Steps are noisy, over
+    # 16 samples each.
     short = 2 * 28 / (2 * 16 * 75)
     assert (gap.approximation_gap.abs() < short + 4.5 * (2 * short / 1000) ** 0.5).all()
 
 
-def test_mistakes() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(InputError, match="rank is 0"):
         LowRankNormal(3, rank=0)

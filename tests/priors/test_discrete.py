@@ -1,4 +1,4 @@
-"""Priors with equal probabilities of all classes."""
+"""Discrete priors with equal probabilities for all classes."""
 
 from math import log
 

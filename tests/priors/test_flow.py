@@ -1,4 +1,4 @@
-"""The flow prior, and zuko's flows as distributions of Pyro."""
+"""The flow prior, and zuko's flows as Pyro distributions."""
 
 import copy
 import sys
@@ -14,8 +14,8 @@ from pyrovae.distributions.flows import FlowDistribution, import_zuko
 from pyrovae.priors import FlowPrior, StandardNormal
 
 
-def bent(latent_dim: int, **options: Any) -> FlowPrior:
-    """A flow prior that is not the standard normal any more."""
+def perturbed_prior(latent_dim: int, **options: Any) -> FlowPrior:
+    """A flow prior with its parameters moved, so that it is not the standard normal."""
     prior = FlowPrior(latent_dim, **options)
     with torch.no_grad():
         for parameter in prior.parameters():
@@ -33,7 +33,7 @@ def test_starts_as_the_standard_normal(latent_dim: int, options: dict[str, Any])
 
 @pytest.mark.usefixtures("float64")
 def test_density_integrates_to_one_and_has_the_moments_of_the_draws() -> None:
-    p = bent(2, num_transforms=2, hidden=(4,))()
+    p = perturbed_prior(2, num_transforms=2, hidden=(4,))()
     line = torch.linspace(-7, 7, 281)
     z = torch.cartesian_prod(line, line)
     log_prob = p.log_prob(z).detach()
@@ -50,7 +50,7 @@ def test_density_integrates_to_one_and_has_the_moments_of_the_draws() -> None:
 
 @pytest.mark.usefixtures("float64")
 def test_densities_of_any_batch_shape_and_of_draws_agree() -> None:
-    p = bent(3)()
+    p = perturbed_prior(3)()
     z = torch.randn(4, 5, 3)
     one_by_one = torch.stack([torch.stack([p.log_prob(each) for each in row]) for row in z])
     torch.testing.assert_close(p.log_prob(z), one_by_one)
@@ -62,8 +62,8 @@ def test_densities_of_any_batch_shape_and_of_draws_agree() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_gradients_agree_with_finite_differences() -> None:
-    prior = bent(2, num_transforms=1, hidden=(3,))
+def test_gradients_match_finite_differences() -> None:
+    prior = perturbed_prior(2, num_transforms=1, hidden=(3,))
     z = torch.randn(4, 2)
 
     def log_prob(z: Tensor, *parameters: Tensor) -> Tensor:
@@ -78,9 +78,9 @@ def test_gradients_agree_with_finite_differences() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_the_density_of_a_draw_has_the_gradients_of_a_density() -> None:
-    """Those of log p(z) with z a function of the parameters; also of z drawn without gradients."""
-    prior = bent(2)
+def test_the_density_at_a_sample_has_the_right_gradients() -> None:
+    """Gradients of log p(z) with z a function of the parameters, and with z drawn without them."""
+    prior = perturbed_prior(2)
     p = prior()
     z = p.rsample(torch.Size((5,)))
     kept = torch.autograd.grad(p.log_prob(z).sum(), list(prior.parameters()), retain_graph=True)
@@ -93,7 +93,7 @@ def test_the_density_of_a_draw_has_the_gradients_of_a_density() -> None:
 
 
 def test_flows_with_a_context_expand() -> None:
-    """As a posterior's do: one context for each datum, several draws of each."""
+    """As in a posterior: one context for each datum, and several draws for each."""
     flow = import_zuko().flows.MAF(3, 4)(torch.randn(5, 4))
     q = FlowDistribution(flow.transform.inv, flow.base).expand(torch.Size((7, 5)))
     z = q.rsample()
@@ -102,7 +102,7 @@ def test_flows_with_a_context_expand() -> None:
 
 
 def test_copies_share_nothing_and_change_precision() -> None:
-    prior = bent(3)
+    prior = perturbed_prior(3)
     double = copy.deepcopy(prior).double()
     z = torch.randn(6, 3)
     torch.testing.assert_close(
@@ -112,7 +112,7 @@ def test_copies_share_nothing_and_change_precision() -> None:
     assert not pointers[0] & pointers[1]
 
 
-def test_zuko_leaves_distributions_validated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_importing_zuko_keeps_argument_validation_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Distribution, "_validate_args", True)
     for name in [name for name in sys.modules if name.split(".")[0] == "zuko"]:
         monkeypatch.delitem(sys.modules, name)
@@ -121,6 +121,6 @@ def test_zuko_leaves_distributions_validated(monkeypatch: pytest.MonkeyPatch) ->
         Normal(0.0, -1.0)
 
 
-def test_mistakes() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(InputError, match="num_transforms is 0"):
         FlowPrior(2, num_transforms=0)

@@ -1,4 +1,4 @@
-"""Each prior in a VAE: trained, copied, saved, and judged by log p(x)."""
+"""Each prior in a VAE: training, copies, state dicts and log p(x)."""
 
 import copy
 from collections.abc import Callable
@@ -29,7 +29,7 @@ each_prior = pytest.mark.parametrize("name", PRIORS)
 
 
 def vae_with(name: str, latent_dim: int = 2, spread: float = 0.0) -> VAE:
-    """A small VAE with that prior, whose parameters are moved at random by the spread."""
+    """A small VAE with this prior; ``spread`` scales random changes of the prior's parameters."""
     body = partial(MLP, hidden=(5,), activation=nn.Tanh)
     likelihood = {"family": "Normal", "scale": 0.7}
     vae = VAE((3,), latent_dim, likelihood, PRIORS[name](latent_dim), encoder=body, decoder=body)
@@ -40,8 +40,8 @@ def vae_with(name: str, latent_dim: int = 2, spread: float = 0.0) -> VAE:
     return vae
 
 
-def trained(name: str, compile: bool) -> dict[str, Tensor]:
-    """Parameters after some steps, each of which has moved."""
+def train_parameters(name: str, compile: bool) -> dict[str, Tensor]:
+    """Train for some steps, check that every parameter has changed, and return the parameters."""
     torch.manual_seed(5)
     vae = vae_with(name)
     before = copy.deepcopy(dict(vae.named_parameters()))
@@ -58,13 +58,15 @@ def trained(name: str, compile: bool) -> dict[str, Tensor]:
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", ["vamp", "flow"])
-def test_recorded_steps_end_where_eager_ones_do(name: str) -> None:
-    recorded = trained(name, compile=True)
-    torch.testing.assert_close(recorded, trained(name, compile=False), rtol=1e-9, atol=1e-9)
+def test_recorded_steps_match_eager_steps(name: str) -> None:
+    recorded = train_parameters(name, compile=True)
+    torch.testing.assert_close(
+        recorded, train_parameters(name, compile=False), rtol=1e-9, atol=1e-9
+    )
 
 
 @each_prior
-def test_fit_trains_it(name: str) -> None:
+def test_fit_trains_the_prior(name: str) -> None:
     vae = vae_with(name)
     before = copy.deepcopy(dict(vae.model.prior.named_parameters()))
     fit(vae.model, vae.guide, X, epochs=2, batch_size=10, lr=1e-2, compile=False, progress=False)
@@ -74,7 +76,7 @@ def test_fit_trains_it(name: str) -> None:
 
 
 @each_prior
-def test_pyros_own_svi_trains_all_of_it(name: str) -> None:
+def test_pyro_svi_trains_every_parameter(name: str) -> None:
     vae = vae_with(name)
     before = copy.deepcopy(dict(vae.named_parameters()))
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
@@ -85,7 +87,7 @@ def test_pyros_own_svi_trains_all_of_it(name: str) -> None:
 
 
 @each_prior
-def test_copies_share_nothing_and_states_bring_everything_back(name: str) -> None:
+def test_copies_are_independent_and_state_dicts_restore_the_prior(name: str) -> None:
     vae = vae_with(name, spread=0.3)
     twin, other = copy.deepcopy(vae), vae_with(name)
     other.load_state_dict(vae.state_dict())

@@ -15,12 +15,12 @@ from pyrovae.priors import NormalMixture
 
 
 def arguments(components: int, dims: int, scale: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, locations up to 4, and scales about the given one."""
+    """Logits, locations between -4 and 4, and scales near the given one."""
     loc = 8 * torch.rand(components, dims) - 4
     return torch.randn(components), loc, scale * (0.5 + torch.rand(components, dims))
 
 
-def pyros(logits: Tensor, loc: Tensor, scale: Tensor) -> MixtureSameFamily:
+def pyro_mixture(logits: Tensor, loc: Tensor, scale: Tensor) -> MixtureSameFamily:
     return MixtureSameFamily(Categorical(logits=logits), Independent(Normal(loc, scale), 1))
 
 
@@ -42,13 +42,13 @@ def test_density_is_the_sum_over_components(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(expanded.log_prob(x), p.log_prob(x).expand(6, *shape))
 
 
-def test_single_precision_is_enough_for_narrow_components_far_apart() -> None:
-    """Locations up to 4, scales of 0.05: what cancels in 40 dimensions is a million nats."""
+def test_single_precision_is_accurate_for_narrow_components_far_apart() -> None:
+    """Locations up to 4, scales of 0.05: terms of a million nats cancel in 40 dimensions."""
     parts = arguments(500, 40, scale=0.05)
     _, loc, scale = parts
     k = torch.randint(500, (200,))
     x = loc[k] + scale[k] * torch.randn(200, 40)
-    exact = pyros(*(part.double() for part in parts)).log_prob(x.double())
+    exact = pyro_mixture(*(part.double() for part in parts)).log_prob(x.double())
     log_prob = DiagonalNormalMixture(*parts).log_prob(x)
     assert log_prob.dtype == torch.float32
     torch.testing.assert_close(log_prob.double(), exact, rtol=0, atol=5e-5)
@@ -64,7 +64,7 @@ def test_density_integrates_to_one() -> None:
 @pytest.mark.usefixtures("float64")
 def test_draws_have_the_moments_and_the_entropy_of_the_density() -> None:
     parts = arguments(4, 2)
-    p, same = DiagonalNormalMixture(*parts), pyros(*parts)
+    p, same = DiagonalNormalMixture(*parts), pyro_mixture(*parts)
     torch.testing.assert_close(p.mean, same.mean)
     torch.testing.assert_close(p.variance, same.variance)
     assert p.expand(torch.Size((3,))).mean.shape == (3, 2)
@@ -72,15 +72,15 @@ def test_draws_have_the_moments_and_the_entropy_of_the_density() -> None:
     drawn = p.expand(torch.Size((5,))).sample(torch.Size((num // 5,)))
     assert drawn.shape == (num // 5, 5, 2)
     drawn = drawn.reshape(num, 2)
-    theirs = same.sample((num,))
+    reference = same.sample((num,))
     for statistic in (lambda z: z, lambda z: z.square(), lambda z: p.log_prob(z)[:, None]):
-        mine, other = statistic(drawn), statistic(theirs)
-        error = ((mine.var(0) + other.var(0)) / num).sqrt()
-        assert ((mine.mean(0) - other.mean(0)).abs() < 4.5 * error).all()
+        own, other = statistic(drawn), statistic(reference)
+        error = ((own.var(0) + other.var(0)) / num).sqrt()
+        assert ((own.mean(0) - other.mean(0)).abs() < 4.5 * error).all()
 
 
 @pytest.mark.usefixtures("float64")
-def test_gradients() -> None:
+def test_gradients_match_finite_differences() -> None:
     logits, loc, scale = (part.requires_grad_() for part in arguments(3, 2))
     x = torch.randn(4, 2, requires_grad=True)
 
@@ -90,7 +90,7 @@ def test_gradients() -> None:
     assert torch.autograd.gradcheck(log_prob, (x, logits, loc, scale))
 
 
-def test_arguments_outside_of_their_constraints_are_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     logits, loc, scale = arguments(3, 2)
     with pytest.raises(ValueError, match="parameter scale"):
         DiagonalNormalMixture(logits, loc, -scale)
@@ -101,7 +101,7 @@ def test_arguments_outside_of_their_constraints_are_refused() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_starts_spread_out_with_the_variance_of_a_standard_normal() -> None:
+def test_components_start_spread_out_with_the_variance_of_a_standard_normal() -> None:
     p = NormalMixture(2, num_components=20_000)()
     assert torch.pdist(p.loc[:500]).min() > 0
     assert torch.equal(p.scale, p.scale[:1].expand_as(p.scale))
@@ -111,14 +111,14 @@ def test_starts_spread_out_with_the_variance_of_a_standard_normal() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_maximum_likelihood_is_that_of_scikit_learn() -> None:
+def test_maximum_likelihood_matches_scikit_learn() -> None:
     truth = DiagonalNormalMixture(
         torch.tensor([0.3, 0.7]).log(),
         torch.tensor([[2.0, 0.0], [-1.0, 1.0]]),
         torch.tensor([[0.3, 1.0], [0.6, 0.4]]),
     )
     z = truth.sample(torch.Size((200,)))
-    theirs = GaussianMixture(
+    reference = GaussianMixture(
         2, covariance_type="diag", reg_covar=0, tol=1e-12, max_iter=2000, random_state=0
     ).fit(z.numpy())
     prior = NormalMixture(2, num_components=2)
@@ -134,9 +134,9 @@ def test_maximum_likelihood_is_that_of_scikit_learn() -> None:
 
     optimiser.step(loss)
     p = prior()
-    assert p.log_prob(z).mean().item() == pytest.approx(theirs.score(z.numpy()), abs=1e-8)
+    assert p.log_prob(z).mean().item() == pytest.approx(reference.score(z.numpy()), abs=1e-8)
     weights = p.logits.softmax(0).detach()
     order = weights.argsort()
-    theirs_order = theirs.weights_.argsort()
-    np.testing.assert_allclose(weights[order], theirs.weights_[theirs_order], atol=1e-4)
-    np.testing.assert_allclose(p.loc.detach()[order], theirs.means_[theirs_order], atol=1e-3)
+    reference_order = reference.weights_.argsort()
+    np.testing.assert_allclose(weights[order], reference.weights_[reference_order], atol=1e-4)
+    np.testing.assert_allclose(p.loc.detach()[order], reference.means_[reference_order], atol=1e-3)

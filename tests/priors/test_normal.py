@@ -1,4 +1,4 @@
-"""The learned normal prior against what it is in closed form."""
+"""The learned normal prior against closed forms."""
 
 import pytest
 import torch

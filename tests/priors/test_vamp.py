@@ -1,4 +1,4 @@
-"""The VampPrior against the posteriors that it is made of."""
+"""The VampPrior against the posteriors that it mixes."""
 
 import copy
 from functools import partial
@@ -38,7 +38,7 @@ class FullRank(nn.Module):
 
 
 class Planar(nn.Module):
-    """A flow whose inverse is not known but for what it has drawn."""
+    """A flow with a known inverse only at its own samples."""
 
     in_shape = (2, 2)
 
@@ -73,7 +73,7 @@ def vamp_vae(posterior: nn.Module | None = None, components: int = 6) -> VAE:
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("posterior", [DiagonalNormal(2), FullRank(), LowRank()])
 @pytest.mark.parametrize("shape", [(), (7,), (3, 7)])
-def test_density_is_the_weighted_sum_of_those_of_the_guide(
+def test_density_is_the_weighted_sum_of_the_guides_densities(
     posterior: nn.Module, shape: tuple[int, ...]
 ) -> None:
     vae = vamp_vae(copy.deepcopy(posterior).double())
@@ -145,7 +145,7 @@ def test_missing_entries_start_at_the_mean() -> None:
     assert vae.model.prior().log_prob(torch.zeros(2)).isfinite()
 
 
-def test_more_components_than_data_differ_by_noise() -> None:
+def test_components_at_the_same_datum_differ_by_noise() -> None:
     vae = vamp_vae(components=70)
     vae.standardise(X)
     u = vae.model.prior.pseudo_inputs.detach()
@@ -158,7 +158,7 @@ def test_more_components_than_data_differ_by_noise() -> None:
     assert noise == pytest.approx(1e-4, abs=4.5 * 1e-4 * (2 / 280) ** 0.5)
 
 
-def test_a_copy_mixes_the_guide_of_the_copy() -> None:
+def test_a_copied_prior_mixes_the_copied_guide() -> None:
     vae = vamp_vae()
     other = copy.deepcopy(vae)
     prior: Any = other.model.prior
@@ -174,7 +174,7 @@ def test_a_copy_mixes_the_guide_of_the_copy() -> None:
     assert not torch.equal(prior().log_prob(z), before)
 
 
-def test_a_state_dict_holds_each_tensor_once_and_brings_the_prior_back() -> None:
+def test_a_state_dict_holds_each_tensor_once_and_restores_the_prior() -> None:
     vae, other = vamp_vae(), vamp_vae()
     state = vae.state_dict()
     assert len({value.data_ptr() for value in state.values()}) == len(state)
@@ -185,7 +185,7 @@ def test_a_state_dict_holds_each_tensor_once_and_brings_the_prior_back() -> None
     torch.testing.assert_close(other.model.prior().log_prob(z), vae.model.prior().log_prob(z))
 
 
-def test_refusals() -> None:
+def test_invalid_arguments_are_refused() -> None:
     prior = VampPrior((4,), 3)
     with pytest.raises(InputError, match="bound to no guide; give it to a VAE"):
         prior()
@@ -205,7 +205,7 @@ def test_posteriors_that_cannot_be_mixed_are_refused_when_bound(posterior: Any) 
         VAE((4,), 2, "Normal", VampPrior((4,), 3), posterior())
 
 
-def test_binding_leaves_modes_and_statistics() -> None:
+def test_binding_changes_no_training_modes_or_statistics() -> None:
     encoder = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 4))
     encoder.append(nn.Unflatten(-1, (2, 2)))
     encoder[2].eval()

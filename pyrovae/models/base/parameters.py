@@ -20,10 +20,10 @@ def declare_parameters(module: nn.Module) -> None:
     owner = f"{type(module).__name__}@{id(module):x}"
     for path, parameter in module.named_parameters():
         if parameter.requires_grad:
-            effectful(_value_of, type="param")(parameter, name=f"{owner}.{path}")
+            effectful(_as_pyro_param, type="param")(parameter, name=f"{owner}.{path}")
 
 
-def _value_of(parameter: nn.Parameter) -> Tensor:
+def _as_pyro_param(parameter: nn.Parameter) -> Tensor:
     # A view, since Pyro sets an attribute on the value, and a parameter with it cannot be pickled.
     value = parameter.view_as(parameter)
     value.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What every posterior can do, alone and in a VAE."""
+"""Tests of every posterior, alone and in a VAE."""
 
 import copy
 import warnings
@@ -16,7 +16,7 @@ from pyrovae import SVI, VAE, evaluate, fit, importance_sample
 from pyrovae.infer import latent_report
 from pyrovae.nn import MLP
 from tests.pairs import assert_unbiased, exact_log_evidence
-from tests.posteriors.kinds import CONTINUOUS, KINDS, inputs, perturbed, small_vae
+from tests.posteriors.kinds import CONTINUOUS, KINDS, inputs, perturb, small_vae
 
 X = torch.randn(16, 3, generator=torch.Generator().manual_seed(0), dtype=torch.double)
 
@@ -26,12 +26,12 @@ every = pytest.mark.parametrize("kind", KINDS)
 @every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("latent_dim", [1, 3])
-def test_any_batch_shape(kind: str, dtype: torch.dtype, latent_dim: int) -> None:
-    posterior = perturbed(KINDS[kind](latent_dim), 0.1).to(dtype)
+def test_posteriors_accept_any_batch_shape(kind: str, dtype: torch.dtype, latent_dim: int) -> None:
+    posterior = perturb(KINDS[kind](latent_dim), 0.1).to(dtype)
     event_shape = posterior.prior()().event_shape
     assert event_shape[0] == latent_dim
-    whole = inputs(posterior, 4, 5).to(dtype)
-    for h in (whole[0, 0], whole[0], whole):
+    batched = inputs(posterior, 4, 5).to(dtype)
+    for h in (batched[0, 0], batched[0], batched):
         q, batch = posterior(h), h.shape[: h.ndim - len(posterior.in_shape)]
         assert (q.batch_shape, q.event_shape) == (batch, event_shape)
         assert posterior.centre(h).shape == batch + event_shape
@@ -42,32 +42,32 @@ def test_any_batch_shape(kind: str, dtype: torch.dtype, latent_dim: int) -> None
             density = drawn_from.log_prob(z)
             assert density.isfinite().all()
             torch.testing.assert_close(q.log_prob(z.detach()), density, rtol=1e-4, atol=1e-4)
-    z = posterior(whole).sample((2,))
-    alone = torch.stack([posterior(whole[1, i]).log_prob(z[:, 1, i]) for i in range(5)], 1)
-    torch.testing.assert_close(posterior(whole).log_prob(z)[:, 1], alone, rtol=1e-4, atol=1e-4)
+    z = posterior(batched).sample((2,))
+    alone = torch.stack([posterior(batched[1, i]).log_prob(z[:, 1, i]) for i in range(5)], 1)
+    torch.testing.assert_close(posterior(batched).log_prob(z)[:, 1], alone, rtol=1e-4, atol=1e-4)
 
 
 @every
-def test_copies_and_loaded_ones_are_the_same(kind: str) -> None:
+def test_copies_and_state_dicts_give_the_same_posterior(kind: str) -> None:
     vae = small_vae(kind)
     x = X.float()
     state = vae.state_dict()
     assert len({value.data_ptr() for value in state.values()}) == len(state)
     loaded = small_vae(kind)
-    perturbed(loaded)
+    perturb(loaded)
     loaded.load_state_dict(state)
     z = vae.encode(x).sample()
-    want = vae.encode(x).log_prob(z)
+    expected = vae.encode(x).log_prob(z)
     for other in (copy.deepcopy(vae), loaded):
-        torch.testing.assert_close(other.encode(x).log_prob(z), want, rtol=0, atol=0)
+        torch.testing.assert_close(other.encode(x).log_prob(z), expected, rtol=0, atol=0)
         torch.testing.assert_close(other.embed(x), vae.embed(x), rtol=0, atol=0)
     double = copy.deepcopy(vae).double()
-    want = double.encode(X).log_prob(z.double())
-    torch.testing.assert_close(vae.encode(x).log_prob(z).double(), want, rtol=1e-3, atol=1e-3)
+    expected = double.encode(X).log_prob(z.double())
+    torch.testing.assert_close(vae.encode(x).log_prob(z).double(), expected, rtol=1e-3, atol=1e-3)
 
 
 @every
-def test_the_vae_at_the_centre(kind: str) -> None:
+def test_vae_methods_use_the_centre(kind: str) -> None:
     vae = small_vae(kind)
     x = X.float()
     z = vae.guide.posterior.centre(vae.guide.h(x))
@@ -83,8 +83,8 @@ def test_the_vae_at_the_centre(kind: str) -> None:
 
 
 @every
-def test_training(kind: str) -> None:
-    """Two far groups of data, which a pair that uses z tells apart: Pyro's SVI, then fit."""
+def test_pyro_svi_and_fit_train_every_posterior(kind: str) -> None:
+    """Train on two distant groups of data, which need z, with Pyro's SVI and with fit."""
     x = 3 * X.float().sign()[:, :1] + 0.1 * X.float()
     for by_pyro in (True, False):
         vae = small_vae(kind)
@@ -103,12 +103,12 @@ def test_training(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["full rank", "inverse autoregressive", "straight through"])
 @pytest.mark.usefixtures("float64")
-def test_recorded_steps_end_where_eager_ones_do(kind: str) -> None:
+def test_recorded_steps_match_eager_steps(kind: str) -> None:
     def run(compile: bool) -> tuple[list[Tensor], SVI]:
         vae = small_vae(kind)
         make = partial(torch.optim.Adam, lr=1e-2)
         svi = SVI(vae.model, vae.guide, make, compile=compile)
-        svi._gradients._can_compile = False  # to save time; each graph is recorded
+        svi._gradients._can_compile = False  # recording the graphs is enough, and faster
         torch.manual_seed(5)
         for _ in range(6):
             svi.step(X)
@@ -123,10 +123,10 @@ def test_recorded_steps_end_where_eager_ones_do(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", CONTINUOUS)
 @pytest.mark.usefixtures("float64")
-def test_importance_sampling_finds_the_evidence(kind: str) -> None:
-    """p(x) of a linear decoder is a normal, whichever q the samples come from."""
+def test_importance_sampling_matches_the_exact_log_evidence(kind: str) -> None:
+    """With a linear decoder p(x) is normal, whichever q the samples come from."""
     torch.manual_seed(1)
-    posterior = perturbed(CONTINUOUS[kind](2), 0.1)
+    posterior = perturb(CONTINUOUS[kind](2), 0.1)
     body = partial(MLP, hidden=())
     likelihood = {"family": "Normal", "scale": 0.6}
     vae = VAE((3,), 2, likelihood, posterior=posterior, encoder=body, decoder=body)
@@ -135,7 +135,7 @@ def test_importance_sampling_finds_the_evidence(kind: str) -> None:
         encoder.weight.mul_(0.2)
         encoder.bias[2:4] = 1.5
     found = importance_sample(vae.model, vae.guide, X, num_samples=2000, compile=False)
-    assert found.pareto_k.max() < 0.5  # so that the weights have a variance, and errors hold
+    assert found.pareto_k.max() < 0.5  # the weights have a variance, so standard errors are valid
     off = found.log_likelihood - exact_log_evidence(vae, X)
     assert (off.abs() < 4.5 * found.standard_error).all()
 
@@ -151,15 +151,15 @@ def test_reports_agree_on_the_kl(kind: str) -> None:
     z = vae.encode(X).sample((400,))
     log_ratio = terms(z) - vae.model.prior().log_prob(z)
     for kl in (evaluation.kl.mean, sampled.kl.mean().item(), report.kl.sum().item()):
-        # Of a difference of estimates, that of 50 samples being the less certain.
+        # The error of a difference of estimates, where the one with 50 samples is less certain.
         assert_unbiased(log_ratio.mean(1), torch.tensor(kl), sigmas=4.5 * (1 + 400 / 50) ** 0.5)
 
 
 @pytest.mark.parametrize("kind", ["low rank", "spline"])
-def test_half_precision_is_for_networks_alone(kind: str) -> None:
+def test_autocast_does_not_reduce_the_precision_of_densities(kind: str) -> None:
     vae = small_vae(kind)
     with torch.autocast("cpu", torch.bfloat16):
         q: Any = vae.encode(X.float() if X.dtype != torch.float32 else X)
         z = q.rsample()
-        own, anew = q.log_prob(z), q.log_prob(z.clone())
-    torch.testing.assert_close(own, anew, rtol=1e-3, atol=1e-3)
+        own, recomputed = q.log_prob(z), q.log_prob(z.clone())
+    torch.testing.assert_close(own, recomputed, rtol=1e-3, atol=1e-3)
