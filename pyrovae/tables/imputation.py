@@ -12,7 +12,7 @@ from torch.distributions import constraints
 from torch.optim import LBFGS, AdamW, Optimizer
 
 from ..errors import InputError
-from ..infer.compiler.captured import Compile
+from ..infer.compiler.tiered import Compile
 from ..likelihoods import Likelihood, Mixed
 from ..models.vae import VAE
 from ..nn.factor import FactorDecoder, FactorEncoder

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from ..data.batches import Batches, LoaderBatches, Transform, as_batches, compute_digest
 from ..errors import InputError, NotFinite
-from ..infer.compiler.captured import Compile
+from ..infer.compiler.tiered import Compile
 from ..infer.nonfinite.guard import NonFinite
 from ..infer.objectives.catalogue import ObjectiveLike, objective_of
 from ..infer.pair.bound import PyroFunction
@@ -26,7 +26,7 @@ from ..infer.pair.pair import Pair
 from ..infer.parallel.fsdp import is_split
 from ..infer.parallel.processes import Processes
 from ..infer.parallel.shards import Shards
-from ..infer.svi.parameters import MakeOptimiser
+from ..infer.svi.optimisation import MakeOptimiser
 from ..infer.svi.state import State
 from ..infer.svi.svi import SVI
 from .history import Epoch, History

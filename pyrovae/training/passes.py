@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..data.batches import Batches, LoaderBatches
 from ..errors import InputError
-from ..infer.compiler.captured import without_trace
+from ..infer.compiler.preserve import preserve_state
 from ..infer.parallel.processes import Processes
 from ..infer.parallel.shards import Shards, seed_all
 from ..infer.svi.state import State
@@ -98,7 +98,7 @@ def validate(
         return None, None, None
     done = Pass(iter(()))
     processes = Processes() if svi.is_split else processes  # all must run the same batches
-    with without_trace(()), svi.pair.eval_mode():
+    with preserve_state(()), svi.pair.eval_mode():
         for batch in own_batches(_seed_each(batches, _VALIDATION_SEED), processes):
             done.add(svi.evaluate_loss(*batch), len(batch[0]), skip=False)
     device = svi.parameters[0].device

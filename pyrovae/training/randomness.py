@@ -35,19 +35,19 @@ def random_state(*own: Generator) -> State:
 
 def set_random_state(state: State, *own: Generator) -> None:
     """Restore a state that :func:`random_state` returned."""
-    (of_torch,) = state.of("torch")
+    (of_torch,) = state.tensors_of("torch")
     torch.set_rng_state(of_torch)
-    cuda = state.of("cuda")
+    cuda = state.tensors_of("cuda")
     if cuda and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(cuda)
-    for generator, saved in zip(own, state.of("own"), strict=True):
+    for generator, saved in zip(own, state.tensors_of("own"), strict=True):
         generator.set_state(saved)
     name, position, has_gauss, gauss = state.record["numpy_rest"]
-    (words,) = state.of("numpy")
+    (words,) = state.tensors_of("numpy")
     if len(words) != 624 or not 0 <= int(position) <= 624:  # or NumPy would read out of bounds
         raise ValueError("the state of NumPy's random numbers is not valid")
     numpy: Any = (name, words.numpy().astype(np.uint32), position, has_gauss, gauss)
     np.random.set_state(numpy)  # noqa: NPY002
     version, python_gauss = state.record["python_rest"]
-    (python,) = state.of("python")
+    (python,) = state.tensors_of("python")
     random.setstate((version, tuple(python.tolist()), python_gauss))

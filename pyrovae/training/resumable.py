@@ -120,13 +120,13 @@ class Resumable:
             self._pass = Pass(iter(batches), random=random_state(*self._generators))
             return self._pass
         state, self._resumed = self._resumed, None
-        start = state.part("start")
+        start = state.get_state("start")
         set_random_state(start, *self._generators)
         left = iter(batches)
         for _ in range(state.record["steps"]):
             next(left)
-        set_random_state(state.part("now"), *self._generators)
-        (total,) = state.of("total")
+        set_random_state(state.get_state("now"), *self._generators)
+        (total,) = state.tensors_of("total")
         total = total.to(self._svi.parameters[0].device)
         self._pass = Pass(left, total, state.record["seen"], state.record["steps"], start)
         return self._pass
@@ -186,27 +186,27 @@ class Resumable:
             return
         if self.best is not None and not self._best_is_kept:
             best = State(record={"fit": self._fit})
-            best.put("svi", self.best)
+            best.add_state("svi", self.best)
             self._snapshots.write(BEST, best)
             self._best_is_kept = True
         state = State()
-        state.put("svi", svi)
-        state.put("random", random_state(*self._generators))
+        state.add_state("svi", svi)
+        state.add_state("random", random_state(*self._generators))
         state.record["fit"] = self._fit
         state.record["epochs"] = [asdict(epoch) for epoch in self._history.epochs]
         state.record["stopped_early"] = self._history.stopped_early
         state.record["has_best"] = self.best is not None
         state.record["form"] = self._form
         if self._pass is not None and self._pass.total is not None:
-            state.put("pass", self._state_of(self._pass, self._pass.total))
+            state.add_state("pass", self._state_of(self._pass, self._pass.total))
         self._snapshots.write(LAST, state)
 
     def _state_of(self, pass_: Pass, total: Tensor) -> State:
         assert pass_.random is not None
         state = State()
         state.add("total", [total])
-        state.put("start", pass_.random)
-        state.put("now", random_state(*self._generators))
+        state.add_state("start", pass_.random)
+        state.add_state("now", random_state(*self._generators))
         state.record |= {"seen": pass_.seen, "steps": pass_.steps}
         return state
 
@@ -229,12 +229,12 @@ class Resumable:
         self._fit = state.record["fit"]
         if state.record["has_best"]:
             self.best = self._read_best()
-        self._svi.load_state(state.part("svi"))
-        set_random_state(state.part("random"), *self._generators)
+        self._svi.load_state(state.get_state("svi"))
+        set_random_state(state.get_state("random"), *self._generators)
         self._history.epochs[:] = epochs
         self._history.stopped_early = state.record["stopped_early"]
         if "pass" in state.record:
-            self._resumed = state.part("pass")
+            self._resumed = state.get_state("pass")
             steps, seen = (self._resumed.record[name] for name in ("steps", "seen"))
             if not (type(steps) is type(seen) is int and 0 <= steps <= form["batches"]):
                 raise TypeError(f"the place in a pass is {steps!r} steps, of {form['batches']}")
@@ -246,7 +246,7 @@ class Resumable:
                 f"the best state in {self._snapshots.folder} is of another fit than the last; put "
                 "back the one that was there"
             )
-        return best.part("svi")
+        return best.get_state("svi")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..errors import InputError
-from ..infer.compiler.captured import without_trace
+from ..infer.compiler.preserve import preserve_state
 from ..infer.estimators.collapse import LatentReport, latent_report
 from ..infer.nonfinite.arguments import tensor_arguments
 from ..infer.objectives.elbo import ELBO
@@ -186,7 +186,7 @@ class Symptoms:
         found: dict[tuple[str, str, str], list[Tensor]] = {}
         is_new = not self._pair.stored()  # then the first step must still draw the parameters
         store = self._pair.throwaway_store if is_new else self._pair.store
-        with without_trace(()), torch.no_grad(), store(), self._pair.eval_mode():
+        with preserve_state(()), torch.no_grad(), store(), self._pair.eval_mode():
             model, guide = self._pair.functions
             of_guide: Any = poutine.trace(guide).get_trace(*self._batch)
             replayed = poutine.replay(model, trace=of_guide)

@@ -137,7 +137,10 @@ def test_labels_that_are_told(images: Path) -> None:
         (["--model", "semi_supervised", "--num-labels", "10"], "a multiple of the 3 classes"),
         (["--model", "ppca", "--likelihood", "poisson"], "normal likelihood with one shared scale"),
         (["--model", "conditional", "--prior", "vamp"], "here q depends on y, too"),
-        (["--model", "semi_supervised", "--posterior", "concrete"], "cannot be concatenated with y"),
+        (
+            ["--model", "semi_supervised", "--posterior", "concrete"],
+            "cannot be concatenated with y",
+        ),
         (["--model", "semi_supervised", "--model.classifier", "mlp"], "unknown setting 'classifi"),
         (["--num-labels", "9"], "num_labels is an option of the semi_supervised model"),
         (["--inference", "semi_amortised", "--posterior", "spline"], "refine a normal"),

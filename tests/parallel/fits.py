@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from pyrovae import VAE, Batches, fit
-from pyrovae.infer.compiler.captured import Captured
+from pyrovae.infer.compiler.tiered import TieredFunction
 from tests.pairs import user_pair
 from tests.training import killed_fits
 
@@ -188,7 +188,7 @@ def result_of_fit(setup: Callable[[], Settings], group: ProcessGroup | None) -> 
     settings: Settings = {"batch_size": 8, "epochs": 2, "compile": False} | setup()
     if isinstance(settings["data"], Batches | DataLoader):
         del settings["batch_size"]
-    no_compiler = patch.object(Captured, "_should_compile", lambda *_: False)
+    no_compiler = patch.object(TieredFunction, "_should_compile", lambda *_: False)
     with no_compiler if settings.pop("skip_compiler", False) else nullcontext():
         history = fit(**settings, group=group, progress=False)
     result = {f"param {name}": value.contiguous() for name, value in history.params.items()}

@@ -47,7 +47,7 @@ def train_parameters(name: str, compile: bool) -> dict[str, Tensor]:
     before = copy.deepcopy(dict(vae.named_parameters()))
     adam = partial(torch.optim.Adam, lr=1e-2)
     svi = CompiledSVI(vae.model, vae.guide, adam, ELBO(), compile=compile)
-    svi._gradients._can_compile = False
+    svi._gradients.tiered.can_compile = False
     for batch in 4 * list(X.double().split(8)):
         svi.step(batch)
     assert svi.num_graphs == (int(compile), 0)

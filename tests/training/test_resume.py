@@ -102,7 +102,7 @@ def test_best_parameters_are_restored_after_a_resume(tmp_path: Path) -> None:
     assert have_equal_states(one, other)
     # Best and last are separate states, each with the moments of its own step.
     snapshots = Snapshots(tmp_path / "part")
-    best, last = snapshots.read(BEST).part("svi"), snapshots.read(LAST).part("svi")
+    best, last = snapshots.read(BEST).get_state("svi"), snapshots.read(LAST).get_state("svi")
     steps = NUM_DATA // 10
     assert best.record["num_steps"] == whole.best.epoch * steps
     assert last.record["num_steps"] == len(whole.epochs) * steps
@@ -123,7 +123,7 @@ def test_states_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     vae = make_vae()
     with pytest.raises(FloatingPointError):
         train(vae, 50, checkpoint=tmp_path, optimiser=partial(SGD, lr=1e30))
-    for tensor in Snapshots(tmp_path).read(LAST).part("svi").of("parameter"):
+    for tensor in Snapshots(tmp_path).read(LAST).get_state("svi").tensors_of("parameter"):
         assert tensor.isfinite().all()
 
 

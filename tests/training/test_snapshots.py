@@ -66,7 +66,9 @@ def refusal(path: Path) -> str:
 def test_states_are_read_as_written(saved: Snapshots) -> None:
     found = saved.read(LAST)
     assert loss_of(found) == 2.0
-    for one, other in zip(found.of("parameter"), state(2.0).of("parameter"), strict=True):
+    for one, other in zip(
+        found.tensors_of("parameter"), state(2.0).tensors_of("parameter"), strict=True
+    ):
         assert one.dtype == other.dtype
         assert torch.equal(one, other)
     assert loss_of(Snapshots.open(saved.folder).read(LAST)) == 2.0
@@ -240,7 +242,7 @@ def test_states_without_plain_values_are_refused(tmp_path: Path) -> None:
             return {"groups": [{"function": len}]}
 
     with pytest.raises(InputError, match=r"optimiser.groups.0.function is a builtin_function"):
-        State().add_tree("optimiser", Owner())
+        State().add_state_dict("optimiser", Owner())
 
 
 def test_plain_values_survive_a_round_trip() -> None:
@@ -258,9 +260,9 @@ def test_plain_values_survive_a_round_trip() -> None:
 
     owner = Owner()
     saved = State()
-    saved.add_tree("owner", owner)
+    saved.add_state_dict("owner", owner)
     again = State(saved.tensors, json.loads(json.dumps(saved.record)))
-    again.load_tree("owner", owner)
+    again.load_state_dict("owner", owner)
     assert owner.loaded["a"] == owner.tree["a"]
     assert torch.equal(owner.loaded[3]["b"], torch.arange(3))
     assert list(owner.loaded) == ["a", 3]

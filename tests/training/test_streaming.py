@@ -89,7 +89,7 @@ def test_recorded_step_reads_the_file(float64: None, counts: Any) -> None:
         adam = partial(torch.optim.Adam, lr=1e-2)
         loss = ELBO(batches.size)
         svi = SVI(vae.model, vae.guide, adam, loss, compile=compile, transform=batches.take)
-        svi._gradients._can_compile = False
+        svi._gradients.tiered.can_compile = False
         losses.append([svi.step(index).loss for _ in range(3) for index in batches.indices()])
         assert svi.num_graphs == (int(compile), 0)
     torch.testing.assert_close(*losses, rtol=1e-9, atol=1e-9)

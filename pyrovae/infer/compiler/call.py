@@ -1,4 +1,4 @@
-"""The arguments of a call, taken apart into what a graph depends on and what is its input."""
+"""The arguments of a call, split into what a graph depends on and what it takes as input."""
 
 from collections.abc import Hashable, Sequence
 from operator import attrgetter
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..trees import TreeSpec, flatten, unflatten
 
-__all__ = ["Call", "layout"]
+__all__ = ["Call", "tensor_layout"]
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
@@ -18,16 +18,17 @@ class Call:
     """The arguments of one call.
 
     Arguments:
-        args: those by position.
-        kwargs: those by name.
-        promoted: for each tree of arguments, the places where floats are inputs, as tensors.
+        args: positional arguments.
+        kwargs: arguments by name.
+        float_inputs: for each structure of arguments, the places of floats that are inputs of the
+            graph, as tensors.
     """
 
     def __init__(
         self,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        promoted: dict[TreeSpec | None, set[int]],
+        float_inputs: dict[TreeSpec | None, set[int]],
     ) -> None:
         self.args = args
         self.kwargs = kwargs
@@ -36,35 +37,35 @@ class Call:
             self._leaves: Sequence[Any] = args
         else:
             self._leaves, self.spec = flatten((args, kwargs))
-        self._promoted: set[int] | frozenset[int] = promoted.get(self.spec, frozenset())
+        self._float_inputs: set[int] | frozenset[int] = float_inputs.get(self.spec, frozenset())
 
     @property
     def is_plain(self) -> bool:
-        """Whether the arguments are all that the call depends on, but for what is watched."""
+        """Whether all arguments are plain: tensors without gradients, numbers, strings or None."""
         if self.spec is None:
-            return not any(map(_is_trained, self._leaves))
+            return not any(map(_requires_grad, self._leaves))
         return all(
             not leaf.requires_grad if isinstance(leaf, Tensor) else isinstance(leaf, _PLAIN)
             for leaf in self._leaves
         )
 
     def signature(self) -> Hashable:
-        """All that a graph depends on but the values of tensors and of promoted floats."""
+        """All that a graph depends on, except the values of its inputs."""
         if self.spec is None:
-            return tuple(map(layout, self._leaves))
-        return self._without(self._promoted)
+            return tuple(map(tensor_layout, self._leaves))
+        return self._without(self._float_inputs)
 
     def floats(self) -> tuple[Hashable, tuple[tuple[int, float], ...]]:
-        """The signature without the floats that are not promoted, and these with their places."""
+        """The signature without the floats that are not inputs, and these with their places."""
         floats = tuple(
             (place, leaf)
             for place, leaf in enumerate(self._leaves)
-            if isinstance(leaf, float) and place not in self._promoted
+            if isinstance(leaf, float) and place not in self._float_inputs
         )
-        return self._without(self._promoted.union(place for place, _ in floats)), floats
+        return self._without(self._float_inputs.union(place for place, _ in floats)), floats
 
     def inputs(self) -> list[Tensor]:
-        """The tensors among the arguments, and promoted floats as such, in order."""
+        """The inputs of the graph, in order: tensors, and floats made tensors."""
         if self.spec is None:
             return list(self._leaves)
         return [
@@ -74,7 +75,7 @@ class Call:
         ]
 
     def with_inputs(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with these tensors in the places of their own."""
+        """The arguments with their inputs replaced by these tensors."""
         if self.spec is None:
             return tuple(tensors), {}
         given = iter(tensors)
@@ -86,20 +87,20 @@ class Call:
         return args, kwargs
 
     def _is_input(self, place: int, leaf: Any) -> bool:
-        return isinstance(leaf, Tensor) or (place in self._promoted and isinstance(leaf, float))
+        return isinstance(leaf, Tensor) or (place in self._float_inputs and isinstance(leaf, float))
 
     def _without(self, left_out: set[int] | frozenset[int]) -> Hashable:
         return self.spec, *(
-            layout(leaf)
+            tensor_layout(leaf)
             if isinstance(leaf, Tensor)
             else (type(leaf), None if place in left_out and isinstance(leaf, float) else leaf)
             for place, leaf in enumerate(self._leaves)
         )
 
 
-_is_trained = attrgetter("requires_grad")
+_requires_grad = attrgetter("requires_grad")
 
 
-def layout(tensor: Tensor) -> Hashable:
-    """What a graph depends on in a tensor, but its values."""
+def tensor_layout(tensor: Tensor) -> Hashable:
+    """All that a graph depends on in a tensor, except its values."""
     return (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)

@@ -1,8 +1,9 @@
-"""A function of a Pyro program, recorded as a graph of tensor operations.
+"""Record a function of a Pyro program as a graph of tensor operations.
 
-The function runs once for real, with all of Pyro's messengers and the backward pass, while
-``make_fx`` notes each tensor operation. What cannot be noted is refused, never frozen: control
-flow on values, shapes that depend on values, numbers that Python or NumPy draws.
+The function runs once for real, with Pyro's messengers and the backward pass, while ``make_fx``
+records each tensor operation. A program that depends on more than tensor operations is refused
+rather than recorded with the values of one run: control flow on values, shapes that depend on
+values, random numbers of Python or NumPy.
 """
 
 import random
@@ -25,6 +26,8 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
+from ..private_torch import is_operator, written_nodes
+
 __all__ = ["CannotRecord", "Recording", "record"]
 
 _TORCH = str(Path(torch.__file__).parent)
@@ -37,10 +40,10 @@ _HERE = (
     str(Path(jaxtyping.__file__).parent),
     "<@beartype",
 )
-"""Between a tensor's method and us: ourselves, make_fx, and what may check our types."""
+"""Frames between a method of a tensor and its caller: this file, make_fx, and type checkers."""
 
 _DRAW_FOR_THEMSELVES = (_TORCH, str(Path(_TORCH).with_name("sympy")), "<@beartype")
-"""Names of symbols are drawn as torch traces, and which items of a list a checker looks at."""
+"""Libraries that draw random numbers while torch records: names of symbols, items to type-check."""
 
 _LIBRARIES = (
     _PYRO,
@@ -52,33 +55,32 @@ _LIBRARIES = (
 )
 
 _SHARED: Any = random.random.__self__  # type: ignore[attr-defined]
-"""The random numbers that the functions of Python's ``random`` draw."""
+"""The generator behind the functions of Python's ``random``."""
 
 _SHAPED_BY_VALUES = frozenset(
     {"__getitem__", "masked_select", "nonzero", "argwhere", "where", "unique", "unique_consecutive"}
     | {"repeat_interleave", "bincount"}
 )
-"""Functions of tensors that may give a tensor whose shape depends on values."""
+"""Functions of tensors that may return a tensor whose shape depends on values."""
 
 _READS = frozenset(
     {"item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__"}
     | {"equal", "allclose", "is_nonzero", "__contains__"}
 )
-"""Functions of tensors that bring a value from the device to Python."""
-
+"""Functions of tensors that read a value into Python."""
 
 _PROPERTIES = frozenset({"__get__", "size", "dim", "stride", "__len__", "numel"})
 """Functions of tensors that compute nothing."""
 
 _MOST_CALLS = 3000
-"""Functions of tensors in a program: one of more would take minutes to compile."""
+"""Most calls of tensor functions in a program; more would take minutes to compile."""
 
 
 class CannotRecord(Exception):
-    """Why a function cannot be recorded, in words that name the place.
+    """Raised where a function cannot be recorded; says why, and where in the program.
 
     Attributes:
-        result: what the function gave, where it ran to its end all the same.
+        result: the results of the function, if it ran to its end.
     """
 
     def __init__(self, reason: str, result: list[Tensor] | None = None) -> None:
@@ -91,10 +93,10 @@ class Recording:
     """A recorded function.
 
     Attributes:
-        graph: takes the tensors of ``reads``, then the inputs; gives a list of tensors.
-        reads: tensors that the function reads beside its inputs: parameters, buffers, data.
-        writes: those of them that it changes, such as running means.
-        result: what the function gave as it was recorded, on real numbers.
+        graph: takes the tensors of ``reads``, then the inputs; returns a list of tensors.
+        reads: tensors that the function reads besides its inputs: parameters, buffers, data.
+        writes: the tensors among them that it changes, such as running means.
+        result: the results of the function in the recorded run.
     """
 
     graph: GraphModule
@@ -103,7 +105,7 @@ class Recording:
     result: list[Tensor]
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        """Run operation by operation, without Python's part of the program."""
+        """Run the operations one by one, without the Python code of the program."""
         result: list[Tensor] = self.graph(*self.reads, *inputs)
         return result
 
@@ -112,7 +114,7 @@ def record(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> R
     """Run a function on real tensors and record it.
 
     Raises:
-        CannotRecord: if a replay would not do what the function does.
+        CannotRecord: if a replay would differ from the function.
     """
     result: list[Tensor] = []
 
@@ -123,8 +125,8 @@ def record(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> R
     reading = _NoReading()
     with pyro.validation_enabled(False), warnings.catch_warnings(), reading:
         warnings.simplefilter("ignore")
-        with _noticed_draws() as draws:
-            # Aliases: one tensor in two places, or held by the program too, stays two things.
+        with _watch_random_draws() as draws:
+            # Detached, so that a tensor in two places, or held by the program too, stays apart.
             graph = make_fx(run)(*[tensor.detach() for tensor in inputs])
     real = [tensor.detach() for tensor in result]
     if draws:
@@ -136,14 +138,14 @@ def record(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> R
                 "(as in x[x > 0]); use torch.where or pyro.poutine.mask",
                 real,
             )
-    versions = _written(graph)
+    written = _find_written(graph)
     reads = _lift(graph)
-    return Recording(graph, reads, [t for t in reads if id(t) in versions], real)
+    return Recording(graph, reads, [t for t in reads if id(t) in written], real)
 
 
 @contextmanager
-def _noticed_draws() -> Iterator[list[str]]:
-    """Sentences about the random numbers that Python and NumPy draw meanwhile."""
+def _watch_random_draws() -> Iterator[list[str]]:
+    """Within, list where Python or NumPy draw random numbers, in sentences."""
     draws: list[str] = []
     before = _numpy_state()
 
@@ -151,18 +153,18 @@ def _noticed_draws() -> Iterator[list[str]]:
         caller = _outside(frame, random.__file__)
         is_own = caller.f_code.co_filename.startswith(_DRAW_FOR_THEMSELVES)
         if name in ("random", "getrandbits") and not is_own:  # to which all draws come down
-            draws.append(f"{_place(caller)} draws from Python's random numbers")
+            draws.append(f"{_describe(caller)} draws from Python's random numbers")
         return bool(draws)
 
     def of_numpy(frame: FrameType) -> bool:
         if not draws and _numpy_state() != before:
-            draws.append(f"{_place(frame)} draws from NumPy's random numbers")
+            draws.append(f"{_describe(frame)} draws from NumPy's random numbers")
         return bool(draws)
 
-    # Called for whatever runs; a lambda, since a checker of types would check each call.
+    # Called for every event; a lambda, as a type checker would check each call of a function.
     see: Any = lambda frame, event, called: (  # noqa: E731
         (event == "c_call" and called.__self__ is _SHARED and of_python(frame, called.__name__))
-        or (event == "return" and not _is_of_library(frame) and of_numpy(frame))
+        or (event == "return" and not _is_library_frame(frame) and of_numpy(frame))
     )
     outer = sys.getprofile()
     sys.setprofile(see)
@@ -181,7 +183,7 @@ def _numpy_state() -> tuple[Any, ...]:
 
 def _is_shaped_by_values(node: Node) -> bool:
     target: Any = node.target
-    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
+    if node.op != "call_function" or not is_operator(target):
         return False
     if target is torch.ops.aten.index.Tensor:
         return any(_is_mask(index) for index in node.args[1])  # type: ignore[union-attr]
@@ -192,25 +194,17 @@ def _is_mask(index: Any) -> bool:
     return index is not None and index.meta["tensor_meta"].dtype in (torch.bool, torch.uint8)
 
 
-def _written(graph: GraphModule) -> set[int]:
-    """Identities of the held tensors that some operation of the graph writes to."""
+def _find_written(graph: GraphModule) -> set[int]:
+    """Identities of the tensors held by the graph that some operation writes to."""
     written: set[int] = set()
     for node in graph.graph.nodes:
-        target: Any = node.target
-        if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
-            continue
-        given = dict(zip((a.name for a in target._schema.arguments), node.args, strict=False))
-        given |= node.kwargs
-        for declared in target._schema.arguments:
-            alias, argument = declared.alias_info, given.get(declared.name)
-            if alias is not None and alias.is_write:
-                for each in argument if isinstance(argument, list | tuple) else [argument]:
-                    written |= _held(each, graph) if isinstance(each, Node) else set()
+        for each in written_nodes(node):
+            written |= _find_held(each, graph)
     return written
 
 
-def _held(node: Node, graph: GraphModule) -> set[int]:
-    """The held tensor that a node is, or is a view of."""
+def _find_held(node: Node, graph: GraphModule) -> set[int]:
+    """Identity of the tensor held by the graph that a node is, or is a view of."""
     while node.op == "call_function" and node.args and isinstance(node.args[0], Node):
         if not getattr(node.target, "is_view", False):
             break
@@ -219,7 +213,7 @@ def _held(node: Node, graph: GraphModule) -> set[int]:
 
 
 def _lift(graph: GraphModule) -> list[Tensor]:
-    """Make inputs of the tensors that the graph holds; constants that Python made stay."""
+    """Make inputs of the tensors that the graph holds, except constants made by Python."""
     first = next(iter(graph.graph.nodes))
     inputs: dict[int, Node] = {}
     reads: list[Tensor] = []
@@ -240,11 +234,11 @@ def _lift(graph: GraphModule) -> list[Tensor]:
 
 
 class _NoReading(TorchFunctionMode):
-    """Answers what Pyro asks of values for its diagnostics; refuses what the program asks.
+    """Refuses a program that reads values of tensors; answers what Pyro reads for diagnostics.
 
     Attributes:
-        place: where a shape first was that depends on values, if one was.
-        calls: functions of tensors so far.
+        place: where a shape first depended on values, if one did.
+        calls: number of calls of tensor functions so far.
     """
 
     place: str | None = None
@@ -266,19 +260,19 @@ class _NoReading(TorchFunctionMode):
                 if where in ("warn_if_nan", "warn_if_inf"):
                     return False
                 if where == "compute_expectation":
-                    return True  # no term is left out, as Pyro does where torch traces
-            place = _place(_outside(frame, _TORCH, _PYRO, _OURS, *_HERE))
+                    return True  # keep every term, as Pyro does while torch traces
+            place = _describe(_outside(frame, _TORCH, _PYRO, _OURS, *_HERE))
             raise CannotRecord(f"{place} reads the value of a tensor, by {name}")
         self.calls += name not in _PROPERTIES
         if self.calls > _MOST_CALLS:
-            place = _place(_outside(sys._getframe(), _TORCH, _PYRO, *_HERE))
+            place = _describe(_outside(sys._getframe(), _TORCH, _PYRO, *_HERE))
             raise CannotRecord(
                 f"the program calls more than {_MOST_CALLS:,} functions of tensors, and would "
                 f"take minutes to compile; a loop is unrolled, perhaps at {place}"
             )
         result = func(*args, **(kwargs or {}))
         if name in _SHAPED_BY_VALUES and self.place is None and _has_mask(name, args):
-            self.place = _place(_outside(sys._getframe(), _TORCH, _PYRO, _OURS, *_HERE))
+            self.place = _describe(_outside(sys._getframe(), _TORCH, _PYRO, _OURS, *_HERE))
         return result
 
 
@@ -294,16 +288,17 @@ def _has_mask(name: str, args: tuple[Any, ...]) -> bool:
     return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in indices)
 
 
-def _place(frame: FrameType) -> str:
+def _describe(frame: FrameType) -> str:
+    """The file, line and function of a frame."""
     return f"{frame.f_code.co_filename}:{frame.f_lineno} (in {frame.f_code.co_name})"
 
 
-def _is_of_library(frame: FrameType) -> bool:
+def _is_library_frame(frame: FrameType) -> bool:
     return frame.f_code.co_filename.startswith(_LIBRARIES)
 
 
 def _outside(frame: FrameType, *packages: str) -> FrameType:
-    """The innermost frame that is not of these packages; the frame itself where there is none."""
+    """The innermost frame outside these packages; the frame itself where there is none."""
     outer: FrameType | None = frame
     while outer is not None and outer.f_code.co_filename.startswith(packages):
         outer = outer.f_back

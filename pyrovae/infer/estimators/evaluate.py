@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...data.batches import Transform, as_batches
 from ...errors import InputError
-from ..compiler.captured import Captured, Compile
+from ..compiler.tiered import Compile, TieredFunction
 from ..pair.bound import PyroFunction
 from ..pair.pair import Pair
 
@@ -102,7 +102,7 @@ def evaluate(
             return torch.stack(bound.per_datum())
 
     num_calls = len(batches) * num_particles
-    captured = Captured(compute_terms, (model, guide), compile=compile, num_calls=num_calls)
+    captured = TieredFunction(compute_terms, (model, guide), compile=compile, num_calls=num_calls)
     terms = [
         torch.stack([captured(batch, {}) for _ in range(num_particles)]).mean(0)
         for batch in batches

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...data.batches import Transform, as_batches
 from ...errors import InputError
 from ...progress import LateProgress
-from ..compiler.captured import Captured, Compile
+from ..compiler.tiered import Compile, TieredFunction
 from ..pair.allocations import count_allocated_bytes
 from ..pair.bound import PyroFunction
 from ..pair.pair import Pair
@@ -140,7 +140,7 @@ def importance_sample(
         num_rows = memory // _bytes_per_row(pair, particles, batch)
         num_runs = ceil(num_samples / max(1, num_rows // len(batch[0])))
         num_at_once = max(2, ceil(num_samples / num_runs))
-        captured = Captured(
+        captured = TieredFunction(
             partial(_log_terms, pair, particles.with_num(num_at_once)),
             (model, guide),
             compile=compile,

@@ -11,7 +11,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from ..compiler.captured import without_trace
+from ..compiler.preserve import preserve_state
 from ..compiler.watch import Watch
 from ..pair.pair import Pair
 from .non_finite_tensor import NonFiniteTensor, StepBatch
@@ -68,7 +68,7 @@ def locate_non_finite(
     search = _Search(getattr(loss, "plate", "data"), batch)
     with (
         warnings.catch_warnings(),
-        without_trace(watch.buffers()),
+        preserve_state(watch.buffers()),
         pyro.validation_enabled(False),
         torch.enable_grad(),
         _preserve_store(pair),

@@ -30,7 +30,7 @@ class TestTraining:
             pair = make()
             adam = partial(torch.optim.Adam, lr=1e-2)
             svi = SVI(pair.model, pair.guide, adam, EnumeratedELBO(2), compile=compile)
-            svi._gradients._can_compile = compiler
+            svi._gradients.tiered.can_compile = compiler
             torch.manual_seed(1)
             for _ in range(6):
                 svi.step(torch.randn(9))

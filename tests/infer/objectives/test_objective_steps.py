@@ -30,7 +30,7 @@ def train(
     small = partial(MLP, hidden=(8,))
     vae = VAE((5,), 2, "Bernoulli", encoder=small, decoder=small)
     svi = SVI(vae.model, vae.guide, partial(Adam, lr=1e-2), objective, compile=compile)
-    svi._gradients._can_compile = compiler
+    svi._gradients.tiered.can_compile = compiler
     for _ in range(STEPS):
         svi.step(torch.rand(12, 5).round())
     state = {name: tensor.detach().clone() for name, tensor in vae.named_parameters()}

@@ -54,7 +54,7 @@ def trained(
         transform=program.transform,
         **options,
     )
-    svi._gradients._can_compile = can_compile
+    svi._gradients.tiered.can_compile = can_compile
     losses = []
     for i in range(steps):
         args, kwargs = program.arguments(i)

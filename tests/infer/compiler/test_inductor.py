@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyrovae.infer.compiler.compiled import compile_recording
-from pyrovae.infer.compiler.direct import Direct
+from pyrovae.infer.compiler.direct_call import DirectCall
+from pyrovae.infer.compiler.inductor import compile_recording
 from pyrovae.infer.compiler.record import record
 
 
@@ -65,7 +65,7 @@ def test_later_calls_go_to_the_graph_itself() -> None:
         return [x * weight.detach() + constant, (x @ weight).detach()]
 
     x = torch.randn(3)
-    call = Direct(_compiled(function, x))
+    call = DirectCall(_compiled(function, x))
     for _ in range(3):
         got = call(x)
         assert torch.is_grad_enabled()
@@ -77,7 +77,7 @@ def test_later_calls_go_to_the_graph_itself() -> None:
 
 def test_where_torch_makes_views_of_inputs_its_wrappers_are_kept() -> None:
     x = torch.randn(3)
-    call = Direct(_compiled(lambda x: [x.view(3, 1), x + 1], x))
+    call = DirectCall(_compiled(lambda x: [x.view(3, 1), x + 1], x))
     for _ in range(3):
         view, more = call(x)
         assert view.data_ptr() == x.data_ptr()

@@ -1,7 +1,8 @@
-"""Adam's update written as tensor operations, so that it can be compiled with the gradient.
+"""Adam's update as tensor operations, so that it can be compiled with the gradient.
 
-It reads and writes the moments of the ``torch.optim`` optimiser itself; its count of steps is
-brought up to date by :meth:`AdamUpdate.settle`, before the optimiser is saved or stepped.
+It reads and writes the moments of the ``torch.optim`` optimiser itself.
+:meth:`AdamUpdate.save_step_counts` brings the optimiser's count of steps up to date, before the
+optimiser is saved or stepped.
 """
 
 from collections.abc import Hashable, Sequence
@@ -12,18 +13,19 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
-from ..compiler.compiled import stored
+from ..compiler.inductor import materialise
+from ..private_torch import mark_as_stepped
 
-__all__ = ["AdamUpdate", "clipped"]
+__all__ = ["AdamUpdate", "clip_gradients"]
 
 _Rates = tuple[float, float, float]
 """Learning rate and betas."""
 
-_AT_REST = (0.0, 1.0, 0.0, 0.0, 1.0, 0.0)
+_NO_CHANGE = (0.0, 1.0, 0.0, 0.0, 1.0, 0.0)
 """The numbers of an update that changes nothing."""
 
 
-def clipped(gradients: Sequence[Tensor], clip_norm: float | None) -> list[Tensor]:
+def clip_gradients(gradients: Sequence[Tensor], clip_norm: float | None) -> list[Tensor]:
     """The gradients, scaled down to a global norm, as ``torch.nn.utils.clip_grad_norm_`` does."""
     if clip_norm is None:
         return list(gradients)
@@ -38,19 +40,19 @@ class AdamUpdate:
         m <- m + (1 - b1) (g - m),  v <- b2 v + (1 - b2) g^2
         theta <- theta - lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)
 
-    The graph counts the steps t itself; the learning rate and the betas are inputs of it.
+    The graph counts the steps t itself; the learning rate and the betas are inputs.
 
     Arguments:
-        optimiser: one for which :meth:`key` is not None.
-        parameters: those that have a gradient.
+        optimiser: an optimiser for which :meth:`key` is not None.
+        parameters: the parameters that have a gradient.
 
     Attributes:
-        own: the tensors that the update has beside the parameters.
+        tensors: what the update reads and writes besides the parameters.
     """
 
     def __init__(self, optimiser: Optimizer, parameters: Sequence[Tensor]) -> None:
         self._optimiser = optimiser
-        self._state = optimiser.state  # kept, so that its id, by which it is known, does not recur
+        self._state = optimiser.state  # kept, as its id identifies it
         states = [_state(optimiser, p) for p in parameters]
         self._counts = [state["step"] for state in states]
         group_of = {
@@ -61,8 +63,8 @@ class AdamUpdate:
         device = parameters[0].device
         self._steps = torch.zeros(len(parameters), dtype=torch.float64, device=device)
         self._rates = torch.zeros(len(parameters), 3, dtype=torch.float64, device=device)
-        self._known_rates: list[_Rates] = []
-        self.own = [
+        self._last_rates: list[_Rates] = []
+        self.tensors = [
             self._steps,
             self._rates,
             *(state["exp_avg"] for state in states),
@@ -71,7 +73,7 @@ class AdamUpdate:
 
     @staticmethod
     def key(optimiser: Optimizer) -> Hashable | None:
-        """What a compiled update depends on; None for an optimiser that has none."""
+        """What a compiled update depends on; None for an optimiser that cannot be compiled."""
         if type(optimiser) not in (Adam, AdamW):
             return None
         constants = tuple([_constants(group) for group in optimiser.param_groups])
@@ -79,41 +81,48 @@ class AdamUpdate:
             return None
         return id(optimiser.state), constants
 
-    def resume(self) -> None:
-        """Read how many steps each parameter has had."""
-        self._optimiser._opt_called = True  # type: ignore[attr-defined]  # as schedules ask
+    def load_step_counts(self) -> None:
+        """Read from the optimiser how many steps each parameter has had."""
+        mark_as_stepped(self._optimiser)
         self._steps.copy_(torch.tensor([int(count) for count in self._counts]))
 
-    def tick(self) -> None:
-        """Before each run: read the rates of the coming step."""
+    def refresh_rates(self) -> None:
+        """Read the learning rate and the betas of the coming step; call it before each run."""
         rates = [(group["lr"], *group["betas"]) for group in self._optimiser.param_groups]
-        if rates != self._known_rates:
+        if rates != self._last_rates:
             rates = [(float(lr), float(b1), float(b2)) for lr, b1, b2 in rates]
             self._rates.copy_(torch.tensor([rates[i] for i in self._groups], dtype=torch.float64))
-            self._known_rates = rates
+            self._last_rates = rates
 
-    def settle(self) -> None:
-        """Tell the optimiser how many steps each parameter has had; waits for the device."""
+    def save_step_counts(self) -> None:
+        """Write to the optimiser how many steps each parameter has had; waits for the device."""
         for count, steps in zip(self._counts, self._steps.tolist(), strict=True):
             count.fill_(steps)
 
     def __call__(
         self,
-        own: Sequence[Tensor],
+        tensors: Sequence[Tensor],
         parameters: Sequence[Tensor],
         gradients: Sequence[Tensor],
         blocked: Bool[Tensor, ""],
     ) -> None:
-        """The update of parameters, as a function of tensors alone; blocked, it changes nothing."""
-        steps, rates, *moments = own
+        """Update the parameters, as a function of tensors alone; does nothing where blocked.
+
+        Arguments:
+            tensors: those of :attr:`tensors`, or what stands for them in a graph.
+            parameters: the parameters, likewise.
+            gradients: their gradients.
+            blocked: whether to leave everything as it is.
+        """
+        steps, rates, *moments = tensors
         means, squares = moments[: len(parameters)], moments[len(parameters) :]
         steps.add_(~blocked)
         lr, b1, b2 = rates.unbind(1)
-        taken = steps.clamp_min(1)  # of those that are blocked none may have been
+        taken = steps.clamp_min(1)  # 0 before the first step that is not blocked
         step_sizes, corrections = lr / (1 - b1**taken), (1 - b2**taken) ** -0.5
         numbers = (step_sizes, corrections, lr, 1 - b1, b2, 1 - b2)
-        changing = [torch.where(blocked, *each) for each in zip(_AT_REST, numbers, strict=True)]
-        scalars = stored(torch.stack(changing, 1))
+        changing = [torch.where(blocked, *each) for each in zip(_NO_CHANGE, numbers, strict=True)]
+        scalars = materialise(torch.stack(changing, 1))
         for i, (p, g, m, v) in enumerate(zip(parameters, gradients, means, squares, strict=True)):
             eps, decay, is_decoupled = self._constants[i]
             g = torch.where(blocked, 0.0, g)
@@ -132,7 +141,7 @@ def _constants(group: dict[str, Any]) -> tuple[float, float, bool]:
 
 
 def _state(optimiser: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """The optimiser's moments of a parameter; those that it starts from where it has none yet."""
+    """The optimiser's moments of a parameter, which start at zero."""
     state: dict[str, Tensor] = optimiser.state[parameter]
     if not state:
         group = next(g for g in optimiser.param_groups if any(p is parameter for p in g["params"]))

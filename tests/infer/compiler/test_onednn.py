@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyrovae.infer.compiler.products import multiply_by_onednn
+from pyrovae.infer.compiler.onednn import use_onednn
 
 
 def products(bias: Tensor, matrix: Tensor, a: Tensor, b: Tensor) -> list[Tensor]:
@@ -32,7 +32,7 @@ def test_products(size: int, dtype: torch.dtype, compiled: bool) -> None:
     a, b = torch.randn(size, 140, dtype=dtype), torch.randn(140, size, dtype=dtype)
     inputs = [bias, matrix, a, b]
     graph = make_fx(products, tracing_mode="fake")(*inputs)
-    multiply_by_onednn(graph)
+    use_onednn(graph)
     ours = torch.ops.pyrovae.linear.default
     replaced = sum(node.target is ours for node in graph.graph.nodes)
     assert replaced == (7 if size == 200 and dtype is torch.float32 else 0)

@@ -1,0 +1,333 @@
+"""A function of a Pyro program that is run in tiers: as it is, recorded, and compiled.
+
+Each kind of call (shapes and types of the arguments, Python values, state of the program) goes up
+three tiers: the program itself; its recorded tensor operations, one by one; their compiled graph.
+A tier is left for the next one where that pays. All draw the same random numbers.
+"""
+
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+from pyro.poutine.runtime import _PYRO_STACK
+from torch import Tensor
+
+from ...errors import InputError
+from ..trees import flatten, leaves_of
+from .break_even import BreakEven
+from .call import Call, tensor_layout
+from .inductor import compile_recording
+from .preserve import Snapshot
+from .record import CannotRecord, Recording, record
+from .specialisations import (
+    MOST_SPECIALISATIONS,
+    OutputSpec,
+    Specialisation,
+    Specialisations,
+    TooManySpecialisations,
+)
+from .watch import Watch
+
+__all__ = ["HALF_PRECISION", "Compile", "TieredFunction", "compile_outputs"]
+
+Compile = Literal["auto"] | bool
+"""Whether to record and compile: ``"auto"`` where it pays, True always, False never."""
+
+Compiler = Callable[[Recording, OutputSpec, list[Tensor]], Callable[..., Any]]
+"""Compiles a recording, given the structure of its results and example inputs."""
+
+_AUDIT_EVERY = 1000
+"""Calls between two comparisons of a graph with the program itself, on the same noise."""
+
+_REPEATABLE_CALLS = 3000
+"""Calls from which on a graph is likely to repay its cost, where no clock may decide."""
+
+_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
+HALF_PRECISION = 0.02
+"""Largest error in an audit, relative to the largest result, or to 1 where that is smaller."""
+
+
+class TieredFunction:
+    """Calls a function of tensors and other arguments in the fastest way that repays its cost.
+
+    Arguments:
+        function: returns a tree of tensors, in which None may stand for an absent one. Run again
+            on the same random numbers it returns the same, apart from the buffers of modules.
+        watched: what the function may read besides its arguments: models, guides, losses.
+        compile: ``"auto"`` for what pays. True records from the second call on, compiles the first
+            kind of call at once and others where it pays. False runs the function itself.
+        num_calls: number of calls to come, if it is known.
+        tolerance: largest error of results in an audit, relative to the largest result, or to 1
+            where that is smaller; by their type unless given.
+        compiler: compiles a recording, perhaps together with further work.
+        on_compile: called before compiling, which takes some seconds.
+        repeatable: whether no clock may decide what runs, so that the same calls give the same
+            bits again. Graphs are then used from the first call of a kind on, or never. The kind
+            that :meth:`expect` names is compiled, others are recorded; ``"auto"`` decides by
+            num_calls alone.
+
+    Attributes:
+        can_compile: whether recorded graphs may be compiled; False once the compiler has failed.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        watched: Sequence[Any],
+        *,
+        compile: Compile,
+        num_calls: int | None = None,
+        tolerance: float | None = None,
+        compiler: Compiler | None = None,
+        on_compile: Callable[[], None] | None = None,
+        repeatable: bool = False,
+    ) -> None:
+        self._function = function
+        self._repeatable = repeatable
+        self._expected_layouts: tuple[Hashable, ...] | None = None
+        if repeatable and compile == "auto" and (num_calls or 0) < _REPEATABLE_CALLS:
+            compile = False
+        self._watch = Watch(*watched)
+        self._compile = compile
+        self._compiler = compile_outputs if compiler is None else compiler
+        self._on_compile = on_compile
+        self._tolerance = tolerance
+        self._break_even = BreakEven(num_calls)
+        self._specialisations = Specialisations(self._watch)
+        self._num_calls = 0
+        self._is_steady = False
+        self._steady: tuple[tuple[Hashable, ...], Specialisation] | None = None
+        self._has_warned = False
+        self._refusal = ""
+        self.can_compile = True
+
+    @property
+    def num_graphs(self) -> tuple[int, int]:
+        """How many graphs are recorded, and how many of these are compiled."""
+        return self._specialisations.num_graphs
+
+    def buffers(self) -> list[Tensor]:
+        """The buffers found so far in what is watched."""
+        return list(self._watch.buffers())
+
+    def expect(self, args: tuple[Any, ...]) -> None:
+        """Compile calls like these, in whatever order they come, as most calls will be so."""
+        self._expected_layouts = _layouts(args)
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Within, nothing changes that the function may read besides its arguments.
+
+        What is watched, and the key, are checked once in each run of equal calls.
+        """
+        self._is_steady = True
+        try:
+            yield
+        finally:
+            self._is_steady, self._steady = False, None
+
+    def __call__(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        key: Callable[[], Hashable] = tuple,
+    ) -> Any:
+        """The result of the function; key returns what else it depends on.
+
+        Raises:
+            InputError: if compile is True and the function cannot be recorded.
+        """
+        self._num_calls += 1
+        self._break_even.count()
+        if self._steady is not None and not kwargs:
+            signature, steady = self._steady
+            if steady.calls_of_graph % _AUDIT_EVERY and signature == _layouts(args):
+                assert steady.compiled is not None
+                steady.calls += 1
+                steady.calls_of_graph += 1
+                return steady.compiled(*args)
+        if self._refusal and self._compile is True:
+            raise InputError(self._refusal)
+        if self._compile is False or self._refusal or _PYRO_STACK:
+            return self._function(*args, **kwargs)
+        call = self._specialisations.as_call(args, kwargs)
+        found = self._find(call, key)
+        if found is None:
+            return self._function(*args, **kwargs)
+        found.calls += 1
+        if self._repeatable and found.recording is None:
+            snapshot = Snapshot(self._watch.buffers())
+            self._record(found, call)
+            snapshot.restore()
+            if found.recording is None:
+                return self._function(*args, **kwargs)
+        if found.recording is None and not (
+            self._num_calls > 1
+            and (self._compile is True or self._break_even.of_recording(found.eager, found.calls))
+        ):
+            start = perf_counter()
+            result = self._function(*args, **kwargs)
+            found.eager.add(perf_counter() - start)
+            return result
+        if found.recording is None:
+            return self._record(found, call)
+        result = self._run_graph(found, call)
+        is_alike = self._is_steady and found.compiled is not None and call.spec is None
+        self._steady = (_layouts(args), found) if is_alike and not self._refusal else None
+        return result
+
+    def _find(self, call: Call, key: Callable[[], Hashable]) -> Specialisation | None:
+        """The specialisation of a call; None where it has no graph and will have none."""
+        extra = key()
+        if not call.is_plain:
+            self._refuse(
+                "an argument is neither a tensor without a gradient nor a number, string or None; "
+                "give what may change as tensors"
+            )
+            return None
+        try:
+            return self._specialisations.find(call, extra)
+        except TooManySpecialisations as error:
+            self._warn(
+                f"there are more than {MOST_SPECIALISATIONS} kinds of step, and further ones run "
+                f"as ordinary Python, since {error} changed again; make numbers that change "
+                "tensors, and batches of one size"
+            )
+            return None
+
+    def _record(self, found: Specialisation, call: Call) -> Any:
+        """Run the function once for real, and record it."""
+
+        def flat_function(*tensors: Tensor) -> list[Tensor]:
+            args, kwargs = call.with_inputs(tensors)
+            values, spec = flatten(self._function(*args, **kwargs))
+            found.outputs = OutputSpec(spec, [value is not None for value in values])
+            return [value for value in values if value is not None]
+
+        state = self._watch.state()
+        snapshot = Snapshot(self._watch.buffers())
+        reason = ""
+        try:
+            recording = record(flat_function, call.inputs())
+            changed = self._watch.difference(state)
+            if changed is not None:
+                raise CannotRecord(f"{changed} changes as the program runs", recording.result)
+        except CannotRecord as error:
+            reason = str(error)
+            if error.result is not None and self._compile is not True:
+                assert found.outputs is not None
+                self._refuse(reason)
+                return found.outputs.unflatten(error.result)
+        except Exception as error:  # make_fx cannot follow; or the user's error, raised again below
+            reason = f"{type(error).__name__}: {_first_line(error)}"
+        else:
+            assert found.outputs is not None
+            found.recording = recording
+            return found.outputs.unflatten(recording.result)
+        snapshot.restore()
+        result = self._function(*call.args, **call.kwargs)
+        self._refuse(reason)
+        return result
+
+    def _run_graph(self, found: Specialisation, call: Call) -> Any:
+        assert found.recording is not None
+        assert found.outputs is not None
+        inputs = call.inputs()
+        if found.compiled is None and self.can_compile and self._should_compile(found, call):
+            self._compile_graph(found, inputs)
+        is_audit = found.calls_of_graph % _AUDIT_EVERY == 0
+        found.calls_of_graph += 1
+        expected = self._run_program(found, call) if is_audit else None
+        if found.compiled is None:
+            start = perf_counter()
+            with torch.no_grad():
+                result = found.outputs.unflatten(found.recording(*inputs))
+            found.replayed.add(perf_counter() - start)
+        else:
+            result = found.compiled(*inputs)
+        if expected is not None:
+            self._compare(expected, leaves_of(result))
+        return result
+
+    def _should_compile(self, found: Specialisation, call: Call) -> bool:
+        is_first = self.num_graphs[1] == 0
+        if self._repeatable:
+            return is_first and _layouts(call.args) == self._expected_layouts
+        if self._compile is True and is_first:
+            return True
+        return self._break_even.of_compiling(found.replayed, found.calls)
+
+    def _compile_graph(self, found: Specialisation, inputs: list[Tensor]) -> None:
+        assert found.recording is not None
+        assert found.outputs is not None
+        if self._on_compile is not None:
+            self._on_compile()
+        try:
+            found.compiled = self._compiler(found.recording, found.outputs, inputs)
+            found.calls_of_graph = 0
+        except Exception as error:  # a compiler that fails, or is missing, costs speed alone
+            self.can_compile = False
+            self._warn(
+                "the recorded step runs uncompiled, since torch's compiler stopped with "
+                f"{type(error).__name__}: {_first_line(error)}"
+            )
+
+    def _run_program(self, found: Specialisation, call: Call) -> list[Any]:
+        """The results of the program itself, which leaves no trace."""
+        assert found.recording is not None
+        snapshot = Snapshot([*found.recording.writes, *self._watch.buffers()])
+        results, _ = flatten(self._function(*call.args, **call.kwargs))
+        snapshot.restore()
+        return results
+
+    def _compare(self, expected: list[Any], results: list[Any]) -> None:
+        """Give up the graphs if one no longer computes what the program does."""
+        for want, got in zip(expected, results, strict=False):
+            if want is None or got is None:  # a compiled step keeps its gradients to itself
+                continue
+            tolerance = self._tolerance or _TOLERANCE.get(got.dtype, HALF_PRECISION)
+            finite = want.nan_to_num(0.0, 0.0, 0.0)
+            scale = finite.abs().max().clamp_min(1.0) if want.numel() else want.new_ones(())
+            if not torch.allclose(want, got, rtol=0, atol=float(tolerance * scale), equal_nan=True):
+                self._refuse(
+                    "the recorded step no longer computes what the program does (a tensor or an "
+                    "object that it uses was replaced, or it counts its own calls); up to the last "
+                    f"{_AUDIT_EVERY} steps may have been computed by the program as it was before"
+                )
+                return
+
+    def _refuse(self, reason: str) -> None:
+        self._refusal = f"compile=True, but the step cannot be recorded: {reason}"
+        if self._compile is True:
+            raise InputError(self._refusal)
+        self._warn(f"steps run as ordinary Python, which is slower, since {reason}")
+
+    def _warn(self, message: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def compile_outputs(
+    recording: Recording, outputs: OutputSpec, inputs: list[Tensor]
+) -> Callable[..., Any]:
+    """Compile the recording, and nothing else."""
+    run = compile_recording(recording, inputs)
+    return lambda *inputs: outputs.unflatten(run(*inputs))
+
+
+def _layouts(args: tuple[Any, ...]) -> tuple[Hashable, ...]:
+    """The layouts of plain tensors; None for other arguments, which need a closer look."""
+    return tuple(
+        [
+            tensor_layout(arg) if isinstance(arg, Tensor) and not arg.requires_grad else None
+            for arg in args
+        ]
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
