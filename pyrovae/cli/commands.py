@@ -1,5 +1,9 @@
-"""The commands of ``pyrovae`` and their options. Torch is loaded only once there is work to do."""
+"""The commands of ``pyrovae`` and their options.
 
+This module does not import torch; a command imports it only once there is work to do.
+"""
+
+import platform
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -7,14 +11,26 @@ from cyclopts import App, Parameter
 
 from ..errors import InputError
 from ..runs.config import RunConfig, from_yaml, read_config, to_yaml
+from ..storage.versions import versions
 from ..training.launch import is_first
 
-__all__ = ["DECLARED", "app"]
+__all__ = ["DECLARED", "app", "describe_versions"]
+
+
+def describe_versions() -> str:
+    """Return the versions of this package, Python, torch and Pyro, as a line."""
+    version = versions()
+    return (
+        f"pyrovae {version['pyrovae']} (Python {platform.python_version()}, "
+        f"torch {version['torch']}, Pyro {version['pyro-ppl']})"
+    )
+
 
 app = App(
     name="pyrovae",
-    help="Variational autoencoders as probabilistic programs, in Pyro.",
+    help="Train and use variational autoencoders: likelihoods, priors and posteriors by name.",
     help_format="plaintext",
+    version=describe_versions,
     version_flags=["--version"],
     result_action="return_value",
     suppress_keyboard_interrupt=False,
@@ -29,16 +45,17 @@ DECLARED = {
     "likelihood": "family",
     "objective": "name",
 }
-"""Options that take settings, and the setting that a word alone is."""
+"""Options that take settings, each with the setting that a single word stands for."""
 
 
-def _described(name: str) -> Parameter:
+def _describe(name: str) -> Parameter:
     return Parameter(help=RunConfig.model_fields[name].description)
 
 
 _SEEDS = 2**62
+"""Seeds are below this."""
 
-Run = Annotated[Path, Parameter(help="Run directory that train has made.")]
+Run = Annotated[Path, Parameter(help="Directory of a run of pyrovae train.")]
 
 
 @app.command
@@ -46,31 +63,32 @@ def train(
     data: Annotated[
         str | None,
         Parameter(
-            help="digits, mnist, fashion-mnist, kmnist, omniglot, sprites, dsprites, iris, wine, "
-            "or a .npz, .npy or .csv file; digits unless given."
+            help="Data set: digits, mnist, fashion-mnist, kmnist, omniglot, sprites, dsprites, "
+            "iris, wine, or the path of a .npz, .npy or .csv file. Default: digits."
         ),
     ] = None,
     /,
     *,
-    model: Annotated[str | None, _described("model")] = None,
-    prior: Annotated[str | None, _described("prior")] = None,
-    posterior: Annotated[str | None, _described("posterior")] = None,
-    inference: Annotated[str | None, _described("inference")] = None,
-    likelihood: Annotated[str | None, _described("likelihood")] = None,
-    objective: Annotated[str | None, _described("objective")] = None,
+    model: Annotated[str | None, _describe("model")] = None,
+    prior: Annotated[str | None, _describe("prior")] = None,
+    posterior: Annotated[str | None, _describe("posterior")] = None,
+    inference: Annotated[str | None, _describe("inference")] = None,
+    likelihood: Annotated[str | None, _describe("likelihood")] = None,
+    objective: Annotated[str | None, _describe("objective")] = None,
     config: Annotated[
-        Path | None, Parameter(help="YAML file of options; those given here override it.")
+        Path | None,
+        Parameter(help="YAML file of options. Options on the command line override it."),
     ] = None,
     print_config: Annotated[
-        bool, Parameter(help="Print the options as YAML and stop.", negative=())
+        bool, Parameter(help="Print the options as YAML and exit, without training.", negative=())
     ] = False,
     resume: Annotated[
         Path | None,
-        Parameter(help="Go on with this run, which was interrupted, with the options it has."),
+        Parameter(help="Run directory of an interrupted run to continue, with its own options."),
     ] = None,
     options: Annotated[RunConfig, Parameter(name="*")] = RunConfig(),  # noqa: B008
 ) -> None:
-    """Train a model by SVI, evaluate it on test data, and leave numbers and pictures."""
+    """Train a model, evaluate it on test data, and save weights, results and pictures."""
     given: dict[str, Any] = {name: getattr(options, name) for name in options.model_fields_set}
     if data is not None:
         given["data"] = data
@@ -81,10 +99,10 @@ def train(
     if resume is not None:
         if given or config is not None:
             other = next(iter(given), "config")
-            raise InputError(f"--resume takes the options of the run; leave {other} out")
+            raise InputError(f"--resume uses the options of the run; leave out {other}")
         from ..runs.train import resume as resume_run
 
-        resume_run(resume, _console())
+        resume_run(resume, _make_console())
         return
     resolved = read_config(config, given)
     if print_config:
@@ -92,67 +110,77 @@ def train(
         return
     from ..runs.train import train as train_run
 
-    train_run(resolved, _console())
+    train_run(resolved, _make_console())
 
 
 @app.command
 def compare(
-    data: Annotated[str, Parameter(help="As for train.")],
+    data: Annotated[str, Parameter(help="Data set or file, as for pyrovae train.")],
     /,
     *,
     likelihoods: Annotated[
-        str, Parameter(help='A list, as in "normal,poisson,{family: binomial, total_count: 16}".')
+        str,
+        Parameter(help='Two or more, as in "normal,poisson,{family: binomial, total_count: 16}".'),
     ],
     config: Annotated[
-        Path | None, Parameter(help="YAML file of options; those given here override it.")
+        Path | None,
+        Parameter(help="YAML file of options. Options on the command line override it."),
     ] = None,
     options: Annotated[RunConfig, Parameter(name="*")] = RunConfig(),  # noqa: B008
 ) -> None:
-    """Train under several likelihoods, all else alike, and compare what can be compared."""
+    """Train one model per likelihood on the same data, and compare their test ELBOs."""
     given: dict[str, Any] = {name: getattr(options, name) for name in options.model_fields_set}
     resolved = read_config(config, {**given, "data": data})
     specs = from_yaml(f"[{likelihoods}]", "likelihoods")
     from . import jobs
 
-    jobs.compare(resolved, specs, _console())
+    jobs.compare(resolved, specs, _make_console())
 
 
 @app.command
 def likelihoods() -> None:
-    """List the likelihoods: their values, their arguments, and what these default to."""
+    """List the likelihoods with the values they allow, their arguments and defaults."""
     from ..runs.report import print_likelihoods
 
-    print_likelihoods(_console())
+    print_likelihoods(_make_console())
 
 
 @app.command
 def compare_em_vi(
     data: Annotated[
-        str, Parameter(help="toy, iris, wine, or a .csv, .npy or .npz file that holds a table.")
+        str, Parameter(help="Data set: toy, iris, wine, or a .csv, .npy or .npz file with a table.")
     ] = "toy",
     /,
     *,
     components: Annotated[
-        int | None, Parameter(help="Number of components; that of the classes unless given.")
+        int | None, Parameter(help="Number of components. Default: the number of classes.")
     ] = None,
-    covariance_type: Annotated[str, Parameter(help="full, tied, diag or spherical.")] = "full",
+    covariance_type: Annotated[
+        str, Parameter(help="Shape of the covariances: full, tied, diag or spherical.")
+    ] = "full",
     label: Annotated[
-        str | None, Parameter(help="Column of a CSV that holds the class, to compare with.")
+        str | None,
+        Parameter(help="CSV column with the class of each row, to compare clusters with."),
     ] = None,
-    steps: Annotated[int, Parameter(help="Steps of each gradient method.")] = 1000,
+    steps: Annotated[int, Parameter(help="Number of steps of each gradient method.")] = 1000,
     hidden: Annotated[
-        tuple[int, ...], Parameter(help="Widths of the hidden layers of the amortised guide.")
+        tuple[int, ...],
+        Parameter(help="Widths of the hidden layers of the network that predicts q(z|x)."),
     ] = (32,),
     draws: Annotated[
         int | None,
-        Parameter(help="Draws of NUTS, 0 for none; 200 for small data, else none, unless given."),
+        Parameter(
+            help="Number of NUTS draws, or 0 to skip NUTS. Default: 200 for small data, else 0."
+        ),
     ] = None,
-    seed: Annotated[int, Parameter(help="Seed of the start, the network and all draws.")] = 0,
+    seed: Annotated[
+        int, Parameter(help="Seed of the starting point, the network and all draws.")
+    ] = 0,
     output: Annotated[
-        Path | None, Parameter(help="Directory of the results; runs/em-vi-DATA-TIME unless given.")
+        Path | None, Parameter(help="Directory for the results. Default: runs/em-vi-DATA-TIME.")
     ] = None,
 ) -> None:
-    """EM and VI on a Gaussian mixture, from one start: a table, pictures and an animation."""
+    """Fit a Gaussian mixture by EM and by VI from the same start, and compare them."""
     from ..gmm.compare import Settings
     from .compare_em_vi import compare_em_vi
 
@@ -166,7 +194,7 @@ def compare_em_vi(
         num_draws=draws,
         seed=seed,
     )
-    compare_em_vi(settings, output, _console())
+    compare_em_vi(settings, output, _make_console())
 
 
 @app.command
@@ -175,25 +203,25 @@ def sample(
     /,
     *,
     num: Annotated[int, Parameter(help="Number of samples.")] = 64,
-    seed: Annotated[int, Parameter(help="Seed of the draws.")] = 0,
+    seed: Annotated[int, Parameter(help="Random seed.")] = 0,
 ) -> None:
-    """Draw from a trained model: samples.npz and samples.png in its run directory."""
-    _at_least(1, num=num)
+    """Draw samples from a trained model. Writes samples.npz and .png to the run directory."""
+    _check_at_least(1, num=num)
     _check_seed(seed)
     from . import jobs
 
-    jobs.sample(run, num, seed, _console())
+    jobs.sample(run, num, seed, _make_console())
 
 
 @app.command
 def reconstruct(
-    run: Run, /, *, num: Annotated[int, Parameter(help="Number of test data.")] = 64
+    run: Run, /, *, num: Annotated[int, Parameter(help="Number of test data to reconstruct.")] = 64
 ) -> None:
-    """Reconstruct test data: reconstructions.npz and reconstructions.png in the run directory."""
-    _at_least(1, num=num)
+    """Reconstruct test data. Writes reconstructions.npz and .png to the run directory."""
+    _check_at_least(1, num=num)
     from . import jobs
 
-    jobs.reconstruct(run, num, _console())
+    jobs.reconstruct(run, num, _make_console())
 
 
 @app.command
@@ -203,52 +231,55 @@ def restore(
     *,
     task: Annotated[
         Literal["inpaint", "denoise", "super-resolve"],
-        Parameter(help="What is to be undone: removed pixels, noise, or smaller images."),
+        Parameter(help="How to degrade the images: remove pixels, add noise, or shrink them."),
     ],
-    num: Annotated[int, Parameter(help="Number of test images.")] = 64,
+    num: Annotated[int, Parameter(help="Number of test images to restore.")] = 64,
     fraction: Annotated[
         float | None,
-        Parameter(help="inpaint: share of the pixels removed at random; 0.5 unless given."),
+        Parameter(help="inpaint: share of the pixels to remove at random. Default: 0.5."),
     ] = None,
     region: Annotated[
         Literal["lower", "upper", "left", "right", "centre"] | None,
-        Parameter(help="inpaint: half that is removed instead, or the square in the centre."),
+        Parameter(help="inpaint: half of the image, or square in its centre, to remove instead."),
     ] = None,
     noise: Annotated[
         float | None,
         Parameter(
-            help="Standard deviation, as a share of the full range of grey levels; denoise: 0.3, "
-            "super-resolve: 0.05, unless given."
+            help="denoise, super-resolve: standard deviation of the noise, as a share of the range "
+            "of grey levels. Default: 0.3 for denoise, 0.05 for super-resolve."
         ),
     ] = None,
     factor: Annotated[
         int | None,
-        Parameter(help="super-resolve: how many times smaller each way; 2 unless given."),
+        Parameter(help="super-resolve: how many times to shrink height and width. Default: 2."),
     ] = None,
     method: Annotated[
         str,
         Parameter(
-            help="amortised, refined, importance, pseudo_gibbs, metropolis_within_gibbs or nuts, "
-            "with settings as in --method.num_steps 300."
+            help="How to sample from p(z|y): amortised, refined, importance, pseudo_gibbs, "
+            "metropolis_within_gibbs or nuts. Settings as in --method.num_steps 300."
         ),
     ] = "importance",
     num_samples: Annotated[
-        int, Parameter(help="Draws of each restored image, for its mean and intervals.")
+        int, Parameter(help="Number of draws per image, for its mean and intervals; at least 21.")
     ] = 200,
     seed: Annotated[int, Parameter(help="Seed of the degradation and of all draws.")] = 0,
 ) -> None:
-    """Degrade test images and restore them: restorations-TASK.npz, .json and .png in the run."""
-    _at_least(1, num=num)
-    _at_least(21, num_samples=num_samples)
+    """Degrade test images and restore them with a trained model.
+
+    Writes restorations-TASK.npz, .json and .png to the run directory.
+    """
+    _check_at_least(1, num=num)
+    _check_at_least(21, num_samples=num_samples)
     _check_seed(seed)
     declared = from_yaml(method, "method")
     if isinstance(declared, dict):
         declared = {"name": "importance", **declared}
     from ..runs.degradation import Degradation
     from ..runs.restoration import restore
-    from ..runs.trained import finite
+    from ..runs.trained import refuse_non_finite
 
-    with finite(run):
+    with refuse_non_finite(run):
         restore(
             run,
             Degradation(task, fraction=fraction, region=region, noise=noise, factor=factor),
@@ -256,7 +287,7 @@ def restore(
             method=declared,
             num_samples=num_samples,
             seed=seed,
-            console=_console(),
+            console=_make_console(),
         )
 
 
@@ -266,32 +297,33 @@ def evaluate(
     /,
     *,
     num_particles: Annotated[
-        int | None, Parameter(help="Samples of z a datum; as in training unless given.")
+        int | None,
+        Parameter(help="Number of samples of z per datum, for the ELBO. Default: that of the run."),
     ] = None,
     num_samples: Annotated[
         int | None,
         Parameter(
-            help="Estimate log p(x) too, by importance sampling with so many samples of z a "
-            "datum; 5000 are usual."
+            help="Also estimate log p(x) by importance sampling, with this many samples of z per "
+            "datum. 5000 is usual."
         ),
     ] = None,
     ais: Annotated[
         bool,
         Parameter(
-            help="Estimate log p(x) of the first 100 test data by annealed importance sampling "
-            "too.",
+            help="Also estimate log p(x) of the first 100 test data by annealed importance "
+            "sampling (slow).",
             negative=(),
         ),
     ] = False,
 ) -> None:
-    """The test ELBO of a trained model, and log p(x), in nats per datum with their errors."""
+    """Evaluate a trained model on test data: its ELBO, and optionally log p(x)."""
     if num_particles is not None:
-        _at_least(1, num_particles=num_particles)
+        _check_at_least(1, num_particles=num_particles)
     if num_samples is not None:
-        _at_least(2, num_samples=num_samples)
+        _check_at_least(2, num_samples=num_samples)
     from . import jobs
 
-    jobs.evaluate(run, num_particles, num_samples, ais, _console())
+    jobs.evaluate(run, num_particles, num_samples, ais, _make_console())
 
 
 @app.command
@@ -299,51 +331,53 @@ def impute(
     table: Annotated[
         Path,
         Parameter(
-            help="CSV file whose first line names the columns; a cell is missing where it is "
-            "empty, NA, nan or the like."
+            help="CSV file whose first line names the columns. Missing cells are empty, NA, nan "
+            "or the like."
         ),
     ],
     /,
     *,
     output: Annotated[Path, Parameter(help="CSV file to write.")],
     overwrite: Annotated[
-        bool, Parameter(help="Whether the output may be there already.", negative=())
+        bool, Parameter(help="Replace output files that exist already.", negative=())
     ] = False,
-    level: Annotated[float, Parameter(help="Probability that an interval holds.")] = 0.9,
+    level: Annotated[
+        float, Parameter(help="Probability that an interval contains the value.")
+    ] = 0.9,
     likelihood: Annotated[
         str | None,
         Parameter(
-            help="p(x|z) of all columns of numbers, or of some by name: "
-            '"{family: Mixed, blocks: [{columns: [visits], likelihood: Poisson}]}"; chosen for '
-            "each column unless given."
+            help="p(x|z) of all numeric columns, or of some by name, as in "
+            '"{family: Mixed, blocks: [{columns: [visits], likelihood: Poisson}]}". Default: '
+            "chosen for each column from its values."
         ),
     ] = None,
     latent_dim: Annotated[
         int | None,
-        Parameter(help="Number of latent dimensions; half of that of the columns unless given."),
+        Parameter(help="Number of latent dimensions. Default: half the number of columns."),
     ] = None,
-    steps: Annotated[int, Parameter(help="Steps of training, with 64 rows each.")] = 1500,
+    steps: Annotated[int, Parameter(help="Number of training steps, with 64 rows each.")] = 1500,
     imputations: Annotated[
         int,
         Parameter(
-            help="Write so many further files, OUTPUT-1.csv and so on, with missing cells drawn at "
-            "random as they may have been (multiple imputation)."
+            help="Number of further files to write, OUTPUT-1.csv and so on, each with a random "
+            "draw of the missing cells (multiple imputation)."
         ),
     ] = 0,
     seed: Annotated[int, Parameter(help="Seed of the networks, the batches and all draws.")] = 0,
 ) -> None:
-    """Fill the missing cells of a CSV file, with intervals in further columns."""
-    _at_least(1, steps=steps)
-    _at_least(0, imputations=imputations)
+    """Fill the missing cells of a CSV file, and add columns with their uncertainty."""
+    _check_at_least(1, steps=steps)
+    _check_at_least(0, imputations=imputations)
     _check_seed(seed)
     if latent_dim is not None:
-        _at_least(1, latent_dim=latent_dim)
+        _check_at_least(1, latent_dim=latent_dim)
     from ..tables.impute_file import impute_file
 
     impute_file(
         table,
         output,
-        _console(),
+        _make_console(),
         overwrite=overwrite,
         level=level,
         likelihood=None if likelihood is None else from_yaml(likelihood, "likelihood"),
@@ -354,19 +388,19 @@ def impute(
     )
 
 
-def _at_least(lowest: int, **given: int) -> None:
+def _check_at_least(lowest: int, **given: int) -> None:
     for name, value in given.items():
         if value < lowest:
-            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be {lowest} or more")
+            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least {lowest}")
 
 
 def _check_seed(seed: int) -> None:
     if not 0 <= seed < _SEEDS:
-        raise InputError(f"--seed is {seed}; it is a whole number from 0 to 2^62 - 1")
+        raise InputError(f"--seed is {seed}; it must be a whole number from 0 to 2^62 - 1")
 
 
-def _console() -> Any:
+def _make_console() -> Any:
     from rich.console import Console
 
-    # Names of columns and files are not ours.
+    # Names of columns and files may look like markup or emoji codes.
     return Console(quiet=not is_first(), markup=False, emoji=False)

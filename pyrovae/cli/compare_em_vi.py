@@ -1,4 +1,4 @@
-"""``pyrovae compare-em-vi``: a table on the console, and a directory of figures and pictures."""
+"""``pyrovae compare-em-vi``: a table on the console, and a directory of tables and pictures."""
 
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -16,23 +16,23 @@ __all__ = ["compare_em_vi", "write_pictures"]
 
 
 def compare_em_vi(settings: Settings, output: Path | None, console: Console) -> Path:
-    """Compare all methods, and leave what they went through in a directory.
+    """Compare all methods, and write their results and every step to a directory.
 
     ::
 
-        comparison.csv     one line a method: where it ended
-        iterations.csv     one line a step of each method
-        settings.json      how they were compared
+        comparison.csv     one line per method: its final values
+        iterations.csv     one line per step of each method
+        settings.json      the settings of the comparison
         bounds.png         bound, log-likelihood and gap by step
         densities.png      p(x) and q(z | x) of EM and amortised VI
         gradient_variance.png
-        motion.gif         EM and amortised VI moving over the same data
+        motion.gif         an animation of EM and amortised VI on the same data
 
     Returns:
         The directory.
 
     Raises:
-        InputError: if the data, the settings or the directory cannot be used; before any work.
+        InputError: before any work, if the data, the settings or the directory cannot be used.
     """
     name = Path(settings.data).stem
     path = output or Path("runs") / f"em-vi-{name}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -51,15 +51,15 @@ def compare_em_vi(settings: Settings, output: Path | None, console: Console) -> 
     _write(run, comparison)
     print_methods([result.row() for result in comparison.results.values()], console)
     _explain(comparison, console)
-    with console.status("pictures"):
+    with console.status("drawing pictures"):
         write_pictures(run, comparison)
     shown = ", ".join(sorted(p.name for p in path.iterdir()))
-    console.print(f"in {path}: {shown}", soft_wrap=True)
+    console.print(f"wrote to {path}: {shown}", soft_wrap=True)
     return path
 
 
 def write_pictures(run: RunDirectory, comparison: Comparison) -> None:
-    """``bounds.png``, ``densities.png``, ``gradient_variance.png`` and ``motion.gif``."""
+    """Write ``bounds.png``, ``densities.png``, ``gradient_variance.png`` and ``motion.gif``."""
     run.write_figure("bounds", pictures.plot_bounds(comparison))
     run.write_figure("densities", pictures.plot_densities(comparison))
     run.write_figure("gradient_variance", pictures.plot_gradient_variances(comparison))
@@ -80,16 +80,17 @@ def _write(run: RunDirectory, comparison: Comparison) -> None:
 
 def _explain(comparison: Comparison, console: Console) -> None:
     lines = [
-        "Nats a datum. log p: the fitted mixture; of VB and NUTS, the posterior predictive.",
-        "gap = KL(q || p): from the ELBO to log p(x; θ); of VB, to the evidence",
+        "In nats per datum. log p: log-likelihood of the fitted mixture; for VB and NUTS, of the "
+        "posterior predictive.",
+        "gap = KL(q || p): log p(x; θ) minus the ELBO; for VB, log evidence minus the ELBO",
     ]
     evidence, error = comparison.log_evidence
     if isnan(evidence):
-        lines[1] += ", which could not be estimated here."
+        lines[1] += ". The log evidence could not be estimated here."
     else:
-        lines[1] += f" log p(x) = {evidence:.4f} ± {error:.4f} (importance sampling)."
+        lines[1] += f". Log evidence: {evidence:.4f} ± {error:.4f} (importance sampling)."
     if comparison.points.train_labels is not None:
-        lines.append("Rand: adjusted Rand index of the components and the classes, training data.")
+        lines.append("Rand: adjusted Rand index between components and classes, on training data.")
     for name, result in comparison.results.items():
         if result.climb is not None and result.climb.last.degenerate:
             components = ", ".join(map(str, result.climb.last.degenerate))

@@ -1,4 +1,4 @@
-"""``pyrovae``: the command line, from the words that were given to an exit code."""
+"""Run the command line: parse the arguments, run a command, and turn errors into exit codes."""
 
 import contextlib
 import errno
@@ -24,25 +24,25 @@ from .commands import DECLARED, app
 __all__ = ["main"]
 
 _SETTINGS = {**DECLARED, "method": "name"}
-"""Options that take settings, and the setting that a word alone is."""
+"""Options that take settings, each with the setting that a single word stands for."""
 
-_OF_OUTPUT = (errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EBADF)
-"""What goes wrong as standard output is written to."""
+_OUTPUT_ERRORS = (errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EBADF)
+"""Errors of writing to standard output."""
 
-_SMALLER = "lower the sizes of the model, the batch_size, or the number of samples"
+_ADVICE = "make the model smaller, or lower batch_size or the number of samples"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; a user's mistake ends in one line and exit code 2.
+    """Run the command line. A user's mistake prints one line and exits with code 2.
 
     Arguments:
-        arguments: what follows the name of the program; ``sys.argv[1:]`` unless given.
+        arguments: the arguments after the program's name; ``sys.argv[1:]`` by default.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # whatever the encoding cannot say
+            stream.reconfigure(errors="backslashreplace")  # of letters that the encoding lacks
     words = list(sys.argv[1:] if arguments is None else arguments)
-    with _warnings_in_a_line():
+    with _one_line_warnings():
         _run(words)
 
 
@@ -50,21 +50,21 @@ def _run(words: list[str]) -> None:
     try:
         if num_processes() > 1 and words[:1] != ["train"]:
             raise InputError(
-                f"{num_processes()} processes share the training of one model; give torchrun the "
-                "command train, and other commands without it"
+                f"torchrun started {num_processes()} processes, which only the command train can "
+                "use; run other commands without torchrun"
             )
         app(
-            _joined(words),
+            _merge_settings(words),
             exit_on_error=False,
             print_error=False,
         )
         sys.stdout.flush()
     except CycloptsError as error:
-        _fail(_one_line(error), 2)
+        _fail(_join_lines(error), 2)
     except InputError as error:
-        _fail(str(error).partition("\n")[0], 2)  # to which Pyro may have added the shapes of sites
-    except OSError as error:  # files of a run are written elsewhere, and name themselves
-        if error.filename is None and error.errno not in _OF_OUTPUT:
+        _fail(str(error).partition("\n")[0], 2)  # Pyro may have added the shapes of sites
+    except OSError as error:  # errors of run files are InputErrors
+        if error.filename is None and error.errno not in _OUTPUT_ERRORS:
             raise
         if error.filename is None:
             _close_output()
@@ -75,7 +75,7 @@ def _run(words: list[str]) -> None:
     except (MemoryError, RuntimeError) as error:
         if not is_too_large(error):
             raise
-        _print_error(f"this is too large for the memory of this machine: {_SMALLER}")
+        _print_error(f"this is too large for the memory of this machine: {_ADVICE}")
         sys.exit(2)
     except FloatingPointError as error:
         _fail(str(error), 1)
@@ -86,9 +86,9 @@ def _run(words: list[str]) -> None:
 
 
 @contextmanager
-def _warnings_in_a_line() -> Iterator[None]:
-    """Within, warnings are told as errors are, and once by processes that work together."""
-    formatted = warnings.formatwarning
+def _one_line_warnings() -> Iterator[None]:
+    """Print warnings as one line each, and only in the first of several processes."""
+    original = warnings.formatwarning
     with warnings.catch_warnings():
         if not is_first():
             warnings.simplefilter("ignore")
@@ -96,11 +96,11 @@ def _warnings_in_a_line() -> Iterator[None]:
         try:
             yield
         finally:
-            warnings.formatwarning = formatted
+            warnings.formatwarning = original
 
 
-def _joined(arguments: Sequence[str]) -> list[str]:
-    """Put ``--likelihood normal --likelihood.scale 1`` into one option, in YAML."""
+def _merge_settings(arguments: Sequence[str]) -> list[str]:
+    """Merge options such as ``--likelihood normal --likelihood.scale 1`` into one, in YAML."""
     rest: list[str] = []
     settings: dict[str, dict[str, Any]] = {option: {} for option in _SETTINGS}
     words = iter(arguments)
@@ -110,19 +110,22 @@ def _joined(arguments: Sequence[str]) -> list[str]:
         if not name.startswith("--") or option not in _SETTINGS:
             rest.append(word)
             continue
-        meant = from_yaml(value if equals else next(words, ""), name.removeprefix("--"))
+        parsed = from_yaml(value if equals else next(words, ""), name.removeprefix("--"))
         if setting:
             *outer, inner = setting.split(".")
-            place = settings[option]
+            target = settings[option]
             for each in outer:
-                place = place.setdefault(each, {})
-                if not isinstance(place, dict):
-                    raise InputError(f"{name} is a setting of {each}, which is {place!r} already")
-            place[inner] = meant
-        elif isinstance(meant, dict):
-            settings[option].update(meant)
+                target = target.setdefault(each, {})
+                if not isinstance(target, dict):
+                    raise InputError(
+                        f"{name} is a setting of {each}, but {each} is {target!r} already; give "
+                        "one of the two"
+                    )
+            target[inner] = parsed
+        elif isinstance(parsed, dict):
+            settings[option].update(parsed)
         else:
-            settings[option][_SETTINGS[option]] = meant
+            settings[option][_SETTINGS[option]] = parsed
     for option, given in settings.items():
         if set(given) == {_SETTINGS[option]}:
             rest += [f"--{option}", str(given[_SETTINGS[option]])]
@@ -132,28 +135,28 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 def _print_error(message: str) -> None:
-    print(f"pyrovae: {''.join(map(_printable, message))}", file=sys.stderr)
+    print(f"pyrovae: {''.join(map(_escape, message))}", file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    """End with a sentence, which of processes that all end so the first tells."""
+    """Exit with an error message. If all processes of a run end so, only the first prints it."""
     if is_first():
         _print_error(message)
     sys.exit(code)
 
 
-def _printable(letter: str) -> str:
-    """The letter, or its escape where a terminal would obey it."""
+def _escape(letter: str) -> str:
+    """Return the letter, or an escape for a control character, which a terminal would obey."""
     return letter if letter.isprintable() else letter.encode("unicode_escape").decode()
 
 
 def _close_output() -> None:
-    """Let nothing that is left be written, which would fail again as the program ends."""
+    """Discard output that is left, because writing it at exit would fail again."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _one_line(error: CycloptsError) -> str:
+def _join_lines(error: CycloptsError) -> str:
     if isinstance(error, CycloptsValidationError) and isinstance(error.__cause__, ValidationError):
         return explain(error.__cause__)
     return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""What the command line can be asked to do, from a configuration or a run directory."""
+"""What the commands do, given a configuration or a run directory."""
 
 from pathlib import Path
 from typing import Any
@@ -12,26 +12,27 @@ from ..runs import plots
 from ..runs.config import RunConfig
 from ..runs.directory import RunDirectory
 from ..runs.evaluation import evaluate_annealed, evaluate_elbo, evaluate_log_likelihood
-from ..runs.pictures import picture_reconstructions, picture_samples
+from ..runs.pictures import draw_reconstructions, draw_samples
 from ..runs.prepare import arrange_data, build_model, check_data, load_data, prepare_data
 from ..runs.report import print_comparison
 from ..runs.resolve import resolve_options
 from ..runs.train import run_name, train
-from ..runs.trained import finite, in_chunks, open_run
+from ..runs.trained import apply_in_chunks, open_run, refuse_non_finite
 
 __all__ = ["compare", "evaluate", "reconstruct", "sample"]
 
 
 def sample(path: Path, num: int, seed: int, console: Console) -> None:
-    """Draw from a trained model: ``samples.npz`` (draws x, means) and ``samples.png``."""
+    """Draw from a trained model: ``samples.npz`` (draws x, means, z) and ``samples.png``."""
     trained = open_run(path)
     torch.manual_seed(seed)
-    with finite(path):
+    with refuse_non_finite(path):
         z, drawn, means = trained.draw(num)
     trained.run.write_arrays("samples", x=drawn.numpy(), mean=means.numpy(), z=z.numpy())
-    picture_samples(trained, drawn, means)
+    draw_samples(trained, drawn, means)
     console.print(
-        f"{num:,} samples in {path / 'samples.npz'}, {path / 'samples.png'}", soft_wrap=True
+        f"wrote {num:,} samples to {path / 'samples.npz'} and {path / 'samples.png'}",
+        soft_wrap=True,
     )
 
 
@@ -40,13 +41,13 @@ def reconstruct(path: Path, num: int, console: Console) -> None:
     trained = open_run(path)
     family, parts = trained.family, tuple(part[:num] for part in trained.data.test.parts)
     x = parts[0].float()
-    with finite(path):
-        z = in_chunks(family.embed, *parts, device=trained.device)
-        mean = in_chunks(family.reconstruct, *parts, device=trained.device)
+    with refuse_non_finite(path):
+        z = apply_in_chunks(family.embed, *parts, device=trained.device)
+        mean = apply_in_chunks(family.reconstruct, *parts, device=trained.device)
     trained.run.write_arrays("reconstructions", x=x.numpy(), mean=mean.numpy(), z=z.numpy())
-    picture_reconstructions(trained)
+    draw_reconstructions(trained)
     console.print(
-        f"{len(x):,} reconstructions in {path / 'reconstructions.npz'}, "
+        f"wrote {len(x):,} reconstructions to {path / 'reconstructions.npz'} and "
         f"{path / 'reconstructions.png'}",
         soft_wrap=True,
     )
@@ -55,7 +56,15 @@ def reconstruct(path: Path, num: int, console: Console) -> None:
 def evaluate(
     path: Path, num_particles: int | None, num_samples: int | None, ais: bool, console: Console
 ) -> None:
-    """The test ELBO of a trained model; and log p(x), by num_samples samples and by annealing."""
+    """Evaluate the test ELBO, and log p(x) by importance sampling and by AIS if asked for.
+
+    Arguments:
+        path: run directory.
+        num_particles: samples of z per datum in the ELBO; those of the run if None.
+        num_samples: samples of z per datum in importance sampling, which is left out if None.
+        ais: whether to run annealed importance sampling.
+        console: to print to.
+    """
     trained = open_run(path)
     if num_particles is not None:
         trained.config = trained.config.model_copy(update={"num_particles": num_particles})
@@ -68,19 +77,19 @@ def evaluate(
 
 
 def compare(config: RunConfig, likelihoods: list[Any], console: Console) -> Path:
-    """Train under each likelihood, all else alike, and put the test figures in a fair table.
+    """Train one model per likelihood with the same options, and print a table of test ELBOs.
 
-    Figures are ranked only among those that measure the same thing: a density in the units of
-    the data, a probability mass of the values, or one of binarised pixels.
+    Runs are ranked only among those whose ELBOs bound the same quantity: a density in the units of
+    the data, a probability mass of the values, or a probability mass of binarised pixels.
 
     Returns:
         The directory that holds a run directory for each likelihood.
 
     Raises:
-        InputError: if a likelihood or the data cannot be used; before any training.
+        InputError: before any training, if a likelihood or the data cannot be used.
     """
     if len(likelihoods) < 2:
-        raise InputError(f"compare takes two likelihoods or more; got {len(likelihoods)}")
+        raise InputError(f"compare needs two or more likelihoods; got {len(likelihoods)}")
     declared = [Likelihood.of(spec) for spec in likelihoods]
     names = [_directory_name(likelihood, i) for i, likelihood in enumerate(declared)]
     parent = config.output or Path("runs") / f"compare-{run_name(config)}"
@@ -100,9 +109,9 @@ def compare(config: RunConfig, likelihoods: list[Any], console: Console) -> Path
         }
         each = config.model_copy(update=changes)
         dataset = load_data(each)
-        settled = resolve_options(each, dataset, parent / name, console)
-        dataset = arrange_data(settled, dataset)
-        check_data(build_model(settled, dataset), prepare_data(settled, dataset))
+        resolved = resolve_options(each, dataset, parent / name, console)
+        dataset = arrange_data(resolved, dataset)
+        check_data(build_model(resolved, dataset), prepare_data(resolved, dataset))
         configs.append(each)
     records = {}
     for name, each in zip(names, configs, strict=True):
@@ -110,12 +119,18 @@ def compare(config: RunConfig, likelihoods: list[Any], console: Console) -> Path
         records[name] = RunDirectory.open(train(each, console)).read_evaluation()
     print_comparison(records, console)
     x = dataset.test.x
-    whole = bool(((x == x.round()) | x.isnan()).all())
-    if whole and not config.dequantise and len({r["kind"] for r in records.values()}) > 1:
-        console.print("the data are whole numbers: with --dequantise, densities bound their mass")
+    is_whole = bool(((x == x.round()) | x.isnan()).all())
+    if is_whole and not config.dequantise and len({r["kind"] for r in records.values()}) > 1:
+        console.print(
+            "The data are whole numbers. With --dequantise, densities give bounds on probability "
+            "mass, which you can compare with the others.",
+            soft_wrap=True,
+        )
     figure = plots.gallery([parent / name / "reconstructions.png" for name in names], names)
     RunDirectory(parent).write_figure("comparison", figure)
-    console.print(f"pictures side by side in {parent / 'comparison.png'}", soft_wrap=True)
+    console.print(
+        f"wrote the reconstructions of all runs to {parent / 'comparison.png'}", soft_wrap=True
+    )
     return parent
 
 

@@ -1,4 +1,4 @@
-"""What can be done to an image before it is restored."""
+"""Ways to degrade an image before it is restored: remove pixels, add noise, shrink it."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from ..errors import InputError
 
 __all__ = ["Degradation"]
 
-_MOST_NOISE = 100.0
+_MAX_NOISE = 100.0
 
 Region = Literal["lower", "upper", "left", "right", "centre"]
 
@@ -24,19 +24,19 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Degradation:
-    """What is done to images before they are restored; settings of other tasks are None.
+    """How to degrade images before restoring them. Settings of other tasks are None.
 
     Arguments:
         task: ``inpaint``, ``denoise`` or ``super-resolve``.
-        fraction: of the pixels that are removed at random, as many of each image; a pixel is
-            removed in all channels.
-        region: that is removed in place of them: a half, or ``centre``, the square of half the
-            height and half the width.
-        noise: its standard deviation, as a share of the full range of grey levels.
-        factor: side of the blocks whose means are observed.
+        fraction: share of the pixels to remove at random, the same number from each image and in
+            all channels.
+        region: what to remove instead: a half, or ``centre``, the rectangle of half the height and
+            half the width.
+        noise: standard deviation of the noise, as a share of the full range of grey levels.
+        factor: side of the blocks that are replaced by their means.
 
     Raises:
-        InputError: if a setting is of another task, or out of its range.
+        InputError: if a setting belongs to another task, or is out of its range.
     """
 
     task: Literal["inpaint", "denoise", "super-resolve"]
@@ -55,17 +55,17 @@ class Degradation:
         for name in given:
             if name not in known:
                 raise InputError(
-                    f"--{name} is no setting of {self.task}, which has "
+                    f"--{name} is not an option of {self.task}, which has "
                     f"{', '.join(f'--{each}' for each in sorted(known))}"
                 )
         if {"fraction", "region"} <= given.keys():
-            raise InputError("--fraction and --region both say what is removed; give one of them")
+            raise InputError("--fraction and --region both say what to remove; give one of them")
         if self.fraction is not None and not 0 < self.fraction < 1:
             raise InputError(f"--fraction is {self.fraction}; it must be between 0 and 1")
-        if self.noise is not None and not 0 < self.noise <= _MOST_NOISE:
+        if self.noise is not None and not 0 < self.noise <= _MAX_NOISE:
             raise InputError(
-                f"--noise is {self.noise}; it must be above 0 and at most {_MOST_NOISE:g}, as a "
-                "share of the range"
+                f"--noise is {self.noise}; it must be above 0 and at most {_MAX_NOISE:g}, as a "
+                "share of the range of grey levels"
             )
         for name, value in _DEFAULTS[self.task].items():
             if name not in given and not (name == "fraction" and self.region):
@@ -78,17 +78,21 @@ class Degradation:
             )
             share = f"{100 * (self.fraction or 0):.3g}% of the pixels"
             return f"{removed if self.region else share} removed"
-        noise = f"noise of sd {self.noise:g} of the range"
-        return noise if self.task == "denoise" else f"{self.factor} x smaller each way, {noise}"
+        noise = f"noise with standard deviation {self.noise:g} of the range"
+        return (
+            noise
+            if self.task == "denoise"
+            else f"height and width divided by {self.factor}, {noise}"
+        )
 
     def remove(
         self, x: Float[Tensor, "num channels height width"]
     ) -> Float[Tensor, "num channels height width"]:
-        """x with NaN for the pixels that are removed."""
-        return torch.where(self.removed(x.shape), torch.nan, x)
+        """Return x with NaN for the pixels to remove."""
+        return torch.where(self.draw_mask(x.shape), torch.nan, x)
 
-    def removed(self, shape: torch.Size) -> Bool[Tensor, "num channels height width"]:
-        """Which pixels of images of that shape are removed (torch's random state)."""
+    def draw_mask(self, shape: torch.Size) -> Bool[Tensor, "num channels height width"]:
+        """Return which pixels to remove from images of this shape, using torch's random state."""
         num, _, height, width = shape
         missing = torch.zeros(num, 1, height, width, dtype=torch.bool)
         if self.region is None:
@@ -109,5 +113,5 @@ class Degradation:
 
 
 def _middle(size: int) -> slice:
-    """The middle half."""
+    """Return the middle half of an axis."""
     return slice(size // 4, size // 4 + (size + 1) // 2)

@@ -1,12 +1,12 @@
-"""What a run keeps on disk: text and safetensors, written whole or not at all.
+"""The files of a run: text and safetensors, each written completely or not at all.
 
 ::
 
     RUN/config.yaml        the resolved options
-    RUN/metrics.csv        one line an epoch
+    RUN/metrics.csv        one line per epoch
     RUN/model.safetensors  the weights
-    RUN/checkpoint/        states of training, from which it can go on
-    RUN/evaluation.json    test figures, with the protocol that gave them
+    RUN/checkpoint/        states of training, to continue from
+    RUN/evaluation.json    test results, with their protocol
     RUN/*.png              pictures
 """
 
@@ -36,22 +36,30 @@ __all__ = ["RunDirectory"]
 _DIGEST = "sha256"
 _VERSIONS = "versions"
 
-_KEPT = ("config.yaml", "metrics.csv", "model.safetensors", "evaluation.json", "training.png")
-"""Files that training writes to."""
+_TRAINING_FILES = (
+    "config.yaml",
+    "metrics.csv",
+    "model.safetensors",
+    "evaluation.json",
+    "training.png",
+)
+"""Files that training writes."""
 
-_DAMAGED = (OSError, ValueError, RuntimeError, safetensors.SafetensorError)
-"""What comes of reading a file of weights that is none, RecursionError included."""
+_READ_ERRORS = (OSError, ValueError, RuntimeError, safetensors.SafetensorError)
+"""Errors of reading a damaged file of weights; RuntimeError includes RecursionError."""
 
 
-def _no_name(path: Path) -> InputError:
-    return InputError(f"{short_repr(str(path))} is no name of a folder; give another --output")
+def _invalid_name(path: Path) -> InputError:
+    return InputError(
+        f"{short_repr(str(path))} cannot be a name of a folder; give another --output"
+    )
 
 
 class RunDirectory:
-    """A run directory, new or from a finished run.
+    """A run directory, new or from an earlier run.
 
-    What is written replaces what was there whole, or raises an ``InputError`` that says why it
-    cannot be written, and leaves what was there.
+    Each write replaces a file completely. A write that fails leaves the old file as it was, and
+    raises an ``InputError`` that says why.
 
     Arguments:
         path: the directory.
@@ -62,29 +70,29 @@ class RunDirectory:
 
     @staticmethod
     def refuse_used(path: Path) -> None:
-        """Make sure that a new run may go to this path, without making anything.
+        """Check that a new run can use this path, without creating anything.
 
         Raises:
-            InputError: if there is something already.
+            InputError: if there is something already, or the path is not a valid name.
         """
         try:
             if b"\0" in os.fsencode(path):
-                raise _no_name(path)
+                raise _invalid_name(path)
             is_used = path.exists() and not (path.is_dir() and not any(path.iterdir()))
             is_used = is_used or (path.is_symlink() and not path.exists())
         except UnicodeEncodeError as error:
-            raise _no_name(path) from error
+            raise _invalid_name(path) from error
         except OSError as error:
             raise InputError(f"cannot write to {path}: {error_reason(error)}") from error
         if is_used:
-            raise InputError(f"{path} is there already; give another --output, or move it away")
+            raise InputError(f"{path} exists already; give another --output, or move it away")
 
     @classmethod
     def create(cls, path: Path) -> "RunDirectory":
-        """A new directory for a run.
+        """Create a directory for a new run.
 
         Raises:
-            InputError: if something is there already, or it cannot be written to.
+            InputError: if the path is in use, or cannot be written to.
         """
         cls.refuse_used(path)
         try:
@@ -97,16 +105,16 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path, *needed: str) -> "RunDirectory":
-        """The directory of a run that was trained.
+        """Open the directory of an earlier run.
+
+        Links are refused, because they may lead to files outside the run.
 
         Arguments:
             path: the directory.
-            needed: files without which it is of no use; options and weights unless given.
-
-        Nothing that was put there as a link is read, as it may lead to where nobody meant to go.
+            needed: files that must be there; by default the options and the weights.
 
         Raises:
-            InputError: if it holds no run, or one of these files is a link.
+            InputError: if one of these files is missing or a link.
         """
         for name in needed or ("config.yaml", "model.safetensors"):
             try:
@@ -114,34 +122,34 @@ class RunDirectory:
             except OSError as error:
                 raise InputError(f"cannot read {path / name}: {error_reason(error)}") from error
             if not is_there:
-                raise InputError(f"{path} is no run directory: it holds no {name}")
+                raise InputError(f"{path} is not a run directory: it holds no {name}")
             if (path / name).is_symlink():
-                raise InputError(f"{path / name} is a link to elsewhere; put the file in its place")
+                raise InputError(f"{path / name} is a link; replace it by the file itself")
         for each in path.iterdir():
-            if each.name in _KEPT and each.is_dir():
-                raise InputError(f"{each} is a folder; a run keeps a file there, so move it")
+            if each.name in _TRAINING_FILES and each.is_dir():
+                raise InputError(f"{each} is a folder where a run keeps a file; move it away")
         return cls(path)
 
     def write_config(self, config: RunConfig) -> None:
-        """Keep the resolved options."""
+        """Write the resolved options as ``config.yaml``."""
         self._write("config.yaml", to_yaml(config).encode())
 
     def read_config(self) -> RunConfig:
-        """The options that the run was made with, but that nothing is fetched.
+        """Read the options of the run, with ``download`` off.
 
-        A run may come from others, and is not to say what is written where.
+        A run may come from someone else, and must not cause downloads on this machine.
         """
         try:
             return read_config(self.path / "config.yaml", {"download": False})
         except InputError as error:
-            raise InputError(f"{error}{self._of_others()}") from None
+            raise InputError(f"{error}{self._describe_versions()}") from None
 
     def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Keep one line an epoch."""
+        """Write ``metrics.csv``, with one row per epoch."""
         self.write_table("metrics", rows)
 
     def write_table(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Keep rows of the same columns as ``NAME.csv``."""
+        """Write rows with the same columns as ``NAME.csv``."""
         rows = list(rows)
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
@@ -150,15 +158,15 @@ class RunDirectory:
         self._write(f"{name}.csv", text.getvalue().encode())
 
     def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
-        """Keep test figures."""
+        """Write test results as ``evaluation.json``."""
         self.write_record("evaluation", evaluation)
 
     def write_record(self, name: str, record: Mapping[str, Any]) -> None:
-        """Keep figures and words as ``NAME.json``."""
+        """Write a record as ``NAME.json``."""
         self._write(f"{name}.json", (json.dumps(record, indent=2) + "\n").encode())
 
     def read_evaluation(self) -> dict[str, Any]:
-        """The test figures that the run ended with.
+        """Read the test results of the run.
 
         Raises:
             InputError: if they cannot be read.
@@ -169,95 +177,96 @@ class RunDirectory:
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path} cannot be read: {error_reason(error)}") from error
         if not isinstance(evaluation, dict):
-            raise InputError(f"{path} holds no test figures; evaluate the run again")
+            raise InputError(f"{path} holds no test results; run pyrovae evaluate again")
         return evaluation
 
     def write_weights(self, module: nn.Module, metadata: Mapping[str, Any]) -> None:
-        """Keep the weights, and with them what is needed to build the module anew."""
+        """Write the weights, with metadata that is needed to build the module again."""
         tensors = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
-        known = {**metadata, _VERSIONS: versions()}
-        text = {key: json.dumps(value) for key, value in known.items()}
+        entries = {**metadata, _VERSIONS: versions()}
+        text = {key: json.dumps(value) for key, value in entries.items()}
         text[_DIGEST] = checksum(tensors, json.dumps(text, sort_keys=True))
         self._write("model.safetensors", safetensors.torch.save(tensors, text))
 
     def read_metadata(self, *names: str) -> list[Any]:
-        """What was kept beside the weights under these names.
+        """Read metadata that was written with the weights.
 
         Raises:
-            InputError: if the file is damaged or holds no such thing.
+            InputError: if the file is damaged, or lacks one of the names.
         """
         try:
             with safetensors.safe_open(self._weights, framework="pt") as file:
                 texts = file.metadata() or {}
             return [json.loads(texts[name]) for name in names]
-        except (*_DAMAGED, KeyError) as error:
+        except (*_READ_ERRORS, KeyError) as error:
             raise InputError(
-                f"{self._weights} is damaged, or of no run: {error_reason(error)}"
+                f"{self._weights} is damaged, or not from a run: {error_reason(error)}"
             ) from error
 
     def read_weights(self, module: nn.Module) -> None:
-        """Load the weights into a module of the same make.
+        """Load the weights into a module of the same structure.
 
         Raises:
-            InputError: if the file is damaged, or holds the weights of another model, or numbers
-                that are not finite.
+            InputError: if the file is damaged, or holds weights of another model, or numbers that
+                are not finite.
         """
         try:
             with safetensors.safe_open(self._weights, framework="pt") as file:
                 text = dict(file.metadata() or {})
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except _DAMAGED as error:
+        except _READ_ERRORS as error:
             raise InputError(
-                f"{self._weights} does not fit its config.yaml, as it is damaged: "
+                f"{self._weights} is damaged, and does not fit its config.yaml: "
                 f"{error_reason(error)}"
             ) from error
-        digest = text.pop(_DIGEST, None)  # which older runs have not
+        digest = text.pop(_DIGEST, None)  # older runs have none
         if digest not in (None, checksum(tensors, json.dumps(text, sort_keys=True))):
             raise InputError(
-                f"{self._weights} is damaged or was changed: its checksum is not that of what it "
-                "holds"
+                f"{self._weights} is damaged or was changed: its checksum does not match"
             )
         own = module.state_dict()
         for name, tensor in tensors.items():
             if name in own and tensor.dtype != own[name].dtype:
                 raise InputError(
-                    f"{self._weights} does not fit its config.yaml: {name} is of {tensor.dtype}, "
-                    f"and should be of {own[name].dtype}"
+                    f"{self._weights} does not fit its config.yaml: {name} has type "
+                    f"{tensor.dtype}, and should have {own[name].dtype}"
                 )
             if not bool(tensor.isfinite().all()):
-                raise InputError(f"{self._weights} holds numbers that are not finite, in {name}")
+                raise InputError(f"{self._weights} holds NaN or infinite numbers in {name}")
         try:
             module.load_state_dict(tensors)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"{self._weights} does not fit its config.yaml: {reason}{self._of_others()}"
+                f"{self._weights} does not fit its config.yaml: {reason}{self._describe_versions()}"
             ) from error
 
-    def _of_others(self) -> str:
-        """Under which versions the run was trained, where these are others than now."""
+    def _describe_versions(self) -> str:
+        """Return a clause with the versions that trained the run, if they differ from now."""
         try:
-            (theirs,) = self.read_metadata(_VERSIONS)
+            (recorded,) = self.read_metadata(_VERSIONS)
         except InputError:
             return ""
-        names = [f"{name} {theirs.get(name)}" for name in versions() if isinstance(theirs, dict)]
-        is_same = theirs == versions()
+        names = [
+            f"{name} {recorded.get(name)}" for name in versions() if isinstance(recorded, dict)
+        ]
+        is_same = recorded == versions()
         return "" if is_same else f"; the run was trained under {', '.join(names)}"
 
     def write_arrays(self, name: str, **arrays: NDArray[Any]) -> None:
-        """Keep arrays as ``NAME.npz``."""
+        """Write arrays as ``NAME.npz``."""
         data = io.BytesIO()
         np.savez_compressed(data, **arrays)  # type: ignore[arg-type]
         self._write(f"{name}.npz", data.getvalue())
 
     def write_figure(self, name: str, figure: Any) -> None:
-        """Keep a picture as ``NAME.png``."""
+        """Write a figure as ``NAME.png``."""
         data = io.BytesIO()
         figure.savefig(data, format="png", dpi=150, bbox_inches="tight")
         self._write(f"{name}.png", data.getvalue())
 
     def write_animation(self, name: str, animation: Any, frames_per_second: int) -> None:
-        """Keep a moving picture as ``NAME.gif``."""
+        """Write an animation as ``NAME.gif``."""
         from matplotlib.animation import PillowWriter
 
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The pictures of a run: what is drawn of a trained model and its data."""
+"""Draw the pictures of a run from its trained model and its data."""
 
 from functools import partial
 
@@ -9,77 +9,81 @@ from torch.distributions import Normal, kl_divergence
 
 from ..models import VAE
 from . import plots
-from .trained import EVALUATION_BATCH, Trained, in_chunks
+from .trained import EVALUATION_BATCH, Trained, apply_in_chunks
 
-__all__ = ["picture", "picture_reconstructions", "picture_samples"]
+__all__ = ["draw_pictures", "draw_reconstructions", "draw_samples"]
 
-_PICTURED = 64
-_TRAVERSED = 10
+_NUM_IMAGES = 64
+_NUM_TRAVERSALS = 10
 _PRIOR_DRAWS = 10_000
-"""Draws of the prior by which it is told where latents may be."""
+"""Number of draws of the prior, for the range of each latent."""
 
 
-def picture(trained: Trained) -> None:
-    """Draw everything that can be drawn of a model."""
+def draw_pictures(trained: Trained) -> None:
+    """Draw all pictures that this model has."""
     family, test = trained.family, trained.data.test
-    picture_reconstructions(trained)
-    codes = in_chunks(family.embed, *test.parts, device=trained.device).flatten(1)
+    draw_reconstructions(trained)
+    codes = apply_in_chunks(family.embed, *test.parts, device=trained.device).flatten(1)
     figure = plots.latent_space(codes, test.y, trained.data.classes)
     trained.run.write_figure("latent_space", figure)
     if not family.has_prior:
         return
     is_image = plots.is_image(family.event_shape)
     torch.manual_seed(trained.config.seed)
-    picture_samples(trained, *trained.draw(_PICTURED if is_image else max(len(test), 500))[1:])
+    draw_samples(trained, *trained.draw(_NUM_IMAGES if is_image else max(len(test), 500))[1:])
     if is_image and isinstance(family, VAE):
-        _picture_latents(trained, family, codes)
+        _draw_latents(trained, family, codes)
 
 
-def picture_reconstructions(trained: Trained) -> None:
-    """Test data beside their reconstructions."""
+def draw_reconstructions(trained: Trained) -> None:
+    """Draw test data and their reconstructions."""
     is_image = plots.is_image(trained.family.event_shape)
-    shown = _PICTURED if is_image else EVALUATION_BATCH
-    parts = tuple(part[:shown] for part in trained.data.test.parts)
-    mean = in_chunks(trained.family.reconstruct, *parts, device=trained.device)
+    num = _NUM_IMAGES if is_image else EVALUATION_BATCH
+    parts = tuple(part[:num] for part in trained.data.test.parts)
+    mean = apply_in_chunks(trained.family.reconstruct, *parts, device=trained.device)
     figure = plots.reconstructions(parts[0].float(), mean, _limits(trained), trained.data.features)
     trained.run.write_figure("reconstructions", figure)
 
 
-def picture_samples(trained: Trained, drawn: Tensor, means: Tensor) -> None:
-    """What the prior generates.
+def draw_samples(trained: Trained, drawn: Tensor, means: Tensor) -> None:
+    """Draw samples from the model.
 
     Arguments:
         trained: the model and its data.
         drawn: draws from p(x).
         means: E[x | z] at the same latents.
     """
-    shown = means[:_PICTURED] if plots.is_image(trained.family.event_shape) else drawn
+    shown = means[:_NUM_IMAGES] if plots.is_image(trained.family.event_shape) else drawn
     x = trained.data.test.x.float()
     figure = plots.samples(x, shown, _limits(trained), trained.data.features)
     trained.run.write_figure("samples", figure)
 
 
 @torch.no_grad()
-def _picture_latents(trained: Trained, vae: VAE, codes: Float[Tensor, "num latent"]) -> None:
-    """What each latent, or the plane of two, does to the image."""
+def _draw_latents(trained: Trained, vae: VAE, codes: Float[Tensor, "num latent"]) -> None:
+    """Draw the effect of each latent on the image, or a grid over the plane of two latents."""
     draws = vae.model.prior().sample((_PRIOR_DRAWS,)).cpu()
     if draws.ndim != 2 or draws.shape[1] < 2:
         return
-    decode = partial(in_chunks, vae.decode_mean, device=trained.device)
+    decode = partial(apply_in_chunks, vae.decode_mean, device=trained.device)
     if draws.shape[1] == 2:
         figure = plots.manifold(decode, draws, _limits(trained))
         trained.run.write_figure("manifold", figure)
         return
-    use, unit = _use(trained, vae, codes)
-    order = use.argsort(descending=True)[:_TRAVERSED].tolist()
+    use, unit = _measure_use(trained, vae, codes)
+    order = use.argsort(descending=True)[:_NUM_TRAVERSALS].tolist()
     labels = [f"$z_{{{d + 1}}}$  {use[d]:.2f} {unit}" for d in order]
     spread = draws.mean(0), draws.std(0)
     figure = plots.traversals(decode, codes[0], order, labels, spread, _limits(trained))
     trained.run.write_figure("traversals", figure)
 
 
-def _use(trained: Trained, vae: VAE, codes: Tensor) -> tuple[Float[Tensor, "latent"], str]:
-    """How much each latent holds: its mean KL where q and prior factorise, else its variance."""
+def _measure_use(trained: Trained, vae: VAE, codes: Tensor) -> tuple[Float[Tensor, "latent"], str]:
+    """Return how much the model uses each latent, and the unit.
+
+    This is the mean KL of each latent if q and the prior are fully factorised normals, and the
+    variance of the posterior means otherwise.
+    """
     x = trained.data.test.parts
     q, p = vae.encode(*(part[:1].to(trained.device) for part in x)), vae.model.prior()
     factors = (getattr(each, "base_dist", None) for each in (q, p))
@@ -89,11 +93,11 @@ def _use(trained: Trained, vae: VAE, codes: Tensor) -> tuple[Float[Tensor, "late
     def kl(*parts: Tensor) -> Tensor:
         return kl_divergence(vae.encode(*parts).base_dist, vae.model.prior().base_dist)
 
-    return in_chunks(kl, *x, device=trained.device).mean(0), "nats"
+    return apply_in_chunks(kl, *x, device=trained.device).mean(0), "nats"
 
 
 def _limits(trained: Trained) -> tuple[float, float]:
-    """The values of a black and of a white pixel in the data as the likelihood sees them."""
+    """Return the values of a black and of a white pixel in the prepared data."""
     if trained.config.binarise != "none":
         return 0.0, 1.0
     if trained.data.levels is not None:

@@ -1,4 +1,4 @@
-"""How near restored images come to their originals."""
+"""Metrics of restored images: PSNR and calibration error."""
 
 from math import log10
 
@@ -17,15 +17,15 @@ def psnr(
     peak: float = 1.0,
     where: Bool[Tensor, "data *event"] | None = None,
 ) -> Float[Tensor, "data"]:
-    """The peak signal-to-noise ratio of each datum, in dB:
+    """Compute the peak signal-to-noise ratio (PSNR) of each datum, in dB:
 
         10 log10(peak^2 / mean (x - restored)^2)
 
     Arguments:
         x: originals.
-        restored: what they are restored to.
+        restored: their restorations.
         peak: the full range of x.
-        where: entries over which the mean is taken; all unless given.
+        where: entries over which to take the mean; all by default.
 
     Example:
         >>> psnr(torch.zeros(1, 4), torch.full((1, 4), 0.1))
@@ -38,9 +38,14 @@ def psnr(
 
 
 def calibration_error(x: Float[Tensor, "values"], probability: Float[Tensor, "values"]) -> float:
-    """The expected calibration error of probabilities of x = 1: in ten bins of equal width, how far
-    the mean of the probability is from the share of ones, averaged over values (Naeini et al.
-    2015).
+    """Compute the expected calibration error of probabilities of x = 1 (Naeini et al. 2015).
+
+    In each of ten bins of equal width, this is the absolute difference between the mean probability
+    and the share of ones; it is averaged over values.
+
+    Arguments:
+        x: values, 0 or 1.
+        probability: the probability of 1 for each value.
 
     Example:
         >>> round(calibration_error(torch.tensor([0.0, 1.0]), torch.tensor([0.1, 0.9])), 6)

@@ -1,4 +1,4 @@
-"""Tables for people to read."""
+"""Tables and sentences that the commands print."""
 
 from collections.abc import Mapping, Sequence
 from math import isnan, log
@@ -27,21 +27,21 @@ __all__ = [
 def evaluation_record(
     evaluation: Evaluation, likelihood: str, protocol: str, kind: str, size: int | None = None
 ) -> dict[str, Any]:
-    """The figures, with everything that is needed to compare them with others.
+    """Return the test results, with everything that is needed to compare them with others.
 
     Arguments:
-        evaluation: the figures.
+        evaluation: the ELBO and its terms.
         likelihood: p(x|z).
-        protocol: what the data are, and what was done to them.
-        kind: what log p(x|z) is the log of.
-        size: number of entries of a datum, for bits a dimension, where these are bits of whole
+        protocol: the data, and how they were binarised or dequantised.
+        kind: what log p(x|z) is the log of, such as a density.
+        size: number of entries of a datum, for bits per dimension; None if the data are not whole
             numbers.
     """
     bits = None if size is None else -evaluation.elbo.mean / (size * log(2))
     return {
         **{
             name: {"mean": estimate.mean, "standard_error": estimate.standard_error}
-            for name, estimate in _rows(evaluation).items()
+            for name, estimate in _name_terms(evaluation).items()
         },
         "unit": "nats per datum",
         "bits_per_dimension": bits,
@@ -55,11 +55,11 @@ def evaluation_record(
 
 
 def print_evaluation(record: Mapping[str, Any], console: Console) -> None:
-    """The figures as a table, with their protocol beneath."""
-    table = Table(title="Test set, nats per datum", title_justify="left")
+    """Print the ELBO and its terms as a table, with the protocol below it."""
+    table = Table(title="Test set (nats per datum)", title_justify="left")
     table.add_column("")
     table.add_column("mean", justify="right")
-    table.add_column("± s.e.", justify="right")
+    table.add_column("standard error", justify="right")
     labels = {
         "elbo": "ELBO = −reconstruction − KL",
         "reconstruction": "reconstruction, −E[log p(x|z)]",
@@ -70,22 +70,22 @@ def print_evaluation(record: Mapping[str, Any], console: Console) -> None:
         table.add_row(Text(label), f"{figures['mean']:.2f}", f"{figures['standard_error']:.2f}")
     bits = record["bits_per_dimension"]
     if bits is not None:
-        table.add_row("bits a dimension", f"{bits:.3f}", "")
+        table.add_row("bits per dimension", f"{bits:.3f}", "")
     console.print(table)
     console.print(
         f"{record['likelihood']}: {record['kind']}; {record['num_data']:,} data, {record['data']}; "
-        f"{record['num_particles']} samples of z a datum",
+        f"{record['num_particles']} samples of z per datum",
         highlight=False,
         soft_wrap=True,
     )
 
 
 def print_log_likelihood(record: Mapping[str, Any], console: Console) -> None:
-    """log p(x) with the bounds below it and what is known of its error, and its protocol."""
-    table = Table(title="Log-likelihood of the test set, nats per datum", title_justify="left")
+    """Print log p(x), lower bounds on it, its error and the protocol."""
+    table = Table(title="Log-likelihood of the test set (nats per datum)", title_justify="left")
     table.add_column("")
     table.add_column("mean", justify="right")
-    table.add_column("± s.e.", justify="right")
+    table.add_column("standard error", justify="right")
     figures = {
         f"log p(x), {record['num_samples']:,} samples": record["log_likelihood"],
         **{
@@ -110,9 +110,9 @@ def print_log_likelihood(record: Mapping[str, Any], console: Console) -> None:
     )
     if tail["num_heavy"]:
         console.print(
-            f"{tail['num_heavy']:,} of {record['num_data']:,} data have heavy tails (Pareto k "
-            "above 0.7): their errors are larger than stated, and log p(x) is too low; data "
-            f"{', '.join(map(str, record['worst']))} are worst",
+            f"{tail['num_heavy']:,} of {record['num_data']:,} data have heavy-tailed importance "
+            "weights (Pareto k above 0.7): their errors are larger than stated, and log p(x) is "
+            f"too low; the worst data are {', '.join(map(str, record['worst']))}",
             highlight=False,
             soft_wrap=True,
         )
@@ -124,33 +124,34 @@ def print_log_likelihood(record: Mapping[str, Any], console: Console) -> None:
 
 
 def print_annealed(record: Mapping[str, Any], console: Console) -> None:
-    """log p(x) by annealing, and its gap on simulated data."""
+    """Print log p(x) by annealed importance sampling, and its gap on simulated data."""
     figure, gap, other = (record[name] for name in ("log_likelihood", "gap", "importance_sampling"))
-    beside = "" if other is None else f" (importance sampling, of the same data: {other:.2f})"
+    comparison = "" if other is None else f" (importance sampling on the same data: {other:.2f})"
     console.print(
         f"log p(x) of {record['num_data']} data ({record['data']}) by {record['estimator']}: "
         f"{figure['mean']:.2f} ± {figure['standard_error']:.2f} nats per datum, Monte Carlo error "
-        f"{figure['monte_carlo_error']:.2g}{beside}; on {gap['num_data']} simulated data the "
-        f"bounds from below and above are {gap['mean']:.2g} ± {gap['standard_error']:.2g} apart",
+        f"{figure['monte_carlo_error']:.2g}{comparison}; on {gap['num_data']} simulated data the "
+        f"lower and upper bounds are {gap['mean']:.2g} ± {gap['standard_error']:.2g} apart",
         highlight=False,
         soft_wrap=True,
     )
 
 
 def print_comparison(records: Mapping[str, Mapping[str, Any]], console: Console) -> None:
-    """Test figures of several runs by name, ranked within what measures the same thing only.
+    """Print the test ELBOs of several runs, ranked only among those that are comparable.
 
-    A bound on a mass stands with the masses.
+    Densities, probability masses and masses of binarised pixels have a section each. A bound on a
+    mass is in the section of masses.
     """
     groups: dict[str, dict[str, Mapping[str, Any]]] = {}
     for name, record in records.items():
         kind = record["kind"].removeprefix("lower bound on ")
         of = "binarised pixels" if "binaris" in record["data"] else "the data"
         groups.setdefault(f"{kind} of {of}", {})[name] = record
-    table = Table(title="Test ELBO, nats per datum", title_justify="left")
-    for column in ("measures", "run"):
+    table = Table(title="Test ELBO (nats per datum)", title_justify="left")
+    for column in ("quantity", "run"):
         table.add_column(column)
-    for column in ("ELBO", "± s.e.", "bits/dim"):
+    for column in ("ELBO", "standard error", "bits/dim"):
         table.add_column(column, justify="right")
     for measure, members in groups.items():
         for name in sorted(members, key=lambda n: -members[n]["elbo"]["mean"]):
@@ -165,41 +166,44 @@ def print_comparison(records: Mapping[str, Mapping[str, Any]], console: Console)
         table.add_section()
     console.print(table)
     if len(groups) > 1:
-        console.print("Higher is better within a section; between sections nothing follows.")
+        console.print(
+            "Higher is better within a section. Values of different sections cannot be compared.",
+            soft_wrap=True,
+        )
 
 
-_FIGURES = 100
-"""Characters that a line of figures may need."""
+_TABLE_WIDTH = 100
+"""Characters that a line of the table may need."""
 
 
 def print_methods(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Where each method of fitting a mixture ended, one a line; blank where it is not known."""
+    """Print the final values of each method of fitting a mixture; unknown ones are blank."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("method", no_wrap=True)
     for column in ("log p", "held out", "ELBO", "gap", "steps", "seconds", "Rand"):
         table.add_column(column, justify="right", no_wrap=True)
 
-    def shown(value: float, form: str) -> str:
+    def write_number(value: float, form: str) -> str:
         return "" if isnan(value) else format(value, form)
 
     for row in rows:
         table.add_row(
             row["method"],
-            *(shown(row[name], ".4f") for name in ("log_likelihood", "held_out", "elbo")),
-            shown(row["gap"], ".0e" if abs(row["gap"]) < 1e-4 else ".4f"),
+            *(write_number(row[name], ".4f") for name in ("log_likelihood", "held_out", "elbo")),
+            write_number(row["gap"], ".0e" if abs(row["gap"]) < 1e-4 else ".4f"),
             f"{row['steps']:,}",
-            shown(row["seconds"], ".2f"),
-            shown(row["adjusted_rand"], ".2f"),
+            write_number(row["seconds"], ".2f"),
+            write_number(row["adjusted_rand"], ".2f"),
         )
-    # Figures are never cut: where the console is too narrow, or a pipe, lines are longer.
-    console.print(table, width=max(console.width, _FIGURES), crop=False)
+    # Never cut numbers: if the console is too narrow, or a pipe, lines are longer than it.
+    console.print(table, width=max(console.width, _TABLE_WIDTH), crop=False)
 
 
 def print_likelihoods(console: Console) -> None:
-    """Every family that has a short name: what its values are, its arguments, their sources."""
+    """Print every family that has a short name: its values, its arguments and their sources."""
     table = Table(title="Likelihoods", title_justify="left")
     table.add_column("family", no_wrap=True)
-    for column in ("values", "arguments, by default", "needs"):
+    for column in ("values of x", "arguments and defaults", "required"):
         table.add_column(column, overflow="fold")
     for family in FAMILIES.values():
         sources = family.resolve({n: 1 for n, c in family.constraints.items() if c.is_discrete})
@@ -217,20 +221,21 @@ def print_likelihoods(console: Console) -> None:
             needs.append("(exposure)")
         table.add_row(
             family.name,
-            _values_of(family),
+            _describe_values(family),
             "\n".join(f"{name}: {source}" for name, source in shown.items()),
             ", ".join(needs),
         )
     console.print(table)
     console.print(
-        "Any other class of pyro.distributions works by its name. Sources: predicted, shared, "
-        "per_feature, data, or a constant.",
+        "Each argument is predicted (by the decoder), shared (one learned number), per_feature "
+        "(a learned number for each feature), data (given with each datum), or a constant. "
+        "An exposure is optional. Any other class of pyro.distributions works by its name.",
         soft_wrap=True,
         highlight=False,
     )
 
 
-def _values_of(family: Family) -> str:
+def _describe_values(family: Family) -> str:
     support: Any = family.distribution.support
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
@@ -238,14 +243,14 @@ def _values_of(family: Family) -> str:
         return "0 or 1"
     if getattr(support, "is_discrete", False):
         bounded = {"total_count", "levels", "cutpoints", "logits"} & family.constraints.keys()
-        return "whole, 0 to a highest" if is_dependent(support) and bounded else "whole, from 0"
+        return "whole, 0 to a maximum" if is_dependent(support) and bounded else "whole, 0 or more"
     if support is constraints.real:
         return "real"
     low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
     return f"{low:.3g} to {high:.3g}" if high is not None else "positive"
 
 
-def _rows(evaluation: Evaluation) -> dict[str, Estimate]:
+def _name_terms(evaluation: Evaluation) -> dict[str, Estimate]:
     return {
         "elbo": evaluation.elbo,
         "reconstruction": evaluation.reconstruction,

@@ -1,4 +1,4 @@
-"""Training from a configuration, or on from where a run stopped."""
+"""Train a model from a configuration, or continue an interrupted run."""
 
 import shlex
 import signal
@@ -30,7 +30,7 @@ from . import plots
 from .config import RunConfig
 from .directory import RunDirectory
 from .evaluation import evaluate_elbo
-from .pictures import picture
+from .pictures import draw_pictures
 from .prepare import (
     arrange_data,
     build_model,
@@ -41,34 +41,33 @@ from .prepare import (
     prepare_data,
 )
 from .resolve import INFER, resolve_options, resolve_parts
-from .trained import Trained, in_order
+from .trained import Trained, make_ordered_batches
 
 __all__ = ["resume", "run_name", "train"]
 
 
 def train(config: RunConfig, console: Console) -> Path:
-    """Train a model, evaluate it on test data, and leave numbers and pictures in a run directory.
+    """Train a model, evaluate it on test data, and write results and pictures to a run directory.
 
     Returns:
         The run directory.
 
     Raises:
-        InputError: if the configuration, the data or the directory cannot be used; before training.
+        InputError: before training, if the configuration, the data or the directory cannot be used.
         FloatingPointError: if the loss becomes infinite or NaN.
-        Interrupted: at Ctrl-C or SIGTERM; :func:`resume` goes on.
+        Interrupted: at Ctrl-C or SIGTERM; :func:`resume` continues the run.
     """
     if config.output is None and may_restart():
         raise Agreed(
-            "give --output, by which processes that are started again will find the run that they "
-            "go on with"
+            "torchrun may restart the processes, which then need to find their run; give --output"
         )
     with join_processes() as (processes, is_restarted):
         path = config.output or Path("runs") / processes.broadcast_text(run_name(config))
         if is_restarted and (path / "config.yaml").is_file():
-            return _go_on(path, processes, console)
+            return _continue(path, processes, console)
         shards = config.shards or (processes.num if processes.num > 1 else None)
-        begin = partial(_begin, config.model_copy(update={"shards": shards}), path, console)
-        config, dataset, prepared, family = processes.run_in_all(begin)
+        set_up = partial(_set_up, config.model_copy(update={"shards": shards}), path, console)
+        config, dataset, prepared, family = processes.run_in_all(set_up)
         run = RunDirectory(path)
 
         def create() -> None:
@@ -76,34 +75,34 @@ def train(config: RunConfig, console: Console) -> Path:
 
         processes.run_in_first(create)
         try:
-            with _way_to_go_on(path):
+            with _advise_to_resume(path):
                 _run(run, config, dataset, prepared, family, processes, console)
         except Exception:
             if processes.is_first:
-                _leave_empty(run)
+                _clear_untrained(run)
             raise
     return path
 
 
 def resume(path: Path, console: Console) -> Path:
-    """Go on with a run that was interrupted or killed, to the end that it would have had.
+    """Continue a run that was interrupted or killed; it ends as it would have without a break.
 
     Returns:
         The run directory.
 
     Raises:
-        InputError: if it holds no run, or the data are no longer those of the run.
+        InputError: if the directory holds no run, or the data have changed since.
         FloatingPointError: if the loss becomes infinite or NaN.
-        Interrupted: as :func:`train`.
+        Interrupted: as in :func:`train`.
     """
     with join_processes() as (processes, _):
-        return _go_on(path, processes, console)
+        return _continue(path, processes, console)
 
 
-def _begin(
+def _set_up(
     config: RunConfig, path: Path, console: Console
 ) -> tuple[RunConfig, Dataset, Dataset, LatentVariableModel]:
-    """The resolved configuration, the data as they are and as the likelihood sees them, a model."""
+    """Check the options, and return them resolved, the data, the prepared data, and a model."""
     if config.likelihood not in (None, INFER):
         Likelihood.of(config.likelihood)
     if config.objective is not None:
@@ -115,34 +114,42 @@ def _begin(
     dataset = load_data(config)
     config = resolve_options(config, dataset, path, console)
     dataset = arrange_data(config, dataset)
-    return config, dataset, *_made(config, dataset)
+    return config, dataset, *_make_data_and_model(config, dataset)
 
 
-def _go_on(path: Path, processes: Processes, console: Console) -> Path:
-    config, dataset, prepared, family = processes.run_in_all(partial(_begin_again, path))
+def _continue(path: Path, processes: Processes, console: Console) -> Path:
+    config, dataset, prepared, family = processes.run_in_all(partial(_reopen, path))
     processes.run_in_first(partial(atomic.remove_partial_files, path))
-    with _way_to_go_on(path):
+    with _advise_to_resume(path):
         _run(RunDirectory(path), config, dataset, prepared, family, processes, console)
     return path
 
 
-def _begin_again(path: Path) -> tuple[RunConfig, Dataset, Dataset, LatentVariableModel]:
+def _reopen(path: Path) -> tuple[RunConfig, Dataset, Dataset, LatentVariableModel]:
     run = RunDirectory.open(path, "config.yaml")
     config = run.read_config().model_copy(update={"output": path})
     is_finished = (path / "evaluation.json").is_file()
-    if is_finished and _name(config.model) != "ppca" and not Snapshots(_states(run)).exist():
-        raise InputError(f"{path} is of a finished run, and holds no states to go on from")
+    if (
+        is_finished
+        and _name(config.model) != "ppca"
+        and not Snapshots(_checkpoint_folder(run)).exist()
+    ):
+        raise InputError(
+            f"{path} is a finished run without checkpoints, so there is nothing to continue"
+        )
     dataset = arrange_data(config, load_data(config))
-    return config, dataset, *_made(config, dataset)
+    return config, dataset, *_make_data_and_model(config, dataset)
 
 
 def run_name(config: RunConfig) -> str:
-    """A name for a run, by its data and the time."""
+    """Return a name for a run from its data and the time."""
     return f"{Path(config.data).stem}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _made(config: RunConfig, dataset: Dataset) -> tuple[Dataset, LatentVariableModel]:
-    """The data as the likelihood sees them, and a model of them with new parameters."""
+def _make_data_and_model(
+    config: RunConfig, dataset: Dataset
+) -> tuple[Dataset, LatentVariableModel]:
+    """Return the data as the likelihood sees them, and a model for them with new parameters."""
     device = find_device(config.device)
     torch.manual_seed(config.seed)
     prepared = prepare_data(config, dataset)
@@ -163,7 +170,7 @@ def _run(
     processes: Processes,
     console: Console,
 ) -> None:
-    """All that is left of a run, which processes share until the model is trained."""
+    """Train, evaluate and draw pictures. All processes train; only the first does the rest."""
     _announce(config, dataset, family, console)
     device = find_device(config.device)
     trained = Trained(run, config, prepared, family, device)
@@ -171,7 +178,7 @@ def _run(
         method = "em" if config.missing else "exact"
         family.fit(prepared.train.x.to(device), method)
         if processes.is_first:
-            _keep(trained)
+            _write_weights(trained)
         console.print("fitted by EM" if config.missing else "fitted in closed form")
     else:
         batches = make_training_batches(config, dataset, prepared, device)
@@ -181,9 +188,9 @@ def _run(
         return
     family.eval()
     evaluate_elbo(trained, console)
-    picture(trained)
+    draw_pictures(trained)
     pictures = ", ".join(sorted(picture.name for picture in run.path.glob("*.png")))
-    console.print(f"pictures in {run.path}: {pictures}", soft_wrap=True)
+    console.print(f"wrote pictures to {run.path}: {pictures}", soft_wrap=True)
 
 
 def _train(
@@ -193,20 +200,20 @@ def _train(
     processes: Processes,
     console: Console,
 ) -> None:
-    """Train by SVI, keeping each epoch."""
+    """Train by SVI, and write weights and metrics after each epoch."""
     config, family = trained.config, trained.family
 
-    def keep(history: History) -> None:
-        _keep(trained)
+    def write_epoch(history: History) -> None:
+        _write_weights(trained)
         trained.run.write_metrics(history.rows())
 
-    folder = _states(trained.run)
+    folder = _checkpoint_folder(trained.run)
     is_resumed = Snapshots(folder).exist()
     history = fit(
         family.model,
         family.guide,
         batches,
-        validation=in_order(trained.data.validation, trained.device),
+        validation=make_ordered_batches(trained.data.validation, trained.device),
         epochs=config.epochs,
         lr=config.lr,
         schedule=config.schedule,
@@ -218,39 +225,43 @@ def _train(
         shards=config.shards,
         group=processes.group,
         progress=True,
-        on_epoch=keep if processes.is_first else None,
+        on_epoch=write_epoch if processes.is_first else None,
         checkpoint=None if is_resumed else folder,
         resume=folder if is_resumed else None,
     )
     if not processes.is_first:
         return
-    keep(history)
+    write_epoch(history)
     seconds = sum(history["seconds"])
     console.print(
         f"trained {len(history.epochs)} epochs in {seconds:.1f} s"
-        + (f"; {history.num_skipped:,} steps were left out" if history.num_skipped else "")
-        + (f"; stopped early, kept epoch {history.best.epoch}" if history.stopped_early else "")
+        + (f"; skipped {history.num_skipped:,} steps" if history.num_skipped else "")
+        + (
+            f"; stopped early, kept the best epoch, {history.best.epoch}"
+            if history.stopped_early
+            else ""
+        )
     )
     trained.run.write_figure("training", plots.training_curves(history.rows()))
 
 
-def _states(run: RunDirectory) -> Path:
+def _checkpoint_folder(run: RunDirectory) -> Path:
     return run.path / "checkpoint"
 
 
-def _leave_empty(run: RunDirectory) -> None:
-    """Where nothing was trained, the name is free for another try."""
-    states = Snapshots(_states(run))
-    if not ((run.path / "model.safetensors").exists() or states.exist()):
+def _clear_untrained(run: RunDirectory) -> None:
+    """Empty the directory if nothing was trained, so that another run can use it."""
+    snapshots = Snapshots(_checkpoint_folder(run))
+    if not ((run.path / "model.safetensors").exists() or snapshots.exist()):
         (run.path / "config.yaml").unlink()
-        if states.folder.is_dir() and not any(states.folder.iterdir()):
-            states.folder.rmdir()
+        if snapshots.folder.is_dir() and not any(snapshots.folder.iterdir()):
+            snapshots.folder.rmdir()
 
 
 @contextmanager
-def _way_to_go_on(path: Path) -> Iterator[None]:
-    """Within, an interruption says with which command a run goes on."""
-    command = f"go on with: pyrovae train --resume {shlex.quote(str(path))}"
+def _advise_to_resume(path: Path) -> Iterator[None]:
+    """Add the command that continues the run to the message of an interruption."""
+    command = f"continue with: pyrovae train --resume {shlex.quote(str(path))}"
     try:
         yield
     except Interrupted as error:
@@ -259,8 +270,8 @@ def _way_to_go_on(path: Path) -> Iterator[None]:
         raise Interrupted(f"interrupted; {command}", signal.SIGINT) from None
 
 
-def _keep(trained: Trained) -> None:
-    """Write what is needed to open the run again."""
+def _write_weights(trained: Trained) -> None:
+    """Write the weights, with what is needed to open the run again."""
     data = trained.data
     trained.run.write_weights(
         trained.family, {"event_shape": data.event_shape, "features": data.features}
@@ -275,9 +286,14 @@ def _announce(
     binarised = "" if config.binarise == "none" else f", {config.binarise} binarisation"
     parameters = sum(p.numel() for p in family.parameters())
     declared = {part: getattr(config, part) for part in ("prior", "posterior", "inference")}
-    said = [f"{part} {_said(of)}" for part, of in declared.items() if of not in (None, "amortised")]
+    parts = [
+        f"{part} {_describe(each)}"
+        for part, each in declared.items()
+        if each not in (None, "amortised")
+    ]
+    model = ", ".join([_describe(config.model), *parts])
     console.print(
-        f"{', '.join([_said(config.model), *said])}; {family.likelihood.likelihood}{binarised}; "
+        f"{model}; {family.likelihood.likelihood}{binarised}; "
         f"latent_dim {config.latent_dim}, {config.network}, {parameters:,} parameters",
         highlight=False,
         soft_wrap=True,
@@ -288,8 +304,8 @@ def _name(declared: str | dict[str, Any]) -> str:
     return declared if isinstance(declared, str) else str(declared["name"])
 
 
-def _said(declared: str | dict[str, Any]) -> str:
-    """A declaration in words: the name, and the settings in brackets."""
+def _describe(declared: str | dict[str, Any]) -> str:
+    """Return a declared part in words: its name, and its settings in brackets."""
     if isinstance(declared, str):
         return declared
     settings = [f"{key} {value}" for key, value in declared.items() if key != "name"]

@@ -1,4 +1,4 @@
-"""A trained model and its data, as a run directory keeps them."""
+"""Open a run directory: the trained model and its data."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,10 +18,17 @@ from .config import RunConfig
 from .directory import RunDirectory
 from .prepare import arrange_data, build_model, load_data, prepare_data
 
-__all__ = ["EVALUATION_BATCH", "Trained", "finite", "in_chunks", "in_order", "open_run"]
+__all__ = [
+    "EVALUATION_BATCH",
+    "Trained",
+    "apply_in_chunks",
+    "make_ordered_batches",
+    "open_run",
+    "refuse_non_finite",
+]
 
 EVALUATION_BATCH = 1000
-"""Data in a batch where nothing is trained."""
+"""Number of data in a batch outside training."""
 
 
 @dataclass
@@ -36,9 +43,10 @@ class Trained:
 
     @torch.no_grad()
     def draw(self, num: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents from the prior, draws from p(x | z), and its means.
+        """Draw latents z from the prior and x from p(x | z); return z, x and E[x | z].
 
-        Where the model is told classes, they are drawn as often as they come in the training data.
+        A model that is conditioned on classes gets classes drawn from the labels of the training
+        data.
         """
         given: tuple[Tensor, ...] = ()
         y = self.data.train.y
@@ -51,10 +59,10 @@ class Trained:
 
 
 def open_run(path: Path) -> Trained:
-    """The model of a run directory, in eval mode, and its data.
+    """Open a run directory: its model in eval mode, and its data.
 
     Raises:
-        InputError: if the directory holds no run, or the data are no longer those of the run.
+        InputError: if the directory holds no run, or the data have changed since.
     """
     run = RunDirectory.open(path)
     config = run.read_config()
@@ -63,14 +71,14 @@ def open_run(path: Path) -> Trained:
     dataset = arrange_data(config, load_data(config))
     if list(dataset.event_shape) != event_shape:
         raise InputError(
-            f"{config.data} now has data of shape {list(dataset.event_shape)}; the run was trained "
-            f"on {short_repr(event_shape)}"
+            f"{config.data} now has data of shape {list(dataset.event_shape)}, but the run was "
+            f"trained on {short_repr(event_shape)}"
         )
     columns = None if dataset.features is None else list(dataset.features)
     if columns != features:
         raise InputError(
-            f"{config.data} now has columns {_listed(columns)}; the run was trained on "
-            f"{_listed(features)}"
+            f"{config.data} now has columns {_join_names(columns)}, but the run was trained on "
+            f"{_join_names(features)}"
         )
     family = build_model(config, dataset)
     run.read_weights(family)
@@ -78,20 +86,19 @@ def open_run(path: Path) -> Trained:
 
 
 @contextmanager
-def finite(path: Path) -> Iterator[None]:
-    """Within, a run whose model gives NaN or infinite numbers is refused.
+def refuse_non_finite(path: Path) -> Iterator[None]:
+    """Context in which a model that gives NaN or infinite numbers raises an InputError.
 
     Arguments:
-        path: of the run.
+        path: run directory, for the message.
 
     Raises:
-        InputError: in place of the error that says so.
+        InputError: in place of a FloatingPointError, or of Pyro's ValueError.
     """
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Encountered (NaN|[+-]?inf)"
-            )  # which Pyro raises, too
+            # Pyro warns before it raises.
+            warnings.filterwarnings("ignore", "Encountered (NaN|[+-]?inf)")
             yield
     except (FloatingPointError, ValueError) as error:
         if isinstance(error, InputError) or not (
@@ -100,21 +107,23 @@ def finite(path: Path) -> Iterator[None]:
             raise
         raise InputError(
             f"the model of {path} gives numbers that are not finite: its weights are damaged, or "
-            "its training went astray: train with a lower learning rate (lr)"
+            "its training diverged; train again with a lower learning rate (lr)"
         ) from error
 
 
-def _listed(features: Any) -> str:
+def _join_names(features: Any) -> str:
     return ", ".join(map(str, features)) if isinstance(features, list) else short_repr(features)
 
 
-def in_order(part: Split, device: torch.device) -> Batches:
-    """The data of a split, in batches, on the device."""
+def make_ordered_batches(part: Split, device: torch.device) -> Batches:
+    """Make batches of the data of a split, in their order, on the device."""
     return Batches(part.parts, EVALUATION_BATCH, shuffle=False, device=device)
 
 
 @torch.no_grad()
-def in_chunks(function: Callable[..., Tensor], *tensors: Tensor, device: torch.device) -> Tensor:
-    """The function of all of the tensors, a bounded part at a time, on the CPU."""
+def apply_in_chunks(
+    function: Callable[..., Tensor], *tensors: Tensor, device: torch.device
+) -> Tensor:
+    """Apply a function to tensors in chunks of bounded size, and return the results on the CPU."""
     parts = zip(*(t.split(EVALUATION_BATCH) for t in tensors), strict=True)
     return torch.cat([function(*(t.to(device) for t in part)).cpu() for part in parts])

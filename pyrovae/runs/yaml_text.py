@@ -1,4 +1,4 @@
-"""YAML as plain values: words, numbers, lists and settings, and nothing that takes a machine down.
+"""Read YAML safely: only plain values, and no text that would exhaust time or memory.
 
 This module does not import torch.
 """
@@ -11,22 +11,21 @@ from ..errors import InputError
 
 __all__ = ["parse_yaml"]
 
-_LONGEST = 1_000_000
-"""Characters."""
+_MAX_CHARACTERS = 1_000_000
 
-_MOST = 100_000
-"""Values, each counted as often as an alias repeats it."""
+_MAX_VALUES = 100_000
+"""A value counts as often as aliases repeat it."""
 
-_DEEPEST = 50
+_MAX_DEPTH = 50
 
-_LARGEST_BITS = 1024
-"""Beyond it, a whole number is more than a float may be."""
+_MAX_BITS = 1024
+"""A whole number with more bits does not fit into a float."""
 
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
 class _Loader(yaml.SafeLoader):
-    """Dates are words."""
+    """Reads dates as words."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012
         first: [(tag, pattern) for tag, pattern in known if tag != _TIMESTAMP]
@@ -35,74 +34,74 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str) -> Any:
-    """What YAML means, where it is of None, truth values, numbers, words, lists and mappings.
+    """Parse YAML that holds None, truth values, numbers, words, lists and mappings.
 
     >>> parse_yaml("{family: Normal, scale: 0.1}")
     {'family': 'Normal', 'scale': 0.1}
 
     Raises:
-        InputError: if the text is no YAML, or holds other things, or too much; it says what is
-            wrong, to be put after the name of the text and a colon.
+        InputError: if the text is not YAML, or holds other things or too much. The message starts
+            with "it", so that callers can put the name of the text and a colon before it.
     """
-    if len(text) > _LONGEST:
-        raise InputError(f"it is longer than {_LONGEST:,} characters; options are shorter")
+    if len(text) > _MAX_CHARACTERS:
+        raise InputError(f"it is longer than {_MAX_CHARACTERS:,} characters; options are shorter")
     loader: Any = None
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
-        _measure(node, {})
+        _count_values(node, {})
         value = loader.construct_document(node)
     except InputError:
         raise
     except yaml.YAMLError as error:
         raise InputError(f"it is not YAML: {' '.join(str(error).split())}") from error
     except RecursionError:
-        raise InputError(f"it is nested too deeply; {_DEEPEST} levels are enough") from None
+        raise InputError(f"it is nested too deeply; {_MAX_DEPTH} levels are enough") from None
     except (ValueError, OverflowError, LookupError, TypeError, AttributeError) as error:
-        # Of PyYAML, where a value is none of its tag: a month 13, or an integer without digits.
+        # PyYAML raises these if a value does not fit its tag, such as an integer without digits.
         reason = " ".join(str(error).split())
         raise InputError(f"it is not YAML: {reason or type(error).__name__}") from error
     finally:
         if loader is not None:
             loader.dispose()
-    return _plain(value)
+    return _check_plain(value)
 
 
-def _measure(node: Any, known: dict[int, int], depth: int = 1) -> int:
-    """How many values there are in a node, were each alias written out.
+def _count_values(node: Any, known: dict[int, int], depth: int = 1) -> int:
+    """Count the values in a node, with each alias written out.
 
     Raises:
-        InputError: if they are too many, or never end.
+        InputError: if there are too many, or the nesting is too deep or endless.
     """
-    if depth > _DEEPEST:
-        raise InputError(f"it is nested too deeply; {_DEEPEST} levels are enough")
+    if depth > _MAX_DEPTH:
+        raise InputError(f"it is nested too deeply; {_MAX_DEPTH} levels are enough")
     if id(node) in known:
         return known[id(node)]
     size = 1
     if isinstance(node, yaml.MappingNode):
-        size += sum(_measure(each, known, depth + 1) for pair in node.value for each in pair)
+        size += sum(_count_values(each, known, depth + 1) for pair in node.value for each in pair)
     elif isinstance(node, yaml.SequenceNode):
-        size += sum(_measure(each, known, depth + 1) for each in node.value)
-    if size > _MOST:
-        raise InputError(f"it holds more than {_MOST:,} values; options are fewer")
+        size += sum(_count_values(each, known, depth + 1) for each in node.value)
+    if size > _MAX_VALUES:
+        raise InputError(f"it holds more than {_MAX_VALUES:,} values; options are fewer")
     known[id(node)] = size
     return size
 
 
-def _plain(value: Any) -> Any:
-    """The value with words for names, which YAML may take for numbers.
+def _check_plain(value: Any) -> Any:
+    """Return the value with all keys as words, because YAML may read some as numbers.
 
     Raises:
-        InputError: if it is, or holds, something else.
+        InputError: if it is, or holds, anything that is not plain.
     """
     if isinstance(value, dict):
-        return {str(_plain(key)): _plain(each) for key, each in value.items()}
+        return {str(_check_plain(key)): _check_plain(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_plain(each) for each in value]
-    if isinstance(value, int) and value.bit_length() > _LARGEST_BITS:
-        raise InputError(f"it holds a whole number of more than {_LARGEST_BITS} bits")
+        return [_check_plain(each) for each in value]
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        raise InputError(f"it holds a whole number of more than {_MAX_BITS} bits")
     if not isinstance(value, str | bool | int | float | None):
         raise InputError(
             f"it holds a {type(value).__name__}; options are words, numbers, lists and mappings"

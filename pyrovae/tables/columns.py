@@ -1,4 +1,4 @@
-"""Columns of a table as numbers, with a likelihood each, and back."""
+"""Turn columns of a table into numbers with a likelihood each, and numbers back into cells."""
 
 import re
 from collections.abc import Mapping
@@ -19,33 +19,33 @@ from ..likelihoods.likelihood import propose
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Column", "columns_of"]
+__all__ = ["Column", "choose_columns"]
 
-_MOST_COUNTED = 50
-"""Counts beyond it are as good as real numbers, and are modelled as such."""
+_MAX_COUNT = 50
+"""Columns with larger counts are modelled as real numbers."""
 
-_WORDS = ("Bernoulli", "Categorical")
-"""Likelihoods of words."""
+_WORD_LIKELIHOODS = ("Bernoulli", "Categorical")
+"""Likelihoods for columns of words."""
 
-_LARGEST_WHOLE = 2.0**53
-"""Beyond it, double precision does not tell whole numbers from their neighbours."""
+_MAX_EXACT = 2.0**53
+"""Above this, double precision cannot represent every whole number."""
 
 _UNBOUNDED = (-np.inf, np.inf)
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column that takes part.
+    """A column that the model uses.
 
     Attributes:
         name: its name.
         position: its number in the table.
         likelihood: p(x | z).
-        reason: why that.
-        words: what the numbers 0, 1, ... stand for; None of numbers.
+        reason: the reason for this likelihood.
+        words: what the numbers 0, 1, ... stand for; None for a column of numbers.
         is_whole: whether all its numbers are whole.
-        bounds: the least and the largest number that is filled in: 0 where no known one is
-            negative, and the limits of the type of the cells.
+        bounds: the smallest and the largest number to fill in. The lower bound is 0 if no known
+            number is negative; the limits of the type of the cells apply too.
     """
 
     name: str
@@ -58,11 +58,11 @@ class Column:
 
     @property
     def is_of_words(self) -> bool:
-        """Whether its cells are words, categories or truth values, and no numbers."""
+        """Whether its cells are words, categories or truth values, rather than numbers."""
         return self.words is not None and self.words.dtype == object
 
-    def numbers(self, table: "pd.DataFrame") -> NDArray[np.float64]:
-        """The cells as numbers, NaN where they are missing."""
+    def to_numbers(self, table: "pd.DataFrame") -> NDArray[np.float64]:
+        """Return the cells as numbers, with NaN for missing ones."""
         import pandas as pd
 
         values = table.iloc[:, self.position]
@@ -72,10 +72,10 @@ class Column:
         codes = self.words.get_indexer(pd.Index(values, dtype=object))
         return np.where(codes < 0, np.nan, codes.astype(float))
 
-    def written(
+    def fill(
         self, table: "pd.DataFrame", rows: NDArray[np.intp], numbers: NDArray[np.float64]
     ) -> "pd.DataFrame":
-        """The table with these numbers in the cells of these rows, in the terms of the column."""
+        """Return a copy of the table with these numbers in these rows, as cells of the column."""
         import pandas as pd
 
         values: Any = numbers
@@ -92,199 +92,206 @@ class Column:
         return table
 
 
-def columns_of(
+def choose_columns(
     table: "pd.DataFrame", declared: Likelihood | Mixed | None
 ) -> tuple[list[Column], dict[str, str]]:
-    """The columns that take part, and for each of the others a sentence that says why not.
+    """Choose the columns that the model uses, with their likelihoods.
 
     Arguments:
         table: the data.
-        declared: a likelihood of all columns of numbers, or of those that it names; proposed for
-            each unless given.
+        declared: a likelihood for all columns of numbers, or a Mixed for those that it names;
+            chosen from the values of each other column.
+
+    Returns:
+        The columns, and for each other column a sentence that says why it is left out.
 
     Raises:
-        InputError: if this is no table, or a declared likelihood has no column, or cannot have
+        InputError: if this is not a table, or a declared likelihood has no column, or cannot have
             produced it.
     """
     import pandas as pd
 
     if not isinstance(table, pd.DataFrame):
         raise InputError(
-            f"a table is a pandas.DataFrame, with a row for each datum; got {type(table).__name__}"
+            f"table must be a pandas.DataFrame with a row per datum; got {type(table).__name__}"
         )
-    of_column: Mapping[str, Likelihood] = {}
+    by_name: Mapping[str, Likelihood] = {}
     if isinstance(declared, Mixed):
-        of_column = {name: p for names, p in declared.blocks.items() for name in names}
+        by_name = {name: p for names, p in declared.blocks.items() for name in names}
     elif declared is not None and declared.given:
-        raise InputError(f"{declared!r} takes {declared.given[0]} beside x, which a table has not")
+        raise InputError(
+            f"{declared!r} needs {declared.given[0]} as well as x, which a table does not have"
+        )
     names = [str(name) for name in table.columns]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"the table has two columns {name!r}; rename one")
-    for name in of_column:
+            raise InputError(f"the table has two columns named {name!r}; rename one")
+    for name in by_name:
         if name not in names:
             raise InputError(f"the table has no column {name!r}: {did_you_mean(name, names)}")
     columns, left_out = [], {}
     for i, name in enumerate(names):
-        given = of_column.get(name)
+        given = by_name.get(name)
         if given is None and isinstance(declared, Likelihood):
             given = declared
         try:
-            columns.append(_column(name, i, table.iloc[:, i]))
+            columns.append(_propose_column(name, i, table.iloc[:, i]))
         except InputError as error:
-            if name in of_column:
+            if name in by_name:
                 raise
             left_out[name] = str(error)
             continue
-        if given is not None and (name in of_column or not columns[-1].is_of_words):
-            columns[-1] = _declared(columns[-1], given)
-        _check(columns[-1], table)
+        if given is not None and (name in by_name or not columns[-1].is_of_words):
+            columns[-1] = _with_declared(columns[-1], given)
+        _check_cells(columns[-1], table)
     return columns, left_out
 
 
-def _declared(column: Column, likelihood: Likelihood) -> Column:
-    """The column under a likelihood that was declared for it.
+def _with_declared(column: Column, likelihood: Likelihood) -> Column:
+    """Return the column with a likelihood that was declared for it.
 
-    Two numbers are the words of a likelihood of words, and numbers to all others.
+    A column with two different numbers is one of words for Bernoulli and Categorical, and one of
+    numbers for every other likelihood.
 
     Raises:
-        InputError: if the column is of words, and the likelihood of something else.
+        InputError: if the column holds words, and the likelihood does not fit their number.
     """
-    declared = replace(column, likelihood=_each(likelihood), reason="it was declared")
+    declared = replace(column, likelihood=_per_feature(likelihood), reason="it was declared")
     if column.words is None:
         return declared
     num = len(column.words)
     name = likelihood.family.name
-    if name in _WORDS and (likelihood.num_classes or 2) == num:
+    if name in _WORD_LIKELIHOODS and (likelihood.num_classes or 2) == num:
         return declared
     if column.is_of_words:
         fitting = "Bernoulli" if num == 2 else f"Categorical with num_classes={num}"
         what = name + (f" with num_classes={n}" if (n := likelihood.num_classes) else "")
         raise InputError(
-            f"column {column.name!r} is of {num} words, and {what} is not; declare {fitting} for it"
+            f"column {column.name!r} holds {num} different words, which {what} does not fit; "
+            f"declare {fitting} for it"
         )
     return replace(declared, words=None, is_whole=True)
 
 
-def _column(name: str, position: int, values: "pd.Series[Any]") -> Column:
-    """The column with the likelihood that is proposed for it.
+def _propose_column(name: str, position: int, values: "pd.Series[Any]") -> Column:
+    """Return the column with a likelihood that suits its values.
 
     Raises:
-        InputError: if there is none that could describe it.
+        InputError: if there is none.
     """
     import pandas as pd
 
     if pd.api.types.is_complex_dtype(values):
-        raise InputError(f"column {name!r} is of complex numbers; a likelihood takes real ones")
+        raise InputError(f"column {name!r} holds complex numbers; convert it to real columns")
     if isinstance(values.dtype, pd.SparseDtype):
-        raise InputError(f"column {name!r} is sparse; make it dense, as with .sparse.to_dense()")
+        raise InputError(f"column {name!r} is sparse; make it dense with .sparse.to_dense()")
     is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     if values.dtype == object:
         is_number = pd.api.types.infer_dtype(values) in _NUMBERS
-    return (_of_numbers if is_number else _of_words)(name, position, values)
+    return (_propose_number_column if is_number else _propose_word_column)(name, position, values)
 
 
 _NUMBERS = ("integer", "floating", "mixed-integer-float")
-"""What pandas calls objects that are numbers, and no truth values."""
+"""Pandas' names for objects that are numbers, without truth values."""
 
 
-def _of_words(name: str, position: int, values: "pd.Series[Any]") -> Column:
+def _propose_word_column(name: str, position: int, values: "pd.Series[Any]") -> Column:
     import pandas as pd
 
     known = values.dropna().astype(object)
-    _refuse_missing(name, known)
+    _refuse_padded_missing(name, known)
     if not (pd.api.types.is_bool_dtype(values) or isinstance(values.dtype, pd.CategoricalDtype)):
         _refuse_numbers_with_words(name, known)
     try:
         _, words = pd.factorize(known, sort=True)
-    except TypeError:  # of words that have no order among them
-        _, words = _in_order_of_appearance(name, known)
+    except TypeError:  # the words cannot be sorted
+        _, words = _factorize_in_order(name, known)
     if len(words) > len(known) / 2 and len(words) > 2:
         raise InputError(
-            f"column {name!r} has {len(words)} words in {len(known)} cells, too many to tell "
-            "one from another"
+            f"column {name!r} has {len(words)} different words in {len(known)} cells, too many to "
+            "learn from"
         )
     words = pd.Index(words, dtype=object)
     codes = torch.tensor(words.get_indexer(pd.Index(known, dtype=object)), dtype=torch.double)
     likelihood, reason = propose(name, codes, len(words))
-    return Column(name, position, _each(likelihood), reason, words, False)
+    return Column(name, position, _per_feature(likelihood), reason, words, False)
 
 
-def _in_order_of_appearance(name: str, known: "pd.Series[Any]") -> Any:
+def _factorize_in_order(name: str, known: "pd.Series[Any]") -> Any:
     import pandas as pd
 
     try:
         return pd.factorize(known)
-    except TypeError as error:  # not hashable
+    except TypeError as error:  # unhashable
         raise InputError(
-            f"column {name!r} holds lists or the like; a cell is a number or a word"
+            f"column {name!r} holds lists or the like; a cell must be a number or a word"
         ) from error
 
 
-def _of_numbers(name: str, position: int, values: "pd.Series[Any]") -> Column:
+def _propose_number_column(name: str, position: int, values: "pd.Series[Any]") -> Column:
     import pandas as pd
 
     x = torch.tensor(values.to_numpy(dtype=float, na_value=np.nan))
-    seen = x[~x.isnan()]
+    known = x[~x.isnan()]
     likelihood, reason = propose(name, x)
-    is_whole = bool((seen == seen.round()).all())
-    is_exact = bool(seen.abs().max() <= _LARGEST_WHOLE)
+    is_whole = bool((known == known.round()).all())
+    is_exact = bool(known.abs().max() <= _MAX_EXACT)
     if not is_exact and pd.api.types.infer_dtype(values) == "integer":
         raise InputError(
-            f"column {name!r} holds whole numbers beyond 2**53, which double precision does not "
-            "tell from their neighbours; rescale it if they are more than names"
+            f"column {name!r} holds whole numbers above 2**53, which double precision cannot "
+            "represent exactly; rescale it if they are quantities and not identifiers"
         )
-    if seen.var() < torch.finfo(x.dtype).tiny:
+    if known.var() < torch.finfo(x.dtype).tiny:
         raise InputError(
-            f"column {name!r} varies by so little that the square of it vanishes; rescale it"
+            f"column {name!r} varies so little that its variance underflows to zero; rescale it"
         )
-    if is_whole and seen.max() > _MOST_COUNTED and seen.min() >= 0:
+    if is_whole and known.max() > _MAX_COUNT and known.min() >= 0:
         likelihood, reason = Likelihood("Normal"), "its whole numbers are large"
-    is_whole = is_whole and is_exact  # beyond that all numbers look whole
-    bounds = _bounds(values, seen, is_whole)
-    if is_whole and len(seen.unique()) == 2:
-        words = pd.Index(seen.unique().tolist())
+    is_whole = is_whole and is_exact  # above that all numbers look whole
+    bounds = _find_bounds(values, known, is_whole)
+    if is_whole and len(known.unique()) == 2:
+        words = pd.Index(known.unique().tolist())
         reason = "it has two values"
         return Column(name, position, Likelihood("Bernoulli"), reason, words, False, bounds)
-    if is_whole and len(seen) > 2 and bool((seen.diff() == 1).all()) and len(seen) == len(x):
-        raise InputError(f"column {name!r} numbers the rows, which tells nothing of them")
+    if is_whole and len(known) > 2 and bool((known.diff() == 1).all()) and len(known) == len(x):
+        raise InputError(f"column {name!r} only numbers the rows")
     if likelihood.family.name == "LogNormal":
         likelihood, reason = Likelihood("Normal"), "its numbers are real"
-    return Column(name, position, _each(likelihood), reason, None, is_whole, bounds)
+    return Column(name, position, _per_feature(likelihood), reason, None, is_whole, bounds)
 
 
-def _bounds(
-    values: "pd.Series[Any]", seen: Float[Tensor, "cells"], is_whole: bool
+def _find_bounds(
+    values: "pd.Series[Any]", known: Float[Tensor, "cells"], is_whole: bool
 ) -> tuple[float, float]:
-    """What may be filled in."""
+    """Return the smallest and the largest number that may be filled in."""
     dtype: Any = values.dtype
     dtype = np.dtype(getattr(dtype, "numpy_dtype", dtype))
-    low, high = (-_LARGEST_WHOLE, _LARGEST_WHOLE) if is_whole else _UNBOUNDED
+    low, high = (-_MAX_EXACT, _MAX_EXACT) if is_whole else _UNBOUNDED
     if dtype.kind in "iuf":
         limits: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
         low, high = max(low, float(limits.min)), min(high, float(limits.max))
-    return (max(low, 0.0) if bool(seen.min() >= 0) else low), high
+    return (max(low, 0.0) if bool(known.min() >= 0) else low), high
 
 
-def _refuse_missing(name: str, known: "pd.Series[Any]") -> None:
-    """Refuse words that would mean missing but for the spaces around them.
+def _refuse_padded_missing(name: str, known: "pd.Series[Any]") -> None:
+    """Refuse words that would mean missing without the spaces around them.
 
     Raises:
-        InputError: naming the first.
+        InputError: naming the first one.
     """
     for word in known:
         if isinstance(word, str) and word != word.strip() and word.strip() in MISSING:
             raise InputError(
-                f"column {name!r} holds {word!r}, which would mean missing but for its spaces: "
-                "leave the cell empty if it does"
+                f"column {name!r} holds {word!r}, which would mean missing without its spaces; "
+                "leave the cell empty if it is missing"
             )
 
 
 def _refuse_numbers_with_words(name: str, known: "pd.Series[Any]") -> None:
-    """Refuse a column of numbers in which something else stands for what is missing.
+    """Refuse a column of numbers that marks missing cells by some word.
 
     Raises:
-        InputError: naming what stands there.
+        InputError: naming the word.
     """
     import pandas as pd
 
@@ -294,33 +301,35 @@ def _refuse_numbers_with_words(name: str, known: "pd.Series[Any]") -> None:
     others = known[numbers.isna()]
     if len(others) and len(others) < len(known) / 2:
         raise InputError(
-            f"column {name!r} holds numbers, and {str(others.iloc[0])!r} beside them: if that "
-            "means missing, leave the cell empty"
+            f"column {name!r} holds numbers and also {str(others.iloc[0])!r}; if that means "
+            "missing, leave the cell empty"
         )
 
 
-def _each(likelihood: Likelihood) -> Likelihood:
-    """With learned numbers for each column in place of those that several would share."""
+def _per_feature(likelihood: Likelihood) -> Likelihood:
+    """Return the likelihood with a learned number per column instead of shared ones."""
     settings = likelihood.to_dict()
-    own: dict[str, Any] = {k: "per_feature" if v == "shared" else v for k, v in settings.items()}
-    return Likelihood(**own)
+    changed: dict[str, Any] = {
+        k: "per_feature" if v == "shared" else v for k, v in settings.items()
+    }
+    return Likelihood(**changed)
 
 
-def _check(column: Column, table: "pd.DataFrame") -> None:
+def _check_cells(column: Column, table: "pd.DataFrame") -> None:
     """Refuse cells that the likelihood cannot have produced.
 
     Raises:
         InputError: naming the column and the row.
     """
     layer = column.likelihood.build((1,)).double()
-    x = torch.tensor(column.numbers(table))[:, None]
+    x = torch.tensor(column.to_numbers(table))[:, None]
     try:
         layer.check(x, [column.name], "the cells")
         layer.check_varied(x, [column.name], "the cells")
     except InputError as error:
-        by_row = re.sub(r"\bin datum (\d+),", _in_row, str(error), count=1)
+        by_row = re.sub(r"\bin datum (\d+),", _name_row, str(error), count=1)
         raise InputError(by_row) from None
 
 
-def _in_row(datum: re.Match[str]) -> str:
+def _name_row(datum: re.Match[str]) -> str:
     return f"in row {int(datum[1]) + 1},"

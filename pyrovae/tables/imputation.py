@@ -1,4 +1,4 @@
-"""Missing cells of a table, from a VAE that is trained on the cells there are."""
+"""Fill the missing cells of a table with a VAE that is trained on its observed cells."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -19,8 +19,8 @@ from ..nn.factor import FactorDecoder, FactorEncoder
 from ..posteriors import FullRankNormal
 from ..training.fit import fit
 from ..training.history import History
-from .columns import Column, columns_of
-from .imputed import Cells, Imputation, gathered
+from .columns import Column, choose_columns
+from .imputed import Cells, Imputation, collect_results
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,36 +28,38 @@ if TYPE_CHECKING:
 __all__ = ["NUM_SAMPLES", "check_level", "impute"]
 
 NUM_SAMPLES = 500
-"""Draws of each missing cell, unless said otherwise."""
+"""Default number of draws of each missing cell."""
 
 _BATCH = 64
 _LEARNING_RATE = 1e-2
-_PROPOSALS = 1000
-_AT_ONCE = 2**22
-"""Numbers that may be proposed at a time."""
+_NUM_PROPOSALS = 1000
+_MAX_PROPOSED = 2**22
+"""How many numbers are proposed at a time."""
 
-_KEPT = 4 * _AT_ONCE
-"""Numbers, of missing cells and others, that may be held in double precision."""
+_MAX_STORED = 4 * _MAX_PROPOSED
+"""How many drawn numbers, of missing and observed cells, are held in double precision at a time."""
 
-_FEW = 20
-"""Effective samples below which a posterior is poorly known."""
+_MIN_EFFECTIVE = 20
+"""With fewer effective samples, intervals are rough."""
 
 _HELD_OUT = 0.1
-_FEWEST_HELD_OUT = 10
-"""Rows; fewer tell nothing, and none are held out."""
+_MIN_HELD_OUT = 10
+"""If fewer rows than this would be held out, none are."""
 
-_FEWEST_CELLS = 10
-"""Cells of a column below which a note is made of it."""
+_MIN_CELLS = 10
+"""A note warns about columns with fewer observed cells."""
 
-_SKEWED = 2.0
-"""Skewness, that of an exponential distribution, beyond which a note is made of a normal column."""
+_MAX_SKEWNESS = 2.0
+"""A note warns about normal columns with more skewness; an exponential distribution has this."""
 
 _JITTER = 0.1
-"""Noise on real numbers, in standard deviations, without which densities of numbers that repeat, or
-that others fix, grow beyond all bounds, and the posterior of z becomes too narrow to be met."""
+"""Standard deviation of the noise on real numbers, in standard deviations of the column.
+
+Without noise, the density of numbers that repeat, or that other columns determine, grows without
+bound, and the posterior of z becomes too narrow for the proposals."""
 
 _DECAY = 1.0
-"""Weight decay (AdamW) of the networks, but not of what is linear."""
+"""Weight decay (AdamW) of the networks, but not of the linear maps."""
 
 
 def impute(
@@ -74,42 +76,44 @@ def impute(
     compile: Compile = "auto",
     progress: bool = True,
 ) -> Imputation:
-    """Fill the missing cells of a table with what the cells there are tell of them.
+    """Fill the missing cells of a table from its observed cells.
 
-    A VAE p(z) prod_d p(x_d | z) is trained on the rows as they are, by the importance-weighted
-    bound on log p(observed cells) (MIWAE; Mattei and Frellsen 2019), and asked for
-    p(missing cells | observed cells) of each row by importance sampling. Cells are taken to be
-    missing at random: whether one is missing may depend on what was observed, and not on what
-    would have stood there.
+    The function trains a VAE p(z) prod_d p(x_d | z) on the observed cells of all rows, by the
+    importance-weighted bound on log p(observed cells) (MIWAE; Mattei and Frellsen 2019). Importance
+    sampling then gives p(missing cells | observed cells) of each row. It assumes that cells are
+    missing at random: whether a cell is missing may depend on observed values, but not on the value
+    of that cell.
 
-    A decoder is a linear map and a network; the encoder is factor analysis under each row's mask,
-    corrected by a network (:class:`~pyrovae.nn.factor.FactorEncoder`). Against overfitting, the
-    networks' weights decay, real numbers are blurred by a tenth of their standard deviation at each
-    step, and the epoch is kept at which the bound of a tenth of the rows, held out, was highest.
-    Words, categories and truth values have
-    probabilities; small counts a distribution of counts; other numbers a normal one. Where no
-    number of a column is negative, or its type has limits, draws, means and the ends of intervals
-    are cut off there; a likelihood that is declared for the column by name, such as a LogNormal,
-    describes skewed ones better.
+    The decoder is the sum of a linear map and a network. The encoder is factor analysis under each
+    row's mask, corrected by a network (:class:`~pyrovae.nn.factor.FactorEncoder`). Three things
+    reduce overfitting: the networks' weights decay, each step adds noise of a tenth of the standard
+    deviation to real numbers, and a tenth of the rows is held out to choose the epoch with the
+    highest bound.
+
+    Words, categories and truth values have a Bernoulli or categorical likelihood, small counts a
+    distribution of counts, and other numbers a normal one. If no number of a column is negative, or
+    its type has limits, draws, means and the ends of intervals are clipped there. For a skewed
+    column, declare a likelihood by name, such as a LogNormal.
 
     Arguments:
         table: a row for each datum; NaN, None and NA are missing.
-        likelihood: of all columns of numbers, those of two values included, or a
-            :class:`~pyrovae.Mixed` of those that it names; chosen for each column unless given.
-        latent_dim: number of latent dimensions; half of that of the columns unless given.
+        likelihood: likelihood of all columns of numbers, including those with two values, or a
+            :class:`~pyrovae.Mixed` for the columns that it names. By default it is chosen for each
+            column from its values.
+        latent_dim: number of latent dimensions; half the number of columns by default.
         hidden: widths of the hidden layers of both networks.
-        steps: steps of training, with 64 rows each, rounded up to whole passes through the rows;
-            where they are fewer than those of a pass, it is of so many rows only.
-        num_particles: samples of z in the bound.
-        level: probability that an interval holds.
-        num_samples: draws of each missing cell.
-        seed: of all random numbers; torch's own state is left as it was.
-        compile: whether steps are recorded and compiled, as :class:`~pyrovae.SVI` explains.
-        progress: show bars.
+        steps: number of training steps with 64 rows each, rounded up to whole passes through the
+            rows. If it is less than one pass, training uses only as many rows as the steps need.
+        num_particles: number of samples of z in the bound.
+        level: probability that an interval contains the value.
+        num_samples: number of draws of each missing cell.
+        seed: seed of all random numbers; torch's own random state does not change.
+        compile: whether to compile training steps, as :class:`~pyrovae.SVI` explains.
+        progress: whether to show progress bars.
 
     Raises:
-        InputError: if there is nothing to learn from, or an argument cannot be used; before any
-            training.
+        InputError: before any training, if there is nothing to learn from, or an argument is
+            invalid.
         FloatingPointError: if the loss is not finite.
 
     Example:
@@ -125,8 +129,8 @@ def impute(
     _check_settings(hidden, latent_dim, seed, steps=steps, num_particles=num_particles)
     check_level(level, num_samples)
     declared = None if likelihood is None else Likelihood.of(likelihood)
-    columns, left_out = columns_of(table, declared)
-    # Columns of one likelihood stand together, as blocks.
+    columns, left_out = choose_columns(table, declared)
+    # Columns with the same likelihood form a block.
     kinds = list(dict.fromkeys(column.likelihood for column in columns))
     columns.sort(key=lambda column: kinds.index(column.likelihood))
     x = torch.empty(len(table), len(columns), dtype=torch.double)
@@ -134,58 +138,62 @@ def impute(
         x[:, j] = torch.tensor(column.numbers(table))
     if not bool(x.isnan().any()):
         if columns or not bool(table.isna().to_numpy().any()):
-            return gathered(table, columns, left_out, (), None, None, torch.empty(0), (), level)
-        raise InputError(f"no column can tell what is missing: {next(iter(left_out.values()))}")
+            return collect_results(
+                table, columns, left_out, (), None, None, torch.empty(0), (), level
+            )
+        raise InputError(
+            f"no column can be used to fill missing cells: {next(iter(left_out.values()))}"
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        vae = _vae(columns, latent_dim, hidden)
+        vae = _build_vae(columns, latent_dim, hidden)
         history = _train(vae, columns, x, steps, num_particles, compile, progress)
-        cells, effective = _ask(vae, columns, x, num_samples, progress)
-    notes = tuple(_notes(columns, x, effective))
-    return gathered(table, columns, left_out, notes, vae, history, effective, cells, level)
+        cells, effective = _sample_missing(vae, columns, x, num_samples, progress)
+    notes = tuple(_write_notes(columns, x, effective))
+    return collect_results(table, columns, left_out, notes, vae, history, effective, cells, level)
 
 
 def check_level(level: float, num_samples: int) -> None:
-    """Refuse what is no level of an interval, or one that so few draws cannot show.
+    """Check the level of an interval.
 
     Raises:
-        InputError: if it is so.
+        InputError: if it is not between 0 and 1, or too high for this number of draws.
     """
     if not 0 < level < 1:
-        raise InputError(f"level is {level}; it is a probability between 0 and 1")
+        raise InputError(f"level is {level}; it must be a probability between 0 and 1")
     _check_whole(num_samples=num_samples)
     if num_samples < 2 / (1 - level):
         raise InputError(
-            f"{num_samples} draws have none outside of an interval of level {level}; choose a "
-            f"level of {1 - 2 / num_samples:g} or less, or more draws (num_samples)"
+            f"level is {level}, which is too high for {num_samples} draws; choose a level of "
+            f"{1 - 2 / num_samples:g} or less, or more draws (num_samples)"
         )
 
 
 def _check_settings(hidden: Any, latent_dim: Any, seed: Any, **at_least_one: Any) -> None:
-    """Refuse sizes that are none.
+    """Check sizes and the seed.
 
     Raises:
-        InputError: naming the setting.
+        InputError: naming the invalid setting.
     """
     _check_whole(**at_least_one)
     if latent_dim is not None:
         _check_whole(latent_dim=latent_dim)
     if isinstance(hidden, str) or not isinstance(hidden, Sequence):
-        raise InputError(f"hidden is {hidden!r}; it holds the widths of layers, as in (64,)")
+        raise InputError(f"hidden is {hidden!r}; it must hold the widths of layers, as in (64,)")
     for width in hidden:
         _check_whole(**{"a width in hidden": width})
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
-        raise InputError(f"seed is {seed!r}; it is a whole number from 0 to 2**63 - 1")
+        raise InputError(f"seed is {seed!r}; it must be a whole number from 0 to 2**63 - 1")
 
 
 def _check_whole(**settings: Any) -> None:
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise InputError(f"{name} is {value!r}; it must be a whole number, 1 or more")
+            raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1")
 
 
-def _vae(columns: Sequence[Column], latent_dim: int | None, hidden: Sequence[int]) -> VAE:
-    """The model of these columns, those of one likelihood standing together."""
+def _build_vae(columns: Sequence[Column], latent_dim: int | None, hidden: Sequence[int]) -> VAE:
+    """Build the model of these columns, with a block for each likelihood."""
     blocks: dict[Likelihood, list[str]] = {}
     for column in columns:
         blocks.setdefault(column.likelihood, []).append(column.name)
@@ -211,12 +219,12 @@ def _train(
     compile: Compile,
     progress: bool,
 ) -> History:
-    """Train on the rows that tell something, some held out to choose the epoch by."""
+    """Train on the rows with observed cells; hold some out to choose the best epoch."""
     x = x[~x.isnan().all(1)]
     vae.standardise(x)
-    _start(vae, x)
+    _initialise(vae, x)
     held_out = round(_HELD_OUT * len(x))
-    if held_out < _FEWEST_HELD_OUT:
+    if held_out < _MIN_HELD_OUT:
         held_out = 0
     order = torch.randperm(len(x))
     train = x[order[held_out:][: steps * _BATCH]]
@@ -249,14 +257,14 @@ def _train(
         schedule="cosine",
         objective={"name": "iwae", "num_particles": num_particles},
         validation=x[order[:held_out]] if held_out else None,
-        patience=epochs if held_out else None,  # all of them, and back to the best
+        patience=epochs if held_out else None,  # run all epochs, then return to the best
         compile=compile,
         progress=progress,
     )
 
 
-def _start(vae: VAE, x: Float[Tensor, "rows columns"]) -> None:
-    """Start at the marginal distribution of each column, and at the principal components of all."""
+def _initialise(vae: VAE, x: Float[Tensor, "rows columns"]) -> None:
+    """Initialise at the marginal distribution of each column, and the principal components."""
     model: Any = vae.model
     decoder: Any = model.decoder
     eta = decoder.bias.detach().clone().zero_().requires_grad_()
@@ -279,8 +287,8 @@ def _start(vae: VAE, x: Float[Tensor, "rows columns"]) -> None:
         num = min(vae.latent_dim, len(sizes))
         loadings = directions[:num].mT * sizes[:num]
         guide.encoder.loadings[:, :num].copy_(loadings)
-        left = (1 - loadings.square().sum(1)).clamp_min(_JITTER**2).sqrt()
-        guide.encoder.unlinked_scale.copy_(left.expm1().log())
+        unexplained = (1 - loadings.square().sum(1)).clamp_min(_JITTER**2).sqrt()
+        guide.encoder.unlinked_scale.copy_(unexplained.expm1().log())
         place = column = 0
         for layer in model.likelihood.layers:
             numbers, width = layer.in_shape
@@ -289,80 +297,82 @@ def _start(vae: VAE, x: Float[Tensor, "rows columns"]) -> None:
                 weight.copy_(loadings[column : column + width])
                 parameters_of = dict(layer.named_parameters())
                 if "unlinked_scale" in parameters_of:
-                    scale = layer.likelihood.links["scale"].inv(left[column : column + width])
+                    scale = layer.likelihood.links["scale"].inv(
+                        unexplained[column : column + width]
+                    )
                     parameters_of["unlinked_scale"].copy_(scale)
             place, column = place + numbers * width, column + width
 
 
-def _ask(
+def _sample_missing(
     vae: VAE,
     columns: Sequence[Column],
     x: Float[Tensor, "rows columns"],
     num_samples: int,
     progress: bool,
 ) -> tuple[list[Cells], Float[Tensor, "asked"]]:
-    """Draws of the missing cells of each column, and the effective samples of each row."""
+    """Draw the missing cells of each column; return them and the effective samples per row."""
     absent = x.isnan()
     cells = [
-        Cells.room(column, of_column, num_samples)
-        for column, of_column in zip(columns, x.unbind(1), strict=True)
+        Cells.allocate(column, values, num_samples)
+        for column, values in zip(columns, x.unbind(1), strict=True)
     ]
     done = [0] * len(cells)
     effective = []
-    num_numbers = _PROPOSALS * x.shape[1]
+    num_numbers = _NUM_PROPOSALS * x.shape[1]
     rows = absent.any(1).nonzero().squeeze(1)
-    for part in rows.split(max(1, _KEPT // (num_samples * x.shape[1]))):
+    for part in rows.split(max(1, _MAX_STORED // (num_samples * x.shape[1]))):
         posterior = vae.posterior(
             x[part],
-            method={"name": "importance", "proposal": "amortised", "num_proposals": _PROPOSALS},
+            method={"name": "importance", "proposal": "amortised", "num_proposals": _NUM_PROPOSALS},
             num_samples=num_samples,
-            batch_size=max(1, min(100, _AT_ONCE // num_numbers)),
+            batch_size=max(1, min(100, _MAX_PROPOSED // num_numbers)),
             seed=int(torch.randint(2**62, ())),
             progress=progress,
         )
         for j, each in enumerate(absent[part].unbind(1)):
             place = slice(done[j], done[j] + int(each.sum()))
-            cells[j].put(place, posterior.x[:, each, j], posterior.mean[each, j])
+            cells[j].store(place, posterior.x[:, each, j], posterior.mean[each, j])
             done[j] = place.stop
         effective.append(posterior.diagnostics["effective_samples"])
     return [each for each in cells if len(each.rows)], torch.cat(effective)
 
 
-def _notes(
+def _write_notes(
     columns: Sequence[Column], x: Float[Tensor, "rows columns"], effective: Float[Tensor, "asked"]
 ) -> list[str]:
-    """What is to be doubted, in sentences."""
+    """Write warnings about the results, in a sentence each."""
     notes = []
     empty = int(x.isnan().all(1).sum())
     if empty:
-        notes.append(f"{empty:,} rows have no cell to go by, and hold what is typical")
-    few = int((effective < _FEW).sum())
+        notes.append(f"{empty:,} rows have no observed cell; they are filled with typical values")
+    few = int((effective < _MIN_EFFECTIVE).sum())
     if few:
         notes.append(
-            f"{few:,} of {len(effective):,} rows have fewer than {_FEW} effective samples, so that "
-            "their intervals are rough"
+            f"{few:,} of {len(effective):,} rows have fewer than {_MIN_EFFECTIVE} effective "
+            "samples, so their intervals are rough"
         )
     for column, present in zip(columns, (~x.isnan()).sum(0).tolist(), strict=True):
-        if present < _FEWEST_CELLS:
-            notes.append(f"column {column.name!r} has only {present} cells to learn from")
-    for column, of_column in zip(columns, x.unbind(1), strict=True):
-        notes += _skewed(column, of_column[~of_column.isnan()])
+        if present < _MIN_CELLS:
+            notes.append(f"column {column.name!r} has only {present} observed cells to learn from")
+    for column, values in zip(columns, x.unbind(1), strict=True):
+        notes += _note_skewness(column, values[~values.isnan()])
     return notes
 
 
-def _skewed(column: Column, x: Float[Tensor, "cells"]) -> list[str]:
-    """Whether a normal distribution is far from that of the cells, all of them at least 0."""
+def _note_skewness(column: Column, x: Float[Tensor, "cells"]) -> list[str]:
+    """Return a note if the column is normal, its cells are at least 0, and strongly skewed."""
     if column.likelihood.family.name != "Normal" or x.min() < 0:
         return []
     standard = (x - x.mean()) / x.std(correction=0)
     skewness = standard.pow(3).mean().item()
-    if skewness <= _SKEWED:
+    if skewness <= _MAX_SKEWNESS:
         return []
     advice = "transform it, as by log(1 + x)"
     if column.is_whole or x.min() > 0:
         family = "NegativeBinomial" if column.is_whole else "LogNormal"
         advice = f"declare a {family} likelihood for it by name"
     return [
-        f"column {column.name!r} is strongly skewed (its skewness is {skewness:.1f}), which a "
-        f"normal distribution is not; {advice}"
+        f"column {column.name!r} is strongly skewed (skewness {skewness:.1f}), which a normal "
+        f"distribution does not describe; {advice}"
     ]

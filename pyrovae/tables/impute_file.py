@@ -1,4 +1,4 @@
-"""``pyrovae impute``: a CSV file with its missing cells filled, and nothing else changed."""
+"""``pyrovae impute``: fill the missing cells of a CSV file, and change nothing else."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from ..data.csv_text import CsvText
 from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
 from ..storage import atomic
-from .columns import Column, columns_of
+from .columns import Column, choose_columns
 from .imputation import NUM_SAMPLES, check_level, impute
 from .imputed import Imputation
 
@@ -25,11 +25,11 @@ __all__ = ["impute_file"]
 
 _Writer = Callable[[Any], str]
 
-_NUMBER = ("low", "high")
-_WORD = ("probability",)
-_MOST_IMPUTATIONS = 100
+_NUMBER_SUFFIXES = ("low", "high")
+_WORD_SUFFIXES = ("probability",)
+_MAX_IMPUTATIONS = 100
 _DIGITS = 5
-"""Of a number that is filled in, from the first one of the column's standard deviation."""
+"""Digits of a filled-in number, counted from the first digit of the column's standard deviation."""
 
 
 def impute_file(
@@ -43,67 +43,66 @@ def impute_file(
     level: float = 0.9,
     **settings: Any,
 ) -> None:
-    """Fill the missing cells of a CSV file, and say in further columns how sure they are.
+    """Fill the missing cells of a CSV file, and add columns with their uncertainty.
 
-    The copy has ``NAME_low`` and ``NAME_high`` for each column of numbers that had missing cells,
-    and ``NAME_probability`` for each of words, empty where the cell was there. Every other cell is
-    the same to the byte.
+    For each column with missing cells, the output has further columns: ``NAME_low`` and
+    ``NAME_high`` for numbers, ``NAME_probability`` for words. They are empty where the cell was not
+    missing. All other cells are copied byte for byte.
 
     Arguments:
-        path: the file.
+        path: the file to read.
         output: the file to write.
         console: where to print.
-        likelihood: as :func:`impute` takes it.
-        num_imputations: how many further files ``OUTPUT-1.csv``, ... to write, each with its
-            missing cells drawn, and no further columns.
-        overwrite: whether files may be there already.
-        level: probability that an interval holds.
-        settings: of :func:`impute`.
+        likelihood: as for :func:`impute`.
+        num_imputations: number of further files ``OUTPUT-1.csv``, ... to write, each with a draw of
+            the missing cells, and without further columns.
+        overwrite: whether to replace files that exist already.
+        level: probability that an interval contains the value.
+        settings: other arguments of :func:`impute`.
 
     Raises:
-        InputError: if a file cannot be read or written, or names clash; before training.
+        InputError: before training, if a file cannot be read or written, or names clash.
     """
-    if not 0 <= num_imputations <= _MOST_IMPUTATIONS:
+    if not 0 <= num_imputations <= _MAX_IMPUTATIONS:
         raise InputError(
-            f"imputations is {num_imputations}; it must be from 0 to {_MOST_IMPUTATIONS}"
+            f"imputations is {num_imputations}; it must be from 0 to {_MAX_IMPUTATIONS}"
         )
     check_level(level, NUM_SAMPLES)
     numbered = range(1, num_imputations + 1)
-    targets = [_target(path, output, overwrite)]
+    targets = [_find_target(path, output, overwrite)]
     drawn = [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in numbered]
-    targets += [_target(path, each, overwrite) for each in drawn]
+    targets += [_find_target(path, each, overwrite) for each in drawn]
     csv = CsvText.read(path)
     table = csv.table()
     declared = None if likelihood is None else Likelihood.of(likelihood)
     _announce(path, csv, table, declared, console)
     result = impute(table, likelihood=declared, level=level, **settings)
-    writers = _writers(result, csv)
-    filled = _cells(result.filled, writers, result)
-    _write(targets[0], csv.with_cells(filled, _beside(writers, result, csv.num_rows)))
+    writers = _make_writers(result, csv)
+    filled = _format_cells(result.filled, writers, result)
+    _write(targets[0], csv.with_cells(filled, _format_uncertainty(writers, result, csv.num_rows)))
     for number, target in enumerate(targets[1:]):
-        _write(target, csv.with_cells(_cells(result.draw(number), writers, result)))
+        _write(target, csv.with_cells(_format_cells(result.draw(number), writers, result)))
     _report(result, level, console)
     files = ", ".join(map(str, (output, *drawn)))
-    console.print(f"{result.num_filled:,} cells filled in {files}", soft_wrap=True)
+    console.print(f"filled {result.num_filled:,} cells in {files}", soft_wrap=True)
 
 
-def _target(path: Path, output: Path, overwrite: bool) -> Path:
-    """The file to write, which is the one that a link points to; made sure of, without making it.
+def _find_target(path: Path, output: Path, overwrite: bool) -> Path:
+    """Check the output, and return the file to write; a link is followed.
 
     Raises:
-        InputError: if it is the table or no plain file, may not be replaced, or cannot be written.
+        InputError: if it is the table itself, not a regular file, exists already, or cannot be
+            written.
     """
     try:
         if output.exists() and path.exists() and output.samefile(path):
             raise InputError(f"{output} is the table itself; give another --output")
         if output.is_dir():
-            raise InputError(f"{output} is a folder; give --output the name of a file in it")
+            raise InputError(f"{output} is a folder; give the name of a file as --output")
         if output.exists() and not output.is_file():
-            raise InputError(f"{output} is no plain file; give another --output")
+            raise InputError(f"{output} is not a regular file; give another --output")
         if output.exists() and not overwrite:
-            raise InputError(
-                f"{output} is there already; give another --output, or say --overwrite"
-            )
+            raise InputError(f"{output} exists already; give another --output, or add --overwrite")
         target = output.resolve() if output.is_symlink() else output
         with tempfile.TemporaryFile(dir=target.parent):
             return target
@@ -114,7 +113,7 @@ def _target(path: Path, output: Path, overwrite: bool) -> Path:
 
 
 def _write(target: Path, text: str) -> None:
-    """Write a file whole or not at all.
+    """Write a file completely or not at all.
 
     Raises:
         InputError: if it cannot be written.
@@ -132,20 +131,20 @@ def _announce(
     declared: Likelihood | Mixed | None,
     console: Console,
 ) -> None:
-    """What each column is taken for; and that the names of further columns are free."""
-    columns, left_out = columns_of(table, declared)
+    """Print the likelihood of each column, after checking that names of added columns are free."""
+    columns, left_out = choose_columns(table, declared)
     incomplete = {csv.names[column] for _, column in csv.missing}
     for column in columns:
         if column.name in incomplete:
-            for name in _names(column):
+            for name in _list_added_names(column):
                 if name in csv.names:
                     raise InputError(
-                        f"{path} has a column {name!r}, which the interval of {column.name!r} "
-                        "would be called; rename it"
+                        f"{path} has a column {name!r}, but a column of that name is to be added "
+                        f"for {column.name!r}; rename it"
                     )
     console.print(
-        f"{path}: {csv.num_rows:,} rows of {len(csv.names)} columns, {len(csv.missing):,} cells "
-        "missing",
+        f"{path}: {csv.num_rows:,} rows, {len(csv.names)} columns, "
+        f"{len(csv.missing):,} missing cells",
         highlight=False,
         soft_wrap=True,
     )
@@ -159,54 +158,56 @@ def _announce(
 _PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True, "markup": False}
 
 
-def _names(column: Column) -> list[str]:
-    kinds = _NUMBER if column.words is None else _WORD
+def _list_added_names(column: Column) -> list[str]:
+    kinds = _NUMBER_SUFFIXES if column.words is None else _WORD_SUFFIXES
     return [f"{column.name}_{kind}" for kind in kinds]
 
 
-def _cells(
+def _format_cells(
     table: "pd.DataFrame", writers: Sequence[tuple[Column, _Writer]], result: Imputation
 ) -> dict[tuple[int, int], str]:
-    """What to write in each cell that was missing and is not."""
+    """Return the text of each cell that was filled."""
     written = {}
     for column, write in writers:
         values = table.iloc[:, column.position]
-        for row in _rows(column, result):
+        for row in _filled_rows(column, result):
             written[row, column.position] = write(values.iloc[row])
     return written
 
 
-def _beside(
+def _format_uncertainty(
     writers: Sequence[tuple[Column, _Writer]], result: Imputation, num_rows: int
 ) -> dict[str, Sequence[str]]:
-    """What to write in further columns."""
+    """Return the cells of the columns to add."""
     columns: dict[str, Sequence[str]] = {}
     for column, of_cell in writers:
         is_number = column.words is None
         write = of_cell if is_number else "{:.3f}".format
         parts = (result.low, result.high) if is_number else (result.probability,)
-        for name, part in zip(_names(column), parts, strict=True):
+        for name, part in zip(_list_added_names(column), parts, strict=True):
             words = [""] * num_rows
-            for row in _rows(column, result):
+            for row in _filled_rows(column, result):
                 words[row] = write(part.iloc[row, column.position])
             columns[name] = words
     return columns
 
 
-def _writers(result: Imputation, csv: CsvText) -> list[tuple[Column, _Writer]]:
-    """How the cells of each column that was filled are written."""
+def _make_writers(result: Imputation, csv: CsvText) -> list[tuple[Column, _Writer]]:
+    """Return each column that was filled, with a function that formats its cells."""
     columns = sorted(result.columns, key=lambda column: column.position)
-    return [(each, _writer(each, result, csv)) for each in columns if _rows(each, result)]
+    return [
+        (each, _make_writer(each, result, csv)) for each in columns if _filled_rows(each, result)
+    ]
 
 
-def _rows(column: Column, result: Imputation) -> list[int]:
-    """The rows in which the column was filled."""
+def _filled_rows(column: Column, result: Imputation) -> list[int]:
+    """Return the rows in which the column was filled."""
     rows: list[int] = result.was_missing.iloc[:, column.position].to_numpy().nonzero()[0].tolist()
     return rows
 
 
-def _writer(column: Column, result: Imputation, csv: CsvText) -> _Writer:
-    """How the cells of a column are written."""
+def _make_writer(column: Column, result: Imputation, csv: CsvText) -> _Writer:
+    """Return a function that formats the cells of a column."""
     if column.words is not None:
         return csv.spellings(column.position).__getitem__
     if column.is_whole:
@@ -217,14 +218,14 @@ def _writer(column: Column, result: Imputation, csv: CsvText) -> _Writer:
 
 
 def _report(result: Imputation, level: float, console: Console) -> None:
-    """What was filled, and how surely."""
+    """Print how many cells were filled, and how uncertain they are."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("column")
     table.add_column("likelihood", no_wrap=True)
     table.add_column("filled", justify="right")
-    table.add_column("typically", justify="right")
+    table.add_column("uncertainty", justify="right")
     for column in sorted(result.columns, key=lambda column: column.position):
-        rows = _rows(column, result)
+        rows = _filled_rows(column, result)
         if not rows:
             continue
         low, high, probability = (
@@ -237,8 +238,8 @@ def _report(result: Imputation, level: float, console: Console) -> None:
     if table.row_count:
         console.print(table)
         console.print(
-            f"typically: half the width of the {level:.0%} interval in the units of the column, or "
-            "the probability of the word; the median over cells",
+            f"uncertainty: half the width of the {level:.0%} interval, or the probability p of the "
+            "word; the median over cells",
             **_PLAIN,
         )
     for note in result.notes:

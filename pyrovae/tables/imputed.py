@@ -1,4 +1,4 @@
-"""A table whose missing cells are filled, and how sure that is."""
+"""The result of imputation: the filled table, its uncertainty, and draws."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,28 +17,29 @@ from .columns import Column
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Cells", "Imputation", "gathered"]
+__all__ = ["Cells", "Imputation", "collect_results"]
 
 
 @dataclass(frozen=True)
 class Imputation:
-    """A table whose missing cells are filled, and how sure that is.
+    """A table with its missing cells filled, and how uncertain they are.
 
     Attributes:
-        filled: the table with the posterior mean of real numbers, the median of whole ones and the
-            most probable word; other cells are untouched.
+        filled: the table with missing cells filled: real numbers by the posterior mean, whole
+            numbers by the median, words by the most probable word. Other cells are unchanged.
         low, high: ends of the central credible interval of each number that was missing, NaN
             elsewhere.
         probability: p(word | row) of each word that was filled in, NaN elsewhere.
         mean: E[x | row] of each number that was missing, whole or not, NaN elsewhere.
         was_missing: whether each cell was filled.
-        columns: those that took part, in the order in which the model has them, each with its
-            likelihood and the reason for it.
-        left_out: for each column that did not, a sentence that says why; its cells stay missing.
-        notes: sentences on what is to be doubted.
-        vae: the trained model; None where nothing was missing.
-        history: of its training.
-        effective_samples: of each row that was asked for, out of 1,000 weighted ones.
+        columns: the columns that the model uses, in its order, each with its likelihood and the
+            reason for it.
+        left_out: for each other column, a sentence that says why; its cells stay missing.
+        notes: warnings about the results, in a sentence each.
+        vae: the trained model; None if nothing was missing.
+        history: the history of training; None if nothing was missing.
+        effective_samples: effective sample size for each row with missing cells, out of 1,000
+            importance samples.
     """
 
     filled: "pd.DataFrame"
@@ -57,36 +58,39 @@ class Imputation:
 
     @property
     def num_draws(self) -> int:
-        """How many draws of the missing cells there are."""
+        """Number of draws of the missing cells."""
         return len(self._cells[0].drawn) if self._cells else 0
 
     @property
     def num_filled(self) -> int:
-        """How many cells were filled."""
+        """Number of cells that were filled."""
         return int(self.was_missing.to_numpy().sum())
 
     def draw(self, number: int) -> "pd.DataFrame":
-        """The table with its missing cells drawn from their joint posterior, row by row, which is
-        one imputation of a multiple imputation (Rubin 1987), given the trained parameters.
+        """Return the table with its missing cells drawn from their joint posterior, row by row.
+
+        This is one imputation of a multiple imputation (Rubin 1987), given the trained parameters.
 
         Arguments:
             number: which of the :attr:`num_draws` draws, from 0.
 
         Raises:
-            InputError: if there is none of that number.
+            InputError: if there is no draw with this number.
         """
         if self._cells and not 0 <= number < self.num_draws:
             raise InputError(f"there are {self.num_draws} draws, numbered from 0; got {number}")
         table = self.filled
         for cells in self._cells:
-            table = cells.column.written(table, cells.rows, cells.draws(number))
+            table = cells.column.fill(table, cells.rows, cells.draws(number))
         return table
 
 
 @dataclass(frozen=True)
 class Cells:
-    """The missing cells of a column, with draws of them in single precision and units of their own,
-    which keep numbers of any size apart.
+    """The missing cells of a column, with draws of them.
+
+    Draws are stored in single precision, standardised by `loc` and `scale`, so that numbers of any
+    magnitude keep their differences.
     """
 
     column: Column
@@ -97,8 +101,8 @@ class Cells:
     drawn: NDArray[np.float32]
 
     @classmethod
-    def room(cls, column: Column, x: Float[Tensor, "rows"], num_samples: int) -> "Cells":
-        """For the missing cells of x, with draws yet to be made."""
+    def allocate(cls, column: Column, x: Float[Tensor, "rows"], num_samples: int) -> "Cells":
+        """Make room for draws of the missing cells of x."""
         loc, scale = 0.0, 1.0
         known = x[~x.isnan()]
         if column.words is None:
@@ -107,26 +111,26 @@ class Cells:
         drawn = np.empty((num_samples, len(rows)), dtype=np.float32)
         return cls(column, rows, np.empty(len(rows)), loc, scale, drawn)
 
-    def put(
+    def store(
         self,
         place: slice,
         draws: Float[Tensor, "samples cells"],
         mean: Float[Tensor, "cells"],
     ) -> None:
-        """Keep the draws and the means of some cells."""
+        """Store the draws and the means of some cells."""
         self.drawn[:, place] = (draws - self.loc) / self.scale
         self.mean[place] = mean.clamp(*self.column.bounds)
 
     def draws(self, number: int | slice = slice(None)) -> NDArray[np.float64]:
-        """All draws, or one, within the bounds of the column."""
+        """Return all draws, or one, within the bounds of the column."""
         draws = self.loc + self.scale * self.drawn[number].astype(float)
         if self.column.is_whole:
             draws = np.floor(draws + 0.5)
-        found: NDArray[np.float64] = draws.clip(*self.column.bounds)
-        return found
+        clipped: NDArray[np.float64] = draws.clip(*self.column.bounds)
+        return clipped
 
-    def point(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """What to fill in, and its probability, NaN of numbers."""
+    def point_estimate(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the values to fill in, and their probabilities, NaN for numbers."""
         if self.column.words is not None:
             codes = range(len(self.column.words))
             probabilities = np.stack([(self.drawn == code).mean(0) for code in codes])
@@ -134,8 +138,8 @@ class Cells:
         point = np.median(self.draws(), 0) if self.column.is_whole else self.mean
         return point, np.full(len(self.rows), np.nan)
 
-    def expected(self) -> NDArray[np.float64]:
-        """The posterior mean, where the column is of numbers."""
+    def posterior_mean(self) -> NDArray[np.float64]:
+        """Return the posterior mean of numbers, NaN for words."""
         if self.column.words is None:
             return self.mean
         words = self.column.words
@@ -145,7 +149,7 @@ class Cells:
         return expected
 
     def interval(self, level: float) -> NDArray[np.float64]:
-        """The ends of the interval, which are draws."""
+        """Return the ends of the interval, which are draws; NaN for words."""
         if self.column.words is not None:
             return np.full((2, len(self.rows)), np.nan)
         num = len(self.drawn)
@@ -154,7 +158,7 @@ class Cells:
         return ends
 
 
-def gathered(
+def collect_results(
     table: "pd.DataFrame",
     columns: Sequence[Column],
     left_out: Mapping[str, str],
@@ -165,27 +169,27 @@ def gathered(
     cells: Sequence[Cells],
     level: float,
 ) -> Imputation:
-    """All that was found, in tables of the shape of the one given."""
+    """Collect the results in tables with the shape of the given one."""
     import pandas as pd
 
     filled = table.copy()
     low, high, probability, mean = (np.full(table.shape, np.nan) for _ in range(4))
     for each in cells:
         place = each.rows, each.column.position
-        point, probability[place] = each.point()
+        point, probability[place] = each.point_estimate()
         low[place], high[place] = each.interval(level)
-        mean[place] = each.expected()
-        filled = each.column.written(filled, each.rows, point)
+        mean[place] = each.posterior_mean()
+        filled = each.column.fill(filled, each.rows, point)
 
-    def beside(values: NDArray[np.float64]) -> "pd.DataFrame":
+    def as_table(values: NDArray[np.float64]) -> "pd.DataFrame":
         return pd.DataFrame(values, table.index, table.columns)
 
     return Imputation(
         filled,
-        beside(low),
-        beside(high),
-        beside(probability),
-        beside(mean),
+        as_table(low),
+        as_table(high),
+        as_table(probability),
+        as_table(mean),
         table.isna() & filled.notna(),
         tuple(columns),
         left_out,

@@ -84,7 +84,7 @@ def test_nothing_changes_but_what_was_missing(pyrovae: Any, tmp_path: Path, end:
     assert (table["visits_low"] <= table["visits"])[at].all()
     assert (table["visits"] <= table["visits_high"])[at].all()
     assert set(table["colour"]) == {"light, green", "red", 'dark "blue"'}
-    for words in ("height", "left out: column 'always' is always 1", "cells filled in filled.csv"):
+    for words in ("height", "left out: column 'always' is always 1", "cells in filled.csv"):
         assert words in outcome.out
 
 
@@ -100,7 +100,7 @@ def test_imputations_are_files_of_their_own(pyrovae: Any, tmp_path: Path) -> Non
     assert not one["height"].equals(two["height"])
     refused = pyrovae(*command)
     assert (refused.code, refused.out) == (2, "")
-    assert "filled.csv is there already" in refused.err
+    assert "filled.csv exists already" in refused.err
     first = (tmp_path / "filled.csv").read_bytes()
     assert pyrovae(*command, "--overwrite").code == 0
     assert (tmp_path / "filled.csv").read_bytes() == first
@@ -138,7 +138,7 @@ def test_a_link_is_followed_and_only_plain_files_are_replaced(pyrovae: Any, tmp_
     outcome = pyrovae("impute", "table.csv", "--output", "pipe", "--overwrite")
     assert (outcome.code, outcome.err) == (
         2,
-        "pyrovae: pipe is no plain file; give another --output\n",
+        "pyrovae: pipe is not a regular file; give another --output\n",
     )
     assert (tmp_path / "pipe").is_fifo()
     (tmp_path / "loop").symlink_to("loop")
@@ -157,7 +157,7 @@ def test_a_table_that_misses_nothing_is_copied(pyrovae: Any, tmp_path: Path) -> 
     outcome = pyrovae("impute", "table.csv", "--output", "same.csv")
     assert outcome.code == 0, outcome.err
     assert (tmp_path / "same.csv").read_bytes() == text.encode()
-    assert "0 cells filled" in outcome.out
+    assert "filled 0 cells" in outcome.out
 
 
 TABLE = "height,visits\n1.5,2\n,3\n2.5,\n3.25,1\n4.5,7\n"
@@ -190,7 +190,7 @@ TABLE = "height,visits\n1.5,2\n,3\n2.5,\n3.25,1\n4.5,7\n"
         ("a,a_low\n1.5,2\n,3\n2.5,4.5\n3.5,1\n", ["table.csv", "--output", "o.csv"], "'a_low'"),
         ("a;b\n1;2\n", ["table.csv", "--output", "o.csv"], "separates columns by ';'"),
         ("a,b\n1,2\n3\n", ["table.csv", "--output", "o.csv"], "line 3 of table.csv"),
-        ("a,b\n,2\n,2\n", ["table.csv", "--output", "o.csv"], "no column can tell"),
+        ("a,b\n,2\n,2\n", ["table.csv", "--output", "o.csv"], "no column can be used"),
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_code_2(

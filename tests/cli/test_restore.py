@@ -32,7 +32,7 @@ def test_restore_by_each_task(pyrovae: Any, tmp_path: Path) -> None:
         assert record["method"] == {"name": "refined", "num_steps": 5}
         assert {"median", "smallest", "largest"} == set(record["diagnostics"]["elbo"])
         assert f"{record['figures']['psnr']['mean']:.2f}" in outcome.out
-        assert "6 restorations in run/" in outcome.out
+        assert "wrote 6 restorations to run/" in outcome.out
         assert "images have" in outcome.out  # after five steps q is not p(z | y)
     assert record["observed"] == "E[x|z]"  # block means of a binomial are in no closed form
     assert "observed: E[x|z]" in outcome.out
@@ -45,7 +45,7 @@ def test_restore_by_each_task(pyrovae: Any, tmp_path: Path) -> None:
         (["denoise", "--method", "importence"], "did you mean 'importance'?"),
         (["denoise", "--method.num_step", "3", "--method", "refined"], "did you mean 'num_steps'?"),
         (["super-resolve", "--method", "pseudo_gibbs"], "use refined, importance or nuts"),
-        (["denoise", "--fraction", "0.1"], "--fraction is no setting of denoise"),
+        (["denoise", "--fraction", "0.1"], "--fraction is not an option of denoise"),
     ):
         refused = pyrovae("restore", "run", "--task", *arguments)
         assert (refused.code, refused.out) == (2, "")
@@ -67,7 +67,7 @@ def test_runs_of_tables_are_refused(pyrovae: Any, tmp_path: Path) -> None:
         ([], "--task"),
         (["--task", "inpaint", "--num", "0"], "--num is 0"),
         (["--task", "inpaint", "--num-samples", "20"], "--num-samples is 20"),
-        (["--task", "inpaint"], "nowhere is no run directory"),
+        (["--task", "inpaint"], "nowhere is not a run directory"),
     ],
 )
 def test_mistakes(pyrovae: Any, arguments: list[str], message: str) -> None:

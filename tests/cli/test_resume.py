@@ -67,7 +67,7 @@ def test_a_run_with_all_kinds_of_ends(
 
     interrupted = resume(folder, Kill(STEPS + 2, number=signal.SIGINT))
     assert interrupted.code == 130
-    said = "stopped after epoch 1 and 2 steps; go on with: pyrovae train --resume run"
+    said = "stopped after epoch 1 and 2 steps; continue with: pyrovae train --resume run"
     assert said in one_line(interrupted)
     states = [path.name for path in (run / "checkpoint").iterdir()]
     assert sorted(states) == ["best.safetensors", "last.safetensors"]
@@ -81,7 +81,7 @@ def test_a_run_with_all_kinds_of_ends(
     assert not (run / "evaluation.json").exists()
     again = resume(folder, signal.SIGINT)
     assert again.code == 130
-    assert "interrupted; go on with: pyrovae train --resume run" in one_line(again)
+    assert "interrupted; continue with: pyrovae train --resume run" in one_line(again)
 
     finished = resume(folder)
     assert finished.code == 0, finished.err
@@ -96,11 +96,11 @@ def test_a_run_with_all_kinds_of_ends(
 def test_what_cannot_go_on_is_refused_in_a_sentence(folder: Path) -> None:
     assert train(folder, Kill(4, number=signal.SIGINT)).code == 130
     refused = {
-        "--resume takes the options of the run; leave epochs out": resume(
+        "--resume uses the options of the run; leave out epochs": resume(
             folder, None, "--epochs", "5"
         ),
-        "leave config out": resume(folder, None, "--config", "run/config.yaml"),
-        "nowhere is no run directory: it holds no config.yaml": command(
+        "leave out config": resume(folder, None, "--config", "run/config.yaml"),
+        "nowhere is not a run directory: it holds no config.yaml": command(
             "train", "--resume", "nowhere", folder=folder
         ),
     }
@@ -125,4 +125,4 @@ def test_a_finished_run_without_states_is_not_trained_again(folder: Path) -> Non
     (run / "evaluation.json").write_text("{}")
     outcome = resume(folder)
     assert outcome.code == 2
-    assert "is of a finished run, and holds no states to go on from" in one_line(outcome)
+    assert "is a finished run without checkpoints" in one_line(outcome)

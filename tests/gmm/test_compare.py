@@ -180,7 +180,7 @@ def test_command_writes_a_table_and_pictures(
     assert json.loads((out / "settings.json").read_text())["num_components"] == 3
     with Image.open(out / "motion.gif") as picture:
         assert picture.n_frames > 5
-    assert "is there already" in run_and_read_error(capsys, "iris", "--output", str(out))
+    assert "exists already" in run_and_read_error(capsys, "iris", "--output", str(out))
 
 
 def test_command_reads_classes_from_a_column_of_a_csv(

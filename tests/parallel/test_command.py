@@ -105,7 +105,7 @@ def test_run_is_killed_interrupted_terminated_and_resumed(
     both = dict.fromkeys(range(2), (STEPS + 2, signal.SIGINT))
     interrupted = run_command(*resume, folder=folder, at=both)
     assert [each.code for each in interrupted] == [130, 130]
-    message = "stopped after epoch 1 and 3 steps; go on with: pyrovae train --resume run"
+    message = "stopped after epoch 1 and 3 steps; continue with: pyrovae train --resume run"
     assert message in one_line(interrupted[0].err)
     assert interrupted[1].err == ""
 
@@ -123,8 +123,10 @@ def test_one_process_prints_each_error(folder: Path) -> None:
     (folder / "run").mkdir()
     (folder / "run" / "kept").write_text("")
     errors = {
-        "run is there already": train(folder),
-        "processes share the training of one model": run_command("evaluate", "run", folder=folder),
+        "run exists already": train(folder),
+        "processes, which only the command train can use": run_command(
+            "evaluate", "run", folder=folder
+        ),
         "2 processes for 1 shards": run_command(
             "train", "table.csv", "--shards", "1", folder=folder
         ),

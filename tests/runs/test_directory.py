@@ -27,7 +27,7 @@ def test_weights_come_back_to_the_bit(run: RunDirectory) -> None:
     run.read_weights(other)
     torch.testing.assert_close(other.state_dict(), network.state_dict(), rtol=0, atol=0)
     assert run.read_metadata("event_shape") == [[1, 8, 8]]
-    with pytest.raises(InputError, match="damaged, or of no run: 'features'"):
+    with pytest.raises(InputError, match="damaged, or not from a run: 'features'"):
         run.read_metadata("features")
 
 
@@ -63,9 +63,9 @@ def test_a_write_that_fails_leaves_the_old_file(
 
 def test_a_used_directory_is_refused(run: RunDirectory, tmp_path: Path) -> None:
     run.write_metrics([{"epoch": 1}])
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         RunDirectory.create(run.path)
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         RunDirectory.create(run.path / "metrics.csv")
     RunDirectory.create(tmp_path / "a" / "b")  # parents are made
     (tmp_path / "empty").mkdir()
@@ -75,7 +75,7 @@ def test_a_used_directory_is_refused(run: RunDirectory, tmp_path: Path) -> None:
 
 
 def test_what_is_no_run(run: RunDirectory, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"is no run directory: it holds no config\.yaml"):
+    with pytest.raises(InputError, match=r"is not a run directory: it holds no config\.yaml"):
         RunDirectory.open(tmp_path)
     run.write_config(RunConfig())
     with pytest.raises(InputError, match=r"it holds no model\.safetensors"):

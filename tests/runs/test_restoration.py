@@ -19,7 +19,7 @@ from pyrovae.runs.directory import RunDirectory
 from pyrovae.runs.prepare import arrange_data, build_model, prepare_data
 from pyrovae.runs.quality import calibration_error, psnr
 from pyrovae.runs.resolve import resolve_options
-from pyrovae.runs.restoration import doubts, restore
+from pyrovae.runs.restoration import describe_doubts, restore
 from pyrovae.runs.trained import open_run
 
 QUIET = Console(quiet=True)
@@ -29,7 +29,7 @@ QUIET = Console(quiet=True)
 def test_as_many_pixels_of_each_image_are_removed_in_all_channels(
     fraction: float, count: int
 ) -> None:
-    removed = Degradation("inpaint", fraction=fraction).removed(torch.Size((9, 3, 6, 8)))
+    removed = Degradation("inpaint", fraction=fraction).draw_mask(torch.Size((9, 3, 6, 8)))
     assert removed.shape == (9, 3, 6, 8)
     assert (removed.flatten(2).sum(2) == count).all()
     assert (removed == removed[:, :1]).all()
@@ -58,9 +58,9 @@ def test_regions(region: Any, rows: range, columns: range) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"task": "denoise", "fraction": 0.5}, "--fraction is no setting of denoise"),
+        ({"task": "denoise", "fraction": 0.5}, "--fraction is not an option of denoise"),
         ({"task": "inpaint", "noise": 0.1}, "which has --fraction, --region"),
-        ({"task": "denoise", "factor": 2}, "--factor is no setting of denoise, which has --noise"),
+        ({"task": "denoise", "factor": 2}, "not an option of denoise, which has --noise"),
         ({"task": "inpaint", "fraction": 0.5, "region": "lower"}, "give one of them"),
         ({"task": "inpaint", "fraction": 1.0}, "--fraction is 1.0"),
         ({"task": "super-resolve", "noise": 0.0}, "--noise is 0.0"),
@@ -104,7 +104,7 @@ def test_doubts_name_what_is_beyond_its_bound() -> None:
         "r_hat": torch.tensor([1.0, 1.01, 1.05]),
         "elbo": torch.tensor([-900.0, 0.0, 900.0]),
     }
-    sentences = list(doubts(diagnostics))
+    sentences = list(describe_doubts(diagnostics))
     assert [sentence[:15] for sentence in sentences] == ["2 of 3 images h", "1 of 3 images h"]
     assert "effective" in sentences[0]
     assert "Pareto" in sentences[1]

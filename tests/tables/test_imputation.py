@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pyrovae import InputError, Likelihood, Mixed, fit
 from pyrovae.tables import imputation
-from pyrovae.tables.columns import columns_of
+from pyrovae.tables.columns import choose_columns
 from pyrovae.tables.imputation import impute
 from pyrovae.tables.imputed import Imputation
 
@@ -113,7 +113,7 @@ def test_every_kind_of_column_is_filled_in_its_own_terms(
     assert filled.columns.equals(table.columns)
     pd.testing.assert_frame_equal(filled.mask(missing), table.mask(missing))
     assert list(result.left_out) == ["name"]
-    assert "words in" in result.left_out["name"]
+    assert "different words in" in result.left_out["name"]
     assert filled["name"].isna().equals(table["name"].isna())
     assert not filled.drop(columns="name").isna().to_numpy().any()
     pd.testing.assert_frame_equal(result.was_missing, missing & filled.notna())
@@ -138,7 +138,7 @@ def test_every_kind_of_column_is_filled_in_its_own_terms(
     assert set(filled["smoker"]) == {True, False}
     assert set(filled["colour"]) == {"blue", "green", "red"}
     assert set(filled["size"]) == {"s", "m"}
-    assert any("1 rows have no cell" in note for note in result.notes)
+    assert any("1 rows have no observed cell" in note for note in result.notes)
 
 
 def test_intervals_and_probabilities_stand_where_cells_were_missing(
@@ -203,20 +203,20 @@ def test_a_seed_gives_the_same_and_leaves_torch_alone(table: pd.DataFrame) -> No
 @pytest.mark.parametrize(
     ("column", "reason"),
     [
-        ([f"w{i}" for i in range(20)], "20 words in 20 cells"),
+        ([f"w{i}" for i in range(20)], "20 different words in 20 cells"),
         (["x"] * 19 + [None], "always 0"),
         ([3.0] * 19 + [None], "always 3"),
         ([None] * 20, "is empty"),
         ([np.nan] * 20, "is empty"),
-        (list(range(20)), "numbers the rows"),
-        (["1.5", "2", "?", *["3.5"] * 17], "holds numbers, and '?' beside them"),
+        (list(range(20)), "only numbers the rows"),
+        (["1.5", "2", "?", *["3.5"] * 17], "holds numbers and also '?'"),
         ([1 + 2j] * 20, "complex"),
-        (list(pd.date_range("2026-01-01", periods=20)), "20 words in 20 cells"),
+        (list(pd.date_range("2026-01-01", periods=20)), "20 different words in 20 cells"),
         (["a", "b", " NA", "b"] * 5, "holds ' NA', which would mean missing"),
         (["1.5", "2", " ", "4"] * 5, "holds ' ', which would mean missing"),
         ([[1, 2], [3, 4]] * 10, "holds lists"),
         (pd.arrays.SparseArray([0.5, 1.0] * 10), "is sparse"),
-        ([2**53 + 2, 5] * 10, "beyond 2**53"),
+        ([2**53 + 2, 5] * 10, "above 2**53"),
         ([1e-200, 3e-200] * 10, "varies by so little"),
     ],
 )
@@ -247,7 +247,7 @@ def test_one_column_and_empty_rows_have_the_marginal_distribution() -> None:
     x = np.random.default_rng(0).normal(5.0, 2.0, 200)
     table = pd.DataFrame({"x": np.where(np.arange(200) % 4 == 0, np.nan, x)})
     result = impute(table, **QUICK)
-    assert any("50 rows have no cell" in note for note in result.notes)
+    assert any("50 rows have no observed cell" in note for note in result.notes)
     # Its mean and deviation are estimated from 150 cells, and from 50 x 100 draws.
     assert result.filled["x"][::4].mean() == pytest.approx(5.0, abs=4.5 * 2.0 / 150**0.5)
     assert (result.high - result.low)["x"].mean() == pytest.approx(2 * 1.645 * 2.0, rel=0.2)
@@ -290,23 +290,29 @@ def test_two_numbers_are_numbers_to_a_likelihood_of_numbers() -> None:
 @pytest.mark.parametrize(
     ("likelihood", "message"),
     [
-        ("Normal", "is of 3 words, and Normal is not; declare Categorical with num_classes=3"),
-        ("Bernoulli", "is of 3 words, and Bernoulli is not"),
-        ({"family": "Categorical", "num_classes": 5}, "Categorical with num_classes=5 is not"),
+        (
+            "Normal",
+            "3 different words, which Normal does not fit; declare Categorical with num_classes=3",
+        ),
+        ("Bernoulli", "holds 3 different words, which Bernoulli does not fit"),
+        (
+            {"family": "Categorical", "num_classes": 5},
+            "Categorical with num_classes=5 does not fit",
+        ),
     ],
 )
 def test_words_have_likelihoods_of_words(likelihood: Any, message: str) -> None:
     table = pd.DataFrame({"y": ["a", "b", "c", "a", None] * 4})
     with pytest.raises(InputError) as refusal:
-        columns_of(table, Mixed(y=likelihood))
+        choose_columns(table, Mixed(y=likelihood))
     assert message in str(refusal.value)
 
 
 def test_what_is_outside_of_a_support_is_named_by_its_row_in_double_precision() -> None:
     table = pd.DataFrame({"y": [3.0, 1.0, np.nan, 2.5]})
     with pytest.raises(InputError, match=r"in row 4, column 'y'"):
-        columns_of(table, Mixed(y="Poisson"))
-    (column,), _ = columns_of(1e30 * table, None)  # whose square overflows in single precision
+        choose_columns(table, Mixed(y="Poisson"))
+    (column,), _ = choose_columns(1e30 * table, None)  # whose square overflows in single precision
     assert (column.likelihood.family.name, column.is_whole) == ("Normal", False)
 
 
@@ -360,7 +366,7 @@ def test_rows_that_are_drawn_in_different_parts_are_independent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     num_samples = 100
-    monkeypatch.setattr(imputation, "_KEPT", 20 * num_samples * 2)  # of 20 rows
+    monkeypatch.setattr(imputation, "_MAX_STORED", 20 * num_samples * 2)  # of 20 rows
     x = np.random.default_rng(0).normal(size=(60, 2))
     table = pd.DataFrame(x, columns=["a", "b"])
     table.loc[:39, "b"] = np.nan
@@ -392,13 +398,13 @@ def test_a_pass_is_of_no_more_rows_than_steps_ask_for(monkeypatch: pytest.Monkey
         ({"latent_dim": 2.5}, "latent_dim is 2.5; it must be a whole number"),
         ({"latent_dim": True}, "latent_dim is True"),
         ({"steps": 2.5}, "steps is 2.5"),
-        ({"hidden": 8}, "hidden is 8; it holds the widths"),
+        ({"hidden": 8}, "hidden is 8; it must hold the widths"),
         ({"hidden": (8, 0)}, "a width in hidden is 0"),
         ({"num_particles": 0}, "num_particles is 0"),
         ({"num_samples": 0}, "num_samples is 0"),
         ({"seed": 2**63}, "seed is 9223372036854775808"),
         ({"seed": "x"}, "seed is 'x'"),
-        ({"table": np.ones((3, 2))}, "a table is a pandas.DataFrame"),
+        ({"table": np.ones((3, 2))}, "table must be a pandas.DataFrame"),
         ({"table": pd.Series([1.0, np.nan])}, "got Series"),
     ],
 )
@@ -414,17 +420,17 @@ def test_what_static_checkers_would_refuse_gets_a_sentence(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"level": 1.0}, "level is 1.0; it is a probability between 0 and 1"),
+        ({"level": 1.0}, "level is 1.0; it must be a probability between 0 and 1"),
         (
             {"level": 0.999},
-            "500 draws have none outside of an interval of level 0.999; choose a level of 0.996",
+            "level is 0.999, which is too high for 500 draws; choose a level of 0.996",
         ),
         ({"steps": 0}, "steps is 0"),
         ({"latent_dim": 0}, "latent_dim is 0"),
         ({"likelihood": "Nrmal"}, "did you mean 'Normal'"),
         ({"likelihood": Mixed(hieght="Normal")}, "no column 'hieght': did you mean 'height'"),
         ({"likelihood": "Poisson"}, "Poisson is of whole numbers"),
-        ({"likelihood": Likelihood("Poisson", exposure=True)}, "takes exposure beside x"),
+        ({"likelihood": Likelihood("Poisson", exposure=True)}, "needs exposure as well as x"),
     ],
 )
 def test_mistakes_are_refused_before_training(changes: dict[str, Any], message: str) -> None:
@@ -435,9 +441,9 @@ def test_mistakes_are_refused_before_training(changes: dict[str, Any], message: 
 
 
 def test_tables_with_nothing_to_learn_from_are_refused() -> None:
-    with pytest.raises(InputError, match="no column can tell what is missing"):
+    with pytest.raises(InputError, match="no column can be used to fill missing cells"):
         impute(pd.DataFrame({"x": [np.nan, np.nan], "y": [1.0, np.nan]}))
-    with pytest.raises(InputError, match="two columns 'x'"):
+    with pytest.raises(InputError, match="two columns named 'x'"):
         impute(pd.DataFrame([[1.0, np.nan]] * 3, columns=["x", "x"]))
     with pytest.raises(InputError, match="infinite"):
         impute(pd.DataFrame({"x": [1.0, np.inf, 2.5, np.nan]}))
