@@ -298,7 +298,7 @@ def evaluate(
     *,
     num_particles: Annotated[
         int | None,
-        Parameter(help="Number of samples of z per datum, for the ELBO. Default: that of the run."),
+        Parameter(help="Number of samples of z per datum, for the ELBO. Default: as in the run."),
     ] = None,
     num_samples: Annotated[
         int | None,

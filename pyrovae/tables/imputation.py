@@ -135,7 +135,7 @@ def impute(
     columns.sort(key=lambda column: kinds.index(column.likelihood))
     x = torch.empty(len(table), len(columns), dtype=torch.double)
     for j, column in enumerate(columns):
-        x[:, j] = torch.tensor(column.numbers(table))
+        x[:, j] = torch.tensor(column.to_numbers(table))
     if not bool(x.isnan().any()):
         if columns or not bool(table.isna().to_numpy().any()):
             return collect_results(

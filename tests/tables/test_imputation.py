@@ -217,7 +217,7 @@ def test_a_seed_gives_the_same_and_leaves_torch_alone(table: pd.DataFrame) -> No
         ([[1, 2], [3, 4]] * 10, "holds lists"),
         (pd.arrays.SparseArray([0.5, 1.0] * 10), "is sparse"),
         ([2**53 + 2, 5] * 10, "above 2**53"),
-        ([1e-200, 3e-200] * 10, "varies by so little"),
+        ([1e-200, 3e-200] * 10, "varies so little"),
     ],
 )
 def test_columns_that_cannot_take_part_are_left_as_they_are(column: Any, reason: str) -> None:
