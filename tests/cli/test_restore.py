@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.cli.test_cli import pictures
+from tests.cli.helpers import find_pictures
 from tests.runs.test_restoration import run_of
 
 QUICK = ["--num", "6", "--num-samples", "21", "--method", "refined", "--method.num_steps", "5"]
@@ -23,7 +23,7 @@ def test_restore_by_each_task(pyrovae: Any, tmp_path: Path) -> None:
         outcome = pyrovae("restore", "run", "--task", task, *options, *QUICK)
         assert outcome.code == 0, outcome.err
         name = f"restorations-{task}"
-        assert name in pictures(tmp_path / "run")
+        assert name in find_pictures(tmp_path / "run")
         arrays = np.load(tmp_path / "run" / f"{name}.npz")
         assert set(arrays) == {"x", "y", "mean", "sd", "low", "high", "latent_z"}
         assert arrays["y"].shape == (6, *seen)

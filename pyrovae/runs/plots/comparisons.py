@@ -121,8 +121,8 @@ def restorations(
     for axes, each in zip(grid[-1], spread, strict=True):
         shown = axes.imshow(each, cmap="magma", vmin=0, vmax=highest, interpolation="nearest")
     grid[-1][0].set_ylabel("uncertainty")
-    bar = {"label": "standard\ndeviation", "fraction": 0.05, "pad": 0.01}
-    figure.colorbar(shown, ax=grid[-1].tolist(), **bar)
+    label = "standard\ndeviation"
+    figure.colorbar(shown, ax=grid[-1].tolist(), label=label, fraction=0.05, pad=0.01)
     for axes in grid.flatten():
         axes.set(xticks=[], yticks=[])
     return figure
