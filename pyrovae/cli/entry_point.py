@@ -15,7 +15,6 @@ from cyclopts import CycloptsError
 from cyclopts import ValidationError as CycloptsValidationError
 from pydantic import ValidationError
 
-from ..data.memory import is_too_large
 from ..errors import InputError, Interrupted, Separated, error_reason
 from ..runs.config import explain, from_yaml
 from ..training.launch import is_first, num_processes
@@ -73,6 +72,8 @@ def _run(words: list[str]) -> None:
         _print_error(str(error))
         sys.exit(1)
     except (MemoryError, RuntimeError) as error:
+        from ..data.memory import is_too_large  # not above: pyrovae.data imports torch
+
         if not is_too_large(error):
             raise
         _print_error(f"this is too large for the memory of this machine: {_ADVICE}")

@@ -149,9 +149,9 @@ def print_comparison(records: Mapping[str, Mapping[str, Any]], console: Console)
         of = "binarised pixels" if "binaris" in record["data"] else "the data"
         groups.setdefault(f"{kind} of {of}", {})[name] = record
     table = Table(title="Test ELBO (nats per datum)", title_justify="left")
-    for column in ("quantity", "run"):
-        table.add_column(column)
-    for column in ("ELBO", "standard error", "bits/dim"):
+    table.add_column("quantity")
+    table.add_column("run", no_wrap=True)
+    for column in ("ELBO", "standard\nerror", "bits/dim"):
         table.add_column(column, justify="right")
     for measure, members in groups.items():
         for name in sorted(members, key=lambda n: -members[n]["elbo"]["mean"]):
