@@ -1,0 +1,80 @@
+"""What ``fit`` does before the first step: check the data, and agree with other processes."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from ..data.batches import Batches, LoaderBatches, compute_digest
+from ..errors import InputError
+from ..infer.pair.pair import Pair
+from ..infer.parallel.fsdp import is_split
+from ..infer.parallel.processes import Processes
+from ..infer.svi.svi import SVI
+from .passes import own_batches
+
+__all__ = ["check_data", "prepare_svi", "synchronise", "take_first_batch"]
+
+
+def check_data(
+    pair: Pair,
+    batches: Batches | LoaderBatches | None,
+    size: int,
+    plate: str,
+    processes: Processes,
+) -> None:
+    """Run the pair once on all data, leaving no trace in parameters or random states.
+
+    Processes share the batches.
+
+    Arguments:
+        pair: the model and the guide.
+        batches: the data, or None.
+        size: number of training data.
+        plate: name of the plate over data.
+        processes: those that share the batches.
+    """
+    passed = batches.in_order() if isinstance(batches, Batches) else batches  # as a file reads best
+    with torch.random.fork_rng(), pair.throwaway_store(), pair.eval_mode():
+        for batch in own_batches(passed or (), processes):
+            pair.check(*batch, size=size, plate=plate)
+
+
+def take_first_batch(data: Batches | LoaderBatches) -> tuple[Any, ...]:
+    """A batch in the form in which model and guide get it."""
+    if isinstance(data, Batches):
+        return data.take(torch.arange(min(data.size, data.batch_size), device=data.device))
+    return next(iter(data))
+
+
+def prepare_svi(svi: SVI, steps: Iterator[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """Meet all parameters on the first batch of the steps, and return that batch."""
+    batch = next(steps)
+    svi.prepare(*batch)
+    return batch
+
+
+def synchronise(
+    svi: SVI, data: Batches | LoaderBatches, batch: tuple[Any, ...], processes: Processes
+) -> None:
+    """Check that processes have the same data, and give them the parameters of the first one.
+
+    Raises:
+        InputError: in all processes, if data differ.
+    """
+    is_whole = isinstance(data, Batches)
+    digest = data.digest() if isinstance(data, Batches) else compute_digest(batch)
+    is_same = processes.broadcast_text(digest) == digest
+
+    def refuse_difference() -> None:
+        if not is_same:
+            raise InputError(
+                f"process {processes.rank} has other {'data' if is_whole else 'batches'} than the "
+                "first one; give all processes the same, without a DistributedSampler, which gives "
+                "each process a part"
+            )
+
+    processes.run_in_all(refuse_difference)
+    for tensor in (*svi.parameters, *svi.buffers()):
+        if not is_split(tensor):
+            processes.broadcast(tensor.detach())
