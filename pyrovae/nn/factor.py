@@ -44,7 +44,6 @@ class FactorEncoder(nn.Module):
         torch.Size([7, 5])
     """
 
-    _diagonal: Tensor
     _below: Tensor
 
     def __init__(

@@ -136,10 +136,10 @@ def test_labels_that_are_told(images: Path) -> None:
         (["--posterior", "low_rank", "--posterior.rank", "x"], "rank of posterior 'low_rank'"),
         (["--model", "semi_supervised", "--num-labels", "10"], "a multiple of the 3 classes"),
         (["--model", "ppca", "--likelihood", "poisson"], "normal likelihood with one shared scale"),
-        (["--model", "conditional", "--prior", "vamp"], "here q depends on y, too"),
+        (["--model", "conditional", "--prior", "vamp"], "q depends on y too"),
         (
             ["--model", "semi_supervised", "--posterior", "concrete"],
-            "cannot be concatenated with y",
+            "be concatenated with y",
         ),
         (["--model", "semi_supervised", "--model.classifier", "mlp"], "unknown setting 'classifi"),
         (["--num-labels", "9"], "num_labels is an option of the semi_supervised model"),
