@@ -1,4 +1,4 @@
-"""Families of distributions by name, and what each of their arguments may be."""
+"""Families of distributions by name, with the sources of their arguments."""
 
 import inspect
 import re
@@ -21,21 +21,21 @@ Source = str | float | Sequence[float]
 """Where an argument comes from: one of ``LEARNED``, ``"data"``, or a constant."""
 
 LEARNED = ("predicted", "shared", "per_feature")
-"""By the decoder for each datum and feature; one parameter; one parameter a feature."""
+"""Predicted by the decoder for each datum; one parameter; one parameter per feature."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """A class of distributions and the sources that its arguments have unless declared otherwise.
+    """A class of distributions and the default sources of its arguments.
 
-    An argument without a source of its own is predicted by the decoder; where a distribution
-    takes an argument as ``logits`` or as probabilities, that is the logits, the numerically safe.
+    The decoder predicts arguments without a source. If a distribution takes an argument as
+    ``logits`` or as probabilities, it predicts logits, which are numerically safe.
 
     Attributes:
-        name: what it is called.
-        distribution: the class.
-        sources: sources of arguments left undeclared.
-        exposure: the argument that grows with the exposure of a datum, for families of counts.
+        name: the name of the family.
+        distribution: the class of distributions.
+        sources: sources of arguments that a declaration leaves out.
+        exposure: for families of counts, the argument that an exposure multiplies.
     """
 
     name: str
@@ -54,15 +54,15 @@ class Family:
         dependent = [name for name, c in constraints.items() if is_dependent(c)]
         if dependent:
             raise InputError(
-                f"{self.name} cannot be declared: what its {dependent[0]} may be depends on other "
-                "arguments, so no link can be derived"
+                f"{self.name} cannot be declared: the constraint on its {dependent[0]} depends on "
+                "other arguments, so no link can be derived"
             )
         parameters = inspect.signature(self.distribution.__init__).parameters
         return {name: c for name, c in constraints.items() if name in parameters}
 
     @cached_property
     def is_vector(self) -> bool:
-        """Whether one distribution is over all features of a datum, and not over one of them."""
+        """Whether one distribution is over all features of a datum, rather than over one."""
         support: Any = self.distribution.support
         try:
             return bool(support.event_dim == 1)
@@ -75,10 +75,10 @@ class Family:
         return _as_pyro(cls)(**arguments)
 
     def resolve(self, declared: Mapping[str, Source]) -> dict[str, Source]:
-        """The source of every argument that the distribution will be given.
+        """The source of every argument that the distribution gets.
 
         Raises:
-            InputError: if an argument is unknown, or cannot come from where it is said to.
+            InputError: if an argument is unknown, or its source is not possible.
         """
         for name in declared:
             if name not in self.constraints:
@@ -97,7 +97,7 @@ class Family:
                 continue
             if source not in LEARNED:
                 hint = did_you_mean(source, (*LEARNED, "data"))
-                raise InputError(f"{self.name}: {name}={source!r} is no source: {hint}")
+                raise InputError(f"{self.name}: {name}={source!r} is not a source: {hint}")
             if self.constraints[name].is_discrete:
                 raise InputError(
                     f"{self.name}: {name} is a whole number, which gradients cannot learn; "
@@ -106,7 +106,7 @@ class Family:
         return {name: sources[name] for name in self.constraints if name in sources}
 
     def _alternative(self, name: str, declared: Mapping[str, Source]) -> str | None:
-        """Of an argument that may be logits or probabilities, the way that is not used."""
+        """For an argument that may be logits or probabilities, the one that is not used."""
         if not name.endswith("logits"):
             return None
         other = name.removesuffix("_logits") if "_" in name else "probs"
@@ -124,14 +124,14 @@ FAMILIES: dict[str, Family] = {}
 def register(
     name: str, distribution: type[Distribution], exposure: str | None = None, **sources: Source
 ) -> None:
-    """Give a distribution a short name, with sources for arguments left undeclared.
+    """Give a distribution a short name, with sources for arguments that a declaration leaves out.
 
     Any class of ``pyro.distributions`` works by its own name without this.
 
     Arguments:
-        name: the name, which is found however it is capitalised.
+        name: the name, found in any capitalisation.
         distribution: a class of torch or Pyro distributions that states its ``arg_constraints``.
-        exposure: the argument that grows with the exposure of a datum, for families of counts.
+        exposure: for families of counts, the argument that an exposure multiplies.
         sources: for each argument ``"predicted"``, ``"shared"``, ``"per_feature"``, ``"data"`` or a
             constant.
 
@@ -145,10 +145,10 @@ def register(
 
 
 def family_of(spec: object) -> Family:
-    """The family named, or made of a class of distributions.
+    """The family of that name, or of a class of distributions.
 
     Raises:
-        InputError: if nothing has that name; the message names the nearest that has.
+        InputError: if nothing has that name; the message suggests the nearest one.
     """
     if isinstance(spec, type) and issubclass(spec, Distribution):
         return Family(spec.__name__, spec)
@@ -171,7 +171,7 @@ def _key(name: str) -> str:
 
 @cache
 def _as_pyro(distribution: Any) -> Any:
-    """The class itself, or mixed with what Pyro asks of a distribution that it samples."""
+    """The class, with the methods that Pyro needs to sample from it."""
     if issubclass(distribution, TorchDistributionMixin):
         return distribution
     return type(distribution.__name__, (distribution, TorchDistributionMixin), {})

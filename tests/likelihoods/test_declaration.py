@@ -66,7 +66,7 @@ def test_object_name_class_dict_and_yaml_mean_the_same(spec: Any, written: str) 
         ("Wishart Distribution", "unknown likelihood"),
         ({"scale": 1.0}, "needs the key 'family'"),
         ({"family": "Normal", "scal": 1.0}, "has no argument 'scal': did you mean 'scale'"),
-        ({"family": "Normal", "scale": "sharde"}, "is no source: did you mean 'shared'"),
+        ({"family": "Normal", "scale": "sharde"}, "is not a source: did you mean 'shared'"),
         ({"family": "Normal", "scale": -1.0}, "scale=-1.0 does not satisfy GreaterThan"),
         ({"family": "Binomial"}, "needs a number for total_count, as in total_count=16"),
         ({"family": "Binomial", "total_count": "shared"}, "whole number.*constant"),

@@ -1,4 +1,4 @@
-"""A compiled function of CUDA tensors as a CUDA graph: all its kernels with one launch."""
+"""Run a compiled function of CUDA tensors as a CUDA graph: all its kernels in one launch."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,16 +11,16 @@ Run = Callable[..., list[Tensor]]
 
 
 class CudaGraph:
-    """Calls a function of CUDA tensors; from the second call on by replaying its kernels.
+    """Calls a function of CUDA tensors, and replays its kernels from the second call on.
 
-    The first call is for real, on a stream of its own, so that kernels are built and libraries
-    have their workspaces. What cannot be captured, because it waits for the device, is called as
-    it is. Each replay draws numbers of its own from torch's generator, as calls would.
+    The first call runs the function on a stream of its own, so that kernels are built and libraries
+    allocate their workspaces. A function that waits for the device cannot be captured, and is
+    called itself. Each replay draws new numbers from torch's generator, as a call would.
 
     Arguments:
-        run: does all its work on the device, where it may write to ``held``.
-        held: tensors that it uses beside its inputs; if their memory is replaced, the function
-            is captured anew.
+        run: the function, which may write to ``held``.
+        held: tensors that it uses besides its inputs. If their memory is replaced, the function
+            is captured again.
     """
 
     def __init__(self, run: Run, held: Sequence[Tensor]) -> None:
@@ -33,7 +33,7 @@ class CudaGraph:
         self._can_capture = True
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        """The results of the function, in memory that later calls leave alone."""
+        """The results of the function, in memory that later calls do not overwrite."""
         if not self._can_capture:
             return self._run(*inputs)
         addresses = [tensor.data_ptr() for tensor in self._held]
@@ -65,7 +65,7 @@ class CudaGraph:
         try:
             with torch.cuda.graph(graph):
                 self._results = self._run(*self._inputs)
-        except RuntimeError:  # it waits for the device, or copies from the host
+        except RuntimeError:  # the function waits for the device, or copies from the host
             self._can_capture = False
             return
         self._graph = graph

@@ -1,9 +1,9 @@
-"""What a Pyro program reads beside its arguments, and whether it has changed since.
+"""List what a Pyro program reads besides its arguments, and detect changes.
 
-A recorded step holds the numbers and flags of Python that were there when it was recorded. What a
-program can reach is therefore listed: attributes of its modules and objects, closed-over
-variables, globals that its functions name, and which tensors stand where. Reading the list again
-takes microseconds.
+A recorded step holds the Python numbers and flags of the moment when it was recorded. This file
+therefore lists what a program can reach: attributes of its modules and objects, variables of its
+closures, globals that its functions name, and which tensors are where. Reading the list again takes
+microseconds.
 """
 
 import functools
@@ -34,33 +34,34 @@ _SCALAR = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch
 _LIBRARIES = frozenset({"torch", "pyro", "numpy", "scipy", "jaxtyping", "beartype"}) | frozenset(
     sys.stdlib_module_names - {"__main__"}
 )
-"""Packages whose functions and objects are not searched: they hold nothing that changes."""
+"""Packages whose functions and objects are not searched, as they hold nothing that changes."""
 
 _OWN = "pyrovae"
-"""Nor do our functions; our objects may hold a user's."""
+"""The functions of this package are not searched; its objects are, as they may hold a user's."""
 
 _PLAIN = (Namespace, SimpleNamespace, Distribution)
-"""Objects of libraries that hold what a user puts there."""
+"""Classes of libraries whose objects hold a user's values."""
 
 _CONTAINERS = (list, tuple, dict)
 
-_OF_A_CLASS = (*_SCALAR, FunctionType, Tensor, staticmethod, classmethod, property)
-"""What of a class is watched."""
+_CLASS_ATTRIBUTES = (*_SCALAR, FunctionType, Tensor, staticmethod, classmethod, property)
+"""Types of the class attributes that are watched."""
 
-_MODULE_FIELDS = frozenset(vars(nn.Module())) - {"training"}
-"""What torch keeps in each module; the tensors and modules among it are listed by name."""
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module())) - {"training"}
+"""Attributes of every module; its tensors and submodules are listed by name instead."""
 
 _MOST_OBJECTS = 20_000
-"""A program that reaches more is searched no further; audits see to the rest."""
+"""The search ends after so many objects; audits cover the rest."""
 
 _LONGEST = 100
-"""Of longer lists and dicts, which are data, identity and length are watched."""
+"""Longer lists and dicts count as data: only their identity and length are watched."""
 
 
 class Watch:
-    """The Python state that functions can reach, as far as it is plain to see.
+    """The Python state that functions can reach, with some exceptions.
 
-    Not seen are numbers that change within an array or a set, in a file, a generator or a library.
+    It does not detect numbers that change within an array or a set, in a file, a generator or a
+    library.
 
     Arguments:
         roots: models, guides, losses: functions, methods, modules or other objects.
@@ -71,13 +72,13 @@ class Watch:
         self._search: _Search | None = None
 
     def state(self) -> Hashable:
-        """A key of the state as it is now; the very same object for as long as nothing changes."""
+        """A key of the present state; the same object for as long as nothing changes."""
         if self._search is None or not self._search.is_current():
             self._search = _Search(self._roots)
         return self._search.state
 
     def objects(self) -> list[Any]:
-        """What :meth:`state` names by identity; to be kept for as long as the key is."""
+        """The objects that :meth:`state` names by identity; keep them for as long as the key."""
         self.state()
         assert self._search is not None
         return self._search.objects
@@ -89,7 +90,7 @@ class Watch:
         return self._search.buffers
 
     def difference(self, before: Hashable) -> str | None:
-        """A name for what is not as it was in an earlier state, or None if all is."""
+        """The names of what changed since an earlier state, three at most; None if nothing did."""
         after = self.state()
         if after == before:
             return None
@@ -103,13 +104,13 @@ class Watch:
 
 @dataclass(frozen=True)
 class _Slots:
-    """An object whose attributes are in slots."""
+    """Stands for the attributes of an object that are in slots."""
 
     owner: Any
 
 
 class _Search:
-    """One walk over everything that can be reached, and quick ways to read it all again."""
+    """One walk over everything that can be reached, and a fast way to read it all again."""
 
     def __init__(self, roots: tuple[Any, ...]) -> None:
         self.objects: list[Any] = []
@@ -125,8 +126,8 @@ class _Search:
                 continue
             self._seen.add(id(thing))
             self.objects.append(thing)
-            for place, names in _places(path, thing):
-                children = self._list(path, place, names, found)
+            for place, names in _find_places(path, thing):
+                children = self._list_values(path, place, names, found)
                 pending.extend(reversed(children))
         self._lengths = [len(container) for container in self._containers]
         parameters = [each for each in self.objects if isinstance(each, nn.Parameter)]
@@ -137,24 +138,24 @@ class _Search:
 
     @functools.cached_property
     def buffers(self) -> list[Tensor]:
-        """Those of all modules among the objects."""
+        """The buffers of all modules among the objects."""
         modules = (each for each in self.objects if isinstance(each, nn.Module))
         return list({id(b): b for module in modules for b in module.buffers()}.values())
 
     def is_current(self) -> bool:
-        """Whether everything reads as it did."""
+        """Whether everything reads as it did in the walk."""
         try:
             return list(map(len, self._containers)) == self._lengths and (
-                (self._items.are(is_) and self._attributes.are(is_))
-                or (self._items.are(_is_same) and self._attributes.are(_is_same))
+                (self._items.all_match(is_) and self._attributes.all_match(is_))
+                or (self._items.all_match(_is_same) and self._attributes.all_match(_is_same))
             )
         except (KeyError, IndexError, ValueError, AttributeError):  # gone, or emptied
             return False
 
-    def _list(
+    def _list_values(
         self, path: str, place: Any, names: list[Any], found: list[tuple[str, Any]]
     ) -> list[tuple[str, Any]]:
-        """Note all that stands in one place; what is to be searched in turn."""
+        """List the values in one place; return those that have to be searched themselves."""
         others = []
         for name in names:
             if _is_cell(place):
@@ -167,8 +168,8 @@ class _Search:
                 found.append((f"{path}.{name}", (type(value), value)))
                 continue
             others.append((f"{path}.{name}" if path else str(name), value))
-            # What is in a short container is listed in its turn, so that an equal one is as good.
-            if _counts_itself(value):
+            # Items of a short container are listed themselves: its identity does not count.
+            if _has_identity(value):
                 found.append((f"{path}.{name}", id(value)))
         if isinstance(place, dict | list):
             self._containers.append(place)
@@ -176,7 +177,7 @@ class _Search:
 
 
 class _Readings:
-    """What was read in many places; to be read again in one go, without a call of Python each."""
+    """Values read in many places, which can be read again in one go, without a Python call each."""
 
     def __init__(self, read: Callable[[Any, Any], Any]) -> None:
         self._read = read
@@ -185,15 +186,15 @@ class _Readings:
         self._values: list[Any] = []
 
     def add(self, place: Any, name: Any) -> Any:
-        """Read a name in a place, now and from now on."""
+        """Read a name in a place, and remember to read it again."""
         value = self._read(place, name)
         self._places.append(place)
         self._names.append(name)
         self._values.append(value)
         return value
 
-    def are(self, same: Callable[[Any, Any], bool]) -> bool:
-        """Whether all values are the same still."""
+    def all_match(self, same: Callable[[Any, Any], bool]) -> bool:
+        """Whether all values are still the same."""
         return all(map(same, map(self._read, self._places, self._names), self._values))
 
 
@@ -203,11 +204,11 @@ def _is_same(now: Any, before: Any) -> bool:
     )
 
 
-def _counts_itself(thing: Any) -> bool:
-    """Whether another object in its place is a change, however alike."""
+def _has_identity(thing: Any) -> bool:
+    """Whether replacing the object is a change, even by an equal one."""
     if isinstance(thing, _CONTAINERS):
         return len(thing) > _LONGEST
-    # Guides make plates anew in each call.
+    # Not so for Pyro's own objects: guides make new plates in each call.
     return isinstance(thing, Distribution) or _package(type(thing)) != "pyro"
 
 
@@ -215,19 +216,19 @@ def _is_cell(place: Any) -> bool:
     return hasattr(place, "cell_contents")
 
 
-def _places(path: str, thing: Any) -> Iterator[tuple[Any, list[Any]]]:
-    """Where a thing keeps what it reads: dicts, lists and cells, with the names that count."""
+def _find_places(path: str, thing: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """The dicts, lists and cells in which an object keeps what it reads, with the names to read."""
     if isinstance(thing, nn.Module):
         own = vars(thing)
-        yield own, [name for name in own if name not in _MODULE_FIELDS]
+        yield own, [name for name in own if name not in _MODULE_ATTRIBUTES]
         for field in ("_parameters", "_buffers", "_modules"):
             if own[field]:
                 yield own[field], list(own[field])
         for hooks in (own["_forward_hooks"], own["_forward_pre_hooks"]):
             yield hooks, list(hooks)
-        yield from _class_places(type(thing))
+        yield from _find_class_places(type(thing))
     elif isinstance(thing, FunctionType):
-        yield from _function_places(thing)
+        yield from _find_function_places(thing)
     elif isinstance(thing, MethodType):
         yield {"self": thing.__self__, "function": thing.__func__}, ["self", "function"]
     elif isinstance(thing, functools.partial):
@@ -239,7 +240,7 @@ def _places(path: str, thing: Any) -> Iterator[tuple[Any, list[Any]]]:
     elif isinstance(thing, property):
         yield {"get": thing.fget}, ["get"]
     elif isinstance(thing, type):
-        yield from _class_places(thing)
+        yield from _find_class_places(thing)
     elif isinstance(thing, Tensor | ModuleType | BuiltinFunctionType):
         return
     elif isinstance(thing, Mapping):
@@ -253,27 +254,27 @@ def _places(path: str, thing: Any) -> Iterator[tuple[Any, list[Any]]]:
             yield vars(thing), list(vars(thing))
         slots = [name for each in type(thing).__mro__ for name in getattr(each, "__slots__", ())]
         yield _Slots(thing), [n for n in slots if hasattr(thing, n) and not n.startswith("__")]
-        yield from _class_places(type(thing))
+        yield from _find_class_places(type(thing))
 
 
-def _class_places(kind: type) -> Iterator[tuple[Any, list[Any]]]:
-    """The attributes and methods of the classes that a user has written."""
+def _find_class_places(kind: type) -> Iterator[tuple[Any, list[Any]]]:
+    """The watched attributes and methods of a class and its bases, without those of libraries."""
     for each in kind.__mro__:
         if not _is_library(each):
             names = [
                 name
                 for name, value in vars(each).items()
-                if isinstance(value, _OF_A_CLASS)
+                if isinstance(value, _CLASS_ATTRIBUTES)
                 and (name == "__call__" or not name.startswith("__"))
             ]
             if names:
                 yield vars(each), names
 
 
-def _function_places(function: FunctionType) -> Iterator[tuple[Any, list[Any]]]:
+def _find_function_places(function: FunctionType) -> Iterator[tuple[Any, list[Any]]]:
     for cell in function.__closure__ or ():
         try:
-            cell.cell_contents  # noqa: B018 - a variable that is not bound yet has none
+            cell.cell_contents  # noqa: B018 - raises where a variable is not bound yet
         except ValueError:
             continue
         yield cell, ["variable"]
@@ -285,7 +286,7 @@ def _function_places(function: FunctionType) -> Iterator[tuple[Any, list[Any]]]:
     yield vars(function), list(vars(function))
     if _is_library(function):
         return
-    named = _names_in(function.__code__)
+    named = _find_names(function.__code__)
     here = function.__globals__
     names = [n for n in named if n in here and not _is_fixed(here[n])]
     if names:
@@ -298,17 +299,17 @@ def _function_places(function: FunctionType) -> Iterator[tuple[Any, list[Any]]]:
                 yield vars(module), inner
 
 
-def _names_in(code: CodeType) -> list[str]:
-    """The globals and attributes that a function, and functions within it, may name."""
+def _find_names(code: CodeType) -> list[str]:
+    """The globals and attributes that a function, or a function within it, may name."""
     names = dict.fromkeys(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            names |= dict.fromkeys(_names_in(constant))
+            names |= dict.fromkeys(_find_names(constant))
     return list(names)
 
 
 def _is_fixed(value: Any) -> bool:
-    """Whether it is a module, or a library's: what does not change between steps."""
+    """Whether a value is a module, or a function or class of a library, which do not change."""
     return isinstance(value, ModuleType) or (callable(value) and _is_library(value))
 
 

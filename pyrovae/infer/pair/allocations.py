@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..private_torch import TorchDispatchMode
 from ..trees import leaves_of
 
 __all__ = ["count_allocated_bytes"]
