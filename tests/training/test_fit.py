@@ -270,7 +270,7 @@ def test_shared_latents_have_the_same_posterior_with_minibatches() -> None:
         ({"optimiser": pyro.optim.Adam(lambda name: {"lr": 0.1})}, "with a dict of options"),
         ({"optimiser": lambda parameters: None}, "optimiser makes a torch.optim.*NoneType"),
         ({"optimiser": torch.optim.LBFGS}, "optimiser makes.*LBFGS"),
-        ({"data": Batches(X), "transform": torch.neg}, "Batches have a transform"),
+        ({"data": Batches(X), "transform": torch.neg}, "Batches have their own transform"),
         ({"data": torch.cat([X, X[:1] * float("nan")]), "batch_size": 4}, "NaN"),
         ({"validation": X * float("nan")}, "NaN"),
         ({"validation": X[:, :2]}, r"shape \(20, 2\); the model expects \(3,\)"),
