@@ -1,1 +1,1 @@
-"""Side by side with peers: ``python -m benchmarks``."""
+"""Benchmarks: speed against other libraries (``python -m benchmarks``), accuracy and robustness."""

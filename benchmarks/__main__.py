@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: every comparison whose peer is installed, as medians and ratios."""
+"""``python -m benchmarks``: time pyrovae against every other library that is installed."""
 
 import importlib.metadata
 import json
@@ -15,7 +15,7 @@ from .timing import Candidate, time_interleaved
 Section = Literal["mlp", "conv", "tiny", "epoch", "start", "likelihood"]
 app = App(name="python -m benchmarks", help_format="markdown")
 
-_HERE = "benchmarks.torch_steps"
+_TORCH = "benchmarks.torch_steps"
 _NUMPYRO = "benchmarks.numpyro_steps"
 _EPOCHS = "benchmarks.epochs"
 _MLP_STEPS = {32: 100, 128: 40, 256: 20}
@@ -24,18 +24,19 @@ _STEADY = "ours, nothing else changing"
 _SEED = 0
 
 
-def _candidates(network: str, batch_size: int, steps: int) -> list[Candidate]:
-    of = {"network": network, "batch_size": batch_size}
+def _step_candidates(network: str, batch_size: int, steps: int) -> list[Candidate]:
+    options = {"network": network, "batch_size": batch_size}
+    compiled, steady = {**options, "compiled": True}, {**options, "steady": True}
     candidates = [
-        Candidate("ours", f"{_HERE}:ours", of),
-        Candidate("Pyro SVI", f"{_HERE}:plain_pyro", of),
-        Candidate("PyTorch by hand, fused Adam", f"{_HERE}:by_hand", of),
-        Candidate("PyTorch by hand, compiled", f"{_HERE}:by_hand", {**of, "compiled": True}),
-        Candidate("floor", f"{_HERE}:floor", of),
+        Candidate("ours", f"{_TORCH}:ours", options),
+        Candidate("Pyro SVI", f"{_TORCH}:plain_pyro", options),
+        Candidate("PyTorch by hand, fused Adam", f"{_TORCH}:by_hand", options),
+        Candidate("PyTorch by hand, compiled", f"{_TORCH}:by_hand", compiled),
+        Candidate("floor", f"{_TORCH}:floor", options),
     ]
     if network == "mlp":
         size = {"batch_size": batch_size}
-        candidates.insert(1, Candidate(_STEADY, f"{_HERE}:ours", {**of, "steady": True}))
+        candidates.insert(1, Candidate(_STEADY, f"{_TORCH}:ours", steady))
         candidates += [
             Candidate("NumPyro jit", f"{_NUMPYRO}:jitted", size, "numpyro"),
             Candidate("NumPyro scan", f"{_NUMPYRO}:scanned", {**size, "steps": steps}, "numpyro"),
@@ -43,15 +44,15 @@ def _candidates(network: str, batch_size: int, steps: int) -> list[Candidate]:
     return candidates
 
 
-def _tiny() -> list[Candidate]:
+def _eight_schools_candidates() -> list[Candidate]:
     return [
-        Candidate("ours", f"{_HERE}:schools_in_ours"),
-        Candidate("Pyro SVI", f"{_HERE}:schools_in_pyro"),
+        Candidate("ours", f"{_TORCH}:schools_in_ours"),
+        Candidate("Pyro SVI", f"{_TORCH}:schools_in_pyro"),
         Candidate("NumPyro jit", f"{_NUMPYRO}:schools", needs="numpyro"),
     ]
 
 
-def _epoch(batch_size: int) -> list[Candidate]:
+def _epoch_candidates(batch_size: int) -> list[Candidate]:
     size = {"batch_size": batch_size}
     return [
         Candidate("ours", f"{_EPOCHS}:ours", size),
@@ -62,19 +63,19 @@ def _epoch(batch_size: int) -> list[Candidate]:
 
 
 def _report(title: str, seconds: dict[str, float]) -> dict[str, Any]:
-    """Print and return the medians, and the ratios of ours to each."""
+    """Print and return the median seconds, and the ratio of our time to each."""
     print(title, flush=True)
     record: dict[str, Any] = {"seconds": seconds}
     for ours in (name for name in ("ours", _STEADY) if name in seconds):
         record[f"{ours} / other"] = {n: seconds[ours] / each for n, each in seconds.items()}
     for name, each in seconds.items():
         ratios = [ratios[name] for key, ratios in record.items() if key != "seconds"]
-        shown = "".join(f"{ratio:8.3f}" for ratio in ratios)
-        print(f"  {name:30s} {1e3 * each:12.3f} ms   ours / this {shown}", flush=True)
+        columns = "".join(f"{ratio:8.3f}" for ratio in ratios)
+        print(f"  {name:30s} {1e3 * each:12.3f} ms   ours / this {columns}", flush=True)
     return record
 
 
-def _machine() -> dict[str, Any]:
+def _describe_machine() -> dict[str, Any]:
     packages = ("torch", "pyro-ppl", "numpyro", "jax", "pythae", "numpy")
     versions = {}
     for package in packages:
@@ -103,30 +104,30 @@ def _machine() -> dict[str, Any]:
 
 @app.default
 def main(*sections: Section, rounds: int = 25, output: Path = Path("benchmarks.json")) -> None:
-    """Measure, print and write as JSON.
+    """Time each candidate, print the medians and ratios, and write them as JSON.
 
-    Set `PYROVAE_DATA` to a folder that holds MNIST; images are drawn where it is not set.
-    `pip install -e '.[bench]'` installs the peers.
+    Set `PYROVAE_DATA` to a folder that contains MNIST; without it the images are random.
+    `pip install -e '.[bench]'` installs the other libraries.
 
     Args:
-        sections: which comparisons; all unless given.
-        rounds: turns of each candidate.
-        output: where to write.
+        sections: comparisons to run; all by default.
+        rounds: number of timings of each candidate.
+        output: path of the JSON file.
     """
-    record: dict[str, Any] = {"machine": _machine(), "rounds": rounds}
+    record: dict[str, Any] = {"machine": _describe_machine(), "rounds": rounds}
     chosen = sections or ("mlp", "conv", "tiny", "epoch", "start", "likelihood")
     for network, sizes in (("mlp", _MLP_STEPS), ("conv", _CONV_STEPS)):
         for batch_size, steps in sizes.items() if network in chosen else ():
             title = f"{network}, batch {batch_size}"
-            seconds = time_interleaved(_candidates(network, batch_size, steps), steps, rounds)
-            record[title] = _report(title, seconds)
+            candidates = _step_candidates(network, batch_size, steps)
+            record[title] = _report(title, time_interleaved(candidates, steps, rounds))
     if "tiny" in chosen:
-        record["eight schools"] = _report("eight schools", time_interleaved(_tiny(), 100, rounds))
+        seconds = time_interleaved(_eight_schools_candidates(), 100, rounds)
+        record["eight schools"] = _report("eight schools", seconds)
     if "epoch" in chosen:
         title = "an epoch of 60,000 images, batch 128"
-        record[title] = _report(
-            title, time_interleaved(_epoch(128), 1, max(3, rounds // 5), warm_up=1)
-        )
+        candidates, num_rounds = _epoch_candidates(128), max(3, rounds // 5)
+        record[title] = _report(title, time_interleaved(candidates, 1, num_rounds, warm_up=1))
     if "start" in chosen:
         print("start")
         record["start"] = start.measure()

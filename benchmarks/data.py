@@ -1,4 +1,4 @@
-"""Images that every candidate gets: MNIST where ``PYROVAE_DATA`` has it, else drawn ones."""
+"""Images for the benchmarks: MNIST if ``PYROVAE_DATA`` is set, else random images."""
 
 import os
 
@@ -9,16 +9,16 @@ __all__ = ["binary_batches", "images", "test_images"]
 
 
 def images() -> Tensor:
-    """60,000 grey images of 784 pixels, as bytes."""
-    return _images(is_train=True, num=60_000)
+    """Return 60,000 grey training images of 784 pixels, as bytes."""
+    return _load_or_draw(is_train=True, num=60_000)
 
 
 def test_images() -> Tensor:
-    """10,000 more."""
-    return _images(is_train=False, num=10_000)
+    """Return 10,000 grey test images of 784 pixels, as bytes."""
+    return _load_or_draw(is_train=False, num=10_000)
 
 
-def _images(is_train: bool, num: int) -> Tensor:
+def _load_or_draw(is_train: bool, num: int) -> Tensor:
     if os.environ.get("PYROVAE_DATA"):
         from torchvision.datasets import MNIST
 
@@ -29,7 +29,7 @@ def _images(is_train: bool, num: int) -> Tensor:
 
 
 def binary_batches(batch_size: int, num: int = 100) -> list[Tensor]:
-    """Batches of pixels that are 0 or 1."""
+    """Return batches of binarised images."""
     generator = torch.Generator().manual_seed(1)
     order = torch.randperm(60_000, generator=generator)[: num * batch_size] % 60_000
     grey = images()[order].float() / 255

@@ -1,10 +1,10 @@
-"""Seconds and memory of one EM iteration, beside scikit-learn's, on the same data from one start.
+"""Time and memory of one EM iteration, compared with scikit-learn on the same data.
 
     python benchmarks/em_vs_sklearn.py
 
-Iterations alternate between the two, after one of each to warm up; what is printed are medians and
-their ratio. Peak memory (Linux only) is that of a fresh process, above what it holds once the data
-are made.
+Both start from the same parameters. After one warm-up iteration each, iterations alternate between
+the two. The script prints the median times and their ratio. Peak memory (Linux only) is measured in
+a new process, as the increase after the data are in memory.
 """
 
 import multiprocessing
@@ -19,21 +19,21 @@ import numpy as np
 import torch
 from cyclopts import run
 from numpy.typing import NDArray
-from sklearn.mixture import GaussianMixture as Theirs
+from sklearn.mixture import GaussianMixture as ScikitLearnMixture
 
 from pyrovae.gmm import Mixture
 from pyrovae.gmm.em import expectation, maximisation
 
 
-def make(n: int, d: int, k: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Data about k points, and these points."""
+def make_data(n: int, d: int, k: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Draw data from a mixture of k normals, and return them with the k means."""
     random = np.random.default_rng(0)
     locs = 3 * random.normal(size=(k, d))
     return locs[random.integers(k, size=n)] + random.normal(size=(n, d)), locs
 
 
 class Ours:
-    """An iteration of this package."""
+    """EM iterations of this package."""
 
     def __init__(self, x: NDArray[Any], locs: NDArray[Any], kind: Any) -> None:
         k, d = locs.shape
@@ -42,53 +42,54 @@ class Ours:
         self.x, self.floor = torch.from_numpy(x), torch.full((d,), 1e-6, dtype=torch.float64)
 
     def iterate(self) -> float:
-        """One round; the mean log-likelihood before it."""
+        """Run one iteration, and return the mean log-likelihood before it."""
         statistics = expectation(self.x, self.mixture)
         self.mixture, _ = maximisation(statistics, self.floor, self.mixture)
         return statistics.log_normaliser.item() / len(self.x)
 
 
 class ScikitLearn:
-    """An iteration of scikit-learn's, by the two halves of its loop."""
+    """EM iterations of scikit-learn, by its private methods for the E-step and the M-step."""
 
     def __init__(self, x: NDArray[Any], locs: NDArray[Any], kind: str) -> None:
         k, d = locs.shape
         self.x = x
-        self.estimator = Theirs(k, covariance_type=kind, reg_covar=0.0)
+        self.estimator = ScikitLearnMixture(k, covariance_type=kind, reg_covar=0.0)
         factors = {"full": np.tile(np.eye(d), (k, 1, 1)), "diag": np.ones((k, d))}[kind]
         self.estimator.weights_ = np.full(k, 1 / k)
         self.estimator.means_ = locs
         self.estimator.precisions_cholesky_ = factors
 
     def iterate(self) -> float:
-        """One round; the mean log-likelihood before it."""
+        """Run one iteration, and return the mean log-likelihood before it."""
         log_likelihood, log_q = self.estimator._e_step(self.x)
         self.estimator._m_step(self.x, log_q)
         return float(log_likelihood)
 
 
-def seconds(kind: str, n: int, d: int, k: int, rounds: int) -> None:
-    """Print the medians of alternating iterations."""
-    x, locs = make(n, d, k)
+def compare_times(kind: str, n: int, d: int, k: int, rounds: int) -> None:
+    """Time alternating iterations, check that both agree, and print the medians."""
+    x, locs = make_data(n, d, k)
     runners = {"ours": Ours(x, locs, kind), "scikit-learn": ScikitLearn(x, locs, kind)}
-    taken: dict[str, list[float]] = {name: [] for name in runners}
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
     for number in range(rounds + 1):
-        reached = []
+        log_likelihoods = []
         for name, runner in runners.items():
             start = perf_counter()
-            reached.append(runner.iterate())
+            log_likelihoods.append(runner.iterate())
             if number:
-                taken[name].append(perf_counter() - start)
-        assert abs(reached[0] - reached[1]) < 1e-9 * abs(reached[1]), reached
-    ours, theirs = median(taken["ours"]), median(taken["scikit-learn"])
+                seconds[name].append(perf_counter() - start)
+        ours, theirs = log_likelihoods
+        assert abs(ours - theirs) < 1e-9 * abs(theirs), log_likelihoods
+    ours, theirs = median(seconds["ours"]), median(seconds["scikit-learn"])
     print(f"{kind}: ours {ours:.3f} s, scikit-learn {theirs:.3f} s, ratio {theirs / ours:.1f}")
 
 
-def memory(name: str, kind: str, n: int, d: int, k: int) -> float:
-    """MiB that two iterations take at their peak, in a process of their own."""
+def measure_memory(name: str, kind: str, n: int, d: int, k: int) -> float:
+    """Return the peak memory of two iterations in MiB, measured in a new process."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(sender, name, kind, n, d, k))
+    process = context.Process(target=_send_peak, args=(sender, name, kind, n, d, k))
     process.start()
     sender.close()
     peak: float = receiver.recv()
@@ -96,40 +97,42 @@ def memory(name: str, kind: str, n: int, d: int, k: int) -> float:
     return peak
 
 
-def _measure(sender: Any, name: str, kind: str, n: int, d: int, k: int) -> None:
+def _send_peak(sender: Any, name: str, kind: str, n: int, d: int, k: int) -> None:
     warnings.simplefilter("ignore")
-    x, locs = make(n, d, k)
-    runner: Any = Ours if name == "ours" else ScikitLearn
-    runner(x[:20_000].copy(), locs, kind).iterate()  # libraries load what they need
-    fitted = runner(x, locs, kind)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is from here on
-    before = _peak()
+    x, locs = make_data(n, d, k)
+    make_runner: Any = Ours if name == "ours" else ScikitLearn
+    make_runner(x[:20_000].copy(), locs, kind).iterate()  # libraries allocate their own memory here
+    runner = make_runner(x, locs, kind)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = _peak_memory()
     for _ in range(2):
-        fitted.iterate()
-    sender.send(_peak() - before)
+        runner.iterate()
+    sender.send(_peak_memory() - before)
 
 
-def _peak() -> float:
-    """The largest resident memory so far, in MiB."""
+def _peak_memory() -> float:
+    """Return the peak resident memory of this process, in MiB."""
     (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(line) / 1024
 
 
 def main(n: int = 1_000_000, d: int = 16, k: int = 16, rounds: int = 7) -> None:
-    """Measure both covariance types.
+    """Measure full and diagonal covariances.
 
     Arguments:
-        n: points.
-        d: columns.
-        k: components.
-        rounds: iterations of each.
+        n: number of data.
+        d: number of columns.
+        k: number of components.
+        rounds: number of timed iterations of each.
     """
     print(f"n = {n:,}, d = {d}, K = {k}, {torch.get_num_threads()} threads")
     for kind in ("full", "diag"):
-        seconds(kind, n, d, k, rounds)
+        compare_times(kind, n, d, k, rounds)
     for kind in ("full", "diag"):
         for components in (k, 4 * k):
-            peaks = {name: memory(name, kind, n, d, components) for name in ("ours", "theirs")}
+            peaks = {
+                name: measure_memory(name, kind, n, d, components) for name in ("ours", "theirs")
+            }
             print(
                 f"{kind}, K = {components}: peak above the data, ours {peaks['ours']:.0f} MiB, "
                 f"scikit-learn {peaks['theirs']:.0f} MiB "

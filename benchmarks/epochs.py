@@ -1,4 +1,4 @@
-"""A pass through 60,000 images, with all that feeds the steps."""
+"""Whole epochs over 60,000 images: loading, shuffling, binarisation and steps."""
 
 import os
 import tempfile
@@ -28,7 +28,7 @@ Run = Callable[[int], None]
 
 
 def ours(batch_size: int) -> Run:
-    """Data on the device; shuffling, binarisation and step in one graph."""
+    """This package: data on the device; shuffling, binarisation and the step in one graph."""
     torch.manual_seed(0)
     vae = VAE((784,), LATENT, "Bernoulli")
     batches = Batches(images(), batch_size, transform=partial(binarise, levels=255))
@@ -44,7 +44,7 @@ def ours(batch_size: int) -> Run:
 
 
 class _Images(torch.utils.data.Dataset[Any]):
-    """As torchvision's MNIST gives them: an image of PIL, made a tensor, and its class."""
+    """The same work as torchvision's MNIST: a PIL image, converted to a tensor, and its class."""
 
     def __init__(self) -> None:
         from torchvision.transforms import ToTensor
@@ -63,7 +63,7 @@ class _Images(torch.utils.data.Dataset[Any]):
 
 
 def pyros_example(batch_size: int) -> Run:
-    """As Pyro's own example of a VAE has it: softplus networks, DataLoader, SVI, Adam."""
+    """Pyro's own VAE example: softplus networks, DataLoader, SVI, Adam."""
     softplus = nn.Softplus()
     hidden, loc, log_scale = nn.Linear(784, 400), nn.Linear(400, LATENT), nn.Linear(400, LATENT)
     encoder = nn.ModuleList([hidden, loc, log_scale])
@@ -95,7 +95,7 @@ def pyros_example(batch_size: int) -> Run:
 
 
 def pythaes_trainer(batch_size: int) -> Run:
-    """pythae's trainer, with the same networks and batches; grey pixels, in memory."""
+    """The trainer of pythae, with the same networks and batches; grey pixels, in memory."""
     from pythae.data.datasets import BaseDataset
     from pythae.models import VAE as PythaeVAE
     from pythae.models import VAEConfig
@@ -140,9 +140,9 @@ def pythaes_trainer(batch_size: int) -> Run:
 
     def run(epochs: int) -> None:
         with (
-            Path(os.devnull).open("w") as silence,
-            redirect_stdout(silence),
-            redirect_stderr(silence),
+            Path(os.devnull).open("w") as devnull,
+            redirect_stdout(devnull),
+            redirect_stderr(devnull),
         ):
             for epoch in range(epochs):
                 trainer.train_step(epoch)

@@ -1,4 +1,4 @@
-"""The same steps in NumPyro: each step compiled, or a whole turn as one scan."""
+"""Training steps in NumPyro: one compiled call per step, or one compiled scan over many steps."""
 
 from collections.abc import Callable, Iterator
 from itertools import cycle
@@ -22,16 +22,16 @@ Run = Callable[[int], None]
 
 
 def jitted(batch_size: int) -> Run:
-    """One compiled update a step."""
-    svi, batches = _svi(), [jnp.asarray(x.numpy()) for x in binary_batches(batch_size)]
+    """One compiled call per step."""
+    svi, batches = _make_svi(), [jnp.asarray(x.numpy()) for x in binary_batches(batch_size)]
     state = svi.init(random.PRNGKey(0), batches[0])
     update = jax.jit(svi.update, donate_argnums=0)
-    return _steps(update, state, cycle(batches))
+    return _make_run(update, state, cycle(batches))
 
 
 def scanned(batch_size: int, steps: int) -> Run:
-    """So many steps as one compiled loop."""
-    svi = _svi()
+    """A fixed number of steps in one compiled loop."""
+    svi = _make_svi()
     batches = binary_batches(batch_size)
     stacked = jnp.stack([jnp.asarray(batches[i % len(batches)].numpy()) for i in range(steps)])
     state = svi.init(random.PRNGKey(0), stacked[0])
@@ -46,8 +46,8 @@ def scanned(batch_size: int, steps: int) -> Run:
 
 
 def epoch(batch_size: int) -> Run:
-    """Passes through all images: shuffled, binarised afresh, the last batch left out."""
-    svi = _svi()
+    """Epochs over all images: shuffled, binarised anew, without the last incomplete batch."""
+    svi = _make_svi()
     data = jnp.asarray(images().numpy())
     num = len(data) // batch_size
 
@@ -59,7 +59,7 @@ def epoch(batch_size: int) -> Run:
         return (state, key), loss
 
     @jax.jit
-    def one_pass(carry: Any) -> Any:
+    def run_epoch(carry: Any) -> Any:
         state, key = carry
         key, order = random.split(key)
         index = random.permutation(order, len(data))[: num * batch_size].reshape(num, batch_size)
@@ -70,14 +70,14 @@ def epoch(batch_size: int) -> Run:
     def run(epochs: int) -> None:
         nonlocal carry
         for _ in range(epochs):
-            carry, losses = one_pass(carry)
+            carry, losses = run_epoch(carry)
             losses.block_until_ready()
 
     return run
 
 
 def schools() -> Run:
-    """Eight schools, one compiled update a step."""
+    """Eight schools, with one compiled call per step."""
 
     def model(effects: Any) -> None:
         mean = numpyro.sample("mean", dist.Normal(0.0, 5.0))
@@ -89,10 +89,10 @@ def schools() -> Run:
     effects = jnp.asarray(EFFECTS)
     svi = SVI(model, AutoNormal(model), numpyro.optim.Adam(1e-3), Trace_ELBO())
     state = svi.init(random.PRNGKey(0), effects)
-    return _steps(jax.jit(svi.update, donate_argnums=0), state, cycle([effects]))
+    return _make_run(jax.jit(svi.update, donate_argnums=0), state, cycle([effects]))
 
 
-def _steps(update: Any, state: Any, batches: Iterator[Any]) -> Run:
+def _make_run(update: Any, state: Any, batches: Iterator[Any]) -> Run:
     def run(steps: int) -> None:
         nonlocal state
         for _ in range(steps):
@@ -102,7 +102,7 @@ def _steps(update: Any, state: Any, batches: Iterator[Any]) -> Run:
     return run
 
 
-def _svi() -> SVI:
+def _make_svi() -> SVI:
     init_encoder, encode = stax.serial(
         stax.Dense(400),
         stax.Relu,

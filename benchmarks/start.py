@@ -1,4 +1,4 @@
-"""What capture costs: seconds before the first fast step, graphs, and memory."""
+"""``python -m benchmarks.start``: the cost of compilation, in seconds, graphs and memory."""
 
 import json
 import os
@@ -15,7 +15,7 @@ __all__ = ["measure"]
 
 
 def measure(batch_size: int = 128) -> dict[str, dict[str, float]]:
-    """Of our MLP pair in fresh processes: eager, and compiled with caches cold and warm."""
+    """Measure an MLP VAE in new processes: eager, and compiled with a cold and a warm cache."""
     results = {}
     with tempfile.TemporaryDirectory() as cache:
         for name, compile in (("eager", False), ("cold", True), ("warm", True)):
@@ -29,7 +29,7 @@ def measure(batch_size: int = 128) -> dict[str, dict[str, float]]:
     return results
 
 
-def _measured(compile: bool, batch_size: int) -> dict[str, Any]:
+def _measure_epoch(compile: bool, batch_size: int) -> dict[str, Any]:
     from pyrovae import VAE, Batches, binarise
     from pyrovae.infer import ELBO, SVI
 
@@ -41,7 +41,7 @@ def _measured(compile: bool, batch_size: int) -> dict[str, Any]:
     svi = SVI(
         vae.model, vae.guide, fused_adam, ELBO(60_000), compile=compile, transform=batches.take
     )
-    before, seconds = _resident(), []
+    before, seconds = _private_memory(), []
     for index in batches.indices():
         start = perf_counter()
         svi.step(index)
@@ -52,15 +52,15 @@ def _measured(compile: bool, batch_size: int) -> dict[str, Any]:
         "rest of an epoch, s": round(sum(seconds[3:]), 2),
         "graphs recorded after an epoch with a ragged batch": recorded,
         "graphs compiled": compiled,
-        "memory above the data, MiB": round(_resident() - before),
+        "memory above the data, MiB": round(_private_memory() - before),
     }
 
 
-def _resident() -> float:
-    """Resident memory in MiB (Linux), without what others share."""
+def _private_memory() -> float:
+    """Return the resident memory of this process in MiB, without shared memory (Linux only)."""
     status = Path("/proc/self/status").read_text()
     return int(re.findall(r"RssAnon:\s+(\d+) kB", status)[0]) / 1024
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measured(bool(int(sys.argv[1])), int(sys.argv[2]))))
+    print(json.dumps(_measure_epoch(bool(int(sys.argv[1])), int(sys.argv[2]))))

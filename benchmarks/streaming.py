@@ -1,8 +1,8 @@
-"""``python -m benchmarks.streaming``: a file larger than what the process may hold.
+"""``python -m benchmarks.streaming``: train on a file that is larger than the memory limit.
 
-A VAE goes once through images that are mapped from a file, in a process whose private memory is
-limited to less than they are; then steps on the map are timed beside those on the same data in
-memory and from a ``DataLoader`` with two workers.
+First, ``fit`` trains a VAE for one epoch on images in a memory-mapped file, in a process with a
+limit on private memory that is below the size of the file. Then the script compares the time of a
+step on the mapped file with the same data in memory, and from a ``DataLoader`` with two workers.
 """
 
 import json
@@ -45,21 +45,21 @@ def main(
     rounds: int = 5,
     output: Path = Path("streaming.json"),
 ) -> None:
-    """Measure, print, and write as JSON.
+    """Measure, print, and write the result as JSON.
 
     Args:
-        gigabytes: of the file, which must fit in memory once for the race.
-        limit: gigabytes of private memory, the program's own included.
-        steps: in a turn of the race.
-        rounds: of the race.
-        output: where to write.
+        gigabytes: size of the file. For the comparison of times, it must fit in memory once.
+        limit: limit on private memory in gigabytes, including that of the program itself.
+        steps: steps in a turn of the timing.
+        rounds: number of timings of each variant.
+        output: path of the JSON file.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.npy"
-        num = _write(path, int(gigabytes * 1e9) // _PIXELS)
-        whole = _within(path, int(limit * 1e9))
-        print(f"{num:,} images, {num * _PIXELS / 1e9:.2f} GB, once through fit", flush=True)
-        for name, value in whole.items():
+        num = _write_images(path, int(gigabytes * 1e9) // _PIXELS)
+        limited = _fit_with_limit(path, int(limit * 1e9))
+        print(f"{num:,} images, {num * _PIXELS / 1e9:.2f} GB, one epoch of fit", flush=True)
+        for name, value in limited.items():
             print(f"  {name}: {value}", flush=True)
         candidates = [
             Candidate(name, f"benchmarks.streaming:{function}", {"path": str(path)})
@@ -74,7 +74,7 @@ def main(
         "images": num,
         "gigabytes": round(num * _PIXELS / 1e9, 3),
         "limit of private memory, GB": limit,
-        "within the limit": whole,
+        "within the limit": limited,
         "data a second": {name: round(_BATCH / each) for name, each in seconds.items()},
         "time over that in memory": {
             name: round(each / seconds["in memory"], 3) for name, each in seconds.items()
@@ -89,20 +89,20 @@ def main(
 
 
 def mapped(path: str) -> Callable[[int], None]:
-    """Gathered from the file within the step."""
-    return _steps_of(_opened(path))
+    """The step gathers its batch from the mapped file."""
+    return _make_run(_open_mapped(path))
 
 
 def in_memory(path: str) -> Callable[[int], None]:
-    """The same, of an array that holds all."""
-    return _steps_of(np.load(path))
+    """The step gathers its batch from an array in memory."""
+    return _make_run(np.load(path))
 
 
 def from_workers(path: str) -> Callable[[int], None]:
-    """Datum by datum, by two processes that map the file."""
-    multiprocessing.current_process().daemon = False  # which may have no workers
+    """Two worker processes map the file and load it datum by datum."""
+    multiprocessing.current_process().daemon = False  # a daemon must not have child processes
     loader = DataLoader(_Images(path), _BATCH, shuffle=True, num_workers=2, persistent_workers=True)
-    svi = _svi(partial(binarise, levels=255))
+    svi = _make_svi(partial(binarise, levels=255))
     endless = (batch for _ in count() for batch in loader)
 
     def steps(num: int) -> None:
@@ -114,7 +114,7 @@ def from_workers(path: str) -> Callable[[int], None]:
 
 class _Images(Dataset[Tensor]):
     def __init__(self, path: str) -> None:
-        self._images = _opened(path)
+        self._images = _open_mapped(path)
 
     def __getitem__(self, number: int) -> Tensor:
         return torch.tensor(self._images[number])
@@ -123,13 +123,13 @@ class _Images(Dataset[Tensor]):
         return len(self._images)
 
 
-def _opened(path: str) -> Any:
+def _open_mapped(path: str) -> Any:
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def _steps_of(data: Any) -> Callable[[int], None]:
+def _make_run(data: Any) -> Callable[[int], None]:
     batches = Batches(data, _BATCH, transform=partial(binarise, levels=255))
-    svi = _svi(batches.take)
+    svi = _make_svi(batches.take)
     endless: Iterator[Tensor] = (index for _ in count() for index in batches.indices())
 
     def steps(num: int) -> None:
@@ -140,23 +140,23 @@ def _steps_of(data: Any) -> Callable[[int], None]:
     return steps
 
 
-def _svi(transform: Callable[..., Any]) -> SVI:
-    vae = _vae()
+def _make_svi(transform: Callable[..., Any]) -> SVI:
+    vae = _make_vae()
     loss = ELBO(1_000_000)
     return SVI(vae.model, vae.guide, fused_adam, loss, compile=True, transform=transform)
 
 
-def _vae() -> VAE:
+def _make_vae() -> VAE:
     torch.manual_seed(0)
     mlp = partial(MLP, hidden=(64,))
     return VAE((_PIXELS,), 10, "Bernoulli", encoder=mlp, decoder=mlp)
 
 
-def _write(path: Path, num: int) -> int:
-    """Images of noise around one mean, a block of which is repeated."""
-    draw = np.random.default_rng(0)
-    mean = draw.random(_PIXELS) ** 4 * 255
-    block = (mean * draw.random((_BLOCK, _PIXELS), dtype=np.float32)).astype(np.uint8)
+def _write_images(path: Path, num: int) -> int:
+    """Write random images around one mean. The file repeats one block of them."""
+    rng = np.random.default_rng(0)
+    mean = rng.random(_PIXELS) ** 4 * 255
+    block = (mean * rng.random((_BLOCK, _PIXELS), dtype=np.float32)).astype(np.uint8)
     file = np.lib.format.open_memmap(path, "w+", np.uint8, (num, _PIXELS))
     for start in range(0, num, _BLOCK):
         file[start : start + _BLOCK] = block[: num - start]
@@ -164,33 +164,33 @@ def _write(path: Path, num: int) -> int:
     return num
 
 
-def _within(path: Path, limit: int) -> dict[str, Any]:
-    """What a fit takes in a process that may hold so many bytes."""
+def _fit_with_limit(path: Path, limit: int) -> dict[str, Any]:
+    """Measure an epoch of ``fit`` in a process with a limit on private memory, in bytes."""
     context = multiprocessing.get_context("spawn")
     outcome = context.SimpleQueue()
     process = context.Process(target=_limited_fit, args=(str(path), limit, outcome))
     process.start()
     process.join()
     if process.exitcode != 0:
-        raise SystemExit(f"the process that was limited ended with exit code {process.exitcode}")
-    found: dict[str, Any] = outcome.get()
-    return found
+        raise SystemExit(f"the process with the limit failed with exit code {process.exitcode}")
+    figures: dict[str, Any] = outcome.get()
+    return figures
 
 
 def _limited_fit(path: str, limit: int, outcome: Any) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    peak = _private()
+    peak = _private_memory()
     before, is_over = peak, False
 
     def watch() -> None:
         nonlocal peak
         while not is_over:
-            peak = max(peak, _private())
+            peak = max(peak, _private_memory())
             sleep(0.01)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    vae, data = _vae(), _opened(path)
+    vae, data = _make_vae(), _open_mapped(path)
     options: dict[str, Any] = {"batch_size": _BATCH, "transform": partial(binarise, levels=255)}
     start = perf_counter()
     history = fit(vae.model, vae.guide, data, epochs=1, progress=False, **options)
@@ -199,7 +199,7 @@ def _limited_fit(path: str, limit: int, outcome: Any) -> None:
     watcher.join()
     try:
         np.load(path)
-        in_memory = "fits, so that the limit says nothing"
+        in_memory = "fits within the limit, so the limit proves nothing"
     except MemoryError:
         in_memory = "MemoryError"
     outcome.put(
@@ -213,8 +213,8 @@ def _limited_fit(path: str, limit: int, outcome: Any) -> None:
     )
 
 
-def _private() -> int:
-    """Bytes of memory that belong to this process alone and to no file."""
+def _private_memory() -> int:
+    """Return the bytes of memory that belong to this process alone and to no file (Linux only)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 

@@ -1,7 +1,9 @@
-"""Contestants in processes of their own, timed in turn, so that the machine is the same to all.
+"""Time several candidates in interleaved turns, each in a process of its own.
 
-A turn is run twice, and the second time counts: in the first, threads wake up and caches fill. The
-order of turns is drawn anew in each round, since what ran before is felt (threads that still spin).
+Interleaving gives all candidates the same conditions on the machine. Each turn runs its steps
+twice, and only the second run is timed: during the first one, threads wake up and caches fill. The
+order of the candidates is random in every round, because the previous candidate can disturb the
+next one (its threads may still spin).
 """
 
 import importlib
@@ -19,14 +21,14 @@ __all__ = ["Candidate", "is_installed", "time_interleaved"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is timed.
+    """A function to time.
 
     Attributes:
-        name: of the table.
-        path: ``"module:function"``; the function makes, from keywords, a function that does as many
-            steps as it is told and waits for them to end.
-        keywords: of the function.
-        needs: a package without which it does not run.
+        name: name in the table.
+        path: ``"module:function"`` of a factory. The factory takes ``keywords`` and returns a
+            function of a number of steps, which runs them and waits for them to finish.
+        keywords: keyword arguments of the factory.
+        needs: package that must be installed, if any.
     """
 
     name: str
@@ -35,56 +37,65 @@ class Candidate:
     needs: str | None = None
 
     @property
-    def is_there(self) -> bool:
-        """Whether its package is installed."""
+    def is_available(self) -> bool:
+        """Whether the package that it needs is installed."""
         return self.needs is None or is_installed(self.needs)
 
 
 def is_installed(package: str) -> bool:
-    """Whether a peer is there to race."""
+    """Whether a package is installed."""
     return importlib.util.find_spec(package) is not None
 
 
 def time_interleaved(
     candidates: list[Candidate], steps: int, rounds: int, warm_up: int = 2
 ) -> dict[str, float]:
-    """Median seconds of a step of each candidate; they take turns, of so many steps each."""
+    """Return the median seconds per step of each candidate.
+
+    Arguments:
+        candidates: what to time; those that need a missing package are skipped.
+        steps: steps in a turn.
+        rounds: timed turns of each candidate.
+        warm_up: turns of each candidate before timing, in which its steps are compiled.
+    """
     context = multiprocessing.get_context("spawn")
-    runners = {}
+    workers = {}
     for candidate in candidates:
-        if not candidate.is_there:
+        if not candidate.is_available:
             print(f"  {candidate.name}: {candidate.needs} is not installed", flush=True)
             continue
-        here, there = context.Pipe()
-        process = context.Process(target=_serve, args=(there, candidate), daemon=True)
+        pipe, worker_pipe = context.Pipe()
+        process = context.Process(target=_serve, args=(worker_pipe, candidate), daemon=True)
         process.start()
-        there.close()
+        worker_pipe.close()
         try:
-            for _ in range(warm_up):  # which compiles
-                _turn(here, steps)
+            for _ in range(warm_up):
+                _time_turn(pipe, steps)
         except (EOFError, OSError):
             print(f"  {candidate.name} failed", flush=True)
             continue
-        runners[candidate.name] = (process, here)
-    seconds: dict[str, list[float]] = {name: [] for name in runners}
-    order, draw = list(runners), random.Random(0)
+        workers[candidate.name] = (process, pipe)
+    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    order, generator = list(workers), random.Random(0)
     for _ in range(rounds):
-        draw.shuffle(order)
+        generator.shuffle(order)
         for name in order:
-            seconds[name].append(_turn(runners[name][1], steps) / steps)
-    for process, pipe in runners.values():
+            seconds[name].append(_time_turn(workers[name][1], steps) / steps)
+    for process, pipe in workers.values():
         pipe.close()
         process.join()
     return {name: median(each) for name, each in seconds.items()}
 
 
-def _turn(pipe: Any, steps: int) -> float:
+def _time_turn(pipe: Any, steps: int) -> float:
+    """Ask a worker to run a turn, and return the seconds that it took."""
     pipe.send(steps)
     seconds: float = pipe.recv()
     return seconds
 
 
 def _serve(pipe: Any, candidate: Candidate) -> None:
+    """Run turns in a worker process until the pipe is closed."""
     module, _, function = candidate.path.partition(":")
     make: Callable[..., Callable[[int], None]] = getattr(importlib.import_module(module), function)
     run = make(**candidate.keywords)

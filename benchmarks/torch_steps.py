@@ -1,4 +1,4 @@
-"""Training steps in torch: ours, Pyro's, by hand, and the least that a step can be."""
+"""Training steps in torch: this package, Pyro, torch by hand, and a lower bound on the time."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -30,10 +30,10 @@ Run = Callable[[int], None]
 
 
 def ours(network: str, batch_size: int, compile: Any = True, steady: bool = False) -> Run:
-    """This package; steady where nothing but the data changes, as in the loop of an epoch."""
-    vae = _vae(network)
+    """This package. ``steady``: only the data change between steps, as within an epoch of fit."""
+    vae = _make_vae(network)
     svi = SVI(vae.model, vae.guide, fused_adam, ELBO(60_000), compile=compile)
-    run = _over(svi.step, _batches(batch_size))
+    run = _make_run(svi.step, _batches(batch_size))
 
     def steps(num: int) -> None:
         with svi.steady():
@@ -43,18 +43,18 @@ def ours(network: str, batch_size: int, compile: Any = True, steady: bool = Fals
 
 
 def plain_pyro(network: str, batch_size: int) -> Run:
-    """The same pair under Pyro's SVI, Trace_ELBO and Adam."""
-    vae = _vae(network)
+    """The same model and guide with Pyro's SVI, Trace_ELBO and Adam."""
+    vae = _make_vae(network)
     svi = PyroSVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
-    return _over(svi.step, _batches(batch_size))
+    return _make_run(svi.step, _batches(batch_size))
 
 
 def by_hand(network: str, batch_size: int, compiled: bool = False) -> Run:
-    """The same networks as one writes a VAE in torch: KL in closed form, fused Adam."""
-    encoder, decoder = _networks(network)
+    """The same networks in a plain torch loop: closed-form KL, fused Adam."""
+    encoder, decoder = _make_networks(network)
     optimiser = fused_adam([*encoder.parameters(), *decoder.parameters()])
 
-    def loss_of(x: Tensor) -> Tensor:
+    def compute_loss(x: Tensor) -> Tensor:
         loc, raw = encoder(x).unbind(1)
         scale = softplus(raw)
         z = loc + scale * torch.randn_like(scale)
@@ -63,24 +63,24 @@ def by_hand(network: str, batch_size: int, compiled: bool = False) -> Run:
         reconstruction = binary_cross_entropy_with_logits(logits, x, reduction="sum")
         return (reconstruction + kl) / len(x)
 
-    evaluate = torch.compile(loss_of) if compiled else loss_of
+    evaluate = torch.compile(compute_loss) if compiled else compute_loss
 
     def step(x: Tensor) -> None:
         optimiser.zero_grad(set_to_none=True)
         evaluate(x).backward()
         optimiser.step()
 
-    return _over(step, _batches(batch_size))
+    return _make_run(step, _batches(batch_size))
 
 
 def floor(network: str, batch_size: int) -> Run:
-    """Only the products and convolutions of forward and backward pass, and a fused Adam."""
-    layers = _layers(network, batch_size)
+    """A lower bound: only the matrix products and convolutions of both passes, and a fused Adam."""
+    layers = _record_layers(network, batch_size)
     parameters = [p for layer, _ in layers for p in layer.parameters()]
     for p in parameters:
         p.grad = 1e-3 * torch.randn_like(p)
     optimiser = fused_adam(parameters)
-    work = [_products(layer, x, i not in (0,)) for i, (layer, x) in enumerate(layers)]
+    work = [_make_products(layer, x, i > 0) for i, (layer, x) in enumerate(layers)]
 
     @torch.no_grad()
     def step(_: Any) -> None:
@@ -88,19 +88,19 @@ def floor(network: str, batch_size: int) -> Run:
             products()
         optimiser.step()
 
-    return _over(step, iter(cycle([None])))
+    return _make_run(step, iter(cycle([None])))
 
 
 def schools_in_ours() -> Run:
-    """A tiny model in this package."""
+    """Eight schools, a tiny model, in this package."""
     svi = SVI(_schools, AutoNormal(_schools), fused_adam, Trace_ELBO(), compile=True)
-    return _over(svi.step, cycle([torch.tensor(EFFECTS)]))
+    return _make_run(svi.step, cycle([torch.tensor(EFFECTS)]))
 
 
 def schools_in_pyro() -> Run:
-    """The same under Pyro's SVI."""
+    """Eight schools with Pyro's SVI."""
     svi = PyroSVI(_schools, AutoNormal(_schools), pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
-    return _over(svi.step, cycle([torch.tensor(EFFECTS)]))
+    return _make_run(svi.step, cycle([torch.tensor(EFFECTS)]))
 
 
 EFFECTS = [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]
@@ -116,15 +116,15 @@ def _schools(effects: Tensor) -> None:
         pyro.sample("observed", dist.Normal(effect, torch.tensor(ERRORS)), obs=effects)
 
 
-def _vae(network: str) -> VAE:
+def _make_vae(network: str) -> VAE:
     torch.manual_seed(0)
     bodies: dict[str, Any] = {"mlp": (MLP, MLP), "conv": (ConvEncoder, ConvDecoder)}
     encoder, decoder = bodies[network]
     return VAE(IMAGE, LATENT, "Bernoulli", encoder=encoder, decoder=decoder)
 
 
-def _networks(network: str) -> tuple[nn.Module, nn.Module]:
-    vae = _vae(network)
+def _make_networks(network: str) -> tuple[nn.Module, nn.Module]:
+    vae = _make_vae(network)
     return vae.guide.encoder, vae.model.decoder
 
 
@@ -132,7 +132,7 @@ def _batches(batch_size: int) -> Iterator[Tensor]:
     return cycle([x.view(-1, *IMAGE) for x in binary_batches(batch_size)])
 
 
-def _over(step: Callable[[Any], Any], batches: Iterator[Any]) -> Run:
+def _make_run(step: Callable[[Any], Any], batches: Iterator[Any]) -> Run:
     def run(steps: int) -> None:
         for _ in range(steps):
             step(next(batches))
@@ -140,19 +140,19 @@ def _over(step: Callable[[Any], Any], batches: Iterator[Any]) -> Run:
     return run
 
 
-def _layers(network: str, batch_size: int) -> list[tuple[Any, Tensor]]:
-    """Each layer that has weights, with an input of it."""
+def _record_layers(network: str, batch_size: int) -> list[tuple[Any, Tensor]]:
+    """Return every linear and convolutional layer, with an input that it receives."""
     inputs: list[tuple[Any, Tensor]] = []
     hooks = []
-    encoder, decoder = _networks(network)
+    encoder, decoder = _make_networks(network)
 
-    def note(layer: nn.Module, args: Any) -> None:
+    def record(layer: nn.Module, args: Any) -> None:
         inputs.append((layer, args[0].detach().clone()))
 
     for body in (encoder, decoder):
         for layer in body.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-                hooks.append(layer.register_forward_pre_hook(note))
+                hooks.append(layer.register_forward_pre_hook(record))
     with torch.no_grad():
         encoder(next(_batches(batch_size)))
         decoder(torch.randn(batch_size, LATENT))
@@ -161,8 +161,10 @@ def _layers(network: str, batch_size: int) -> list[tuple[Any, Tensor]]:
     return inputs
 
 
-def _products(layer: Any, x: Tensor, needs_input: bool) -> Callable[[], Any]:
-    """The products of one layer: its output, and the gradients in weights and input."""
+def _make_products(layer: Any, x: Tensor, needs_input: bool) -> Callable[[], Any]:
+    """Return a function that computes the output of a layer, and its gradients in the weights and,
+    if ``needs_input``, in the input.
+    """
     with torch.no_grad():
         gradient = torch.randn_like(layer(x))
     weight = layer.weight.detach()

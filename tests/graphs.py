@@ -1,4 +1,4 @@
-"""Steps that are recorded end where eager ones do."""
+"""Steps from a recorded graph give the same parameters as eager steps."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,11 +19,12 @@ def assert_graph_matches_eager(
     batches: Sequence[tuple[Tensor, ...]],
     loss: Callable[[], Any] = ELBO,
 ) -> None:
-    """Parameters after these batches are the same to 1e-9, in double precision.
+    """Check that parameters after these batches agree to 1e-9, in double precision.
 
-    A recorded graph is all that a compiler is given, so that it is spared its half a minute here.
+    The compiler itself does not run, which saves half a minute: it gets nothing but the recorded
+    graph.
     """
-    ends = []
+    parameters = []
     for compile in (False, True):
         torch.manual_seed(3)
         family = make()
@@ -35,5 +36,5 @@ def assert_graph_matches_eager(
             svi.step(*batch)
         assert svi.num_graphs == (int(compile), 0)
         assert not all(map(torch.equal, start, family.parameters()))
-        ends.append([p.detach() for p in family.parameters()])
-    torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-9)
+        parameters.append([p.detach() for p in family.parameters()])
+    torch.testing.assert_close(*parameters, rtol=1e-9, atol=1e-9)

@@ -17,32 +17,33 @@ NUM_DATA = 12
 
 
 def pop_gradients(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Gradients by name, cleared from the parameters."""
-    found = {}
+    """Return the gradients by name, and clear them from the parameters."""
+    gradients = {}
     for name, parameter in parameters.items():
         assert parameter.grad is not None, name
-        found[name], parameter.grad = parameter.grad.clone(), None
-    return found
+        gradients[name], parameter.grad = parameter.grad.clone(), None
+    return gradients
 
 
 def assert_unbiased(estimates: Tensor, exact: Tensor, sigmas: float = 4.5) -> None:
-    """The mean over the rows of estimates is the exact value, to Monte Carlo error.
+    """Check that the mean over the rows of estimates equals the exact value, to Monte Carlo error.
 
-    4.5 standard errors: a chance of 1 in 150,000 a number, were the seed not fixed. What does
-    not vary must agree to round-off.
+    With a random seed, a number would exceed 4.5 standard errors with probability 1 in 150,000.
+    Numbers without variance must agree to round-off.
     """
     error = estimates.std(0) / len(estimates) ** 0.5
     assert error.shape == exact.shape
-    off = (estimates.mean(0) - exact).abs()
-    assert (off <= sigmas * error + 1e-9 * exact.abs().clamp(min=1)).all(), off / error
+    difference = (estimates.mean(0) - exact).abs()
+    tolerance = sigmas * error + 1e-9 * exact.abs().clamp(min=1)
+    assert (difference <= tolerance).all(), difference / error
 
 
 @dataclass
 class UserPair:
-    """A pair as a user writes it: shared and local latents, one of them discrete.
+    """A model and guide as a user writes them, with global and local latents, one of them discrete.
 
-    ``weights`` are shared by all data (reparameterised); ``k`` is a discrete latent of each datum,
-    which has no reparameterised gradient; ``z`` a continuous one, given k.
+    All data share ``weights`` (reparameterised). Each datum has a discrete latent ``k``, without a
+    reparameterised gradient, and a continuous latent ``z`` given k.
     """
 
     encoder: nn.Module
@@ -70,7 +71,7 @@ class UserPair:
 
 
 def user_pair(plate_size: Callable[[Tensor], dict[str, object]] | None = None) -> UserPair:
-    """A user's pair on data of shape (num, 3), the same networks each time."""
+    """Make a user's pair for data of shape (num, 3), always with the same weights."""
     torch.manual_seed(1)
     return UserPair(
         nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 5)),
@@ -80,7 +81,7 @@ def user_pair(plate_size: Callable[[Tensor], dict[str, object]] | None = None) -
 
 
 def linear_gaussian_vae(scale: float = 0.6) -> VAE:
-    """A VAE whose networks are linear maps, so that everything about it is known exactly."""
+    """Make a VAE with linear networks, so that all its quantities have a closed form."""
     body = partial(MLP, hidden=())
     likelihood = {"family": "Normal", "scale": scale}
     return VAE((3,), latent_dim=2, likelihood=likelihood, encoder=body, decoder=body)

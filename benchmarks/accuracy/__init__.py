@@ -1,1 +1,1 @@
-"""How good the results are, beside those of other methods."""
+"""Accuracy of the results, compared with other methods and libraries."""

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.accuracy.families``: priors, posteriors and hierarchies compared on MNIST.
+"""``python -m benchmarks.accuracy.families``: compare priors, posteriors and hierarchies on MNIST.
 
-Each pair has the same data, epochs and seed, and a hidden layer of the same width; log p(x) of the
-test images, binarised once, is had by importance sampling, and compared with the plain VAE's image
-by image.
+All models have the same data, epochs and seed, and hidden layers of the same width. The script
+estimates log p(x) of the test images, binarised once, by importance sampling, and its difference
+to the plain VAE, paired by image.
 """
 
 import json
@@ -40,7 +40,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "semi-amortised": {"inference": "semi_amortised"},
 }
-"""What each differs in from the plain VAE."""
+"""The settings in which each model differs from the plain VAE."""
 
 
 def main(
@@ -55,19 +55,19 @@ def main(
     """Train, evaluate, print a table and write it as JSON.
 
     Args:
-        names: which ones beside the plain VAE; all unless given.
+        names: models to compare with the plain VAE; all by default.
         epochs: passes through the 60,000 training images.
-        num_samples: samples of the latents of each image for log p(x).
-        latent_dim: number of latent dimensions; of a hierarchy, so many, and half as many above.
+        num_samples: importance samples per image for log p(x).
+        latent_dim: number of latents; a hierarchy has this number below, and half of it above.
         hidden: width of the hidden layer.
-        seed: of parameters, batches and noise.
-        output: where to write.
+        seed: seed of parameters, batches and noise.
+        output: path of the JSON file.
     """
     x = binarise(test_images(), 255, torch.Generator().manual_seed(0))
     chosen = {name: FAMILIES[name] for name in ("plain", *(names or list(FAMILIES)[1:]))}
-    table = Table(title=f"MNIST test images, nats an image; {epochs} epochs, K = {num_samples}")
-    figures_of = ("parameters", "s an epoch", "ELBO", "log p(x)", "± s.e.", "− plain", "± s.e.")
-    for column in ("", *figures_of):
+    table = Table(title=f"MNIST test images, nats per image; {epochs} epochs, K = {num_samples}")
+    columns = ("parameters", "s per epoch", "ELBO", "log p(x)", "± s.e.", "− plain", "± s.e.")
+    for column in ("", *columns):
         table.add_column(column, justify="left" if not column else "right")
     record: dict[str, Any] = {"epochs": epochs, "num_samples": num_samples, "seed": seed}
     plain = torch.zeros(len(x))

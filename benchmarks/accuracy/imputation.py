@@ -1,8 +1,9 @@
-"""``python -m benchmarks.accuracy.imputation``: missing cells filled by us and by scikit-learn.
+"""``python -m benchmarks.accuracy.imputation``: impute missing cells, compared with scikit-learn.
 
-Cells of tables that scikit-learn ships are removed completely at random, and filled by
-``pyrovae.impute`` with its defaults, and by the mean, by nearest neighbours and by iterated
-Bayesian ridge regressions, each at its defaults, on columns standardised by the cells left.
+The script removes cells completely at random from tables that scikit-learn ships. It imputes them
+with ``pyrovae.impute``, and with scikit-learn's mean, nearest-neighbour and iterative imputers (the
+last one uses Bayesian ridge regression). All have default settings; the columns are standardised by
+the observed cells.
 """
 
 import json
@@ -45,27 +46,28 @@ def main(
     level: float = 0.9,
     output: Path = Path("imputation.json"),
 ) -> None:
-    """Fill, print a table and write it as JSON.
+    """Impute, print a table and write it as JSON.
 
     Args:
-        tables: which ones; all unless given.
-        fractions: of cells removed.
-        num_masks: how often cells are removed anew; also the seeds.
+        tables: names of the tables; all by default.
+        fractions: fractions of cells to remove.
+        num_masks: number of random masks per fraction; their seeds are 0, 1, ...
         level: nominal coverage of the intervals.
-        output: where to write.
+        output: path of the JSON file.
     """
-    shown = Table(
+    result_table = Table(
         title=f"RMSE on removed cells, in standard deviations of the column; means of {num_masks} "
-        "masks ± s.e. Our posterior means; difference to the best of the others, mask by mask"
+        "masks ± s.e. pyrovae imputes posterior means; difference to the best of the others, "
+        "paired by mask"
     )
     for column in ("table", "removed", _OURS, *OTHERS, "difference", f"covered, {level:.0%}", "s"):
-        shown.add_column(column, justify="left" if column == "table" else "right")
+        result_table.add_column(column, justify="left" if column == "table" else "right")
     record: dict[str, Any] = {"num_masks": num_masks, "level": level}
     verdicts: dict[str, list[str]] = {"ahead of": [], "level with": [], "behind": []}
     for name in tables or tuple(TABLES):
         truth = TABLES[name]().data.astype(float)
         for fraction in fractions:
-            figures = [_figures(truth, fraction, seed, level) for seed in range(num_masks)]
+            figures = [_evaluate_mask(truth, fraction, seed, level) for seed in range(num_masks)]
             frame = pd.DataFrame(figures)
             means, errors = frame.mean(), frame.sem()
             best = min(OTHERS, key=lambda other: means[other])
@@ -80,7 +82,7 @@ def main(
                 "difference": gain,
                 "its standard error": error,
             }
-            shown.add_row(
+            result_table.add_row(
                 name,
                 f"{fraction:.0%}",
                 *(f"{means[each]:.3f} ± {errors[each]:.3f}" for each in (_OURS, *OTHERS)),
@@ -91,13 +93,15 @@ def main(
             print(name, fraction, means.to_dict(), flush=True)
             output.write_text(json.dumps(record, indent=2) + "\n")
     console = Console(width=150)
-    console.print(shown)
+    console.print(result_table)
     for verdict, where in verdicts.items():
         console.print(f"{verdict} the best of the others: {', '.join(where) or 'nowhere'}")
 
 
-def _figures(truth: pd.DataFrame, fraction: float, seed: int, level: float) -> dict[str, float]:
-    """Of one mask: the errors of each imputer, and our coverage and seconds."""
+def _evaluate_mask(
+    truth: pd.DataFrame, fraction: float, seed: int, level: float
+) -> dict[str, float]:
+    """Return the error of each imputer on one mask, and the coverage and seconds of pyrovae."""
     removed = np.random.default_rng(seed).random(truth.shape) < fraction
     table = truth.mask(removed)
     start = perf_counter()
@@ -107,16 +111,15 @@ def _figures(truth: pd.DataFrame, fraction: float, seed: int, level: float) -> d
     x = truth.to_numpy()
     inside = (x >= result.low.to_numpy()) & (x <= result.high.to_numpy())
     scaler = StandardScaler().fit(table)
-    errors = {_OURS: _error(x, result.mean.to_numpy(), removed)}
-    for other, make in OTHERS.items():
-        filled = scaler.inverse_transform(make().fit_transform(scaler.transform(table)))
-        errors[other] = _error(x, filled, removed)
+    errors = {_OURS: _rmse(x, result.mean.to_numpy(), removed)}
+    for other, make_imputer in OTHERS.items():
+        filled = scaler.inverse_transform(make_imputer().fit_transform(scaler.transform(table)))
+        errors[other] = _rmse(x, filled, removed)
     return errors | {"coverage": float(inside[has_interval].mean()), "seconds": seconds}
 
 
-def _error(
-    x: NDArray[np.float64], filled: NDArray[np.float64], removed: NDArray[np.bool_]
-) -> float:
+def _rmse(x: NDArray[np.float64], filled: NDArray[np.float64], removed: NDArray[np.bool_]) -> float:
+    """Root-mean-square error on removed cells, in standard deviations of the column."""
     return float(np.sqrt(np.square((filled - x) / x.std(0))[removed].mean()))
 
 

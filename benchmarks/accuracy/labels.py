@@ -1,7 +1,8 @@
 """``python -m benchmarks.accuracy.labels``: how much unlabelled images help a classifier on MNIST.
 
-The semi-supervised VAE (M2) is told a hundred labels, ten of each class, or other numbers, and the
-other images without; classifiers of scikit-learn are trained on the labelled part alone.
+The semi-supervised VAE (M2) is trained on images with labels, by default a hundred, ten per class,
+and on all other images without labels. Classifiers of scikit-learn are trained on the labelled
+images alone.
 """
 
 import json
@@ -38,14 +39,14 @@ def main(
     """Train, classify the 10,000 test images, print a table and write it as JSON.
 
     Args:
-        num_labels: how many labels are told, as many of each class.
+        num_labels: numbers of labels, equally many per class.
         epochs: passes through all training images.
-        weight: of log q(y | x) of a labelled image, each time that it comes.
-        repeats: how often each labelled image comes in a pass.
-        latent_dim: number of latent dimensions.
-        batch_size: images in a step.
-        seed: of the choice of labels, of parameters, batches and noise.
-        output: where to write.
+        weight: weight of log q(y | x) for each occurrence of a labelled image.
+        repeats: occurrences of each labelled image in an epoch.
+        latent_dim: number of latents.
+        batch_size: images in a batch.
+        seed: seed of the choice of labels, and of parameters, batches and noise.
+        output: path of the JSON file.
     """
     mnist = load("mnist")
     x, y = mnist.train.x.flatten(1), mnist.train.y
@@ -58,20 +59,21 @@ def main(
     record: dict[str, Any] = {"epochs": epochs, "weight": weight, "repeats": repeats, "seed": seed}
     for num in num_labels:
         order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
-        told = torch.cat([order[y[order] == each][: num // 10] for each in range(10)])
-        few = (x[told] / _LEVELS).numpy(), y[told].numpy()
+        labelled = torch.cat([order[y[order] == each][: num // 10] for each in range(10)])
+        labelled_data = (x[labelled] / _LEVELS).numpy(), y[labelled].numpy()
         accuracies: dict[str, float] = {}
         for name, classifier in {
             "logistic regression": LogisticRegression(max_iter=2000),
             "support vectors": SVC(C=10.0),
             "perceptron, 400": MLPClassifier((400,), max_iter=1000, random_state=seed),
         }.items():
-            guess = torch.from_numpy(classifier.fit(*few).predict((test_x / _LEVELS).numpy()))
-            accuracies[name] = (guess == test_y).double().mean().item()
+            classifier.fit(*labelled_data)
+            predicted = torch.from_numpy(classifier.predict((test_x / _LEVELS).numpy()))
+            accuracies[name] = (predicted == test_y).double().mean().item()
         torch.manual_seed(seed)
         label = torch.full_like(y, -1)
-        label[told] = y[told]
-        rows = torch.cat([torch.arange(len(y)), told.repeat(repeats - 1)])
+        label[labelled] = y[labelled]
+        rows = torch.cat([torch.arange(len(y)), labelled.repeat(repeats - 1)])
         vae = SemiSupervisedVAE((784,), latent_dim, 10, weight=weight)
         start = perf_counter()
         fit(
@@ -82,7 +84,7 @@ def main(
             batch_size=batch_size,
             schedule="cosine",
             objective="enumerated",
-            transform=_binarised,
+            transform=_binarise,
         )
         record[f"seconds, {num}"] = perf_counter() - start
         accuracies["M2, and images without labels"] = vae.label_accuracy(test_x / _LEVELS, test_y)
@@ -95,7 +97,7 @@ def main(
     Console().print(table)
 
 
-def _binarised(x: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+def _binarise(x: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     return binarise(x, levels=_LEVELS), label
 
 

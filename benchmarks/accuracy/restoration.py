@@ -1,10 +1,11 @@
-"""``python -m benchmarks.accuracy.restoration``: MNIST images restored by p(x | y) of a VAE,
-beside mean filling, probabilistic PCA and interpolation.
+"""``python -m benchmarks.accuracy.restoration``: restore MNIST images by p(x | y) of a VAE,
+compared with mean imputation, probabilistic PCA and interpolation.
 
-Binarised images lose pixels, of which a Bernoulli VAE gives the probability; grey images have noise
-or are made smaller; intervals of missing grey pixels are counted, under several likelihoods. All
-figures are means over the same test images with their standard errors; validation images, taken
-from the training data, choose the number of components of PCA and the least probability of a pixel.
+There are three parts. A Bernoulli VAE predicts missing pixels of binarised images. VAEs restore
+grey images with noise, or of lower resolution. VAEs with several normal likelihoods give intervals
+for missing grey pixels, whose coverage is measured. All results are means over the same test
+images, with standard errors. Validation images, taken from the training data, select the number of
+PCA components and the bound on pixel probabilities.
 """
 
 import json
@@ -36,8 +37,8 @@ METHODS = (
     "amortised", "refined", "importance", "pseudo_gibbs", "metropolis_within_gibbs", "nuts",
 )  # fmt: skip
 COMPONENTS = (10, 20, 40, 80, 160, 320)
-LEAST = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
-"""Out of which the least probability of a pixel is chosen."""
+LOWER_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
+"""Candidates for the bound b: the linear baselines clamp probabilities of pixels to [b, 1 - b]."""
 
 GREY: dict[str, dict[str, Any]] = {
     "Normal, shared scale": {"scale": "shared"},
@@ -49,17 +50,17 @@ GAPS = {
     "lower half": Degradation("inpaint", None, "lower"),
 }
 NOISE = 0.3
-SMALL = 0.05
-"""Noise on smaller images."""
+NOISE_OF_SMALL = 0.05
+"""Noise on images of lower resolution."""
 
-_JUDGED = "importance"
-"""The method by which likelihoods are compared."""
+_METHOD_FOR_LIKELIHOODS = "importance"
+"""The method with which the likelihoods are compared."""
 
 _NUM_VALID = 300
 
 
-class Record:
-    """Figures as they come, on the console and as JSON."""
+class Results:
+    """Collects results, prints them, and writes them as JSON after each addition."""
 
     def __init__(self, output: Path, **protocol: Any) -> None:
         self.output, self.rows = output, [protocol]
@@ -71,22 +72,22 @@ class Record:
     def add(
         self, task: str, name: str, figures: dict[str, Tensor | float], seconds: float = 0.0
     ) -> None:
-        """Figures of each image, or one of all."""
+        """Add figures: a tensor with one value per image, or a number for all images."""
         for figure, values in figures.items():
-            found = Estimate.of(values) if isinstance(values, Tensor) else None
-            mean = found.mean if found else values
+            estimate = Estimate.of(values) if isinstance(values, Tensor) else None
+            mean = estimate.mean if estimate else values
             row = {
                 "task": task,
                 "name": name,
                 "figure": figure,
                 "mean": mean,
-                "standard_error": found.standard_error if found else None,
+                "standard_error": estimate.standard_error if estimate else None,
                 "images": len(values) if isinstance(values, Tensor) else None,
                 "seconds": seconds,
             }
             self.rows.append(row)
             print(row, flush=True)
-            error = f"{found.standard_error:.4f}" if found else ""
+            error = f"{estimate.standard_error:.4f}" if estimate else ""
             num = str(row["images"] or "")
             self.table.add_row(task, name, figure, f"{mean:.4f}", error, num, f"{seconds:.1f}")
         self.output.write_text(json.dumps(self.rows, indent=2) + "\n")
@@ -106,56 +107,61 @@ def main(
     """Train, restore, print a table and write it as JSON.
 
     Args:
-        methods: of drawing from p(z | y); all unless given.
-        num: test images.
-        num_slow: test images for ``nuts``, the first of them.
+        methods: methods of drawing from p(z | y); all by default.
+        num: number of test images.
+        num_slow: number of test images for ``nuts``, which is slow; it gets the first ones.
         epochs: passes through the 59,700 training images.
-        latent_dim: number of latent dimensions.
+        latent_dim: number of latents.
         hidden: width of the hidden layer.
-        seed: of parameters, batches and degradations.
-        weights: folder where trained weights are kept, and found again.
-        output: where to write.
+        seed: seed of parameters, batches and degradations.
+        weights: folder in which trained weights are saved and reused.
+        output: path of the JSON file.
     """
     chosen = methods or METHODS
-    record = Record(output, num=num, epochs=epochs, latent_dim=latent_dim, hidden=hidden, seed=seed)
+    results = Results(
+        output, num=num, epochs=epochs, latent_dim=latent_dim, hidden=hidden, seed=seed
+    )
     grey = images().float().view(-1, 1, 28, 28) / 255
     train, valid = grey[:-_NUM_VALID], grey[-_NUM_VALID:]
     test = test_images()[:num].float().view(-1, 1, 28, 28) / 255
-    trained = partial(_trained, train, epochs, latent_dim, hidden, seed, weights)
+    train_vae = partial(_train_or_load, train, epochs, latent_dim, hidden, seed, weights)
 
-    def slow(method: str, x: Tensor) -> Tensor:
+    def images_for(method: str, x: Tensor) -> Tensor:
         return x[:num_slow] if method == "nuts" else x
 
-    def ask(vae: VAE, y: Tensor, method: str, operator: Operator | None = None) -> Posterior:
+    def infer(vae: VAE, y: Tensor, method: str, operator: Operator | None = None) -> Posterior:
         return vae.posterior(y, operator=operator, method=method, batch_size=20, progress=False)
 
-    bernoulli = trained("Bernoulli", "Bernoulli", binarise)
-    fixed = [binarise(x, 1.0, _generator(i)) for i, x in enumerate((train, valid, test))]
-    normal = LinearGaussian.fit(fixed[0].flatten(1))
+    bernoulli = train_vae("Bernoulli", "Bernoulli", binarise)
+    binary_train, binary_valid, binary_test = (
+        binarise(x, 1.0, _make_generator(i)) for i, x in enumerate((train, valid, test))
+    )
+    normal = LinearGaussian.fit(binary_train.flatten(1))
     for task, gaps in GAPS.items():
-        missing = _seeded(seed, gaps.removed, test.shape)
-        _fill_binary(record, task, normal, fixed[1], fixed[2], gaps, missing)
+        missing = _call_with_seed(seed, gaps.removed, test.shape)
+        _fill_binary(results, task, normal, binary_valid, binary_test, gaps, missing)
         for method in chosen:
-            x, gap = slow(method, fixed[2]), slow(method, missing)
+            x, gap = images_for(method, binary_test), images_for(method, missing)
             start = perf_counter()
-            result = ask(bernoulli, torch.where(gap, torch.nan, x), method)
+            posterior = infer(bernoulli, torch.where(gap, torch.nan, x), method)
             seconds = perf_counter() - start
-            log_prob = result.log_prob(x) / gap.flatten(1).sum(1)
-            error = calibration_error(x[gap], result.mean[gap])
+            log_prob = posterior.log_prob(x) / gap.flatten(1).sum(1)
+            error = calibration_error(x[gap], posterior.mean[gap])
             figures = {_NATS: log_prob, _CALIBRATION: error}
-            record.add(task, f"Bernoulli VAE, {method}", figures, seconds)
+            results.add(task, f"Bernoulli VAE, {method}", figures, seconds)
 
-    shared = trained("Normal, shared scale", {"family": "Normal", **GREY["Normal, shared scale"]})
+    shared = train_vae("Normal, shared scale", {"family": "Normal", **GREY["Normal, shared scale"]})
     normal = LinearGaussian.fit(train.flatten(1))
     operators: dict[str, Callable[..., Any]] = {
         f"noise of sd {NOISE}": partial(Noise, NOISE),
         f"noise of sd {NOISE}, not known": partial(Noise, None),
-        "4 x smaller each way": partial(Downsample, 4, SMALL),
+        "4 x smaller each way": partial(Downsample, 4, NOISE_OF_SMALL),
     }
-    for task, make in operators.items():
-        known = make() if "not" not in task else Noise(NOISE)
-        y = _seeded(seed, known.observe, test)
-        _restore_grey(record, task, normal, valid, _seeded(seed + 1, known.observe, valid), test, y)
+    for task, make_operator in operators.items():
+        true_operator = make_operator() if "not" not in task else Noise(NOISE)
+        y = _call_with_seed(seed, true_operator.observe, test)
+        y_valid = _call_with_seed(seed + 1, true_operator.observe, valid)
+        _restore_grey(results, task, normal, valid, y_valid, test, y)
         for name, vae, of in (
             ("Bernoulli VAE, y of the mean", bernoulli, "mean"),
             ("Normal VAE", shared, "datum"),
@@ -163,41 +169,41 @@ def main(
             for method in chosen:
                 if of == "mean" and "gibbs" in method:
                     continue
-                x = slow(method, test)
+                x = images_for(method, test)
                 start = perf_counter()
-                result = ask(vae, slow(method, y), method, make(of=of))
-                figures = {_PSNR: psnr(x, result.mean.clamp(0, 1))}
-                record.add(task, f"{name}, {method}", figures, perf_counter() - start)
+                posterior = infer(vae, images_for(method, y), method, make_operator(of=of))
+                figures = {_PSNR: psnr(x, posterior.mean.clamp(0, 1))}
+                results.add(task, f"{name}, {method}", figures, perf_counter() - start)
 
     for name, settings in GREY.items():
-        # Uniform noise between grey levels, lest the density of a black pixel be infinite.
-        vae = trained(name, {"family": "Normal", **settings}, _dequantised)
-        x = _seeded(seed, _dequantised, test)
+        # Uniform noise between grey levels: without it, the density of a black pixel is unbounded.
+        vae = train_vae(name, {"family": "Normal", **settings}, _dequantise)
+        x = _call_with_seed(seed, _dequantise, test)
         for task, gaps in GAPS.items():
-            missing = _seeded(seed, gaps.removed, test.shape)
+            missing = _call_with_seed(seed, gaps.removed, test.shape)
             start = perf_counter()
-            result = ask(vae, torch.where(missing, torch.nan, x), _JUDGED)
+            posterior = infer(vae, torch.where(missing, torch.nan, x), _METHOD_FOR_LIKELIHOODS)
             seconds = perf_counter() - start
             num_missing = missing.flatten(1).sum(1)
             figures = {
-                _PSNR: psnr(test, result.mean.clamp(0, 1), where=missing),
-                _DENSITY: result.log_prob(x) / num_missing,
+                _PSNR: psnr(test, posterior.mean.clamp(0, 1), where=missing),
+                _DENSITY: posterior.log_prob(x) / num_missing,
             }
             for level in (0.5, 0.9):
-                low, high = result.interval(level)
+                low, high = posterior.interval(level)
                 inside = ((low <= x) & (x <= high) & missing).flatten(1).sum(1)
                 figures[f"share in {level:.0%} interval"] = inside / num_missing
-            record.add(f"grey, {task}", f"{name}, {_JUDGED}", figures, seconds)
-    Console(width=140).print(record.table)
+            results.add(f"grey, {task}", f"{name}, {_METHOD_FOR_LIKELIHOODS}", figures, seconds)
+    Console(width=140).print(results.table)
 
 
-_NATS = "log p(x_missing|y), nats a pixel"
-_DENSITY = "log density of x_missing given y, nats a pixel"
+_NATS = "log p(x_missing|y), nats per pixel"
+_DENSITY = "log density of x_missing given y, nats per pixel"
 _CALIBRATION = "calibration error of P(x=1|y)"
 _PSNR = "PSNR, dB"
 
 
-def _trained(
+def _train_or_load(
     train: Tensor,
     epochs: int,
     latent_dim: int,
@@ -208,7 +214,7 @@ def _trained(
     likelihood: Any,
     transform: Callable[[Tensor], Tensor] | None = None,
 ) -> VAE:
-    """A VAE of that likelihood, trained now or before."""
+    """Train a VAE with this likelihood, or load its weights if they were saved before."""
     torch.manual_seed(seed)
     body = partial(MLP, hidden=(hidden,))
     vae = VAE((1, 28, 28), latent_dim, likelihood, encoder=body, decoder=body)
@@ -234,7 +240,7 @@ def _trained(
 
 
 def _fill_binary(
-    record: Record,
+    results: Results,
     task: str,
     normal: LinearGaussian,
     valid: Tensor,
@@ -242,41 +248,40 @@ def _fill_binary(
     gaps: Degradation,
     missing: Tensor,
 ) -> None:
-    """Probabilities of missing pixels without a network."""
-    gap = _seeded(1, gaps.removed, valid.shape)
+    """Evaluate mean imputation and PCA on binarised images with missing pixels."""
+    gap = _call_with_seed(1, gaps.removed, valid.shape)
 
-    def judged(x: Tensor, where: Tensor, probability: Tensor, least: float) -> Tensor:
-        p = torch.distributions.Bernoulli(probability.view_as(x).clamp(least, 1 - least))
+    def log_prob(x: Tensor, where: Tensor, probability: Tensor, bound: float) -> Tensor:
+        p = torch.distributions.Bernoulli(probability.view_as(x).clamp(bound, 1 - bound))
         return (p.log_prob(x) * where).flatten(1).sum(1) / where.flatten(1).sum(1)
 
-    fillings: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    imputers: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "mean": lambda x, where: normal.mean.float().expand(len(x), -1)
     }
     for count in COMPONENTS:
-        filled = normal.of(count).filled
-        fillings[f"PCA, {count}"] = lambda x, where, filled=filled: filled(
-            x.flatten(1), where.flatten(1)
-        )
+        fill = normal.with_components(count).fill_missing
+        imputers[f"PCA, {count}"] = lambda x, where, fill=fill: fill(x.flatten(1), where.flatten(1))
+    # The best imputer of each kind, "mea(n)" and "PCA", with its score and bound
     best: dict[str, tuple[float, str, float]] = {}
-    for name, filling in fillings.items():
-        probability = filling(valid, gap)
-        for least in LEAST:
-            score = judged(valid, gap, probability, least).mean().item()
-            best[name[:3]] = max(best.get(name[:3], (-1e9, "", 0.0)), (score, name, least))
-    for _, name, least in best.values():
+    for name, impute in imputers.items():
+        probability = impute(valid, gap)
+        for bound in LOWER_BOUNDS:
+            score = log_prob(valid, gap, probability, bound).mean().item()
+            best[name[:3]] = max(best.get(name[:3], (-1e9, "", 0.0)), (score, name, bound))
+    for _, name, bound in best.values():
         start = perf_counter()
-        probability = fillings[name](test, missing)
+        probability = imputers[name](test, missing)
         seconds = perf_counter() - start
-        clamped = probability.view_as(test).clamp(least, 1 - least)
+        clamped = probability.view_as(test).clamp(bound, 1 - bound)
         figures = {
-            _NATS: judged(test, missing, probability, least),
+            _NATS: log_prob(test, missing, probability, bound),
             _CALIBRATION: calibration_error(test[missing], clamped[missing]),
         }
-        record.add(task, f"{name}, at least {least}", figures, seconds)
+        results.add(task, f"{name}, at least {bound}", figures, seconds)
 
 
 def _restore_grey(
-    record: Record,
+    results: Results,
     task: str,
     normal: LinearGaussian,
     valid: Tensor,
@@ -284,44 +289,46 @@ def _restore_grey(
     test: Tensor,
     y: Tensor,
 ) -> None:
-    """Grey images without a network."""
+    """Evaluate the mean, PCA and interpolation on grey images."""
     is_small = y.shape != test.shape
     matrix = torch.eye(784)
     if is_small:
-        matrix = Downsample(4, SMALL).apply(matrix.view(-1, 1, 28, 28)).flatten(1).T.contiguous()
+        downsample = Downsample(4, NOISE_OF_SMALL)
+        matrix = downsample.apply(matrix.view(-1, 1, 28, 28)).flatten(1).T.contiguous()
 
-    def pca(count: int, seen: Tensor) -> Tensor:
-        of = normal.of(count)
-        noise = SMALL if is_small else NOISE
+    def restore_by_pca(count: int, y: Tensor) -> Tensor:
+        pca = normal.with_components(count)
+        noise = NOISE_OF_SMALL if is_small else NOISE
         if "not known" in task:
-            noise = of.noise_of(seen.flatten(1))
-        return of.restored(seen.flatten(1), matrix, noise).view(-1, 1, 28, 28).clamp(0, 1)
+            noise = pca.estimate_noise(y.flatten(1))
+        return pca.restore(y.flatten(1), matrix, noise).view(-1, 1, 28, 28).clamp(0, 1)
 
-    scores = {c: psnr(valid, pca(c, y_valid)).mean().item() for c in COMPONENTS}
+    scores = {c: psnr(valid, restore_by_pca(c, y_valid)).mean().item() for c in COMPONENTS}
     count = max(scores, key=lambda c: scores[c])
     start = perf_counter()
     restored = {"mean": normal.mean.float().view(1, 1, 28, 28).expand_as(test)}
-    restored[f"PCA, {count}"] = pca(count, y)
+    restored[f"PCA, {count}"] = restore_by_pca(count, y)
     if is_small:
         restored["pixels repeated"] = interpolate(y, scale_factor=4).clamp(0, 1)
         restored["bicubic"] = interpolate(y, scale_factor=4, mode="bicubic").clamp(0, 1)
     else:
         restored["the observation"] = y.clamp(0, 1)
     for name, x in restored.items():
-        record.add(task, name, {_PSNR: psnr(test, x)}, perf_counter() - start)
+        results.add(task, name, {_PSNR: psnr(test, x)}, perf_counter() - start)
 
 
-def _dequantised(x: Tensor) -> Tensor:
+def _dequantise(x: Tensor) -> Tensor:
     return (255 * x + torch.rand_like(x)) / 256
 
 
-def _seeded(seed: int, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+def _call_with_seed(seed: int, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """Call a function that draws random numbers, without changing the global random state."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return function(*arguments)
 
 
-def _generator(seed: int) -> torch.Generator:
+def _make_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 

@@ -1,1 +1,1 @@
-"""Wrong inputs and killed processes."""
+"""Robustness of runs: invalid input on the command line, and processes killed at random."""

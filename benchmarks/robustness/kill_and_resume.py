@@ -1,8 +1,8 @@
-"""``python -m benchmarks.robustness.kill_and_resume``: a run killed at random, compared to the bit.
+"""``python -m benchmarks.robustness.kill_and_resume``: kill a run at random times, and resume it.
 
-A VAE of scikit-learn's digits is trained in a process that gets SIGKILL again and again, and is
-resumed each time. Its parameters, its epochs, its test ELBO and the random numbers that come next
-are compared with those of the same run left alone.
+The script trains a VAE on scikit-learn's digits in a process that it kills with SIGKILL again and
+again, and resumes each time. At the end it compares the parameters, the history of the epochs, the
+test ELBO and the next random number, to the bit, with those of the same run without interruption.
 """
 
 import json
@@ -23,49 +23,51 @@ from .training_process import PHASES, train
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["benchmarks.robustness.training_process"])
 
-_LONGEST = 1.5
-"""Seconds from one kill to the next, at most, by those in which the run would make its share."""
+_MAX_INTERVAL = 1.5
+"""Longest time between two kills, in units of (time of the uninterrupted run / number of kills)."""
 
 
 def main(
     *, kills: int = 50, compile: bool = False, seed: int = 0, output: Path = Path("soak.json")
 ) -> None:
-    """Kill, resume, compare, print and write as JSON.
+    """Kill and resume a run, compare it with an uninterrupted one, and write the result as JSON.
 
     Args:
-        kills: how often.
-        compile: whether the steps are compiled, at every start.
-        seed: of the moments.
-        output: where to write.
+        kills: number of kills.
+        compile: whether every process compiles its steps.
+        seed: seed of the times of the kills.
+        output: path of the JSON file.
     """
     epochs = 6 * kills
-    when = random.Random(seed)
+    times = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        print(f"{epochs} epochs, left alone", flush=True)
+        print(f"{epochs} epochs without interruption", flush=True)
         start = perf_counter()
-        assert _life(folder / "whole", epochs, compile, None) is None
-        whole = json.loads((folder / "whole" / "result.json").read_text())
+        assert _run_process(folder / "uninterrupted", epochs, compile, None) is None
+        uninterrupted = json.loads((folder / "uninterrupted" / "result.json").read_text())
         seconds_alone = perf_counter() - start
         print(f"  {seconds_alone:.1f} s; now with {kills} kills", flush=True)
-        hits: Counter[str] = Counter()
+        kills_by_phase: Counter[str] = Counter()
         start = perf_counter()
         for _ in range(kills):
-            longest = _LONGEST * whole["seconds"] / kills
-            phase = _life(folder / "killed", epochs, compile, when.uniform(0, longest))
+            longest = _MAX_INTERVAL * uninterrupted["seconds"] / kills
+            phase = _run_process(folder / "killed", epochs, compile, times.uniform(0, longest))
             if phase is None:
                 break
-            hits[phase] += 1
+            kills_by_phase[phase] += 1
             print(phase[0], end="", flush=True)
         print()
         if not (folder / "killed" / "result.json").exists():
-            _life(folder / "killed", epochs, compile, None)
+            _run_process(folder / "killed", epochs, compile, None)
         killed = json.loads((folder / "killed" / "result.json").read_text())
         left = sorted(path.name for path in (folder / "killed").glob("states/.*"))
-    same = {name: whole[name] == killed[name] for name in whole if name != "seconds"}
+    same = {
+        name: value == killed[name] for name, value in uninterrupted.items() if name != "seconds"
+    }
     record = {
-        "kills": hits.total(),
-        "kills in": {phase: hits[phase] for phase in PHASES},
+        "kills": kills_by_phase.total(),
+        "kills in": {phase: kills_by_phase[phase] for phase in PHASES},
         "same to the bit": same,
         "temporary files left": left,
         "epochs": epochs,
@@ -80,14 +82,14 @@ def main(
         print(f"{name}: {value}")
     output.write_text(json.dumps(record, indent=2) + "\n")
     if not all(same.values()):
-        raise SystemExit("the run that was killed ended elsewhere")
+        raise SystemExit("the killed run gave other results than the uninterrupted run")
 
 
-def _life(folder: Path, epochs: int, compile: bool, seconds: float | None) -> str | None:
-    """Train until the end, or until killed, so many seconds after training is under way.
+def _run_process(folder: Path, epochs: int, compile: bool, seconds: float | None) -> str | None:
+    """Train in a process, and kill it ``seconds`` after training has started (None: never).
 
     Returns:
-        What the process was at when it was killed; None if it came to its end.
+        The phase in which the process was killed; None if training completed.
     """
     folder.mkdir(exist_ok=True)
     phase = _PROCESSES.Value("i", 0)
@@ -103,7 +105,7 @@ def _life(folder: Path, epochs: int, compile: bool, seconds: float | None) -> st
     if process.exitcode == -signal.SIGKILL:
         return PHASES[phase.value]
     if process.exitcode != 0:
-        raise SystemExit(f"the run ended with exit code {process.exitcode}")
+        raise SystemExit(f"the training process failed with exit code {process.exitcode}")
     return None
 
 

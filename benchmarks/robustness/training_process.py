@@ -1,4 +1,4 @@
-"""The run that ``benchmarks.robustness.kill_and_resume`` kills."""
+"""The training process that ``benchmarks.robustness.kill_and_resume`` kills."""
 
 import hashlib
 import json
@@ -18,37 +18,39 @@ from pyrovae.training.snapshots import Snapshots
 __all__ = ["PHASES", "train"]
 
 PHASES = ("starting", "training", "evaluation", "writing")
-"""What it may be at."""
+"""What the process is doing. The parent process reads the index of the current phase."""
+
+_STARTING, _TRAINING, _EVALUATION, _WRITING = range(4)
 
 
-def _noted(owner: Any, name: str, phase: Any, number: int) -> None:
-    """A method that says that it is at work; then training goes on."""
+def _track_phase(owner: Any, name: str, phase: Any, number: int) -> None:
+    """Wrap a method so that it sets the phase while it runs; afterwards the phase is training."""
     method: Callable[..., Any] = getattr(owner, name)
 
-    def noted(*args: Any, **kwargs: Any) -> Any:
+    def tracked(*args: Any, **kwargs: Any) -> Any:
         phase.value = number
         result = method(*args, **kwargs)
-        phase.value = 1
+        phase.value = _TRAINING
         return result
 
-    setattr(owner, name, noted)
+    setattr(owner, name, tracked)
 
 
 def train(folder: Path, epochs: int, compile: bool, phase: Any) -> None:
-    """Begin, or go on; at the end leave what it came to.
+    """Start or resume training, and write ``result.json`` when it is complete.
 
     Arguments:
-        folder: for states and the result.
+        folder: folder for checkpoints and the result.
         epochs: passes through the digits.
         compile: whether steps are compiled.
-        phase: shared with whoever kills; the number of what is going on.
+        phase: index of the current phase, in memory shared with the parent process.
     """
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    _noted(Resumable, "prepare", phase, 0)
-    _noted(SVI, "evaluate_loss", phase, 2)
-    _noted(Snapshots, "write", phase, 3)
+    _track_phase(Resumable, "prepare", phase, _STARTING)
+    _track_phase(SVI, "evaluate_loss", phase, _EVALUATION)
+    _track_phase(Snapshots, "write", phase, _WRITING)
     digits = load("digits")
     vae = VAE((1, 8, 8), 8, {"family": "Binomial", "total_count": 16})
     vae.standardise(digits.train.x)
@@ -69,7 +71,7 @@ def train(folder: Path, epochs: int, compile: bool, phase: Any) -> None:
         **{"resume" if Snapshots(states).exist() else "checkpoint": states},
     )
     seconds = perf_counter() - start
-    phase.value = 2
+    phase.value = _EVALUATION
     elbo = evaluate(vae.model, vae.guide, digits.test.x).elbo
     parameters = b"".join(value.numpy().tobytes() for value in vae.state_dict().values())
     result = {
