@@ -288,7 +288,7 @@ def _print(record: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     console.print(
         f"{record['num_data']:,} {record['of']} of {record['data']}, {record['degradation']}; "
-        f"{record['likelihood']}, observed: {record['observed']}; "
+        f"{record['likelihood']}, degraded: {record['observed']}; "
         f"method {_describe_method(record['method'])}, {record['num_samples']:,} draws per image",
         highlight=False,
         markup=False,

@@ -1,4 +1,4 @@
-"""``pyrovae impute``: the file that it writes, to the byte, and how it refuses."""
+"""``pyrovae impute``: the files it writes, byte for byte, and its error messages."""
 
 import csv
 import io
@@ -40,7 +40,7 @@ def nasty(end: str) -> str:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
-def test_nothing_changes_but_what_was_missing(pyrovae: Any, tmp_path: Path, end: str) -> None:
+def test_only_missing_cells_change(pyrovae: Any, tmp_path: Path, end: str) -> None:
     text = nasty(end)
     (tmp_path / "table.csv").write_bytes(text.encode())
     outcome = pyrovae("impute", "table.csv", "--output", "filled.csv", *QUICK)
@@ -88,7 +88,7 @@ def test_nothing_changes_but_what_was_missing(pyrovae: Any, tmp_path: Path, end:
         assert words in outcome.out
 
 
-def test_imputations_are_files_of_their_own(pyrovae: Any, tmp_path: Path) -> None:
+def test_imputations_are_separate_files(pyrovae: Any, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(nasty("\n"), encoding="utf-8")
     command = ("impute", "table.csv", "--output", "filled.csv", "--imputations", "2", *QUICK)
     assert pyrovae(*command).code == 0
@@ -151,7 +151,7 @@ def test_a_file_that_cannot_be_written_is_a_mistake(tmp_path: Path) -> None:
         _write(tmp_path / "nowhere" / "out.csv", "")
 
 
-def test_a_table_that_misses_nothing_is_copied(pyrovae: Any, tmp_path: Path) -> None:
+def test_a_table_without_missing_cells_is_copied(pyrovae: Any, tmp_path: Path) -> None:
     text = 'a,b\r\n1.50,"x"\r\n2,y'
     (tmp_path / "table.csv").write_bytes(text.encode())
     outcome = pyrovae("impute", "table.csv", "--output", "same.csv")

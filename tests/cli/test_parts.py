@@ -1,4 +1,4 @@
-"""Priors, posteriors and families from the command line: trained, opened again, and refused."""
+"""Models, priors and posteriors on the command line: they train, reopen, or are refused."""
 
 import json
 import re
@@ -99,7 +99,7 @@ def test_each_part_trains_and_opens_again(
         assert len(reconstructions["z"]) == 5
 
 
-def test_labels_that_are_told(images: Path) -> None:
+def test_a_semi_supervised_model_sees_as_many_labels_of_each_class(images: Path) -> None:
     """As many of each class, the same ones in each run; none of held-out data."""
     options = {"data": str(images), "model": "semi_supervised", "num_labels": 9}
     config = RunConfig.model_validate({**options, "likelihood": "poisson"})
@@ -170,7 +170,7 @@ def test_options_list_every_part() -> None:
         assert set(names) <= set(re.findall(r"\w+", description))
 
 
-def test_labels_that_are_not_there(tmp_path: Path, capsys: Any) -> None:
+def test_a_conditional_model_without_labels_is_refused(tmp_path: Path, capsys: Any) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 3)))
     with pytest.raises(SystemExit, match="2"):
         main(["train", str(tmp_path / "x.npy"), "--model", "conditional", *SMALL])

@@ -1,4 +1,4 @@
-"""``pyrovae restore``: what it leaves in a run directory, and what it refuses."""
+"""``pyrovae restore``: the files it writes, and its error messages."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_restore_by_each_task(pyrovae: Any, tmp_path: Path) -> None:
         assert "wrote 6 restorations to run/" in outcome.out
         assert "images have" in outcome.out  # after five steps q is not p(z | y)
     assert record["observed"] == "E[x|z]"  # block means of a binomial are in no closed form
-    assert "observed: E[x|z]" in outcome.out
+    assert "degraded: E[x|z]" in outcome.out
     again = pyrovae("restore", "run", "--task", task, *options, *QUICK)
     assert again.out == outcome.out
     np.testing.assert_array_equal(np.load(tmp_path / "run" / f"{name}.npz")["mean"], arrays["mean"])
@@ -70,7 +70,9 @@ def test_runs_of_tables_are_refused(pyrovae: Any, tmp_path: Path) -> None:
         (["--task", "inpaint"], "nowhere is not a run directory"),
     ],
 )
-def test_mistakes(pyrovae: Any, arguments: list[str], message: str) -> None:
+def test_a_mistake_gets_one_line_and_exit_code_2(
+    pyrovae: Any, arguments: list[str], message: str
+) -> None:
     outcome = pyrovae("restore", "nowhere", *arguments)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.count("\n") == 1

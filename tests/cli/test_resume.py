@@ -1,4 +1,4 @@
-"""``pyrovae train`` that is interrupted or killed, and goes on."""
+"""``pyrovae train --resume`` continues a run that was interrupted or killed."""
 
 import json
 import signal
@@ -53,7 +53,7 @@ def one_line(outcome: Outcome) -> str:
     return line
 
 
-def test_a_run_with_all_kinds_of_ends(
+def test_an_interrupted_and_killed_run_ends_like_a_complete_one(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     other = tmp_path_factory.mktemp("whole")
@@ -93,7 +93,7 @@ def test_a_run_with_all_kinds_of_ends(
     assert results(run) == expected
 
 
-def test_what_cannot_go_on_is_refused_in_a_sentence(folder: Path) -> None:
+def test_runs_that_cannot_continue_are_refused(folder: Path) -> None:
     assert train(folder, Kill(4, number=signal.SIGINT)).code == 130
     refused = {
         "--resume uses the options of the run; leave out epochs": resume(
@@ -118,7 +118,7 @@ def test_what_cannot_go_on_is_refused_in_a_sentence(folder: Path) -> None:
         assert outcome.code == 2
 
 
-def test_a_finished_run_without_states_is_not_trained_again(folder: Path) -> None:
+def test_a_finished_run_without_checkpoints_is_not_trained_again(folder: Path) -> None:
     run = folder / "run"
     run.mkdir()
     (run / "config.yaml").write_text("data: table.csv\n")

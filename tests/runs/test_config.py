@@ -1,4 +1,4 @@
-"""Options: one list, from YAML and the command line, and its mistakes in one sentence each."""
+"""Options from YAML and the command line; invalid ones get one sentence each."""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
         ("a: !!python/object/apply:os.system ['true']", "is not YAML"),
     ],
 )
-def test_mistakes(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_options_get_one_sentence(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=message) as caught:
@@ -57,7 +57,7 @@ def test_mistakes(tmp_path: Path, text: str, message: str) -> None:
     assert "run.yaml" in str(caught.value)
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read .*No such file"):
         read_config(tmp_path / "none.yaml", {})
     with pytest.raises(InputError, match=r"cannot read .*directory"):

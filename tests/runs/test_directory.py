@@ -1,4 +1,4 @@
-"""Run directories: written whole or not at all, read back to the bit, nothing unpickled."""
+"""Run directories are written completely or not at all, and read back exactly, without pickle."""
 
 import os
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_weights_come_back_to_the_bit(run: RunDirectory) -> None:
         run.read_metadata("features")
 
 
-def test_files(run: RunDirectory) -> None:
+def test_files_are_read_back(run: RunDirectory) -> None:
     config = RunConfig(epochs=3, likelihood={"family": "Normal", "scale": 0.1})
     run.write_config(config)
     run.write_metrics([{"epoch": 1, "loss": 2.5}, {"epoch": 2, "loss": None}])
@@ -74,7 +74,7 @@ def test_a_used_directory_is_refused(run: RunDirectory, tmp_path: Path) -> None:
         RunDirectory.create(run.path / "metrics.csv" / "below")
 
 
-def test_what_is_no_run(run: RunDirectory, tmp_path: Path) -> None:
+def test_a_directory_without_a_run_is_refused(run: RunDirectory, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not a run directory: it holds no config\.yaml"):
         RunDirectory.open(tmp_path)
     run.write_config(RunConfig())
@@ -82,7 +82,7 @@ def test_what_is_no_run(run: RunDirectory, tmp_path: Path) -> None:
         RunDirectory.open(run.path)
 
 
-def test_damaged_and_foreign_weights(run: RunDirectory) -> None:
+def test_damaged_weights_and_weights_of_another_model_are_refused(run: RunDirectory) -> None:
     run.write_weights(nn.Linear(3, 4), {})
     with pytest.raises(InputError, match=r"does not fit its config\.yaml.*size mismatch"):
         run.read_weights(nn.Linear(3, 5))
@@ -94,7 +94,7 @@ def test_damaged_and_foreign_weights(run: RunDirectory) -> None:
         run.read_weights(nn.Linear(3, 4))
 
 
-def test_what_other_versions_have_left_is_read_or_they_are_named(
+def test_runs_of_other_versions_are_read_or_the_versions_are_named(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older = {"pyrovae": "0.0.9", "torch": "2.14.0", "pyro-ppl": "1.9.1"}
@@ -110,7 +110,7 @@ def test_what_other_versions_have_left_is_read_or_they_are_named(
         run.read_config()
 
 
-def test_a_pickle_in_place_of_weights_is_not_run(run: RunDirectory, tmp_path: Path) -> None:
+def test_a_pickle_in_place_of_weights_is_not_loaded(run: RunDirectory, tmp_path: Path) -> None:
     class Harm:
         def __reduce__(self) -> tuple[object, ...]:
             return (Path.touch, (tmp_path / "harm",))

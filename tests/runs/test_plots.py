@@ -50,7 +50,7 @@ def test_training_curves(validation: bool) -> None:
         assert high < 10  # the first two epochs do not flatten the rest
 
 
-def test_reconstructions_alternate() -> None:
+def test_rows_of_data_and_reconstructions_alternate() -> None:
     x, mean = torch.zeros(20, 1, 2, 2), torch.ones(20, 1, 2, 2)
     figure = plots.reconstructions(x, mean, limits=(0.0, 1.0))
     shown = figure.axes[0].images[0].get_array()
@@ -164,7 +164,7 @@ def test_a_histogram_of_counts_has_a_bin_for_each() -> None:
     assert set(heights.tolist()) == {0.0, 0.25, 0.5}
 
 
-def test_classes_have_their_names() -> None:
+def test_the_legend_names_the_classes() -> None:
     figure = plots.latent_space(torch.randn(6, 2), torch.tensor([0, 1] * 3), ("cat", "dog"))
     legend = figure.axes[0].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["cat", "dog"]

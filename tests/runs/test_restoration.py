@@ -1,4 +1,4 @@
-"""Images degraded and restored: what is removed, how results are judged, and exact answers."""
+"""Degraded and restored images: masks, metrics, and models with exact answers."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ QUIET = Console(quiet=True)
 
 
 @pytest.mark.parametrize(("fraction", "count"), [(0.5, 24), (0.001, 1), (0.999, 47)])
-def test_as_many_pixels_of_each_image_are_removed_in_all_channels(
+def test_the_same_number_of_pixels_is_removed_from_each_image_in_all_channels(
     fraction: float, count: int
 ) -> None:
     removed = Degradation("inpaint", fraction=fraction).draw_mask(torch.Size((9, 3, 6, 8)))
@@ -97,7 +97,7 @@ def test_calibration_error_is_how_far_probabilities_are_from_frequencies() -> No
     )
 
 
-def test_doubts_name_what_is_beyond_its_bound() -> None:
+def test_doubts_name_diagnostics_beyond_their_bounds() -> None:
     diagnostics = {
         "effective_samples": torch.tensor([3.0, 20.0, 9.0]),
         "pareto_k": torch.tensor([0.71, 0.2, float("nan")]),
@@ -233,7 +233,7 @@ LATENTS: dict[str, tuple[dict[str, Any], set[str]]] = {
 
 
 @pytest.mark.parametrize("name", LATENTS)
-def test_every_other_family_restores(name: str, tmp_path: Path) -> None:
+def test_every_other_model_restores(name: str, tmp_path: Path) -> None:
     options, expected = LATENTS[name]
     path = run_of(tmp_path / "run", hidden=(8,), latent_dim=4, **options)
     arrays, _ = restored(path, "denoise", num=2, method="amortised")
