@@ -1,6 +1,7 @@
 """The reference lists every part that has a name, and no other."""
 
 import re
+import tomllib
 from collections.abc import Iterable
 
 import pytest
@@ -55,3 +56,10 @@ def test_the_reference_shows_the_arguments_of_a_family(name: str) -> None:
     for argument, source in FAMILIES[name].sources.items():
         assert re.search(rf"{argument}\b[^;|]*: {source}\b", row), argument
     assert ("(exposure)" in row) == (FAMILIES[name].exposure is not None)
+
+
+def test_the_floors_of_the_layout_are_those_that_lint_imports_checks() -> None:
+    text = (ROOT / "docs/background/layout.md").read_text()
+    floors = [set(re.findall(r"`(\w+)`", line)) for line in re.findall(r"^\d+\. (.+)$", text, re.M)]
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    assert floors == [set(re.findall(r"\w+", each)) for each in tool["contracts"][0]["layers"]]
