@@ -31,6 +31,8 @@ SMALLER: dict[str, list[tuple[str, str]]] = {
     ],
     "docs/how-to/missing-parts.md": [
         ("epochs=30", "epochs=1"),
+        ("vae.posterior(seen)", "vae.posterior(seen, method=FEW_STEPS)"),
+        ('method="refined"', 'method=FEW_STEPS["proposal"]'),
         ('"warm_up": 50}', '"warm_up": 5}, num_samples=10'),
     ],
     "docs/how-to/impute-a-table.md": [("steps=300", "steps=20")],
@@ -38,6 +40,9 @@ SMALLER: dict[str, list[tuple[str, str]]] = {
     "docs/how-to/stop-and-resume.md": [("epochs=5", "epochs=1")],
 }
 """What the tests replace on a page so that it runs in seconds; all of it must be there."""
+
+FEW_STEPS = {"name": "importance", "proposal": {"name": "refined", "num_steps": 20}}
+"""A method that draws from p(z | y) in little time."""
 
 
 class Pooled:
@@ -59,7 +64,7 @@ def programs_of(page: Path) -> list[tuple[int, str]]:
 
 def run_page(name: str) -> dict[str, Any]:
     """Run the Python blocks of a page one after another, and return the names they define."""
-    scope: dict[str, Any] = {"Pooled": Pooled}
+    scope: dict[str, Any] = {"Pooled": Pooled, "FEW_STEPS": FEW_STEPS}
     programs = programs_of(ROOT / name)
     for old, _ in SMALLER.get(name, []):
         assert any(old in text for _, text in programs), f"{name} no longer holds {old!r}"
