@@ -382,37 +382,6 @@ def test_constants_follow_the_type_of_the_model(likelihood: Likelihood) -> None:
     assert x.dtype == layer(eta).log_prob(x).dtype == torch.float64
 
 
-@pytest.mark.usefixtures("float64")
-def test_continuous_bernoulli_is_torchs_where_that_is_right() -> None:
-    logits = torch.tensor([-14.0, -3.0, -0.011, -0.009, 0.0, 0.02, 2.0, 14.0])
-    x = torch.linspace(0, 1, 5)[:, None]
-    ours = Likelihood("ContinuousBernoulli").build((8,))(logits[None]).base_dist
-    theirs = torch.distributions.ContinuousBernoulli(logits=logits)
-    torch.testing.assert_close(ours.log_prob(x), theirs.log_prob(x), rtol=1e-5, atol=1e-5)
-    mean = theirs.mean
-    torch.testing.assert_close(ours.mean, mean.clone(), rtol=1e-5, atol=1e-5)
-    # Beyond, where torch clamps, the density still adds up: C(l) is close to l.
-    far: Any = Likelihood("ContinuousBernoulli").build((1,))(torch.full((1, 1), 1000.0)).base_dist
-    assert far.log_prob(torch.ones(1)).item() == pytest.approx(math.log(1000))
-    assert far.mean.item() == pytest.approx(1 - 1 / 1000)
-    # The distance from 1 is exponential, with mean 1 / l.
-    drawn = 1 - far.sample((20_000,)).mean().item()
-    assert drawn == pytest.approx(1 / 1000, rel=4.5 / 20_000**0.5)
-
-
-def test_discretised_logistic_is_a_difference_of_sigmoids() -> None:
-    layer = Likelihood("DiscretisedLogistic", levels=256).build((1,))
-    eta = torch.tensor([[3.0], [0.5]], dtype=torch.float64)
-    p: Any = layer.double()(eta)
-    loc, scale = p.base_dist.loc, p.base_dist.scale
-    x = torch.arange(256.0, dtype=torch.float64)[:, None]
-    upper = torch.sigmoid((x + 0.5 - loc) / scale)
-    lower = torch.sigmoid((x - 0.5 - loc) / scale)
-    upper[-1], lower[0] = 1, 0
-    # Further out, this difference has no digits left; ours has.
-    torch.testing.assert_close(p.base_dist.log_prob(x)[:10], (upper - lower).log()[:10])
-
-
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_vae_trains_under_it_with_missing_entries(name: str) -> None:
     layer, eta = layer_and_eta(declared(name))

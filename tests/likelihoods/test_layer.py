@@ -152,7 +152,9 @@ def test_families_of_other_than_real_numbers_have_no_units() -> None:
 
 
 def test_distributions_over_vectors_are_refused() -> None:
-    with pytest.raises(InputError, match="OneHotCategorical is over all features at once"):
+    with pytest.raises(
+        InputError, match="OneHotCategorical is a distribution over all features at once"
+    ):
         layer_of("OneHotCategorical", (4,))
     with pytest.raises(InputError, match="Multinomial is a distribution over the features of a"):
         layer_of("Multinomial")
@@ -194,13 +196,13 @@ def test_extreme_outputs_of_the_network_do_not_overflow() -> None:
 
 
 def test_wrong_output_of_a_decoder() -> None:
-    with pytest.raises(InputError, match=r"put out shape \(5, 2, 2, 3\).*needs \(1, 2, 3\)"):
+    with pytest.raises(InputError, match=r"returned shape \(5, 2, 2, 3\).*expects \(1, 2, 3\)"):
         layer_of("Bernoulli")(torch.zeros(5, 2, 2, 3))
 
 
 @pytest.mark.parametrize("event_shape", [(), (0,), (3, 0)])
 def test_empty_event(event_shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="needs one positive size or more"):
+    with pytest.raises(InputError, match="needs one or more positive sizes"):
         layer_of("Bernoulli", event_shape)
 
 

@@ -95,7 +95,7 @@ def test_missing_entries_contribute_nothing() -> None:
         (lambda: Mixed({("a", "b"): "Normal", "a": "Poisson"}), "'a' is in two blocks"),
         (lambda: Mixed({"a": "Normal"}, a="Poisson"), "'a' is in two blocks"),
         (lambda: Mixed(a="Norml"), "did you mean 'Normal'"),
-        (lambda: Mixed(a={"family": "Poisson", "exposure": True}), "needs nothing beside x"),
+        (lambda: Mixed(a={"family": "Poisson", "exposure": True}), "takes a likelihood of x alone"),
         (lambda: MIXED.build((3,)), "declares 4 columns"),
         (lambda: Likelihood.of({"family": "Mixed", "block": []}), "Mixed is written as"),
     ],
@@ -158,7 +158,7 @@ def test_infer_proposes_and_says_why() -> None:
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        ([3.0, 3.0, np.nan], "'a' is always 3, which tells nothing"),
+        ([3.0, 3.0, np.nan], "'a' is always 3, which carries no information"),
         ([np.nan] * 3, "'a' is empty"),
         ([f"name {i}" for i in range(60)], "'a' has 60 classes"),
     ],
