@@ -1,4 +1,4 @@
-"""``python -m benchmarks.start``: the cost of compilation, in seconds, graphs and memory."""
+"""``python -m benchmarks start``: the cost of compilation, in seconds, graphs and memory."""
 
 import json
 import os

@@ -138,7 +138,7 @@ def main(
     )
     normal = LinearGaussian.fit(binary_train.flatten(1))
     for task, gaps in GAPS.items():
-        missing = _call_with_seed(seed, gaps.removed, test.shape)
+        missing = _call_with_seed(seed, gaps.draw_mask, test.shape)
         _fill_binary(results, task, normal, binary_valid, binary_test, gaps, missing)
         for method in chosen:
             x, gap = images_for(method, binary_test), images_for(method, missing)
@@ -180,7 +180,7 @@ def main(
         vae = train_vae(name, {"family": "Normal", **settings}, _dequantise)
         x = _call_with_seed(seed, _dequantise, test)
         for task, gaps in GAPS.items():
-            missing = _call_with_seed(seed, gaps.removed, test.shape)
+            missing = _call_with_seed(seed, gaps.draw_mask, test.shape)
             start = perf_counter()
             posterior = infer(vae, torch.where(missing, torch.nan, x), _METHOD_FOR_LIKELIHOODS)
             seconds = perf_counter() - start
@@ -249,7 +249,7 @@ def _fill_binary(
     missing: Tensor,
 ) -> None:
     """Evaluate mean imputation and PCA on binarised images with missing pixels."""
-    gap = _call_with_seed(1, gaps.removed, valid.shape)
+    gap = _call_with_seed(1, gaps.draw_mask, valid.shape)
 
     def log_prob(x: Tensor, where: Tensor, probability: Tensor, bound: float) -> Tensor:
         p = torch.distributions.Bernoulli(probability.view_as(x).clamp(bound, 1 - bound))
