@@ -3,7 +3,6 @@
 This module does not import torch; a command imports it only once there is work to do.
 """
 
-import platform
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,19 +10,10 @@ from cyclopts import App, Parameter
 
 from ..errors import InputError
 from ..runs.config import RunConfig, from_yaml, read_config, to_yaml
-from ..storage.versions import versions
+from ..storage.versions import describe_versions
 from ..training.launch import is_first
 
-__all__ = ["DECLARED", "app", "describe_versions"]
-
-
-def describe_versions() -> str:
-    """Return the versions of this package, Python, torch and Pyro, as a line."""
-    version = versions()
-    return (
-        f"pyrovae {version['pyrovae']} (Python {platform.python_version()}, "
-        f"torch {version['torch']}, Pyro {version['pyro-ppl']})"
-    )
+__all__ = ["DECLARED", "app"]
 
 
 app = App(
