@@ -1,15 +1,17 @@
 """Build parts from declarations: a name, or a name with settings, as in YAML or a command line."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from .errors import InputError, did_you_mean, short_repr
 
-__all__ = ["build_part", "parse_declaration"]
+__all__ = ["build_part", "describe_settings", "find_parts", "parse_declaration"]
 
 Part = TypeVar("Part")
 
@@ -67,11 +69,7 @@ def parse_declaration(
         )
     builder: Any = catalogue[name]
     hints = get_type_hints(builder.__init__ if inspect.isclass(builder) else builder)
-    known = {
-        key: each
-        for key, each in inspect.signature(builder).parameters.items()
-        if key not in context and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
-    }
+    known = _find_settings(builder, context)
     for key, value in settings.items():
         if key not in known:
             advice = did_you_mean(str(key), known) if known else "it has no settings"
@@ -94,6 +92,61 @@ def parse_declaration(
         if key not in settings:
             raise InputError(f"{kind} {name!r} needs {key}, as in {{name: {name}, {key}: ...}}")
     return name, settings
+
+
+def find_parts(package: str, path: Iterable[str]) -> dict[str, Any]:
+    """Find the parts in the modules of a package: classes by their names.
+
+    A class is a part if its module lists it in ``__all__``, and its body sets ``name``.
+
+    Arguments:
+        package: name of the package.
+        path: its ``__path__``.
+
+    >>> from pyrovae import priors
+    >>> find_parts("pyrovae.priors", priors.__path__)["vamp"].__name__
+    'VampPrior'
+    """
+    parts: dict[str, Any] = {}
+    for found in iter_modules(path):
+        module = import_module(f"{package}.{found.name}")
+        for public in module.__all__:
+            part: Any = getattr(module, public)
+            name = vars(part).get("name") if inspect.isclass(part) else None
+            if name in parts:
+                raise ValueError(f"two parts in {package} have the name {name!r}")
+            if name is not None:
+                parts[name] = part
+    return parts
+
+
+def describe_settings(builder: Any, *context: str) -> list[str]:
+    """The settings of a part with their defaults, for people to read.
+
+    Arguments:
+        builder: the class or function that builds the part.
+        context: names of arguments that the caller supplies, so that they are not settings.
+
+    >>> describe_settings(pow, "base", "exp")
+    ['mod = None']
+    """
+    return [
+        f"{name} (required)" if each.default is each.empty else f"{name} = {_format(each.default)}"
+        for name, each in _find_settings(builder, context).items()
+    ]
+
+
+def _format(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _find_settings(builder: Any, context: Iterable[str]) -> dict[str, inspect.Parameter]:
+    """The arguments of a builder that can be declared, by name."""
+    return {
+        name: each
+        for name, each in inspect.signature(builder).parameters.items()
+        if name not in context and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
+    }
 
 
 def _describe_mappings(hint: Any) -> str:

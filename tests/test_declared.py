@@ -1,12 +1,13 @@
 """Declarations are checked against the signature before a part is built."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pyrovae import InputError
-from pyrovae.declared import build_part, parse_declaration
+from pyrovae.declared import build_part, find_parts, parse_declaration
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,36 @@ def test_settings_are_converted_and_keyword_arguments_receive_all_context() -> N
 def test_invalid_declarations_are_refused_before_building(declared: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_declaration("prior", PRIORS, declared, "latent_dim")
+
+
+def write_package(folder: Path, **modules: str) -> str:
+    package = f"parts_{folder.name}".replace("-", "_")
+    (folder / package).mkdir()
+    (folder / package / "__init__.py").touch()
+    for name, text in modules.items():
+        (folder / package / f"{name}.py").write_text(text)
+    return package
+
+
+def test_parts_are_public_classes_with_a_name_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = """
+__all__ = ["A", "B", "function"]
+class A: name = "first"
+class B(A): pass
+class Private: name = "private"
+def function(): pass
+"""
+    package = write_package(tmp_path, one=text)
+    parts = find_parts(package, [str(tmp_path / package)])
+    assert {name: part.__name__ for name, part in parts.items()} == {"first": "A"}
+
+
+def test_two_parts_of_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = '__all__ = ["A"]\nclass A: name = "first"\n'
+    package = write_package(tmp_path, one=text, two=text)
+    with pytest.raises(ValueError, match=r"two parts in .* have the name 'first'"):
+        find_parts(package, [str(tmp_path / package)])

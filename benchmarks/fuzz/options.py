@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pyrovae.infer.objectives.catalogue import OBJECTIVES
+from pyrovae.infer.objectives import OBJECTIVES
 from pyrovae.likelihoods.families import FAMILIES
 from pyrovae.models.catalogue import MODELS
 from pyrovae.posteriors import POSTERIORS

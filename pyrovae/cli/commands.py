@@ -13,7 +13,7 @@ from ..runs.config import RunConfig, from_yaml, read_config, to_yaml
 from ..storage.versions import describe_versions
 from ..training.launch import is_first
 
-__all__ = ["DECLARED", "app"]
+__all__ = ["DECLARED", "app", "make_console"]
 
 
 app = App(
@@ -92,7 +92,7 @@ def train(
             raise InputError(f"--resume uses the options of the run; leave out {other}")
         from ..runs.train import resume as resume_run
 
-        resume_run(resume, _make_console())
+        resume_run(resume, make_console())
         return
     resolved = read_config(config, given)
     if print_config:
@@ -100,7 +100,7 @@ def train(
         return
     from ..runs.train import train as train_run
 
-    train_run(resolved, _make_console())
+    train_run(resolved, make_console())
 
 
 @app.command
@@ -124,15 +124,7 @@ def compare(
     specs = from_yaml(f"[{likelihoods}]", "likelihoods")
     from . import jobs
 
-    jobs.compare(resolved, specs, _make_console())
-
-
-@app.command
-def likelihoods() -> None:
-    """List the likelihoods with the values they allow, their arguments and defaults."""
-    from ..runs.report import print_likelihoods
-
-    print_likelihoods(_make_console())
+    jobs.compare(resolved, specs, make_console())
 
 
 @app.command
@@ -184,7 +176,7 @@ def compare_em_vi(
         num_draws=draws,
         seed=seed,
     )
-    compare_em_vi(settings, output, _make_console())
+    compare_em_vi(settings, output, make_console())
 
 
 @app.command
@@ -200,7 +192,7 @@ def sample(
     _check_seed(seed)
     from . import jobs
 
-    jobs.sample(run, num, seed, _make_console())
+    jobs.sample(run, num, seed, make_console())
 
 
 @app.command
@@ -211,7 +203,7 @@ def reconstruct(
     _check_at_least(1, num=num)
     from . import jobs
 
-    jobs.reconstruct(run, num, _make_console())
+    jobs.reconstruct(run, num, make_console())
 
 
 @app.command
@@ -277,7 +269,7 @@ def restore(
             method=declared,
             num_samples=num_samples,
             seed=seed,
-            console=_make_console(),
+            console=make_console(),
         )
 
 
@@ -313,7 +305,7 @@ def evaluate(
         _check_at_least(2, num_samples=num_samples)
     from . import jobs
 
-    jobs.evaluate(run, num_particles, num_samples, ais, _make_console())
+    jobs.evaluate(run, num_particles, num_samples, ais, make_console())
 
 
 @app.command
@@ -367,7 +359,7 @@ def impute(
     impute_file(
         table,
         output,
-        _make_console(),
+        make_console(),
         overwrite=overwrite,
         level=level,
         likelihood=None if likelihood is None else from_yaml(likelihood, "likelihood"),
@@ -389,7 +381,7 @@ def _check_seed(seed: int) -> None:
         raise InputError(f"--seed is {seed}; it must be a whole number from 0 to 2^62 - 1")
 
 
-def _make_console() -> Any:
+def make_console() -> Any:
     from rich.console import Console
 
     # Names of columns and files may look like markup or emoji codes.

@@ -11,8 +11,8 @@ from .estimators.gap import InferenceGap as InferenceGap
 from .estimators.gap import inference_gap as inference_gap
 from .estimators.importance import ImportanceEstimate as ImportanceEstimate
 from .estimators.importance import importance_sample as importance_sample
-from .objectives.catalogue import OBJECTIVES as OBJECTIVES
-from .objectives.catalogue import objective_of as objective_of
+from .objectives import OBJECTIVES as OBJECTIVES
+from .objectives import objective_of as objective_of
 from .objectives.elbo import ELBO as ELBO
 from .objectives.elbo import Loss as Loss
 from .objectives.enumerated import EnumeratedELBO as EnumeratedELBO

@@ -1,10 +1,10 @@
 """Build a model from the names and settings that YAML files and the command line give."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..declared import build_part, parse_declaration
+from ..declared import build_part, describe_settings, parse_declaration
 from ..errors import InputError
 from ..posteriors import POSTERIORS
 from ..priors import PRIORS
@@ -18,7 +18,7 @@ from .pca import ProbabilisticPCA
 from .semi_supervised import SemiSupervisedVAE
 from .vae import VAE
 
-__all__ = ["MODELS", "build_model", "check_declared"]
+__all__ = ["MODELS", "build_model", "check_declared", "list_parts"]
 
 MODELS: dict[str, type[LatentVariableModel]] = {
     "vae": VAE,
@@ -49,6 +49,23 @@ _RUN_OPTIONS = (
 
 _GUIDE_CONTEXT = ("model", "encoder", "posterior", "event_shape", "missing")
 """Arguments of guides that the family gives, so they are not settings of the inference."""
+
+
+def list_parts() -> Iterator[tuple[str, str, list[str]]]:
+    """The option, name and settings of every part that a model is built from."""
+    catalogues: list[tuple[str, Mapping[str, Any], tuple[str, ...]]] = [
+        ("model", MODELS, _RUN_OPTIONS),
+        ("prior", PRIORS, ("latent_dim", "event_shape")),
+        ("posterior", POSTERIORS, ("latent_dim",)),
+        ("inference", INFERENCES, _GUIDE_CONTEXT),
+    ]
+    for option, catalogue, context in catalogues:
+        for name, builder in catalogue.items():
+            settings = describe_settings(builder, *context)
+            for from_data in ("num_classes", "num_data"):
+                required, default = f"{from_data} (required)", f"{from_data} (from the data)"
+                settings = [default if each == required else each for each in settings]
+            yield option, name, settings
 
 
 def check_declared(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from ..declared import find_parts
 from .discrete import Concrete, StraightThrough
 from .flow import InverseAutoregressive, SplineFlow
 from .normal import DiagonalNormal, FullRankNormal, LowRankNormal
@@ -19,13 +20,5 @@ __all__ = [
     "StraightThrough",
 ]
 
-POSTERIORS: dict[str, Callable[..., nn.Module]] = {
-    "diagonal": DiagonalNormal,
-    "full_rank": FullRankNormal,
-    "low_rank": LowRankNormal,
-    "iaf": InverseAutoregressive,
-    "spline": SplineFlow,
-    "concrete": Concrete,
-    "straight_through": StraightThrough,
-}
-"""Posteriors by name."""
+POSTERIORS: dict[str, Callable[..., nn.Module]] = find_parts(__name__, __path__)
+"""Posteriors by name: the classes with a ``name`` in the modules of this folder."""

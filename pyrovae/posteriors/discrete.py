@@ -60,6 +60,8 @@ class Concrete(_CategoricalPosterior):
         torch.Size([5, 3])
     """
 
+    name = "concrete"
+
     def __init__(self, latent_dim: int, num_classes: int = 10, temperature: float = 2 / 3) -> None:
         super().__init__(latent_dim, num_classes, temperature)
 
@@ -96,6 +98,8 @@ class StraightThrough(_CategoricalPosterior):
         >>> z.unique().tolist()
         [0.0, 1.0]
     """
+
+    name = "straight_through"
 
     def __init__(self, latent_dim: int, num_classes: int = 10, temperature: float = 2 / 3) -> None:
         super().__init__(latent_dim, num_classes, temperature)

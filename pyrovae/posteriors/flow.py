@@ -88,6 +88,8 @@ class InverseAutoregressive(_Autoregressive):
         torch.Size([5])
     """
 
+    name = "iaf"
+
     def __init__(
         self,
         latent_dim: int,
@@ -142,6 +144,8 @@ class SplineFlow(_Autoregressive):
         >>> q.log_prob(q.rsample()).shape
         torch.Size([5])
     """
+
+    name = "spline"
 
     def __init__(
         self,

@@ -35,6 +35,8 @@ class DiagonalNormal(nn.Module):
         torch.Size([5])
     """
 
+    name = "diagonal"
+
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         self.in_shape = (2, latent_dim)
@@ -71,6 +73,8 @@ class FullRankNormal(nn.Module):
         >>> FullRankNormal(3)(torch.zeros(5, 9)).covariance_matrix.shape
         torch.Size([5, 3, 3])
     """
+
+    name = "full_rank"
 
     _places: Tensor
 
@@ -132,6 +136,8 @@ class LowRankNormal(nn.Module):
         >>> LowRankNormal(5, rank=2)(torch.zeros(7, 4, 5)).event_shape
         torch.Size([5])
     """
+
+    name = "low_rank"
 
     def __init__(self, latent_dim: int, rank: int = 2) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from ..declared import find_parts
 from .flow import FlowPrior
 from .mixture import NormalMixture
 from .normal import LearnedNormal, StandardNormal
@@ -18,11 +19,5 @@ __all__ = [
     "VampPrior",
 ]
 
-PRIORS: dict[str, Callable[..., nn.Module]] = {
-    "standard": StandardNormal,
-    "learned": LearnedNormal,
-    "mixture": NormalMixture,
-    "vamp": VampPrior,
-    "flow": FlowPrior,
-}
-"""Priors by name."""
+PRIORS: dict[str, Callable[..., nn.Module]] = find_parts(__name__, __path__)
+"""Priors by name: the classes with a ``name`` in the modules of this folder."""

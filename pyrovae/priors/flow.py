@@ -34,6 +34,8 @@ class FlowPrior(nn.Module):
         torch.Size([5, 3])
     """
 
+    name = "flow"
+
     def __init__(
         self, latent_dim: int, num_transforms: int = 3, hidden: Sequence[int] = (64, 64)
     ) -> None:

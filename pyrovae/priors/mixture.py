@@ -35,6 +35,8 @@ class NormalMixture(nn.Module):
         torch.Size([3])
     """
 
+    name = "mixture"
+
     def __init__(self, latent_dim: int, num_components: int = 10) -> None:
         super().__init__()
         if num_components < 1:

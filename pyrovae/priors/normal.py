@@ -22,6 +22,8 @@ class StandardNormal(nn.Module):
         torch.Size([3])
     """
 
+    name = "standard"
+
     loc: Tensor
     scale: Tensor
 
@@ -47,6 +49,8 @@ class LearnedNormal(nn.Module):
         >>> LearnedNormal(3)().event_shape
         torch.Size([3])
     """
+
+    name = "learned"
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()

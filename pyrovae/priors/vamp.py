@@ -46,6 +46,8 @@ class VampPrior(nn.Module):
         torch.Size([2])
     """
 
+    name = "vamp"
+
     def __init__(self, event_shape: Sequence[int], num_components: int = 500) -> None:
         super().__init__()
         if num_components < 1:

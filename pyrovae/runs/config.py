@@ -69,18 +69,19 @@ class RunConfig(BaseModel):
     model: Declared = Field(
         "vae",
         description="Model: vae, autoencoder, ppca, hierarchical, mixture, conditional or "
-        'semi_supervised. With settings: "{name: hierarchical, latent_dims: [20, 10]}". '
-        "Default: vae.",
+        'semi_supervised (see pyrovae parts). With settings: "{name: hierarchical, '
+        'latent_dims: [20, 10]}". Default: vae.',
     )
     prior: MaybeDeclared = Field(
         None,
-        description="Prior p(z): standard, learned, mixture, vamp or flow. With settings: "
+        description="Prior p(z): standard, learned, mixture, vamp or flow (see pyrovae parts). "
+        "With settings: "
         '"{name: vamp, num_components: 500}". Default: the one that suits the posterior.',
     )
     posterior: MaybeDeclared = Field(
         None,
         description="Posterior q(z|x): diagonal, full_rank, low_rank, iaf, spline, concrete or "
-        "straight_through. Default: diagonal.",
+        "straight_through (see pyrovae parts). Default: diagonal.",
     )
     inference: Declared = Field(
         "amortised",
@@ -98,7 +99,8 @@ class RunConfig(BaseModel):
     objective: MaybeDeclared = Field(
         None,
         description="Training objective: elbo, beta, capacity, free_bits, beta_tc, info, iwae, "
-        "stl, dreg, renyi, miwae, piwae, ciwae, rws, wake_sleep or enumerated. With settings: "
+        "stl, dreg, renyi, miwae, piwae, ciwae, rws, wake_sleep or enumerated (see pyrovae parts). "
+        "With settings: "
         '"{name: beta, beta: 4}". Default: elbo, or what the model needs.',
     )
     num_labels: int | None = Field(

@@ -10,8 +10,11 @@ from rich.text import Text
 from torch.distributions import constraints
 from torch.distributions.constraints import is_dependent
 
+from ..declared import describe_settings
 from ..infer.estimators.evaluate import Estimate, Evaluation
+from ..infer.objectives import OBJECTIVES
 from ..likelihoods.families import FAMILIES, Family
+from ..models.catalogue import list_parts
 
 __all__ = [
     "evaluation_record",
@@ -21,6 +24,7 @@ __all__ = [
     "print_likelihoods",
     "print_log_likelihood",
     "print_methods",
+    "print_parts",
 ]
 
 
@@ -230,6 +234,30 @@ def print_likelihoods(console: Console) -> None:
         "Each argument is predicted (by the decoder), shared (one learned number), per_feature "
         "(a learned number for each feature), data (given with each datum), or a constant. "
         "An exposure is optional. Any other class of pyro.distributions works by its name.",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def print_parts(console: Console) -> None:
+    """Print the parts of a model and the objectives, each with its settings and defaults."""
+    table = Table(title="Parts of a model, and objectives", title_justify="left")
+    for column in ("option", "name", "settings and defaults"):
+        table.add_column(column, overflow="fold")
+    objectives = (
+        ("objective", name, describe_settings(builder, "size", "plate"))
+        for name, builder in OBJECTIVES.items()
+    )
+    last = ""
+    for option, name, settings in (*list_parts(), *objectives):
+        if last and option != last:
+            table.add_section()
+        table.add_row("" if option == last else f"--{option}", name, "\n".join(settings))
+        last = option
+    console.print(table)
+    console.print(
+        "Give a name, or a name with settings: --prior vamp --prior.num_components 500. In YAML: "
+        "prior: {name: vamp, num_components: 500}.",
         soft_wrap=True,
         highlight=False,
     )

@@ -16,7 +16,7 @@ from ..data.batches import Batches, LoaderBatches, Transform, as_batches
 from ..errors import InputError
 from ..infer.compiler.tiered import Compile
 from ..infer.nonfinite.guard import NonFinite
-from ..infer.objectives.catalogue import ObjectiveLike, objective_of
+from ..infer.objectives import ObjectiveLike, objective_of
 from ..infer.pair.bound import PyroFunction
 from ..infer.parallel.processes import Processes
 from ..infer.parallel.shards import Shards

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from pyrovae.cli import main
-from pyrovae.infer import evaluate
+from pyrovae.infer import OBJECTIVES, evaluate
 from pyrovae.models.base.refinement import INFERENCES
 from pyrovae.models.catalogue import MODELS
 from pyrovae.posteriors import POSTERIORS
@@ -163,11 +163,25 @@ def test_parts_that_do_not_fit_get_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_options_list_every_part() -> None:
+def test_every_part_and_its_settings_are_listed(pyrovae: Any) -> None:
+    listed = pyrovae("parts")
+    assert listed.code == 0
     parts = {"model": MODELS, "prior": PRIORS, "posterior": POSTERIORS, "inference": INFERENCES}
-    for option, names in parts.items():
+    for option, names in (parts | {"objective": OBJECTIVES}).items():
+        section = listed.out.partition(f"--{option} ")[2].partition("├")[0]
+        assert set(names) <= set(re.findall(r"\w+", section))
+    assert "num_components = 500" in listed.out
+    assert "latent_dim " not in listed.out
+
+
+def test_the_help_of_options_names_parts_that_exist() -> None:
+    parts = {"model": MODELS, "prior": PRIORS, "posterior": POSTERIORS, "inference": INFERENCES}
+    for option, names in (parts | {"objective": OBJECTIVES}).items():
         description = RunConfig.model_fields[option].description or ""
-        assert set(names) <= set(re.findall(r"\w+", description))
+        sentence = re.sub(r" \([^)]*\)", "", description).partition(": ")[2].partition(".")[0]
+        listed = set(re.findall(r"\w+", sentence)) - {"or"}
+        assert listed <= set(names)
+        assert len(listed) > 2
 
 
 def test_a_conditional_model_without_labels_is_refused(tmp_path: Path, capsys: Any) -> None:

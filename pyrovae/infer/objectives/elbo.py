@@ -38,6 +38,8 @@ class ELBO:
         plate: name of the plate over data.
     """
 
+    name = "elbo"
+
     def __init__(self, size: int | None = None, plate: str = "data") -> None:
         self.size = size
         self.plate = plate

