@@ -156,7 +156,7 @@ def test_signal_ends_the_step_and_saves_it(number: signal.Signals, at: int, tmp_
         ({"x": counts() // 2}, "or other values"),
         ({"batch_size": 7}, "50 data in 5 batches; these are 50 in 8"),
         ({"optimiser": partial(SGD, lr=1.0)}, "had optimiser Adam, and now has SGD"),
-        ({"lr": 0.5}, "and now has 0.5: give what it had"),
+        ({"lr": 0.5}, "and now has 0.5: give the one it had"),
         ({"clip_norm": 3.0}, "had clip_norm None, and now has 3.0"),
         ({"accumulate": 2}, "had accumulate 1, and now has 2"),
         ({"shards": 2}, "had shards None, and now has 2"),
@@ -183,7 +183,7 @@ def test_resume_with_another_model_is_refused(tmp_path: Path) -> None:
 
 def test_resume_of_a_cosine_over_other_epochs_is_refused(tmp_path: Path) -> None:
     train(make_vae(), 1, checkpoint=tmp_path, schedule="cosine")
-    with pytest.raises(InputError, match="over 5 steps, and is now over 10"):
+    with pytest.raises(InputError, match="over 5 steps, and would now decay over 10"):
         train(make_vae(), 2, resume=tmp_path, schedule="cosine")
 
 
@@ -196,9 +196,9 @@ class _WithObjectInState(LambdaLR):
 
 def _refused_schedules() -> dict[str, Any]:
     return {
-        "a checkpoint does not hold": partial(_WithObjectInState, lr_lambda=lambda n: 1.0),
-        "it gave ReduceLROnPlateau": ReduceLROnPlateau,
-        "it gave int": lambda optimiser: 3,
+        "a checkpoint cannot hold": partial(_WithObjectInState, lr_lambda=lambda n: 1.0),
+        "it returned ReduceLROnPlateau": ReduceLROnPlateau,
+        "it returned int": lambda optimiser: 3,
     }
 
 

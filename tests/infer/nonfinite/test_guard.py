@@ -183,7 +183,7 @@ def test_buffer_that_is_replaced_in_later_steps() -> None:
     assert torch.equal(train([*GOOD[:6], BAD]), good)
     network = ReplacesBuffer()
     options: dict[str, Any] = {"epochs": 1, "batch_size": 4, "shards": 2, "progress": False}
-    with pytest.raises(InputError, match="puts another tensor in place of a buffer"):
+    with pytest.raises(InputError, match="replaces a buffer by another tensor"):
         fit(lambda x: mean_of_data(network(x)), empty_guide, torch.cat(GOOD), **options)
 
 

@@ -125,7 +125,7 @@ def test_autocast(compile: bool) -> None:
     ("options", "message"),
     [
         ({"accumulate": 0}, "accumulate is 0"),
-        ({"loss": "elbo"}, "loss is an ELBO.*got str"),
+        ({"loss": "elbo"}, "loss must be an ELBO.*got str"),
         ({"optimiser": pyro.optim.Adam({"lr": 1.0}, {"clip_norm": 1.0})}, "clip_norm="),
         (
             {"optimiser": pyro.optim.ExponentialLR({"optimizer": Adam, "optim_args": {"lr": 1.0}})},
