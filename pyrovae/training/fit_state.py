@@ -97,8 +97,8 @@ class FitState:
         if form["scheduled"] != self._form["scheduled"]:
             raise InputError(
                 f"the learning rate of the fit in {folder} decays over {form['scheduled']} steps, "
-                f"and would now decay over {self._form['scheduled']}: give the schedule and the epochs that it "
-                "had"
+                f"and would now decay over {self._form['scheduled']}: give the schedule and the epochs "
+                "that it had"
             )
         if form != self._form:
             raise InputError(

@@ -59,13 +59,13 @@ def counts(z: Tensor) -> Tensor:
 
 
 REFUSED = {
-    reads_item: r"test_unrecordable.py:\d+ \(in reads_item\) reads the value of a tensor, by item",
-    reads_truth: r"test_unrecordable.py:\d+ \(in reads_truth\) reads the value of a tensor, by __bool__",
-    compares: r"test_unrecordable.py:\d+ \(in compares\) reads the value of a tensor, by equal",
-    masks: r"test_unrecordable.py:\d+ \(in masks\) makes a tensor whose shape depends on values",
-    selects: r"test_unrecordable.py:\d+ \(in selects\) makes a tensor whose shape depends on values",
-    draws_from_numpy: r"test_unrecordable.py:\d+ \(in draws_from_numpy\) draws from NumPy's random",
-    draws_from_python: r"test_unrecordable.py:\d+ \(in draws_from_python\) draws from Python's random",
+    reads_item: r"unrecordable.py:\d+ \(in reads_item\) reads the value of a tensor, by item",
+    reads_truth: r"unrecordable.py:\d+ \(in reads_truth\) reads the value of a tensor, by __bool__",
+    compares: r"unrecordable.py:\d+ \(in compares\) reads the value of a tensor, by equal",
+    masks: r"unrecordable.py:\d+ \(in masks\) makes a tensor whose shape depends on values",
+    selects: r"unrecordable.py:\d+ \(in selects\) makes a tensor whose shape depends on values",
+    draws_from_numpy: r"unrecordable.py:\d+ \(in draws_from_numpy\) draws from NumPy's random",
+    draws_from_python: r"unrecordable.py:\d+ \(in draws_from_python\) draws from Python's random",
     counts: "COUNTER.calls change",
 }
 
