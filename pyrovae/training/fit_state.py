@@ -97,7 +97,7 @@ class FitState:
         if form["scheduled"] != self._form["scheduled"]:
             raise InputError(
                 f"the learning rate of the fit in {folder} decays over {form['scheduled']} steps, "
-                f"and would now decay over {self._form['scheduled']}: give the schedule and the epochs "
+                f"and would now decay over {self._form['scheduled']}: give the schedule and epochs "
                 "that it had"
             )
         if form != self._form:
