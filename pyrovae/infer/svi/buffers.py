@@ -31,7 +31,6 @@ class BufferGuard:
         self._buffers = self._moving if self._in_graph else self._find_floating()
         self._values = [buffer.clone() for buffer in self._buffers]
 
-    @torch.no_grad()
     def restore_if(self, blocked: Callable[[], Bool[Tensor, ""]], *, in_graph: bool) -> None:
         """Bring the values back where the step was blocked, without waiting for the device.
 
@@ -43,10 +42,13 @@ class BufferGuard:
             pairs = zip(self._buffers, self._values, strict=True)
             self._moving = [buffer for buffer, value in pairs if not torch.equal(buffer, value)]
         self._in_graph = in_graph
+        if not self._values:
+            return
         buffers = self._buffers if in_graph else self._find_floating()
-        for buffer, value in zip(buffers, self._values, strict=False):
-            if buffer.shape == value.shape:
-                buffer.copy_(torch.where(blocked(), value, buffer))
+        with torch.no_grad():
+            for buffer, value in zip(buffers, self._values, strict=False):
+                if buffer.shape == value.shape:
+                    buffer.copy_(torch.where(blocked(), value, buffer))
 
     def _find_floating(self) -> list[Tensor]:
         return [buffer for buffer in self._find_buffers() if buffer.is_floating_point()]
