@@ -20,6 +20,7 @@ def test_likelihoods_lists_every_family(pyrovae: Any) -> None:
         assert name in shown.out
 
 
+@pytest.mark.slow
 def test_compare_ranks_only_what_is_comparable(pyrovae: Any, tmp_path: Path) -> None:
     specs = "normal,bernoulli,{family: binomial, total_count: 16},discretised-logistic"
     outcome = pyrovae("compare", "digits", "--likelihoods", specs, "--output", "all", *SMALL)
@@ -63,6 +64,7 @@ def test_one_likelihood_cannot_be_compared(pyrovae: Any, few: str) -> None:
     assert "compare needs two or more likelihoods" in outcome.err
 
 
+@pytest.mark.slow
 def test_compare_likelihoods_of_columns(pyrovae: Any, tmp_path: Path) -> None:
     """Blocks in an order of their own; another measure for another choice of densities."""
     rng = np.random.default_rng(0)

@@ -39,6 +39,7 @@ def nasty(end: str) -> str:
     return end.join(lines) + (end if end == "\n" else "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
 def test_only_missing_cells_change(pyrovae: Any, tmp_path: Path, end: str) -> None:
     text = nasty(end)
@@ -88,6 +89,7 @@ def test_only_missing_cells_change(pyrovae: Any, tmp_path: Path, end: str) -> No
         assert words in outcome.out
 
 
+@pytest.mark.slow
 def test_imputations_are_separate_files(pyrovae: Any, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(nasty("\n"), encoding="utf-8")
     command = ("impute", "table.csv", "--output", "filled.csv", "--imputations", "2", *QUICK)
@@ -117,6 +119,7 @@ def two_values(num_rows: int = 24) -> str:
     return "\n".join(lines) + "\n"
 
 
+@pytest.mark.slow
 def test_values_are_written_as_they_stand_in_the_file(pyrovae: Any, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(two_values())
     outcome = pyrovae("impute", "table.csv", "--output", "filled.csv", "--imputations", "1", *QUICK)

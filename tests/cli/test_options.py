@@ -39,6 +39,7 @@ def test_settings_can_be_nested(pyrovae: Any) -> None:
     assert "beta is 2 already" in twice.err
 
 
+@pytest.mark.slow
 def test_settings_of_an_objective(pyrovae: Any, tmp_path: Path) -> None:
     outcome = pyrovae(
         "train", "--objective", "beta", "--objective.beta={steps: 9, end: 4}", "--output", "run",
@@ -141,6 +142,7 @@ def test_help_names_every_option(pyrovae: Any) -> None:
     assert "[DATA]" in shown or "DATA" in shown
 
 
+@pytest.mark.slow
 def test_help_and_invalid_options_do_not_import_torch() -> None:
     program = (
         "import sys\n"
@@ -164,6 +166,7 @@ def test_help_and_invalid_options_do_not_import_torch() -> None:
         )
 
 
+@pytest.mark.slow
 def test_module_and_console_script_print_the_same_version() -> None:
     version = versions()
     expected = (

@@ -51,6 +51,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("option", "name"), EACH, ids=lambda word: word.removeprefix("--"))
 def test_each_part_trains_and_opens_again(
     option: str, name: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

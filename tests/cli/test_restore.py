@@ -13,6 +13,7 @@ from tests.runs.test_restoration import run_of
 QUICK = ["--num", "6", "--num-samples", "21", "--method", "refined", "--method.num_steps", "5"]
 
 
+@pytest.mark.slow
 def test_restore_by_each_task(pyrovae: Any, tmp_path: Path) -> None:
     run_of(tmp_path / "run", hidden=(16,))
     for task, options, seen in (

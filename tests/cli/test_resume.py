@@ -53,6 +53,7 @@ def one_line(outcome: Outcome) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_an_interrupted_and_killed_run_ends_like_a_complete_one(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -93,6 +94,7 @@ def test_an_interrupted_and_killed_run_ends_like_a_complete_one(
     assert results(run) == expected
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_continue_are_refused(folder: Path) -> None:
     assert train(folder, Kill(4, number=signal.SIGINT)).code == 130
     refused = {
@@ -118,6 +120,7 @@ def test_runs_that_cannot_continue_are_refused(folder: Path) -> None:
         assert outcome.code == 2
 
 
+@pytest.mark.slow
 def test_a_finished_run_without_checkpoints_is_not_trained_again(folder: Path) -> None:
     run = folder / "run"
     run.mkdir()

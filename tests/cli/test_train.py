@@ -18,6 +18,7 @@ from pyrovae import load
 from tests.cli.helpers import SMALL, find_pictures
 
 
+@pytest.mark.slow
 def test_train_then_sample_reconstruct_evaluate(pyrovae: Any, tmp_path: Path) -> None:
     outcome = pyrovae("train", "--output", "run", *SMALL)
     assert outcome.code == 0, outcome.err
@@ -96,6 +97,7 @@ def test_train_then_sample_reconstruct_evaluate(pyrovae: Any, tmp_path: Path) ->
     assert "run exists already; give another --output" in used.err
 
 
+@pytest.mark.slow
 def test_the_config_of_a_run_reproduces_it(pyrovae: Any, tmp_path: Path) -> None:
     assert pyrovae("train", "--output", "one", "--seed", "3", *SMALL).code == 0
     assert pyrovae("train", "--config", "one/config.yaml", "--output", "two").code == 0
@@ -121,6 +123,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_options_of_the_model_and_the_training(name: str, pyrovae: Any, tmp_path: Path) -> None:
     options, extra = VARIANTS[name]
@@ -140,6 +143,7 @@ def test_options_of_the_model_and_the_training(name: str, pyrovae: Any, tmp_path
         assert "fresh binarisation" in record["data"]
 
 
+@pytest.mark.slow
 def test_mnist(pyrovae: Any, tmp_path: Path, data_root: Path) -> None:
     options = ["--epochs", "1", "--hidden", "8", "--data-root", str(data_root)]
     outcome = pyrovae("train", "mnist", "--output", "run", *options)
@@ -156,6 +160,7 @@ def test_a_diverging_run_advises_and_leaves_an_empty_directory(
     assert list((tmp_path / "run").iterdir()) == []  # so the name is free for another try
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_its_last_complete_epoch(tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "pyrovae", "train", "--epochs", "100000", "--hidden", "16"]

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import sklearn.datasets
 import yaml
 
 from tests.cli.helpers import SMALL, find_pictures
 
 
+@pytest.mark.slow
 def test_a_table_of_numbers(pyrovae: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     table = pd.DataFrame(rng.normal(size=(60, 3)) * [1, 20, 300], columns=["a", "b", "c"])
@@ -46,6 +48,7 @@ def titanic() -> pd.DataFrame:
     return table.drop(columns=["name", "ticket", "cabin", "boat", "body", "home.dest"])
 
 
+@pytest.mark.slow
 def test_a_table_of_mixed_types_with_missing_cells(pyrovae: Any, tmp_path: Path) -> None:
     table = titanic()
     assert table.shape == (1309, 8)
@@ -91,6 +94,7 @@ def test_a_table_of_mixed_types_with_missing_cells(pyrovae: Any, tmp_path: Path)
     assert "missing (NaN) values, the first in datum" in gaps.err
 
 
+@pytest.mark.slow
 def test_counts_with_an_exposure(pyrovae: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     size = rng.gamma(2, 2, 200)
@@ -126,6 +130,7 @@ def test_a_constant_column_is_refused(pyrovae: Any, tmp_path: Path) -> None:
     assert "a constant column 'b', always 7.5" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_table_with_reordered_columns_is_refused(pyrovae: Any, tmp_path: Path) -> None:
     table = pd.DataFrame(np.random.default_rng(0).normal(size=(30, 2)), columns=["a", "b"])
     table.to_csv(tmp_path / "table.csv", index=False)

@@ -61,6 +61,7 @@ def draw_pixel_by_pixel(shape: int, scale: int, orientation: int, x: int, y: int
     return image
 
 
+@pytest.mark.slow
 def test_sprites_fill_their_outlines() -> None:
     last = torch.tensor([size - 1 for size in SIZES])
     corners = torch.cartesian_prod(
@@ -144,6 +145,7 @@ def test_named_data_set_has_shapes_as_classes() -> None:
     assert raw.train.y.unique().tolist() == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_vae_of_sprites_is_bernoulli_without_binarisation() -> None:
     dataset = load("sprites")
     assert [len(part) for part in dataset.splits.values()] == [36_000, 4_000, 10_000]

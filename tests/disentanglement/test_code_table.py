@@ -108,6 +108,7 @@ class TestDCI:
         assert got.completeness == pytest.approx(1, abs=1e-9)
         assert got.informativeness == 1
 
+    @pytest.mark.slow
     def test_noise_scores_zero(self) -> None:
         """Importances differ by about a tenth, and entropies by half the square of that."""
         factors = draw_factors(1500, SIZES)
@@ -141,6 +142,7 @@ class TestDCI:
         got = dci(torch.full((300, 3), 0.1), factors, progress=False)
         assert (got.disentanglement, got.completeness) == (0, 0)
 
+    @pytest.mark.slow
     def test_order_and_sign_matter_only_by_chance(self) -> None:
         factors = draw_factors(900, SIZES)
         codes = encode_imperfectly(factors)

@@ -134,6 +134,7 @@ CHECKS: dict[str, Callable[[dict[str, Any], str], None]] = {
 WITH_CODE = [page_name(page) for page in PAGES if programs_of(page)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_CODE)
 def test_the_python_of_a_page_runs(
     name: str,
@@ -201,6 +202,7 @@ def test_options_in_the_docs_are_those_of_the_command_line(
         main([*arguments, *({"--print-config"} - set(arguments))])
 
 
+@pytest.mark.slow
 def test_every_command_in_a_shell_block_exists(capsys: pytest.CaptureFixture[str]) -> None:
     """Each ``pyrovae COMMAND --option`` of any page, by the help of the command."""
     for page in PAGES:

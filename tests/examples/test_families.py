@@ -30,6 +30,7 @@ def parse_rows(printed: str, names: list[str]) -> dict[str, list[tuple[float, fl
     return found
 
 
+@pytest.mark.slow
 def test_semi_supervised(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -51,6 +52,7 @@ def test_semi_supervised(
     assert imread(output).std() > 0.05
 
 
+@pytest.mark.slow
 def test_conditional(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -79,6 +81,7 @@ def test_conditional(
     assert (predicted == torch.arange(10).unsqueeze(1)).double().mean() > 0.6
 
 
+@pytest.mark.slow
 def test_priors_and_posteriors(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def exact_variance(module: ModuleType, name: str, phi: NDArray, num: int) -> NDA
     return (mean((f * score) ** 2) + cross) / num
 
 
+@pytest.mark.slow
 def test_reparameterisation(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     module = load_example("reparameterisation")
     torch.manual_seed(0)
@@ -72,6 +73,7 @@ def test_reparameterisation(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert min(ratios[module.LEAVE_ONE_OUT]) > 2
 
 
+@pytest.mark.slow
 def test_aevb_algorithm(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     module = load_example("aevb_algorithm")
     digits = load("digits")

@@ -8,6 +8,7 @@ import pytest
 from . import load_example
 
 
+@pytest.mark.slow
 def test_pca_ae_vae(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

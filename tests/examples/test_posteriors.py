@@ -11,6 +11,7 @@ from . import load_example
 NUMBER = r"(-?\d+\.\d+)"
 
 
+@pytest.mark.slow
 def test_mcmc_vs_vi(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -45,6 +46,7 @@ def test_mcmc_vs_vi(
     assert imread(output).std() > 0.05
 
 
+@pytest.mark.slow
 def test_beta_vae_sprites(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ def test_each_example_is_tested() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} <= set(tested)
 
 
+@pytest.mark.slow
 def test_vae(capsys: pytest.CaptureFixture[str]) -> None:
     load_example("vae").main(epochs=2)
     out = capsys.readouterr().out
@@ -22,6 +23,7 @@ def test_vae(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(out.splitlines()[-8:][0]) == 16
 
 
+@pytest.mark.slow
 def test_compiled_svi(capsys: pytest.CaptureFixture[str]) -> None:
     load_example("compiled_svi").main(num_steps=30)
     eager, compiled = re.findall(
@@ -30,6 +32,7 @@ def test_compiled_svi(capsys: pytest.CaptureFixture[str]) -> None:
     assert eager[1] == compiled[1]
 
 
+@pytest.mark.slow
 def test_own_model_and_guide(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,6 +54,7 @@ def test_plain_pyro_svi(capsys: pytest.CaptureFixture[str]) -> None:
     assert losses[2] < losses[0]
 
 
+@pytest.mark.slow
 def test_swap_likelihood(capsys: pytest.CaptureFixture[str]) -> None:
     load_example("swap_likelihood").main(epochs=2)
     out = capsys.readouterr().out
@@ -63,6 +67,7 @@ def test_swap_likelihood(capsys: pytest.CaptureFixture[str]) -> None:
     assert elbos[0] > elbos[1]
 
 
+@pytest.mark.slow
 def test_objectives(capsys: pytest.CaptureFixture[str]) -> None:
     module = load_example("objectives")
     module.main(epochs=1, num_samples=20)
@@ -74,6 +79,7 @@ def test_objectives(capsys: pytest.CaptureFixture[str]) -> None:
         assert 0 < int(active) <= 20
 
 
+@pytest.mark.slow
 def test_gmm_em_vs_vi(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     load_example("gmm_em_vs_vi").main(steps=20, output=tmp_path / "pictures")
     out = capsys.readouterr().out

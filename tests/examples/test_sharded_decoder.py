@@ -13,6 +13,7 @@ from . import EXAMPLES, load_example
 _TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
+@pytest.mark.slow
 def test_sharded_decoder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     load_example("sharded_decoder").main(epochs=1)
     alone = capsys.readouterr().out

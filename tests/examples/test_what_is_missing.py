@@ -8,6 +8,7 @@ import pytest
 from . import load_example
 
 
+@pytest.mark.slow
 def test_what_is_missing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

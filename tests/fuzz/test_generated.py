@@ -22,6 +22,7 @@ NUM = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_command_succeeds_or_refuses_in_one_line(kind: str) -> None:
     make_fuzz_test(KINDS[kind](), NUM[kind])()

@@ -110,6 +110,7 @@ def alias_bomb(levels: int) -> str:
     return "{" + ", ".join(["a0: &a0 [x]", *doubled]) + "}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "error"),
     [
@@ -149,6 +150,7 @@ def test_yaml_keys_and_dates_are_read_as_strings() -> None:
     assert parse_yaml("{1: {true: 2001-02-03}}") == {"1": {"True": "2001-02-03"}}
 
 
+@pytest.mark.slow
 def test_column_names_that_look_like_markup_are_allowed(tmp_path: Path) -> None:
     table = small_table().replace(b"a,b,c", b"[/a],[red]b,:smile:")
     options = ("--output", "run", "--epochs", "1", "--hidden", "4", "--latent-dim", "2")
@@ -175,6 +177,7 @@ def _run_on_small_disk(disk: Path, script: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.slow
 def test_run_resumes_after_the_disk_was_full(tmp_path: Path) -> None:
     """The weights and checkpoints of the run fit on the disk; its pictures do not."""
     disk = tmp_path / "disk"

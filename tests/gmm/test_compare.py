@@ -33,6 +33,7 @@ def small_comparison() -> Comparison:
     return compare(Settings(num_steps=40, num_draws=8, hidden=(8,)))
 
 
+@pytest.mark.slow
 def test_methods_share_the_start_and_each_has_a_row():
     comparison = small_comparison()
     rows = {name: result.row() for name, result in comparison.results.items()}
@@ -126,6 +127,7 @@ def test_pictures_have_the_right_titles_and_curves():
     assert [line.get_label() for line in lines] == ["VI, score", "VI, score, baseline"]
 
 
+@pytest.mark.slow
 def test_gap_is_zero_with_one_component():
     comparison = compare(Settings(num_components=1, num_steps=3, num_draws=0))
     for name, result in comparison.results.items():
@@ -150,6 +152,7 @@ def run_and_read_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> s
     return error
 
 
+@pytest.mark.slow
 def test_command_writes_a_table_and_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,6 +186,7 @@ def test_command_writes_a_table_and_pictures(
     assert "exists already" in run_and_read_error(capsys, "iris", "--output", str(out))
 
 
+@pytest.mark.slow
 def test_command_reads_classes_from_a_column_of_a_csv(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

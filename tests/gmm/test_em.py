@@ -63,6 +63,7 @@ def test_em_agrees_with_scikit_learn(name, kind):
         np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-9 * np.abs(other).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_likelihood_is_bound_plus_gap_and_never_falls(name, kind):
@@ -243,6 +244,7 @@ def test_single_precision_data_are_summed_in_double():
     torch.testing.assert_close(single.scales, double.scales)
 
 
+@pytest.mark.slow
 def test_monte_carlo_em_approaches_em_with_more_samples():
     x = toy(200)[0]
     first, floor = start("toy", "full"), floor_of(x, 1e-6)

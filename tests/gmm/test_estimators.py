@@ -102,6 +102,7 @@ def test_estimators_work_in_pipelines_and_searches():
     assert search.best_params_ == {"gaussianmixture__n_components": 3}
 
 
+@pytest.mark.slow
 def test_bayesian_bound_finds_the_number_of_components():
     bounds = {
         k: BayesianGaussianMixture(k, random_state=0, n_init=3, max_iter=500, tol=1e-6)

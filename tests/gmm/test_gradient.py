@@ -42,6 +42,7 @@ def assert_identity(climb: Climb) -> None:
     assert min(climb.kl) > -1e-12
 
 
+@pytest.mark.slow
 def test_free_vi_ends_at_the_optimum_of_em():
     climb = record(free_vi(X, start("toy", "full"), FLOOR), X)
     assert_identity(climb)
@@ -54,6 +55,7 @@ def test_free_vi_ends_at_the_optimum_of_em():
     assert (ours.covariances - theirs.covariances).abs().max() < 1e-3
 
 
+@pytest.mark.slow
 def test_gap_of_amortised_vi_shrinks_as_the_network_grows():
     """The best of three networks of each size, since a small one may end in a poor optimum."""
     final, below = [], []
@@ -72,6 +74,7 @@ def test_gap_of_amortised_vi_shrinks_as_the_network_grows():
     assert below[0] > below[1] > below[2] > 0
 
 
+@pytest.mark.slow
 def test_a_linear_network_is_exact_for_tied_covariances():
     """log p(z = k | x) is then linear in x, so the amortisation gap is zero."""
     climb = record(amortised_vi(X, start("toy", "tied"), FLOOR, hidden=(), num_steps=2000), X)
@@ -106,6 +109,7 @@ def test_bound_of_pyro_equals_the_closed_form(kind):
     assert abs(bound - expected) < 1e-8
 
 
+@pytest.mark.slow
 def test_plain_pyro_trains_the_pair_and_leaves_the_param_store_empty():
     model = MixtureModel(start("toy", "full"), FLOOR)
     guide = AmortisedGuide(X, 3, hidden=(8,))
@@ -116,6 +120,7 @@ def test_plain_pyro_trains_the_pair_and_leaves_the_param_store_empty():
     assert not dict(pyro.get_param_store())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["score", "score with baseline"])
 def test_score_function_gradients_are_unbiased(gradient):
     model = MixtureModel(start("toy", "full"), FLOOR)
@@ -130,6 +135,7 @@ def test_score_function_gradients_are_unbiased(gradient):
     assert error.max() < 0.1 * exact.abs().max()
 
 
+@pytest.mark.slow
 def test_a_baseline_reduces_the_variance():
     runs = {
         gradient: record(
@@ -157,6 +163,7 @@ def test_a_baseline_reduces_the_variance():
     assert (measured["score"][1:] > 3 * measured["score with baseline"][1:]).all()
 
 
+@pytest.mark.slow
 def test_draws_repeat_with_the_seed_and_leave_torch_state_unchanged():
     """Measuring the variance does not change later draws either."""
 
@@ -183,6 +190,7 @@ def test_draws_repeat_with_the_seed_and_leave_torch_state_unchanged():
     assert not dict(pyro.get_param_store())
 
 
+@pytest.mark.slow
 def test_variances_stay_above_the_floor_if_a_component_collapses():
     x = torch.cat([X, torch.full((3, 2), 20.0).double()])
     floor = floor_of(x, 1e-4)

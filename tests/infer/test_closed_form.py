@@ -67,6 +67,7 @@ def test_sampled_kl_has_the_analytic_kl_as_its_mean() -> None:
     assert_unbiased(kl, exact.detach())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_evaluate_against_the_closed_form() -> None:
     """The ELBO over data is log p - KL; its standard error is that of the data and samples."""
@@ -120,6 +121,7 @@ def flat_gradient(objective: Tensor, parameters: list[Tensor]) -> Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(objective, parameters)])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_gradient_estimates_have_the_exact_gradient_as_their_mean() -> None:
     """Random minibatches, against the gradient of log p - KL over all data."""
@@ -137,6 +139,7 @@ def test_gradient_estimates_have_the_exact_gradient_as_their_mean() -> None:
     assert_unbiased(torch.stack(estimates), exact)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_score_function_gradients_have_the_enumerated_gradient_as_their_mean() -> None:
     """A discrete latent: E_q over its two values is a sum, whose gradient autograd knows."""

@@ -36,6 +36,7 @@ def assert_coverage(errors: Tensor) -> None:
     assert (errors.abs() < 1.96).double().mean() > 0.95 - 4.5 * (0.95 * 0.05 / num) ** 0.5
 
 
+@pytest.mark.slow
 def test_importance_sampling(linear: tuple[VAE, Tensor, Tensor]) -> None:
     vae, x, exact = linear
     got = importance_sample(
@@ -45,6 +46,7 @@ def test_importance_sampling(linear: tuple[VAE, Tensor, Tensor]) -> None:
     assert (got.pareto_k < 0.7).double().mean() > 0.5
 
 
+@pytest.mark.slow
 def test_annealed_importance_sampling(linear: tuple[VAE, Tensor, Tensor]) -> None:
     vae, x, exact = linear
     got = annealed_importance_sample(

@@ -190,6 +190,7 @@ def remove_skipping(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyrovae.infer.svi.optimisation.can_skip_updates", lambda _: False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("remove", "num_graphs"),
     [
@@ -239,6 +240,7 @@ def test_no_other_file_uses_private_modules_of_torch() -> None:
     assert found == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "statement",
     [

@@ -39,6 +39,7 @@ def remove_entries(x: Tensor) -> Tensor:
     return y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "num"),
     [
@@ -88,6 +89,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "num", "which"),
     CASES,

@@ -48,6 +48,7 @@ def log_likelihood(mean: Tensor, covariance: Tensor, y: Tensor) -> float:
     return total / len(y)
 
 
+@pytest.mark.slow
 def test_it_comes_near_the_maximum_of_ppca_on_incomplete_data() -> None:
     y = incomplete(300)
     ppca = ProbabilisticPCA((NUM_FEATURES,), 2, missing=True)

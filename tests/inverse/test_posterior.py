@@ -39,6 +39,7 @@ def test_quick_settings_cover_every_method() -> None:
     assert {settings["name"] for settings in QUICK.values()} == set(METHODS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_method_works_on_every_kind_of_model(family: str) -> None:
     torch.manual_seed(7)
@@ -84,6 +85,7 @@ def test_z_is_the_only_latent_and_several_are_read_by_name() -> None:
     torch.testing.assert_close(result.mean[1], mean[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_draws_repeat_with_the_seed_and_change_no_other_state(name: str) -> None:
     vae = VAE((3,), 2, NORMAL, **{"encoder": _with_dropout, "decoder": _with_dropout})
@@ -145,6 +147,7 @@ def test_results_have_the_dtype_of_the_model(name: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_posterior_is_the_prior_if_nothing_is_observed() -> None:
     for missing in (True, False):
@@ -189,6 +192,7 @@ def test_log_prob_is_the_density_of_missing_entries() -> None:
         assert (result.log_prob(x)[i] - truth).abs() <= 4.5 * each.std() / len(each) ** 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_log_prob_is_exact_given_linear_observations() -> None:
     ppca = model(missing=False)
@@ -243,6 +247,7 @@ def test_intervals_are_order_statistics() -> None:
         result.interval(0.995)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("of", ["datum", "mean"])
 def test_noise_of_unknown_size_is_estimated(of: str) -> None:

@@ -62,6 +62,7 @@ METHODS: list[tuple[dict[str, Any], int]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "num"), METHODS, ids=lambda value: str(value)[:40])
 def test_posterior_is_exact_with_two_latents_one_of_them_positive(
     method: dict[str, Any], num: int

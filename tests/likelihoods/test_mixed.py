@@ -62,6 +62,7 @@ def test_an_object_a_dict_and_yaml_are_the_same() -> None:
     assert len({MIXED, Likelihood.of(spec)}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [False, True])
 def test_a_vae_trains_on_mixed_columns(missing: bool) -> None:
     x = rows(200)

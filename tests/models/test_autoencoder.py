@@ -55,6 +55,7 @@ def test_gradients_match_the_plain_network() -> None:
         torch.testing.assert_close(found[name], p.grad)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_a_linear_autoencoder_finds_the_pca_subspace() -> None:
     x = make_data() + 3.0

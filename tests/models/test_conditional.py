@@ -90,6 +90,7 @@ def test_importance_sampling_agrees_with_a_grid(conditional_prior: bool) -> None
     assert (found.standard_error < 0.1).all()
 
 
+@pytest.mark.slow
 def test_training_learns_how_x_depends_on_y() -> None:
     """x = 2 y - 1 + noise: the slope is right, and the ELBO exceeds log p(x) without y."""
     y = torch.randn(500, 1)
@@ -207,6 +208,7 @@ def test_pyro_svi_trains_a_conditional_vae(options: dict[str, Any], y: Tensor) -
     assert all(p.grad is None or p.grad.isfinite().all() for p in cvae.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_recorded_steps_match_eager_steps() -> None:
     x = X.double()

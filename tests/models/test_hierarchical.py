@@ -151,6 +151,7 @@ def test_closed_form_and_sampled_kl_agree_for_the_ladder() -> None:
     assert abs(both[0].mean() - both[1].mean()) < 4.5 * error
 
 
+@pytest.mark.slow
 @each_guide
 @pytest.mark.parametrize("objective", ["elbo", {"name": "beta", "beta": 0.5}, "iwae"], ids=str)
 def test_objectives_train_a_hierarchical_vae(guide: str, objective: Any) -> None:

@@ -25,6 +25,7 @@ def standardised_table(data: Any) -> Tensor:
     return (x - x.mean(0)) / x.std(0, correction=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [load_iris, load_wine], ids=["iris", "wine"])
 def test_a_linear_vae_reaches_the_ppca_maximum_with_a_tight_elbo(load: Any) -> None:
     x = standardised_table(load())

@@ -100,6 +100,7 @@ class TestEqualsTheVAEWithAMixturePrior:
             values.append(evaluate(pair.model, pair.guide, x, num_particles=1, compile=False))
         assert values[0].elbo.mean == pytest.approx(values[1].elbo.mean, rel=1e-12)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("objective", [EnumeratedELBO(), TraceEnum_ELBO(max_plate_nesting=1)])
     def test_gradients(self, objective: Any) -> None:
         m, x = small_mixture_vae(), X.double()
@@ -118,6 +119,7 @@ class TestEqualsTheVAEWithAMixturePrior:
         assert_unbiased(torch.stack(differences), torch.zeros(len(differences[0])))
 
 
+@pytest.mark.slow
 def test_recorded_steps_match_eager_steps(float64: None) -> None:
     ends = []
     for compile in (False, True):
@@ -210,6 +212,7 @@ def test_fit_trains_with_missing_entries() -> None:
     assert m.cluster(x).shape == (20,)
 
 
+@pytest.mark.slow
 def test_training_finds_clusters() -> None:
     """Three clusters, 6 standard deviations apart, through linear networks."""
     generator = torch.Generator().manual_seed(3)
@@ -251,6 +254,7 @@ def test_unsupported_requests_are_refused(ask: Callable[[MixtureVAE], Any], mess
         ask(small_mixture_vae())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [BetaELBO(0.5, num_particles=2), IWAE(4)])
 def test_objectives_that_sample_y_also_train(objective: Any) -> None:
     m = small_mixture_vae()

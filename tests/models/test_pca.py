@@ -171,6 +171,7 @@ def test_each_sample_gives_log_p_without_noise(gaps: bool) -> None:
     assert found.standard_error.max() < 1e-6
 
 
+@pytest.mark.slow
 def test_pyrovae_fit_reaches_the_same_maximum() -> None:
     x = make_table()
     ppca = ProbabilisticPCA((6,), 2)

@@ -54,6 +54,7 @@ def exact(vae: VAE, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.
     return marginal.log_prob(x), x @ w @ covariance / SCALE**2, covariance
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("start", ["semi_amortised", "free"])
 def test_refined_full_rank_posteriors_reach_the_exact_one(start: str) -> None:
@@ -116,6 +117,7 @@ def test_q_is_a_function_of_each_datum_alone(inference: Any) -> None:
         torch.testing.assert_close(vae.encode(x).mean, together)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_free_parameters_learn_the_posterior_of_each_datum() -> None:
     """With a fixed model this is classical VI: a fully factorised q has the mean of the posterior,
@@ -141,6 +143,7 @@ def test_free_parameters_learn_the_posterior_of_each_datum() -> None:
     torch.testing.assert_close(q.stddev.mean(0), scale, rtol=0.05, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("inference", ["semi_amortised", {"name": "free", "num_data": NUM}])
 def test_recorded_steps_match_eager_steps(inference: Any) -> None:
@@ -150,6 +153,7 @@ def test_recorded_steps_match_eager_steps(inference: Any) -> None:
     assert_graph_matches_eager(partial(make_vae, inference), halves * 3)
 
 
+@pytest.mark.slow
 def test_copies_and_state_dicts_keep_everything() -> None:
     vae = make_vae({"name": "free", "num_data": NUM})
     x = sample_data(vae)

@@ -191,6 +191,7 @@ def test_classes_can_be_summed_in_a_plate_or_as_rows(trace_classes: Callable[...
     torch.testing.assert_close((weight * total).sum(0), by_hand(vae, x, Y, noise))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_importance_sampling_agrees_with_a_grid_and_all_classes() -> None:
     """The estimate is log p(x) if the label is missing, and log p(x, y) if it is known."""
@@ -305,6 +306,7 @@ def test_copies_and_state_dicts_give_the_same_pair() -> None:
     torch.testing.assert_close(doubled, expected.double(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:y_unobserved:UserWarning")  # Trace_ELBO samples this site
 @pytest.mark.parametrize("objective", [enumerated_elbo, Trace_ELBO])
 @pytest.mark.parametrize("missing", [False, True])
@@ -319,6 +321,7 @@ def test_pyro_svi_trains_a_semi_supervised_vae(objective: Any, missing: bool) ->
     assert all(p.grad is None or p.grad.isfinite().all() for p in vae.parameters())
 
 
+@pytest.mark.slow
 def test_training_learns_classes_from_few_labels() -> None:
     """Three clusters with two labels each; the model infers the other labels from the clusters."""
     y = torch.arange(150) % NUM_CLASSES
@@ -339,6 +342,7 @@ def test_training_learns_classes_from_few_labels() -> None:
     assert vae.label_accuracy(x, y) > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_recorded_steps_match_eager_steps() -> None:
     x = X.double()

@@ -86,6 +86,7 @@ def one_line(text: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_run_is_killed_interrupted_terminated_and_resumed(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -119,6 +120,7 @@ def test_run_is_killed_interrupted_terminated_and_resumed(
     assert not list((folder / "run").rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_one_process_prints_each_error(folder: Path) -> None:
     (folder / "run").mkdir()
     (folder / "run" / "kept").write_text("")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup, get_rank
@@ -96,6 +97,7 @@ def _refusals(group: ProcessGroup) -> dict[str, Tensor]:
     return {}
 
 
+@pytest.mark.slow
 def test_differences_raise_the_same_error_in_each_process(tmp_path: Path) -> None:
     first, second = _error_lines(run_processes(_refusals, folder=tmp_path))
     assert first == second
@@ -140,6 +142,7 @@ def _other_starts(group: ProcessGroup) -> dict[str, Tensor]:
     return _other_start(group, get_rank(group))
 
 
+@pytest.mark.slow
 def test_all_processes_start_from_the_parameters_of_the_first(tmp_path: Path) -> None:
     first, second = get_results(run_processes(_other_starts, folder=tmp_path))
     alone = _other_start(None, 0)

@@ -20,6 +20,7 @@ def assert_same(these: dict[str, Tensor], those: dict[str, Tensor], tolerance: f
         assert torch.allclose(value, expected, rtol=tolerance, atol=tolerance), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
     [tuple(sorted(SETUPS.keys() - set(_COMPILED))), _COMPILED],

@@ -55,6 +55,7 @@ def _fit_or_resume_alone(group: ProcessGroup, states: Path) -> dict[str, Tensor]
     return _fit_or_resume(None, states)
 
 
+@pytest.mark.slow
 def test_kill_of_one_process_and_resume(tmp_path: Path) -> None:
     """The other process ends within seconds; a resumed fit ends the same, in two or one process."""
     (whole, _) = get_results(run_processes(_fit_or_resume, tmp_path / "whole", folder=tmp_path))
@@ -75,6 +76,7 @@ def test_kill_of_one_process_and_resume(tmp_path: Path) -> None:
         torch.testing.assert_close(alone[name], value, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "numbers",
     [

@@ -85,6 +85,7 @@ def _result_of_fit(pair: str, shards: int | None) -> list[Tensor]:
     return [torch.tensor(rows), *history.params.values(), *parameters]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS)
 def test_shards_give_the_result_of_whole_batches(pair: str) -> None:
     whole = _result_of_fit(pair, None)

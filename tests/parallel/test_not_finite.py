@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 import pyro
+import pytest
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
@@ -60,6 +61,7 @@ def _results_alone(group: ProcessGroup) -> dict[str, Tensor]:
     return _results(None)
 
 
+@pytest.mark.slow
 def test_all_processes_skip_or_stop_alike(tmp_path: Path) -> None:
     ended = run_processes(_results, folder=tmp_path)
     alone = run_processes(_results_alone, folder=tmp_path, num=1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
@@ -135,6 +136,7 @@ def _assert_close(these: dict[str, Tensor], those: dict[str, Tensor]) -> None:
         assert torch.allclose(value, those[name], rtol=1e-9, atol=1e-9), name
 
 
+@pytest.mark.slow
 def test_split_parameters_train_as_whole_ones_do(tmp_path: Path) -> None:
     ends = get_results(run_processes(_results, True, folder=tmp_path))
     (alone,) = get_results(run_processes(_results, False, folder=tmp_path, num=1))
@@ -160,6 +162,7 @@ def _fit_or_resume_alone(group: ProcessGroup, *args: Any) -> dict[str, Tensor]:
     return _fit_or_resume(group, *args)
 
 
+@pytest.mark.slow
 def test_states_hold_whole_parameters(tmp_path: Path) -> None:
     """So that any number of processes can resume: here one, which splits nothing."""
     (expected,) = get_results(
@@ -194,6 +197,7 @@ def _refusals(group: ProcessGroup) -> dict[str, Tensor]:
     return {}
 
 
+@pytest.mark.slow
 def test_unsupported_options_are_refused(tmp_path: Path) -> None:
     ended = run_processes(_refusals, folder=tmp_path)
     get_results(ended)

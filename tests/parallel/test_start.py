@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from time import sleep
 
+import pytest
 import torch.distributed as dist
 
 from pyrovae.training.launch import _agree_on_start
@@ -21,6 +22,7 @@ def start_all(store: dist.HashStore, delays: tuple[float, ...]) -> set[str]:
         return set(threads.map(start, range(NUM)))
 
 
+@pytest.mark.slow
 def test_each_start_has_its_own_name() -> None:
     store = dist.HashStore()
     names: set[str] = set()

@@ -30,6 +30,7 @@ def run_torchrun(*arguments: str, folder: Path) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_after_a_process_is_killed(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -51,6 +52,7 @@ def test_torchrun_restarts_after_a_process_is_killed(
     assert results(tmp_path / "run") == results(other / "run")
 
 
+@pytest.mark.slow
 def test_error_is_printed_once(tmp_path: Path) -> None:
     """The message is one sentence; the report of torchrun follows."""
     ended = run_torchrun("-m", "pyrovae", "train", "digitz", folder=tmp_path)

@@ -82,6 +82,7 @@ def test_vae_methods_use_the_centre(kind: str) -> None:
     assert vae.sample(4).shape == (4, 3)
 
 
+@pytest.mark.slow
 @every
 def test_pyro_svi_and_fit_train_every_posterior(kind: str) -> None:
     """Train on two distant groups of data, which need z, with Pyro's SVI and with fit."""
@@ -101,6 +102,7 @@ def test_pyro_svi_and_fit_train_every_posterior(kind: str) -> None:
         assert after > 0.8 * alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full rank", "inverse autoregressive", "straight through"])
 @pytest.mark.usefixtures("float64")
 def test_recorded_steps_match_eager_steps(kind: str) -> None:
@@ -140,6 +142,7 @@ def test_importance_sampling_matches_the_exact_log_evidence(kind: str) -> None:
     assert (off.abs() < 4.5 * found.standard_error).all()
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.usefixtures("float64")
 def test_reports_agree_on_the_kl(kind: str) -> None:

@@ -142,6 +142,7 @@ def test_densities_inside_on_edges_and_at_corners_use_one_measure() -> None:
     assert_unbiased(each - p.sample((20_000,)).double(), torch.zeros(3, dtype=torch.double))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_log_likelihood_and_elbo_of_one_variable_are_exact() -> None:
     """log p(x) = log sum_k p(x | e_k) / 3, and the ELBO the sum over k under q."""

@@ -61,6 +61,7 @@ def test_density_matches_the_change_of_variables_formula(kind: str, latent_dim: 
     torch.testing.assert_close(centre, draw(posterior, h, start))
 
 
+@pytest.mark.slow
 @each
 def test_density_integrates_to_one(kind: str) -> None:
     """By the trapezoidal rule over a plane."""
@@ -174,6 +175,7 @@ def test_sticking_the_landing_at_the_exact_posterior_has_no_gradient(kind: str) 
     assert sizes["elbo"] > 1e-2
 
 
+@pytest.mark.slow
 def test_a_flow_beats_the_best_diagonal_normal() -> None:
     """The gap of the best diagonal normal is 1/2 [sum_j log P_jj - log det P] with
     P = I + W'W / s^2; the flow more than halves it.

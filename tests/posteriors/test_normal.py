@@ -156,6 +156,7 @@ def test_a_diagonal_posterior_leaves_the_known_gap() -> None:
     assert evaluation.elbo.mean == pytest.approx(expected, abs=error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("posterior", [FullRankNormal(2), LowRankNormal(2)], ids=["full", "low"])
 def test_inference_gap_finds_no_approximation_gap(posterior: Any) -> None:
     """Either family contains p(z | x), so optimising q for each datum leaves no approximation gap.

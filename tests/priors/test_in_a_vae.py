@@ -56,6 +56,7 @@ def train_parameters(name: str, compile: bool) -> dict[str, Tensor]:
     return after
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", ["vamp", "flow"])
 def test_recorded_steps_match_eager_steps(name: str) -> None:

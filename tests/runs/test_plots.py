@@ -58,6 +58,7 @@ def test_rows_of_data_and_reconstructions_alternate() -> None:
     assert shown.mask[3 * 2 + 1, 3 * 5 + 1]  # the second pair of rows has four images
 
 
+@pytest.mark.slow
 def test_samples_of_tables_lie_over_the_data() -> None:
     figure = plots.samples(
         torch.randn(50, 14), torch.randn(80, 14), (0.0, 1.0), [f"f{i}" for i in range(14)]

@@ -156,6 +156,7 @@ def restored(path: Path, *arguments: Any, **settings: Any) -> tuple[Any, dict[st
     return np.load(path / f"{name}.npz"), json.loads((path / f"{name}.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["inpaint", "denoise", "super-resolve"])
 def test_restorations_of_a_linear_model_are_the_exact_ones(task: Any, tmp_path: Path) -> None:
     """x ~ Normal(mu, C), C = W W' + s^2 I; y = A x + noise: E[x | y] in closed form, in units of
@@ -195,6 +196,7 @@ def test_restorations_of_a_linear_model_are_the_exact_ones(task: Any, tmp_path: 
     assert record["figures"]["psnr"]["mean"] == pytest.approx(expected.mean().item(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_binarised_runs_have_grey_levels_in_their_mean(tmp_path: Path) -> None:
     path = run_of(tmp_path / "run", likelihood="Bernoulli", hidden=(16,))
     grey = load("digits").test.x[:5].numpy() / 16
@@ -232,6 +234,7 @@ LATENTS: dict[str, tuple[dict[str, Any], set[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LATENTS)
 def test_every_other_model_restores(name: str, tmp_path: Path) -> None:
     options, expected = LATENTS[name]

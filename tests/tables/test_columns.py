@@ -46,6 +46,7 @@ def test_columns_that_cannot_be_used_are_unchanged(column: Any, reason: str) -> 
         impute(table, likelihood=Mixed(other="Normal"), **QUICK)
 
 
+@pytest.mark.slow
 def test_likelihoods_can_be_declared_for_all_columns_or_for_some() -> None:
     table = mixed_table()[1][["height", "age", "colour"]]
     everywhere = impute(table, likelihood="StudentT", **QUICK | {"steps": 2})
@@ -62,6 +63,7 @@ def test_likelihoods_can_be_declared_for_all_columns_or_for_some() -> None:
         assert [found[name] for name in table] == families
 
 
+@pytest.mark.slow
 def test_columns_of_two_numbers_are_numbers_for_likelihoods_of_numbers() -> None:
     z = np.random.default_rng(0).normal(size=40)
     table = pd.DataFrame({"x": z, "y": np.where(np.arange(40) % 5 == 0, np.nan, 1.0 * (z > 0))})

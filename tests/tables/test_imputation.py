@@ -25,6 +25,7 @@ def linear_gaussian(num_rows: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[
     return x, mean, w @ w.T + np.diag(noise**2)
 
 
+@pytest.mark.slow
 def test_imputed_means_are_near_the_exact_conditional_means() -> None:
     x, mean, covariance = linear_gaussian(600)
     removed = np.random.default_rng(1).random(x.shape) < 0.25
@@ -66,6 +67,7 @@ def result(table: pd.DataFrame) -> Imputation:
     return impute(table, **QUICK)
 
 
+@pytest.mark.slow
 def test_cells_are_filled_with_values_of_the_type_of_their_column(
     table: pd.DataFrame, result: Imputation
 ) -> None:
@@ -149,6 +151,7 @@ def test_the_model_has_the_columns_that_were_used(result: Imputation) -> None:
     assert len(result.effective_samples) == result.was_missing.any(axis=1).sum()
 
 
+@pytest.mark.slow
 def test_a_seed_reproduces_results_and_keeps_the_random_state_of_torch(table: pd.DataFrame) -> None:
     part = table[["height", "visits"]]
     quick = QUICK | {"steps": 20}
@@ -171,6 +174,7 @@ def test_tables_without_missing_cells_are_returned_unchanged() -> None:
         assert (result.vae, result.num_filled, result.notes) == (None, 0, ())
 
 
+@pytest.mark.slow
 def test_empty_rows_of_one_column_get_its_marginal_distribution() -> None:
     x = np.random.default_rng(0).normal(5.0, 2.0, 200)
     table = pd.DataFrame({"x": np.where(np.arange(200) % 4 == 0, np.nan, x)})
@@ -196,6 +200,7 @@ def test_rows_drawn_in_different_chunks_are_independent(
     assert abs(correlation) < 4.5 / np.sqrt(20 * num_samples)
 
 
+@pytest.mark.slow
 def test_training_uses_no_more_rows_than_its_steps_need(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
 

@@ -19,6 +19,7 @@ X = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
 fit_quietly: Any = partial(fit, progress=False)
 
 
+@pytest.mark.slow
 def test_fit_finds_probabilistic_pca() -> None:
     """The linear-Gaussian VAE reaches the maximum likelihood of PPCA (Lucas et al. 2019, sec. 4).
 
@@ -42,6 +43,7 @@ def test_fit_finds_probabilistic_pca() -> None:
     assert evidence - exact_kl_to_posterior(vae, x).mean() > best - 0.02
 
 
+@pytest.mark.slow
 def test_history_holds_means_per_datum() -> None:
     vae = linear_gaussian_vae()
     history = fit_quietly(
@@ -83,6 +85,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_all_forms_of_data_give_the_same_loss(form: str) -> None:
     vae = linear_gaussian_vae()
@@ -164,6 +167,7 @@ def test_early_stopping_restores_the_best_parameters() -> None:
     assert abs(history.params["z_loc"][0].item() - 2) <= 0.125 + 1e-3
 
 
+@pytest.mark.slow
 def test_without_patience_the_last_parameters_stay() -> None:
     model, guide = point_pair()
     data = torch.full((8, 3), -2.0)
@@ -175,6 +179,7 @@ def test_without_patience_the_last_parameters_stay() -> None:
     torch.testing.assert_close(history.params["z_loc"], mode, atol=0.02, rtol=0)
 
 
+@pytest.mark.slow
 def test_parameters_that_appear_late_are_trained() -> None:
     _, guide = point_pair()
     calls = 0
@@ -232,6 +237,7 @@ def test_one_fused_optimiser_holds_all_parameters() -> None:
     assert len(optimisers[0].param_groups[0]["params"]) == networks + 3
 
 
+@pytest.mark.slow
 def test_shared_latents_have_the_same_posterior_with_minibatches() -> None:
     """The posterior of a mean is as narrow as 400 data make it: 0.05, where 40 make 0.16."""
 

@@ -43,6 +43,7 @@ def rows_without_seconds(history: History) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in history.rows()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setup", sorted(SETUPS.keys() - set(ONCE)))
 def test_killed_at_random_moments_and_resumed(setup: str, tmp_path: Path) -> None:
     expected = run_fit(setup, tmp_path / "whole", None, every=1e9)
@@ -54,6 +55,7 @@ def test_killed_at_random_moments_and_resumed(setup: str, tmp_path: Path) -> Non
     assert run_fit(setup, tmp_path / "killed", None) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setup", ONCE)
 def test_killed_before_a_smaller_batch(setup: str, tmp_path: Path) -> None:
     expected = run_fit(setup, tmp_path / "whole", None, every=1e9, epochs=2)
@@ -61,6 +63,7 @@ def test_killed_before_a_smaller_batch(setup: str, tmp_path: Path) -> None:
     assert run_fit(setup, tmp_path / "killed", None, epochs=2) == expected
 
 
+@pytest.mark.slow
 def test_states_are_saved_at_intervals(tmp_path: Path) -> None:
     """A killed fit goes back to the last saved state, and ends the same."""
     expected = run_fit("vae_with_patience", tmp_path / "whole", None, every=1e9)
@@ -68,6 +71,7 @@ def test_states_are_saved_at_intervals(tmp_path: Path) -> None:
     assert run_fit("vae_with_patience", tmp_path / "killed", None, every=1e9) == expected
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_fit_changes_nothing(tmp_path: Path) -> None:
     one, other = make_vae(), make_vae()
     settings: dict[str, Any] = {"validation": counts()[:20], "patience": 1, "lr": 0.5}
@@ -83,6 +87,7 @@ def test_resuming_a_finished_fit_changes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "last.safetensors").read_bytes() == saved
 
 
+@pytest.mark.slow
 def test_best_parameters_are_restored_after_a_resume(tmp_path: Path) -> None:
     """The best epoch lies before the interruption, and the patience ends after it."""
     settings: dict[str, Any] = {"validation": counts()[:20], "patience": 3, "lr": 0.2}
@@ -110,6 +115,7 @@ def test_best_parameters_are_restored_after_a_resume(tmp_path: Path) -> None:
     assert not torch.equal(of_best, of_last)
 
 
+@pytest.mark.slow
 def test_resume_for_more_epochs(tmp_path: Path) -> None:
     one, other = make_vae(), make_vae()
     whole = train(one, 4, checkpoint=tmp_path / "whole")
@@ -162,7 +168,7 @@ def test_signal_ends_the_step_and_saves_it(number: signal.Signals, at: int, tmp_
         ({"shards": 2}, "had shards None, and now has 2"),
         ({"objective": {"name": "iwae", "num_particles": 2}}, "had objective "),
         ({"schedule": partial(LambdaLR, lr_lambda=lambda n: 1.0)}, "no schedule"),
-        ({"schedule": "cosine"}, "the schedule and the epochs that it had"),
+        ({"schedule": "cosine"}, "the schedule and epochs that it had"),
         ({"objective": {"name": "beta", "beta": 2.0}}, "had objective "),
     ],
 )
@@ -236,6 +242,7 @@ def test_bad_folders_are_refused_before_the_first_step(tmp_path: Path) -> None:
         train(vae, checkpoint=tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_resume_restores_the_generator_of_a_loader(tmp_path: Path) -> None:
     def loader() -> Any:
         generator = torch.Generator().manual_seed(1)

@@ -85,6 +85,7 @@ def test_truncated_files_are_refused(saved: Snapshots) -> None:
     assert "damaged or not a checkpoint" in refusal(path)
 
 
+@pytest.mark.slow
 def test_each_flipped_bit_is_detected(saved: Snapshots) -> None:
     path = saved.folder / "last.safetensors"
     whole = path.read_bytes()
@@ -215,6 +216,7 @@ for name in (LAST, LAST, BEST):
 """
 
 
+@pytest.mark.slow
 def test_full_disk(saved: Snapshots) -> None:
     """Several writes in a row fail in the middle."""
     command = [sys.executable, "-c", _FULL, str(saved.folder)]

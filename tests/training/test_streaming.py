@@ -54,6 +54,7 @@ def rows_without_seconds(history: History) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in history.rows()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["in a file", "in an array"])
 def test_arrays_give_the_figures_of_a_tensor(where: str, counts: Any) -> None:
     tensor = torch.tensor(counts).float()
@@ -81,6 +82,7 @@ def test_arrays_give_the_figures_of_a_tensor(where: str, counts: Any) -> None:
     assert figures(tensor) == figures(data)
 
 
+@pytest.mark.slow
 def test_recorded_step_reads_the_file(float64: None, counts: Any) -> None:
     """It agrees with a step in plain Python to round-off; what is compiled is what was recorded."""
     losses = []
@@ -95,6 +97,7 @@ def test_recorded_step_reads_the_file(float64: None, counts: Any) -> None:
     torch.testing.assert_close(*losses, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_resumed_pass_does_not_read_earlier_batches_again(counts: Any, tmp_path: Path) -> None:
     num_calls = 0
 
@@ -182,6 +185,7 @@ def _train_within_bounds(folder: Path, outcome: Any) -> None:
     outcome.put((num_data, losses, limit_holds))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux counts private memory")
 def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
     """In a process with too little memory for a fourth of the data; reading a fourth must fail."""

@@ -81,6 +81,7 @@ def test_coordinate_ascent_agrees_with_scikit_learn(name, kind):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_bound_never_falls(name, kind):
@@ -129,6 +130,7 @@ def test_bound_is_the_evidence_with_one_component(kind):
     assert abs(climb.elbo[-1] * n - expected) < 1e-8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TYPES)
 def test_evidence_estimate_is_unbiased(kind):
     """With one component the evidence is known; with more, it is above the bound."""
@@ -150,6 +152,7 @@ def test_evidence_estimate_is_unbiased(kind):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TYPES)
 def test_bound_is_the_mean_of_its_terms_over_draws_of_theta(kind):
     """E_q[log p(x, z, theta) - log q(z) - log q(theta)], with theta drawn from q."""
@@ -225,6 +228,7 @@ def test_kl_of_wishart_factors_agrees_with_torch():
     )
 
 
+@pytest.mark.slow
 def test_a_sparse_prior_empties_components_that_are_not_needed():
     x = points("toy")
     prior = Prior.of(x, 8, "full", concentration=1e-3)
@@ -251,6 +255,7 @@ def test_bad_priors_are_refused(given, message):
         Prior.of(points("toy"), 3, "full", **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TYPES)
 def test_evidence_does_not_depend_on_the_origin(kind):
     x = points("toy")[:100]

@@ -33,6 +33,7 @@ def test_model_has_the_likelihood_of_the_mixture_that_it_draws(kind):
     torch.testing.assert_close(trace.nodes["x"]["log_prob_sum"], mixture.log_prob(X).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "spherical"])
 def test_svi_ends_near_coordinate_ascent(kind):
     """Both maximise the same bound, and SVI closes more than 95 % of the distance."""
@@ -58,6 +59,7 @@ def test_transform_to_positive_definite_matrices_has_the_right_jacobian():
         torch.testing.assert_close(log_det, torch.linalg.slogdet(jacobian).logabsdet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "spherical"])
 def test_nuts_draws_from_the_exact_posterior_of_one_component(kind):
     prior = Prior.of(X, 1, kind)
@@ -95,6 +97,7 @@ def test_nuts_repeats_with_the_seed_and_leaves_torch_state_unchanged():
     assert not torch.equal(locs[0], locs[2])
 
 
+@pytest.mark.slow
 def test_nuts_and_variational_bayes_have_the_same_predictive_density():
     """If components are far apart, q(z) q(theta) is nearly the posterior."""
     truth = Mixture.of([0.4, 0.6], [[0.0, 0.0], [12.0, 0.0]], [[1.0, 2.0], [0.5, 1.0]], "diag")

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 class TestExact:
+    @pytest.mark.slow
     @pytest.mark.parametrize("guided", [False, True])
     def test_estimates_are_within_their_stated_error(self, guided: bool) -> None:
         """About 95 percent of 400 95-percent intervals cover log p(x)."""
@@ -50,6 +51,7 @@ class TestExact:
         assert got.monte_carlo_error < 0.02
         assert got.mean.mean == pytest.approx(got.log_likelihood.mean().item())
 
+    @pytest.mark.slow
     def test_p_of_x_is_unbiased_however_few_temperatures(self) -> None:
         """Estimates of log p(x) are too low, and less so with more temperatures."""
         program = Regression(noise=1.0)
@@ -94,6 +96,7 @@ class TestExact:
             assert ((got.log_likelihood - want.log_likelihood).abs() < 4.5 * error).all()
             assert got.acceptance.isnan().all()
 
+    @pytest.mark.slow
     def test_step_sizes_adapt_to_a_posterior_far_narrower_than_the_prior(self) -> None:
         program = Regression(noise=0.03)
         data = program.data(30)
@@ -167,6 +170,7 @@ def normal(x: Tensor) -> Tensor:
     return dist.Normal(0.0, 2**0.5).log_prob(x[:, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "exact", "shape"),
     [
@@ -202,6 +206,7 @@ def test_constrained_and_multimodal_latents(
 
 
 class TestPairs:
+    @pytest.mark.slow
     def test_a_vae_runs_in_eval_mode_and_does_not_change(self) -> None:
         torch.manual_seed(0)
         decoder = nn.Sequential(nn.Linear(2, 5), nn.BatchNorm1d(5), nn.Dropout(0.3), nn.Tanh())
@@ -220,6 +225,7 @@ class TestPairs:
         torch.testing.assert_close(dict(vae.state_dict()), before, rtol=0, atol=0)
         assert all(parameter.grad is None for parameter in vae.parameters())
 
+    @pytest.mark.slow
     def test_the_seed_determines_results_and_torchs_state_does_not_change(self) -> None:
         program = Regression()
         data = program.data(5)
@@ -240,6 +246,7 @@ class TestPairs:
         assert not torch.equal(runs[0], runs[2])
         assert torch.equal(torch.get_rng_state(), state)
 
+    @pytest.mark.slow
     def test_parameters_in_single_precision(self) -> None:
         torch.set_default_dtype(torch.float32)
 

@@ -34,6 +34,7 @@ class RecordFirstValues(Messenger):
 
 
 class TestBidirectional:
+    @pytest.mark.slow
     def test_log_p_is_between_the_estimates_and_the_gap_closes(self) -> None:
         """Only the number, shape and covariates of the data matter, not their values."""
         program = Regression()
@@ -59,6 +60,7 @@ class TestBidirectional:
             gaps.append(got.mean_gap.mean)
         assert gaps[0] > 2 * gaps[1] > 4 * gaps[2]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("constrained", [False, True])
     def test_estimates_of_p_and_its_inverse_are_unbiased(self, constrained: bool) -> None:
         """With enough temperatures for the inverse to have a variance."""
@@ -92,6 +94,7 @@ class TestBidirectional:
         log_likelihood = dist.Poisson(drawn.values["rate"]).log_prob(drawn.values["x"])
         torch.testing.assert_close(got.upper, log_likelihood.sum(1))
 
+    @pytest.mark.slow
     def test_batches_are_joined(self) -> None:
         program = Regression()
         x, y = program.data(7)

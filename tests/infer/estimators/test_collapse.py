@@ -90,6 +90,7 @@ def correlated_posterior() -> LinearGaussian:
 
 
 class TestLinearGaussian:
+    @pytest.mark.slow
     @pytest.mark.parametrize("is_joint", [False, True])
     def test_information_and_aggregate_kl_match_infinitely_many_data(self, is_joint: bool) -> None:
         """By matrix products, and by broadcasting."""

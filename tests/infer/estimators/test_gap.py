@@ -97,6 +97,7 @@ class LinearGaussian:
 
 
 class TestLinearGaussian:
+    @pytest.mark.slow
     def test_both_gaps_of_a_shifted_factorised_guide(self) -> None:
         pair = LinearGaussian()
         x = pair.data(20)
@@ -126,6 +127,7 @@ class TestLinearGaussian:
         total = got.approximation_gap + got.amortisation_gap
         torch.testing.assert_close(total, got.log_likelihood - got.elbo)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("start", ["exact", "off"])
     def test_a_family_that_contains_the_posterior_has_no_approximation_gap(
         self, start: str
@@ -159,6 +161,7 @@ class TestLinearGaussian:
         assert torch.equal(got.log_likelihood, known)
         assert torch.equal(got.approximation_gap, known - got.best_elbo)
 
+    @pytest.mark.slow
     def test_a_gamma_posterior(self) -> None:
         """Counts, whose marginal is negative binomial."""
         x = torch.tensor([1.0, 3.0, 5.0])
@@ -183,6 +186,7 @@ class TestLinearGaussian:
 
 
 class TestPairs:
+    @pytest.mark.slow
     def test_model_and_guide_do_not_change(self) -> None:
         torch.manual_seed(0)
         vae = VAE((4,), 2, "Normal")
@@ -198,6 +202,7 @@ class TestPairs:
         assert torch.equal(torch.get_rng_state(), state)
         assert not pyro.get_param_store().keys()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("size", [7, 1000])
     def test_several_latents_in_several_plates_with_labels(self, size: int) -> None:
         """Independent problems together: units of one datum, and a label that shifts them.
@@ -227,6 +232,7 @@ class TestPairs:
         error = 4.5 * 0.5**0.5 / 100**0.5 + shortfall(200) + near(100, 200)
         assert ((got.amortisation_gap - 0.25).abs() < error).all()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("takes_plates", [True, False])
     def test_samples_in_a_plate_or_in_repeated_rows(self, takes_plates: bool) -> None:
         """The free guide broadcasts in an outer plate, and its parameters repeat with the data."""

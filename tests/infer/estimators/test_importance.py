@@ -70,6 +70,7 @@ class TestExact:
         assert got.standard_error.max() < 1e-6
         assert got.mean.mean == pytest.approx(exact.mean().item(), abs=1e-9)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("compile", [False, True])
     def test_estimates_are_within_their_stated_error(self, compile: bool) -> None:
         """About 95 percent of 1,000 95-percent intervals cover log p(x)."""
@@ -126,6 +127,7 @@ class TestExact:
 
 
 class TestPairs:
+    @pytest.mark.slow
     def test_a_vae_runs_in_eval_mode_in_any_chunks(self) -> None:
         torch.manual_seed(0)
         encoder = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(0.3))

@@ -49,6 +49,7 @@ def run_steps(svi: SVI, batches: list[Tensor]) -> Tensor:
     return svi.pair.params()["loc"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
 @pytest.mark.parametrize(
     ("name", "compile"),
@@ -68,6 +69,7 @@ def test_skipped_step_leaves_no_trace(name: str, compile: bool) -> None:
     assert float(state.get("step", len(GOOD))) == len(GOOD)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -97,6 +99,7 @@ def test_skip_before_momentum_is_allocated() -> None:
     torch.testing.assert_close(after, run_steps(make_svi(**options), GOOD))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("first", [1, 2])
 def test_first_step_of_a_graph_is_skipped(first: int) -> None:
@@ -117,6 +120,7 @@ def root_of_data(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(root, 1.0).to_event(1), obs=torch.ones_like(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compile", [False, True])
 def test_gradient_that_is_not_finite_is_detected_though_the_loss_is_finite(compile: bool) -> None:
     svi = make_svi(root_of_data, compile=compile)
@@ -128,6 +132,7 @@ def test_gradient_that_is_not_finite_is_detected_though_the_loss_is_finite(compi
     assert error.value.step == 4
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("compile", [False, True])
 def test_skipped_step_leaves_running_means_unchanged(compile: bool) -> None:
@@ -187,6 +192,7 @@ def test_buffer_that_is_replaced_in_later_steps() -> None:
         fit(lambda x: mean_of_data(network(x)), empty_guide, torch.cat(GOOD), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
 def test_a_hundred_bad_steps_in_a_row_stop_training() -> None:
     svi = make_svi(non_finite="skip")
@@ -196,6 +202,7 @@ def test_a_hundred_bad_steps_in_a_row_stop_training() -> None:
     assert error.value.step == 201
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_large_batches_are_checked_earlier() -> None:
     large = torch.full((2**20, 2), torch.nan)  # 8 MiB

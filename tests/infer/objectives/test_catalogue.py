@@ -18,6 +18,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_each_objective_trains_by_name(name: str) -> None:
     torch.manual_seed(0)

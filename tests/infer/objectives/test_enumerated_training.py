@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 class TestTraining:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("make", "compiler"),
         [(Discrete, False), (partial(Gaussians, before=True), False), (Discrete, True)],
@@ -39,6 +40,7 @@ class TestTraining:
             ends.append((dict(pair.named_parameters()), held_out))
         torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-9)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("rows", [False, True])
     def test_fit_finds_the_mixture(self, rows: bool) -> None:
         """q(y | x) is logistic in x like the posterior, so the bound reaches log p(x)."""

@@ -74,6 +74,7 @@ def test_path_gradients_vanish_at_the_posterior_in_any_plate(
     assert make().gradients(copy.deepcopy(objective), torch.randn(12)).abs().max() < 1e-12
 
 
+@pytest.mark.slow
 def test_piwae_in_a_subsampled_plate_matches_piwae_on_the_same_data() -> None:
     pair, x = subsampled(), torch.randn(1).expand(12)  # equal data, so any subsample will do
     with torch.no_grad():
@@ -152,6 +153,7 @@ class TestNestedPlates:
             assert particles.layout.uses_plate == (num > 1)
             torch.testing.assert_close(terms.latents[0].kl().mean(), kl)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("outside", [True, False])
     def test_dreg_gradients_match_iwae(self, outside: bool) -> None:
         model, guide = self.pair(outside)
@@ -205,6 +207,7 @@ class TestSharedLatents:
 
         return model, guide
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("repeats", [True, False])
     def test_shared_latents_keep_their_weight_with_several_samples(self, repeats: bool) -> None:
         model, guide = self.pair(repeats)

@@ -37,6 +37,7 @@ def train(
     return state | {"step": torch.as_tensor(getattr(objective, "step", STEPS))}, svi.num_graphs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["beta", "info", "dreg", "piwae", "rws"])
 def test_recorded_steps_match_eager_steps(name: str) -> None:
     declared = {"name": name, **SETTINGS.get(name, {})}
@@ -47,6 +48,7 @@ def test_recorded_steps_match_eager_steps(name: str) -> None:
     torch.testing.assert_close(recorded, eager, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_compiled_steps_match_eager_steps() -> None:
     eager, _ = train(DReG(4), compile=False)
     compiled, graphs = train(DReG(4), compile=True)

@@ -142,6 +142,7 @@ class TestWeightedTerms:
             )
         torch.testing.assert_close(objective.value(terms), torch.stack(want), rtol=0, atol=1e-9)
 
+    @pytest.mark.slow
     def test_mmd_matches_brute_force_and_is_zero_for_equal_distributions(self) -> None:
         a, b = torch.randn(5, 3), torch.randn(5, 3) + 0.5
 

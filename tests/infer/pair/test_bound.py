@@ -71,6 +71,7 @@ def test_nothing_to_train_is_refused() -> None:
         fit(model, fixed, X, epochs=1, progress=False)
 
 
+@pytest.mark.slow
 def test_auxiliary_and_deterministic_sites_of_the_guide_are_allowed() -> None:
     """Pyro's continuous autoguides draw one joint latent, and unpack it into the model's."""
     x = torch.randn(50) + 3

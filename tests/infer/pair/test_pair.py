@@ -118,6 +118,7 @@ class Regression(PyroModule):
             pyro.sample("y", dist.Normal(mean, self.noise), obs=x.sum(-1))
 
 
+@pytest.mark.slow
 def test_pyro_module_with_an_autoguide() -> None:
     """The posterior is known: all weights are 1, as y is the sum of the features."""
     x = torch.randn(200, 3)

@@ -27,6 +27,7 @@ GROUPS: dict[str, Callable[[list[Tensor]], torch.optim.Optimizer]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", GROUPS)
 def test_optimisers(name: str) -> None:
@@ -47,6 +48,7 @@ def test_optimisers(name: str) -> None:
     torch.testing.assert_close(states[0], states[1], **TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_accumulated_gradients_are_those_of_a_larger_batch() -> None:
     """In a model without latents the mean of two halves' gradients is the whole's."""
@@ -70,6 +72,7 @@ def test_accumulated_gradients_are_those_of_a_larger_batch() -> None:
     assert svi.num_graphs == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compile", [False, True])
 def test_a_gradient_of_the_first_half_alone_counts(compile: bool) -> None:
     """Of two parameters each is used in one half of every window."""
@@ -87,6 +90,7 @@ def test_a_gradient_of_the_first_half_alone_counts(compile: bool) -> None:
     assert moved["loc0"].min() > 0.04
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_the_optimiser_may_be_looked_at_saved_and_kept() -> None:
     def run(compile: bool, look: bool) -> dict[str, Tensor]:
@@ -111,6 +115,7 @@ def test_the_optimiser_may_be_looked_at_saved_and_kept() -> None:
     torch.testing.assert_close(run(compile=True, look=False), eager, **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_an_optimiser_that_is_loaded_goes_on_from_there() -> None:
     def run(compile: bool) -> dict[str, Tensor]:
         torch.manual_seed(0)

@@ -20,6 +20,7 @@ from tests.infer.programs import PROGRAMS, Networks, adam, each_batch
 from .runs import TOLERANCE, mean_of_data, repeat, run_eagerly, run_steps
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_compiled_steps_end_where_eager_ones_do(name: str) -> None:
@@ -34,6 +35,7 @@ def test_compiled_steps_end_where_eager_ones_do(name: str) -> None:
     torch.testing.assert_close(losses, eager_losses, **TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_a_steady_loop_follows_batches_and_learning_rates() -> None:
     def run(compile: bool, steady: bool) -> tuple[dict[str, Tensor], SVI]:
@@ -62,6 +64,7 @@ def test_a_steady_loop_follows_batches_and_learning_rates() -> None:
             svi.step(batch.clone().requires_grad_())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_recorded_steps_end_there_too(name: str) -> None:
@@ -73,6 +76,7 @@ def test_recorded_steps_end_there_too(name: str) -> None:
     torch.testing.assert_close(losses, eager_losses, **TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64", "no_compiler")
 def test_without_a_compiler_recorded_steps_are_taken() -> None:
     eager, _ = run_eagerly("our VAE")
@@ -94,6 +98,7 @@ def test_eager_steps_are_those_of_pyros_svi() -> None:
         torch.testing.assert_close(mine[name], value.detach(), **TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compile", [False, True])
 def test_a_loss_that_is_not_finite_is_noticed_within_a_hundred_steps(compile: bool) -> None:
     svi = SVI(mean_of_data, lambda x: None, partial(Adam, lr=1e-3), ELBO(), compile=compile)
@@ -110,6 +115,7 @@ def test_a_loss_that_is_not_finite_is_noticed_within_a_hundred_steps(compile: bo
     assert error.value.step == 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compile", [False, True])
 def test_autocast(compile: bool) -> None:
     """Products in bfloat16 move the loss by no more than their eight bits do."""
@@ -139,6 +145,7 @@ def test_refused(options: dict[str, Any], message: str) -> None:
         SVI(networks.model, networks.guide, **({"optimiser": adam} | options))
 
 
+@pytest.mark.slow
 def test_evaluate_loss_is_in_eval_mode_and_takes_no_step() -> None:
     networks = Networks(nn.Dropout(0.5))
     svi = SVI(networks.model, networks.guide, adam, ELBO(400), compile=True)

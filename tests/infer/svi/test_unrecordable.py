@@ -70,6 +70,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("twist", REFUSED, ids=lambda f: f.__name__)
 def test_what_cannot_be_recorded_is_named_once_and_runs_all_the_same(
@@ -118,6 +119,7 @@ def test_what_cannot_be_recorded_is_an_error_each_time() -> None:
             svi.step(data()[0])
 
 
+@pytest.mark.slow
 def test_short_runs_stay_as_they_are_and_long_ones_are_recorded() -> None:
     _, _, short = run_steps(PROGRAMS["our VAE"], steps=10, num_steps=10)
     _, _, long = run_steps(PROGRAMS["our VAE"], steps=10, num_steps=10_000)

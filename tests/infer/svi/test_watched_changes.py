@@ -39,12 +39,14 @@ class TestNoticed:
         want = Trace_ELBO().loss(networks.model, networks.guide, x)
         assert loss.item() == pytest.approx(want, rel=1e-5)
 
+    @pytest.mark.slow
     def test_fresh_noise(self) -> None:
         _, svi = self.pair()
         x = each_batch(0)[0][0]
         losses = {svi.step(x).item() for _ in range(5)}
         assert len(losses) == 5
 
+    @pytest.mark.slow
     def test_a_number_of_python(self) -> None:
         networks, svi = self.pair()
         networks.shift = 3.0
@@ -52,6 +54,7 @@ class TestNoticed:
         self.compare(networks, svi)
         assert svi.num_graphs[0] == 2
 
+    @pytest.mark.slow
     def test_eval_mode_and_back(self) -> None:
         networks, svi = self.pair()
         for is_training in (False, True, False, True):
@@ -60,17 +63,20 @@ class TestNoticed:
             self.compare(networks, svi)
         assert svi.num_graphs[0] == 2
 
+    @pytest.mark.slow
     def test_a_parameter_replaced(self) -> None:
         networks, svi = self.pair()
         networks.decoder.weight = nn.Parameter(torch.ones(3, 2))
         self.compare(networks, svi)
         self.compare(networks, svi)
 
+    @pytest.mark.slow
     def test_data_of_a_parameter_replaced(self) -> None:
         networks, svi = self.pair()
         networks.decoder.weight.data = torch.ones(3, 2)
         self.compare(networks, svi)
 
+    @pytest.mark.slow
     def test_a_frozen_parameter(self) -> None:
         networks = Networks()
         svi = SVI(networks.model, networks.guide, adam, ELBO(400), compile=True)
@@ -84,6 +90,7 @@ class TestNoticed:
         torch.testing.assert_close(networks.decoder.weight, before, rtol=0, atol=0)
         assert (networks.loc.weight != others).any()
 
+    @pytest.mark.slow
     def test_a_parameter_frozen_at_first(self) -> None:
         networks = Networks()
         networks.decoder.requires_grad_(False)
@@ -96,6 +103,7 @@ class TestNoticed:
             svi.step(*each_batch(i)[0])
         assert (networks.decoder.weight != before).all()
 
+    @pytest.mark.slow
     def test_one_tensor_in_two_places(self) -> None:
         def model(x: Tensor, y: Tensor) -> None:
             loc = pyro.param("loc", torch.zeros(3))
@@ -109,6 +117,7 @@ class TestNoticed:
         assert same == pytest.approx(-dist.Normal(0.0, 1.0).log_prob(x - x).sum().item())
         assert other == pytest.approx(-dist.Normal(0.0, 1.0).log_prob(x - y).sum().item())
 
+    @pytest.mark.slow
     def test_a_parameter_set_in_the_store(self) -> None:
         svi = SVI(mean_of_data, lambda x: None, partial(SGD, lr=0.0), Trace_ELBO(), compile=True)
         x = data()[0]
@@ -133,6 +142,7 @@ class TestNoticed:
             want = -dist.Normal(0.0, scale or 1.0).log_prob(x).sum().item()
             assert svi.step(x, scale).item() == pytest.approx(want, rel=1e-5)
 
+    @pytest.mark.slow
     def test_bad_data_as_the_step_is_recorded(self) -> None:
         def model(x: Tensor) -> None:
             if len(x) == 3:
@@ -147,12 +157,14 @@ class TestNoticed:
         svi.step(data()[0])
         assert svi.num_graphs[0] == 1
 
+    @pytest.mark.slow
     def test_another_type(self) -> None:
         networks, svi = self.pair()
         networks.double()
         with pytest.raises(InputError, match="changed their type or device"):
             svi.step(*each_batch(0)[0])
 
+    @pytest.mark.slow
     def test_a_handler_round_the_step(self) -> None:
         """Such as the scale of an enclosing context, which the recording does not hold."""
         networks, svi = self.pair()
