@@ -54,6 +54,7 @@ def main(epochs: int = 5) -> None:
     if group is None or dist.get_rank() == 0:
         print(f"{num_held:,} parameters of the decoder held; test ELBO {test.elbo} nats per digit")
     if group is not None:
+        dist.barrier()  # without it, threads of gloo may still hold tensors as Python exits
         dist.destroy_process_group()
 
 
