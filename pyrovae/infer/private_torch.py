@@ -1,8 +1,9 @@
 """All that pyrovae takes from private modules and attributes of torch.
 
-Each use has a slower path that gives the same results, and that is taken where torch no longer has
-what is named here. ``tests/infer/test_private_torch.py`` says in words what a release of torch
-changed. The heavy ones are imported where they are used, so that only compiling loads inductor.
+Each use has a slower path with the same results, taken where torch no longer has what is named.
+The exceptions are ``TorchDispatchMode``, which torch documents, and ``skipping_update``, whose test
+fails loudly if torch ignores it. ``tests/infer/test_private_torch.py`` says in words what a release
+of torch changed. Inductor is imported where it is used, so that only compiling loads it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -196,6 +197,6 @@ def skipping_update(optimiser: Any, skipped: Tensor) -> Iterator[None]:
 def mark_as_stepped(optimiser: Any) -> None:
     """Let schedules know that an update was made without ``optimiser.step()``.
 
-    Otherwise they warn, once, that they are stepped before the optimiser.
+    Otherwise they warn that they are stepped before the optimiser.
     """
     optimiser._opt_called = True
