@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from sklearn.mixture import GaussianMixture as ScikitLearnMixture
 
 from pyrovae.gmm import Mixture
-from pyrovae.gmm.em import expectation, maximisation
+from pyrovae.gmm.em import maximisation
+from pyrovae.gmm.moments import expectation
 
 
 def make_data(n: int, d: int, k: int) -> tuple[NDArray[Any], NDArray[Any]]:

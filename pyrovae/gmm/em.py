@@ -18,134 +18,26 @@ from torch import Tensor
 
 from ..errors import InputError
 from .climb import State
-from .mixture import CovarianceType, Mixture
+from .mixture import Mixture
+from .moments import Statistics, expectation, summarise
+from .points import column_moments
 
 __all__ = [
     "Iteration",
-    "Statistics",
     "em",
-    "expectation",
     "floor_of",
     "floored_cholesky",
     "iterations",
     "maximisation",
     "monte_carlo_em",
-    "second_moments",
-    "summarise",
 ]
 
-_CHUNK_SIZE = 1024
-"""Data in a chunk when q is given."""
 
-
-@dataclass(frozen=True)
-class Statistics:
-    """Sufficient statistics of data weighted by q, for the M-step.
-
-    Attributes:
-        counts: n_k = sum_n q_nk.
-        means: sum_n q_nk x_n / n_k; a centre of all data where n_k is 0.
-        scatters: sum_n q_nk (x_n - means_k) (x_n - means_k)^T, of shape ``(K, d, d)`` if the
-            covariance type is full; its sum over k ``(d, d)`` if tied; its diagonal ``(K, d)`` if
-            diag; its trace ``(K,)`` if spherical.
-        log_normaliser: sum_n log sum_k exp(log_joint_nk) if q follows from Bayes' rule, which is
-            then the log-likelihood in nats; 0 for any other q.
-        covariance_type: full, tied, diag or spherical.
-    """
-
-    counts: Float[Tensor, "k"]
-    means: Float[Tensor, "k d"]
-    scatters: Float[Tensor, "..."]
-    log_normaliser: Float[Tensor, ""]
-    covariance_type: CovarianceType
-
-
-@torch.no_grad()
-def expectation(x: Float[Tensor, "n d"], mixture: Mixture) -> Statistics:
-    """The E-step, q_nk = p(z = k | x_n), with statistics summed over data.
-
-    It processes data in chunks and keeps only sums, so that no array has the size of N x K.
-    Chunks in single precision are converted to double.
-    """
-    sums = _Sums(mixture.num_components, mixture.centre, mixture.covariance_type)
-    for chunk in x.split(mixture.chunk_size):
-        points = chunk.to(mixture.locs.dtype)
-        log_joint = mixture.log_joint(points)
-        log_normaliser = log_joint.logsumexp(1, keepdim=True)
-        sums.add(points, log_joint.sub_(log_normaliser).exp_(), log_normaliser)
-    return sums.statistics()
-
-
-@torch.no_grad()
-def summarise(
-    x: Float[Tensor, "n d"], log_q: Float[Tensor, "n k"], covariance_type: CovarianceType
-) -> Statistics:
-    """Statistics of the data under any q."""
-    sums = _Sums(log_q.shape[1], x.mean(0).to(log_q), covariance_type)
-    for points, part in zip(x.split(_CHUNK_SIZE), log_q.split(_CHUNK_SIZE), strict=True):
-        sums.add(points.to(log_q), part.exp(), part.new_zeros(()))
-    return sums.statistics()
-
-
-class _Sums:
-    """Moments about a centre, accumulated over chunks."""
-
-    def __init__(self, k: int, centre: Tensor, covariance_type: CovarianceType) -> None:
-        d = len(centre)
-        self._type = covariance_type
-        self._centre = centre
-        zeros = centre.new_zeros
-        self._counts, self._log_normaliser = zeros(k), zeros(())
-        self._first = zeros(k, d)
-        second = {"full": (k * d, d), "tied": (d, d), "diag": (k, d), "spherical": (k, d)}
-        self._second = zeros(*second[self._type])
-
-    def add(self, x: Tensor, q: Tensor, log_normaliser: Tensor) -> None:
-        x = x - self._centre
-        self._counts += q.sum(0)
-        self._log_normaliser += log_normaliser.sum()
-        self._first.addmm_(q.mT, x)
-        if self._type == "full":
-            weighted = (q.unsqueeze(2) * x.unsqueeze(1)).view(len(x), -1)
-            self._second.addmm_(weighted.mT, x)
-        elif self._type == "tied":
-            self._second.addmm_(x.mT, x)
-        else:
-            self._second.addmm_(q.mT, x.square())
-
-    def statistics(self) -> Statistics:
-        k, d = self._first.shape
-        counts = self._counts
-        shift = self._first / counts.clamp_min(torch.finfo(counts.dtype).tiny).unsqueeze(1)
-        second = self._second
-        if self._type == "full":
-            second = second.view(k, d, d)
-        elif self._type == "spherical":
-            second = second.sum(1)
-        scatters = second - second_moments(shift, counts, self._type)
-        return Statistics(
-            counts,
-            self._centre + shift,
-            scatters,
-            self._log_normaliser,
-            self._type,
-        )
-
-
-def second_moments(
-    values: Float[Tensor, "k d"], weights: Float[Tensor, "k"], covariance_type: CovarianceType
-) -> Float[Tensor, "..."]:
-    """weights_k values_k values_k^T, in the shape of a scatter of that covariance type."""
-    if covariance_type in ("full", "tied"):
-        outer = weights.view(-1, 1, 1) * values.unsqueeze(2) * values.unsqueeze(1)
-        return outer if covariance_type == "full" else outer.sum(0)
-    squares = weights.unsqueeze(1) * values.square()
-    return squares if covariance_type == "diag" else squares.sum(1)
-
-
-def floor_of(x: Float[Tensor, "n d"], covariance_floor: float) -> Float[Tensor, "d"]:
+def floor_of(
+    x: Float[Tensor, "n d"], covariance_floor: float, weights: Float[Tensor, "n"] | None = None
+) -> Float[Tensor, "d"]:
     """The smallest variance allowed in each column: ``covariance_floor`` times that of the data."""
-    return covariance_floor * x.double().var(0, correction=0)
+    return covariance_floor * column_moments(x, weights)[1]
 
 
 @torch.no_grad()
@@ -223,12 +115,22 @@ class Iteration:
 
 
 def iterations(
-    x: Float[Tensor, "n d"], start: Mixture, floor: Float[Tensor, "d"]
+    x: Float[Tensor, "n d"],
+    start: Mixture,
+    floor: Float[Tensor, "d"],
+    weights: Float[Tensor, "n"] | None = None,
 ) -> Iterator[Iteration]:
-    """Yield rounds of EM without end."""
+    """Yield rounds of EM without end.
+
+    Arguments:
+        x: data, with NaN for missing entries.
+        start: initial mixture.
+        floor: the smallest variance allowed in each column.
+        weights: how many times each datum counts; once unless given.
+    """
     mixture = start
     while True:
-        statistics = expectation(x, mixture)
+        statistics = expectation(x, mixture, weights)
         updated, degenerate = maximisation(statistics, floor, mixture)
         yield Iteration(mixture, statistics, updated, degenerate)
         mixture = updated

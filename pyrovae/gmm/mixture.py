@@ -1,6 +1,6 @@
 """The Gaussian mixture p(x, z): its parameters, densities, responsibilities and draws."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import log, pi
 from typing import Any, Literal, get_args
@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..arguments import as_instance
 from ..errors import InputError, did_you_mean
 
-__all__ = ["CovarianceType", "Mixture", "check_covariance_type"]
+__all__ = ["MAX_ENTRIES", "ROUND_OFF", "CovarianceType", "Mixture", "check_covariance_type"]
 
 CovarianceType = Literal["full", "tied", "diag", "spherical"]
 """A matrix for each component, one for all, diagonal matrices, or multiples of the identity."""
@@ -19,8 +20,11 @@ CovarianceType = Literal["full", "tied", "diag", "spherical"]
 _TOLERANCE = 1e-5
 """How far the sum of weights may be from one; they may come in single precision."""
 
-_MAX_ENTRIES = 2**17
+MAX_ENTRIES = 2**17
 """Most numbers in an array of a chunk: one MiB."""
+
+ROUND_OFF = 1e-11
+"""Largest round-off of a squared distance that a faster formula may have, relative to 1."""
 
 
 def check_covariance_type(covariance_type: str) -> None:
@@ -55,6 +59,24 @@ class Mixture:
     scales: Float[Tensor, "..."]
     covariance_type: CovarianceType = "full"
 
+    def __post_init__(self) -> None:
+        check_covariance_type(self.covariance_type)
+        for name in ("log_weights", "locs", "scales"):
+            value = as_instance(name, getattr(self, name), Tensor, "a tensor; see Mixture.of")
+            if value.dtype != torch.float64:  # squares of differences need the digits
+                object.__setattr__(self, name, value.double())
+        if self.log_weights.ndim != 1 or self.locs.ndim != 2:
+            raise _shape_error(self.log_weights, self.locs)
+        k, d = self.locs.shape
+        expected = _scale_shape(k, d, self.covariance_type)
+        if len(self.log_weights) != k:
+            raise _shape_error(self.log_weights, self.locs)
+        if tuple(self.scales.shape) != expected:
+            raise InputError(
+                f"{self.covariance_type} scales of {k} components in {d} dimensions must have "
+                f"shape {expected}; got {tuple(self.scales.shape)}"
+            )
+
     @classmethod
     def of(
         cls, weights: Any, locs: Any, covariances: Any, covariance_type: CovarianceType = "full"
@@ -78,17 +100,14 @@ class Mixture:
         """
         check_covariance_type(covariance_type)
         weights, locs, covariances = (_double(v) for v in (weights, locs, covariances))
-        if weights.ndim != 1 or locs.ndim != 2 or len(weights) != len(locs):
-            raise InputError(
-                "a mixture of K components in d dimensions needs weights of shape (K,) and locs of "
-                f"shape (K, d); got {tuple(weights.shape)} and {tuple(locs.shape)}"
-            )
+        if weights.ndim != 1 or locs.ndim != 2 or len(weights) != len(locs) or not locs.numel():
+            raise _shape_error(weights, locs)
         k, d = locs.shape
-        expected = {"full": (k, d, d), "tied": (d, d), "diag": (k, d), "spherical": (k,)}
-        if tuple(covariances.shape) != expected[covariance_type]:
+        expected = _scale_shape(k, d, covariance_type)
+        if tuple(covariances.shape) != expected:
             raise InputError(
                 f"{covariance_type} covariances of {k} components in {d} dimensions must have "
-                f"shape {expected[covariance_type]}; got {tuple(covariances.shape)}"
+                f"shape {expected}; got {tuple(covariances.shape)}"
             )
         if not (weights >= 0).all() or abs(weights.sum().item() - 1) > _TOLERANCE:
             raise InputError(f"weights must be 0 or more and sum to one; got {weights.tolist()}")
@@ -147,28 +166,71 @@ class Mixture:
     def squared_distances(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """(x - locs_k)^T Sigma_k^-1 (x - locs_k).
 
-        If the components share their axes, the square is expanded around the mean of the mixture:
-        this takes one matrix product, and the round-off is 1e-16 times the squared distance
-        between components in standard deviations. Otherwise the difference is whitened first.
+        If all locs are near the mean of the mixture, in standard deviations, the difference or its
+        square is expanded around this mean, which takes one matrix product. The round-off of an
+        expanded square is 1e-16 times the squared distance from locs to this mean, so it stays
+        below 1e-11. For other mixtures the difference is computed first, and then squared.
         """
         x = x.to(self.locs.dtype)
+        if not self.is_compact:
+            return self._whiten(x.unsqueeze(1) - self.locs).square().sum(-1)
+        x = x - self.centre
         if self.covariance_type == "full":
             k, d = self.locs.shape
             whitened: Tensor = torch.addmm(-self._whitened_locs.reshape(-1), x, self._whitening)
             return whitened.view(-1, k, d).square().sum(-1)
-        x = x - self.centre
         if self.covariance_type == "tied":
             x = x @ self._whitening
         return torch.addmm(
             self._distance_constants, torch.cat([x.square(), x], 1), self._distance_coefficients
         )
 
+    @cached_property
+    def is_compact(self) -> bool:
+        """Whether squared distances may be expanded around the mean of the mixture.
+
+        The first-order round-off of a squared distance that is expanded is
+        eps |Sigma_k^-1/2| |locs_k - centre|, or its square; for the components that have weight.
+        """
+        locs = self.locs.detach() - self.centre
+        if self._has_matrices:
+            inverse = self._inverse_scales.detach().abs()
+            offset = (inverse @ locs.abs().unsqueeze(-1)).squeeze(-1)
+        else:
+            offset = locs / self._deviations.detach()
+        size = offset.square().sum(1)
+        if self.covariance_type == "full":
+            size = size.sqrt()
+        size = size[self.log_weights.detach() > -torch.inf]
+        return bool((size <= ROUND_OFF / torch.finfo(size.dtype).eps).all())
+
+    def _whiten(self, differences: Float[Tensor, "n k d"]) -> Float[Tensor, "n k d"]:
+        """Sigma_k^-1/2 (x - locs_k)."""
+        if self.covariance_type == "full":
+            return (differences.transpose(0, 1) @ self._inverse_scales.mT).transpose(0, 1)
+        if self.covariance_type == "tied":
+            return differences @ self._whitening
+        return differences / self._deviations
+
     def log_density(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """log Normal(x; locs_k, Sigma_k), in nats."""
+        """log Normal(x; locs_k, Sigma_k), in nats, with missing (NaN) entries integrated out."""
+        if x.isnan().any():
+            return replace(self, log_weights=torch.zeros_like(self.log_weights)).log_joint(x)
         return self._log_normaliser - 0.5 * self.squared_distances(x)
 
     def log_joint(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """log p(x, z = k) = log weights_k + log Normal(x; locs_k, Sigma_k), in nats."""
+        """log p(x, z = k) = log weights_k + log Normal(x; locs_k, Sigma_k), in nats.
+
+        Entries of x that are NaN are missing, and integrated out.
+        """
+        if x.isnan().any():
+            from .missing import log_joint_of_present  # which needs this module
+
+            return log_joint_of_present(x, self)
+        return self.log_joint_of_complete(x)
+
+    def log_joint_of_complete(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """:meth:`log_joint` without a check for missing entries."""
         return torch.sub(self._log_joint_constant, self.squared_distances(x), alpha=0.5)
 
     def log_prob(self, x: Any) -> Float[Tensor, "n"]:
@@ -180,8 +242,9 @@ class Mixture:
     def chunk_size(self) -> int:
         """Data in a chunk, so that intermediate results stay in the cache of a core."""
         k, d = self.locs.shape
-        widest = k * d if self.covariance_type == "full" else max(k, 2 * d)
-        return max(_MAX_ENTRIES // widest, 64)
+        differences = self.covariance_type == "full" or not self.is_compact
+        widest = k * d if differences else max(k, 2 * d)
+        return max(MAX_ENTRIES // widest, 64)
 
     def to(self, device: torch.device | str) -> "Mixture":
         """Copy the mixture to a device."""
@@ -237,7 +300,7 @@ class Mixture:
 
     @cached_property
     def _whitened_locs(self) -> Tensor:
-        return torch.einsum("kij,kj->ki", self._inverse_scales, self.locs)
+        return torch.einsum("kij,kj->ki", self._inverse_scales, self.locs - self.centre)
 
     @cached_property
     def _expansion(self) -> tuple[Tensor, Tensor]:
@@ -271,6 +334,23 @@ class Mixture:
     @cached_property
     def _log_joint_constant(self) -> Tensor:
         return self.log_weights + self._log_normaliser
+
+
+def _scale_shape(k: int, d: int, covariance_type: CovarianceType) -> tuple[int, ...]:
+    shapes: dict[str, tuple[int, ...]] = {
+        "full": (k, d, d),
+        "tied": (d, d),
+        "diag": (k, d),
+        "spherical": (k,),
+    }
+    return shapes[covariance_type]
+
+
+def _shape_error(weights: Tensor, locs: Tensor) -> InputError:
+    return InputError(
+        "a mixture of K components in d dimensions needs weights of shape (K,) and locs of shape "
+        f"(K, d); got {tuple(weights.shape)} and {tuple(locs.shape)}"
+    )
 
 
 def _double(values: Any) -> Tensor:

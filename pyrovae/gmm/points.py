@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError
 
-__all__ = ["as_points", "check_fittable"]
+__all__ = ["as_points", "check_fittable", "column_moments"]
 
 _RELATIVE_SPREAD = 1e-12
 """A column is constant up to round-off if its range is below this fraction of its largest value."""
@@ -99,6 +99,24 @@ def check_fittable(
                 f"only {num_distinct} of the {n} points are distinct, which {num_components} "
                 f"components cannot be fitted to; use at most {num_distinct}"
             )
+
+
+def column_moments(
+    x: Float[Tensor, "n d"], weights: Float[Tensor, "n"] | None = None
+) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
+    """Mean and variance of the entries of each column that are not NaN, in double precision.
+
+    Arguments:
+        x: data.
+        weights: how many times each datum counts; once unless given.
+    """
+    x = x.double()
+    present = ~x.isnan()
+    weight = present.double() if weights is None else present * weights.unsqueeze(1)
+    share = weight / weight.sum(0)
+    mean = (share * x.nan_to_num(0.0)).sum(0)
+    difference = torch.where(present, x - mean, 0.0)
+    return mean, (share * difference.square()).sum(0)
 
 
 def _column_name(column: int, names: Sequence[str] | None) -> str:

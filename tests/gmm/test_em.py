@@ -23,7 +23,8 @@ from pyrovae.gmm import (
     record,
     toy,
 )
-from pyrovae.gmm.em import expectation, iterations, maximisation, summarise
+from pyrovae.gmm.em import iterations, maximisation
+from pyrovae.gmm.moments import expectation, summarise
 
 from .data import NAMES, TYPES, points, random_mixture, start
 

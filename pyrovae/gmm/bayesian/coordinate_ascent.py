@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ...errors import InputError
 from ..climb import State
-from ..em import Statistics, expectation, second_moments
 from ..mixture import CovarianceType, Mixture
+from ..moments import Statistics, expectation, second_moments
 from .conjugate import Posterior, Prior
 
 __all__ = [

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.distributions import Dirichlet
 
 from ...errors import InputError
-from ..em import second_moments
 from ..mixture import CovarianceType
+from ..moments import second_moments
 from ..randomness import Randomness
 from .conjugate import Posterior
 from .program import locs_given_precision, make_mixture, wishart

@@ -19,9 +19,9 @@ from ...distributions import Wishart
 from ...errors import InputError
 from ...models.base.parameters import declare_parameters
 from ..climb import State
-from ..em import expectation
 from ..gradient import MIN_LOG_Q, Program, ascend
 from ..mixture import CovarianceType, Mixture
+from ..moments import expectation
 from ..program import INFER, Gradient, observe
 from ..randomness import Randomness
 from .conjugate import Posterior, Prior

@@ -24,6 +24,9 @@ __all__ = ["BatchPosterior", "log_aggregate_posterior"]
 _MEMORY = 2**28
 """Bytes that the densities of pairs of samples and data may take at once."""
 
+_ROUND_OFF = 1e-8
+"""Largest round-off, in nats, of a log-density by matrix products."""
+
 
 @dataclass(frozen=True)
 class BatchPosterior:
@@ -52,7 +55,7 @@ class BatchPosterior:
         """
         q, data_axis = unwrap_independent(latent.q), latent.data_axis
         if isinstance(q, Normal):
-            log_prob, width = _normal_log_prob(q, data_axis), 2
+            log_prob, width = _normal_log_prob(q, data_axis)
         else:
             log_prob = _broadcast_log_prob(latent.q, data_axis)
             width = 4 * max(1, prod(z.shape[1:]))
@@ -78,22 +81,40 @@ def log_aggregate_posterior(
     return total - log(sum(part.num_data for part in parts))
 
 
-def _normal_log_prob(q: Any, data_axis: int) -> Callable[[Tensor], Float[Tensor, "some batch"]]:
-    """The log-density of factorised Normals, by matrix products.
+def _normal_log_prob(
+    q: Any, data_axis: int
+) -> tuple[Callable[[Tensor], Float[Tensor, "some batch"]], int]:
+    """The log-density of factorised Normals by matrix products, and its width.
 
-    (z - m)^2 / s^2 is the product of (z^2, z, 1) and (1 / s^2, -2 m / s^2, m^2 / s^2). Double
-    precision, and values centred at the mean over data, keep round-off small for small s.
+    (z - m)^2 / s^2 is the product of (z^2, z, 1) and (1 / s^2, -2 m / s^2, m^2 / s^2). In double
+    precision, with values centred at the mean over data, the round-off is 1e-16 times the sum of
+    (m / s)^2. If that is too much, the difference is computed first.
     """
-    loc, scale = flatten_per_datum(q.loc, data_axis), flatten_per_datum(q.scale, data_axis)
+    loc = flatten_per_datum(q.loc, data_axis).double()
+    scale = flatten_per_datum(q.scale, data_axis).double()
     centre = loc.mean(0)
-    loc = loc - centre
+    offset = (loc - centre) / scale
+    if not offset.square().sum(1).max() <= _ROUND_OFF / torch.finfo(offset.dtype).eps:
+        return _differenced_log_prob(loc, scale), 3 * loc.shape[1]
     precision = scale**-2
-    weights = torch.cat([precision * loc, -precision / 2], 1).T
-    constant = ((precision / (2 * pi)).log() - precision * loc**2).sum(1) / 2
+    weights = torch.cat([precision * (loc - centre), -precision / 2], 1).T
+    constant = (-scale.log() - log(2 * pi) / 2 - offset**2 / 2).sum(1)
 
     def log_prob(z: Tensor) -> Float[Tensor, "some batch"]:
         z = z.double().reshape(len(z), -1) - centre
         return torch.addmm(constant, torch.cat([z, z**2], 1), weights)
+
+    return log_prob, 2
+
+
+def _differenced_log_prob(
+    loc: Float[Tensor, "batch dims"], scale: Float[Tensor, "batch dims"]
+) -> Callable[[Tensor], Float[Tensor, "some batch"]]:
+    constant = -(scale.log() + log(2 * pi) / 2).sum(1)
+
+    def log_prob(z: Tensor) -> Float[Tensor, "some batch"]:
+        z = z.double().reshape(len(z), 1, -1)
+        return constant - ((z - loc) / scale).square().sum(-1) / 2
 
     return log_prob
 

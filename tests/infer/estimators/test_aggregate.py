@@ -29,13 +29,18 @@ class TestLogProb:
     def test_normals(self, shape: tuple[int, ...], data_axis: int) -> None:
         base = dist.Normal(3 * torch.randn(shape), torch.randn(shape).exp())
         q = base.to_event(1) if data_axis == 0 or len(shape) == 3 else base
-        assert_all_pairs(q, data_axis, _normal_log_prob(base, data_axis), 1e-10)
+        assert_all_pairs(q, data_axis, _normal_log_prob(base, data_axis)[0], 1e-10)
         assert_all_pairs(q, data_axis, _broadcast_log_prob(q, data_axis), 1e-10)
 
-    def test_narrow_normals_far_from_zero(self) -> None:
+    @pytest.mark.parametrize("narrow", [1e-4, 1e-9])
+    def test_narrow_normals_far_from_zero_and_from_each_other(self, narrow: float) -> None:
         loc = 1000 + torch.randn(6, 3)
-        base = dist.Normal(loc, torch.full((6, 3), 1e-4))
-        assert_all_pairs(base.to_event(1), 0, _normal_log_prob(base, 0), 1e-6)
+        scale = torch.full((6, 3), 1.0)
+        scale[0] = narrow
+        base = dist.Normal(loc, scale)
+        log_prob, width = _normal_log_prob(base, 0)
+        assert width == (2 if narrow == 1e-4 else 9)
+        assert_all_pairs(base.to_event(1), 0, log_prob, 1e-8)
 
     @pytest.mark.parametrize("family", ["joint", "categorical", "gamma", "flow"])
     def test_other_families(self, family: str) -> None:
