@@ -14,7 +14,6 @@ __all__ = [
     "DiscretisedLogistic",
     "OrderedLogistic",
     "VonMises",
-    "ZeroInflatedNegativeBinomial",
 ]
 
 
@@ -198,13 +197,3 @@ class VonMises(dist.VonMises):  # type: ignore[misc]
         log_norm = torch.log(2 * torch.pi * torch.special.i0e(k))
         log_prob: Tensor = k * (torch.cos(value - self.loc) - 1) - log_norm
         return log_prob
-
-
-class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):
-    """Pyro's distribution, but it accepts logits with probability 1 in single precision."""
-
-    arg_constraints = {  # noqa: RUF012
-        name: constraint
-        for name, constraint in dist.ZeroInflatedNegativeBinomial.arg_constraints.items()
-        if name != "probs"
-    }

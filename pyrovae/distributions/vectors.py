@@ -14,13 +14,18 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from .counts import log_compound
+from .lgamma import as_real, deviance, log_of, stirling_remainder
+
 __all__ = ["Blocks", "DirichletMultinomial", "LowRankNormal", "Multinomial"]
 
 
 class Multinomial(TorchDistribution):
-    """Counts x of total n in D cells: log p = log n! - sum log x_d! + sum x_d log p_d.
+    """Counts x of total n in D cells: p(x) = n! prod_d p_d^x_d / x_d!.
 
-    Unlike with torch, each datum may have its own total.
+    log p = R(n) - sum_d [R(x_d) + D(x_d, n p_d)], in the terms of
+    :mod:`pyrovae.distributions.lgamma`, which is accurate for large counts. Unlike with torch, each
+    datum may have its own total.
 
     Arguments:
         logits: log p_d, unnormalised, on the last dimension.
@@ -49,9 +54,12 @@ class Multinomial(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        log_p = self.logits.log_softmax(-1)
-        log_coefficient = torch.lgamma(value.sum(-1) + 1) - torch.lgamma(value + 1).sum(-1)
-        return log_coefficient + (value * log_p).sum(-1)
+        x, logits = as_real(value, self.logits)
+        log_p = logits.log_softmax(-1)
+        n = x.sum(-1, keepdim=True)
+        divergence = deviance(x, log_of(n) + log_p, x - n * log_p.exp())
+        each = stirling_remainder(x) + divergence
+        return stirling_remainder(n).squeeze(-1) - each.sum(-1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
@@ -120,10 +128,7 @@ class DirichletMultinomial(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        a, n = self.concentration, value.sum(-1)
-        total = a.sum(-1) if self._observed is None else (a * self._observed).sum(-1)
-        each = torch.lgamma(value + a) - torch.lgamma(a) - torch.lgamma(value + 1)
-        return each.sum(-1) + torch.lgamma(n + 1) + torch.lgamma(total) - torch.lgamma(n + total)
+        return log_compound(value, self.concentration, self._observed)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():

@@ -178,24 +178,24 @@ def _as_pyro(distribution: Any) -> Any:
 
 
 register("Bernoulli", dist.Bernoulli)
-register("Beta", dist.Beta)
-register("BetaBinomial", dist.BetaBinomial)
-register("Binomial", dist.Binomial)
+register("Beta", ours.Beta)
+register("BetaBinomial", ours.BetaBinomial)
+register("Binomial", ours.Binomial)
 register("Categorical", dist.Categorical)
 register("ContinuousBernoulli", ours.ContinuousBernoulli)
 register("DirichletMultinomial", ours.DirichletMultinomial, total_count="data")
 register("DiscretisedLogistic", ours.DiscretisedLogistic, scale="predicted", levels=256)
 register("Exponential", dist.Exponential)
-register("Gamma", dist.Gamma, concentration="per_feature")
+register("Gamma", ours.Gamma, concentration="per_feature")
 register("Laplace", dist.Laplace, scale="shared")
 register("LogNormal", dist.LogNormal, scale="shared")
 register("LowRankNormal", ours.LowRankNormal, cov_factor="per_feature", cov_diag="per_feature")
 register("Multinomial", ours.Multinomial, total_count="data")
-register("NegativeBinomial", dist.NegativeBinomial, "logits", total_count="per_feature")
+register("NegativeBinomial", ours.NegativeBinomial, "logits", total_count="per_feature")
 register("Normal", dist.Normal, scale="shared")
 register("OrderedLogistic", ours.OrderedLogistic, cutpoints="per_feature")
-register("Poisson", dist.Poisson, "rate")
-register("StudentT", dist.StudentT, df=4.0, scale="shared")
+register("Poisson", ours.Poisson, "rate")
+register("StudentT", ours.StudentT, df=4.0, scale="shared")
 register("VonMises", ours.VonMises, concentration="shared")
 register(
     "ZeroInflatedNegativeBinomial",
@@ -203,4 +203,4 @@ register(
     "logits",
     total_count="per_feature",
 )
-register("ZeroInflatedPoisson", dist.ZeroInflatedPoisson, "rate")
+register("ZeroInflatedPoisson", ours.ZeroInflatedPoisson, "rate")
