@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from ..errors import InputError
 from .arrays import Array, Source, is_array
@@ -43,7 +43,8 @@ class Batches:
         tensors: a tensor or an array, or several of the same length; the first dimension indexes
             data.
         batch_size: data in a batch; the last batch of a pass may be smaller.
-        shuffle: draw a new order at each pass, from torch's generator.
+        shuffle: draw a new order at each pass, from torch's generator; a single batch of all
+            data keeps their order.
         transform: applied to the parts of each batch; returns one part or a tuple of them.
         device: device that holds the tensors; if any is memory-mapped, all stay on the host, and
             each batch is moved to the device.
@@ -94,8 +95,13 @@ class Batches:
     def __len__(self) -> int:
         return -(-self.size // self.batch_size)
 
+    @property
+    def is_shuffled(self) -> bool:
+        """Whether each pass has a new order; never so for a single batch of all data."""
+        return self._shuffle and self.size > self.batch_size
+
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        if self._shuffle:
+        if self.is_shuffled:
             return (self.take(index) for index in self.indices())
         return self.in_order()
 
@@ -123,9 +129,9 @@ class Batches:
 
     def indices(self) -> Iterator[Int[Tensor, "batch"]]:
         """The indices of the data in each batch of one pass."""
-        order_by = torch.randperm if self._shuffle else torch.arange
+        order_by = torch.randperm if self.is_shuffled else torch.arange
         order = order_by(self.size, device=self.device).split(self.batch_size)
-        if self._shuffle and are_larger_than_memory(self._maps):
+        if self.is_shuffled and are_larger_than_memory(self._maps):
             mapped = [source.tensor for source in self._sources if source.map is not None]
             yield from read_ahead(order, mapped, self._maps)
         else:
@@ -167,6 +173,10 @@ class LoaderBatches:
         transform: as for :class:`Batches`.
         device: device to move each tensor of a batch to.
 
+    Attributes:
+        size: number of data.
+        is_shuffled: whether passes may have different orders.
+
     Raises:
         InputError: if loader is not a ``DataLoader``, or the number of its data is unknown.
     """
@@ -191,6 +201,7 @@ class LoaderBatches:
         self._transform = transform
         self._device = device
         self.size = len(cast(Sized, loader.sampler))
+        self.is_shuffled = not isinstance(loader.sampler, SequentialSampler)
 
     def __len__(self) -> int:
         return len(self._loader)

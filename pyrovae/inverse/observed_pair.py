@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..infer.pair.allocations import count_allocated_bytes
 from ..infer.pair.bound import Bound, PyroFunction
+from ..infer.pair.plates import trace_function
 from ..infer.pair.rows import repeat_rows
 from .operators import Operator
 
@@ -107,7 +108,7 @@ class ObservedPair:
         Raises:
             InputError: if they do not.
         """
-        poutine.trace(self.model).get_trace(*inputs.args)  # checks what comes with the data
+        trace_function(self.model, *inputs.args)  # checks what comes with the data
         rows = inputs.repeat(2)
         with pyro.validation_enabled(False):  # a guide may evaluate a density at its start
             latents, _ = self._propose(inputs, 2)
@@ -174,7 +175,7 @@ class ObservedPair:
 
     def find_discrete_latents(self, inputs: Inputs) -> list[str]:
         """Names of the latents that have no gradient."""
-        trace: Any = prune_subsample_sites(poutine.trace(self.model).get_trace(*inputs.args))
+        trace: Any = prune_subsample_sites(trace_function(self.model, *inputs.args))
         names = _read_latents(trace)
         return [name for name in names if trace.nodes[name]["fn"].support.is_discrete]
 
@@ -191,7 +192,7 @@ def draw_from_guide(
     Raises:
         InputError: if there is no p(x) of one datum.
     """
-    guide_trace = poutine.trace(guide).get_trace(*rows)
+    guide_trace = trace_function(guide, *rows)
     bound = _make_bound(model, guide_trace, rows, plate)
     bound.check()
     bound.check_data_are_apart()
@@ -204,7 +205,7 @@ def compute_log_weights(
 ) -> Float[Tensor, "rows"]:
     """log p / q of each row at the given latents."""
     with _FixLatents(latents):
-        guide_trace = poutine.trace(guide).get_trace(*rows)
+        guide_trace = trace_function(guide, *rows)
     log_likelihood, kl = _make_bound(model, guide_trace, rows, plate).per_datum()
     return log_likelihood - kl
 
@@ -212,7 +213,7 @@ def compute_log_weights(
 def find_likelihood(model: PyroFunction, latents: Latents, rows: Rows, site: str) -> Any:
     """p(x | z) of each row: the distribution at the observed site of the model."""
     with _FixLatents(latents):
-        trace: Any = poutine.trace(model).get_trace(*rows)
+        trace: Any = trace_function(model, *rows)
     node = trace.nodes.get(site)
     if node is None or not node.get("is_observed"):
         raise InputError(
@@ -238,7 +239,7 @@ def _check_batch_shape(site: str, p: Any, rows: Rows) -> None:
 
 def _make_bound(model: PyroFunction, guide_trace: Any, rows: Rows, plate: str) -> Bound:
     replayed = poutine.replay(model, trace=guide_trace)
-    model_trace = poutine.trace(replayed).get_trace(*rows)
+    model_trace = trace_function(replayed, *rows)
     model_trace, guide_trace = map(prune_subsample_sites, (model_trace, guide_trace))
     model_trace.compute_log_prob()
     guide_trace.compute_log_prob()

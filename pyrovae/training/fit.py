@@ -8,7 +8,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer.util import is_validation_enabled
-from pyro.optim import PyroOptim
+from pyro.optim import PyroLRScheduler, PyroOptim
 from torch.distributed import ProcessGroup
 from torch.optim import Adam
 
@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..infer.compiler.tiered import Compile
 from ..infer.nonfinite.guard import NonFinite
 from ..infer.objectives import ObjectiveLike, objective_of
+from ..infer.objectives.enumerated import EnumeratedELBO
 from ..infer.pair.bound import PyroFunction
 from ..infer.parallel.processes import Processes
 from ..infer.parallel.shards import Shards
@@ -30,7 +31,7 @@ from .passes import iterate_steps
 from .progress import TrainingProgress
 from .randomness import random_state, set_random_state
 from .resumable import Resumable
-from .setup import check_data, prepare_svi, synchronise, take_first_batch
+from .setup import check_data, check_rows, prepare_svi, synchronise, take_first_batch
 from .symptoms import Symptoms
 
 __all__ = ["fit"]
@@ -150,6 +151,11 @@ def fit(
         validation=validation,
         shards=shards,
     )
+    if isinstance(optimiser, PyroLRScheduler):
+        raise InputError(
+            "schedules of pyro.optim are stepped by hand, which fit does not do; give the schedule "
+            "as schedule=, and the optimiser alone"
+        )
     processes = Processes(group)
     snapshots = open_snapshots(checkpoint, resume, checkpoint_every, processes)
     make_batches = partial(as_batches, batch_size=batch_size, transform=transform, device=device)
@@ -185,13 +191,26 @@ def fit(
     loaders = [each for each in (train, held_out) if isinstance(each, LoaderBatches)]
     generators = [generator for each in loaders for generator in each.generators()]
     random = random_state(*generators)
+    first = take_first_batch(train)
+    has_one_batch = len(train) == 1 and held_out is None
+    processes.run_in_all(
+        partial(check_rows, svi.pair, first, train, plate, has_one_batch=has_one_batch)
+    )
     if is_validation_enabled():
         # With split parameters, all processes must take part in each batch.
         sharing = Processes() if svi.is_split else processes
+        check = partial(
+            check_data,
+            svi.pair,
+            size=train.size,
+            plate=plate,
+            processes=sharing,
+            sums_out=isinstance(loss, EnumeratedELBO),
+        )
         for batches in (train, held_out):
-            processes.run_in_all(partial(check_data, svi.pair, batches, train.size, plate, sharing))
+            processes.run_in_all(partial(check, batches))
     history = History(svi.pair)
-    symptoms = Symptoms(svi.pair, loss, take_first_batch(train))
+    symptoms = Symptoms(svi.pair, loss, first)
     if snapshots is not None or parts is not None:
         batch = processes.run_in_all(partial(prepare_svi, svi, iterate_steps(train, parts, 0)))
         if parts is not None:
@@ -225,4 +244,6 @@ def fit(
     loop.restore_best()
     if parts is not None:
         parts.reseed()
+    svi.end()
+    history.keep()
     return history

@@ -62,6 +62,10 @@ class History:
         """Current values of the parameters from ``pyro.param`` and ``pyro.module``, by name."""
         return self._pair.params()
 
+    def keep(self) -> None:
+        """Keep the present parameters, whatever further trainings do to Pyro's store."""
+        self._pair = self._pair.keep()
+
     def __getitem__(self, name: str) -> list[float]:
         """One figure for every epoch, as in ``history["loss"]``."""
         return [getattr(epoch, name) for epoch in self.epochs]

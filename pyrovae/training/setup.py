@@ -8,12 +8,14 @@ import torch
 from ..data.batches import Batches, LoaderBatches, compute_digest
 from ..errors import InputError
 from ..infer.pair.pair import Pair
+from ..infer.pair.positional import find_positional_parameters
+from ..infer.pair.scaling import find_scaled_sites
 from ..infer.parallel.fsdp import is_split
 from ..infer.parallel.processes import Processes
 from ..infer.svi.svi import SVI
 from .passes import own_batches
 
-__all__ = ["check_data", "prepare_svi", "synchronise", "take_first_batch"]
+__all__ = ["check_data", "check_rows", "prepare_svi", "synchronise", "take_first_batch"]
 
 
 def check_data(
@@ -22,6 +24,8 @@ def check_data(
     size: int,
     plate: str,
     processes: Processes,
+    *,
+    sums_out: bool,
 ) -> None:
     """Run the pair once on all data, leaving no trace in parameters or random states.
 
@@ -33,11 +37,48 @@ def check_data(
         size: number of training data.
         plate: name of the plate over data.
         processes: those that share the batches.
+        sums_out: whether the objective sums over latents that the model marks for enumeration.
     """
     passed = batches.in_order() if isinstance(batches, Batches) else batches  # as a file reads best
     with torch.random.fork_rng(), pair.throwaway_store(), pair.eval_mode():
         for batch in own_batches(passed or (), processes):
-            pair.check(*batch, size=size, plate=plate)
+            pair.check(*batch, size=size, plate=plate, sums_out=sums_out)
+
+
+def check_rows(
+    pair: Pair,
+    batch: tuple[Any, ...],
+    train: Batches | LoaderBatches,
+    plate: str,
+    *,
+    has_one_batch: bool,
+) -> None:
+    """Check that the pair means the same whatever data are in a batch, and in whatever order.
+
+    Arguments:
+        pair: the model and the guide.
+        batch: a batch in the form in which they get it.
+        train: the training data.
+        plate: name of the plate over data.
+        has_one_batch: whether this batch is all that the pair will get.
+
+    Raises:
+        InputError: if a parameter has a row for each place in a batch, or a site follows the batch
+            in a way that has no clear meaning.
+    """
+    if train.is_shuffled or not has_one_batch:
+        for name in find_positional_parameters(pair, batch, plate):
+            raise InputError(
+                f"parameter {name.replace('$$$', '.')!r} has a row for each place in a batch, and "
+                "other data take these places in the next batch: train on all data in one batch "
+                f"(batch_size={train.size}, not shuffled), or give the numbers of the data as a "
+                "further part of data and subsample the plate by them, as in "
+                f"pyro.plate({plate!r}, {train.size}, subsample=number)"
+            )
+    refuse = None if has_one_batch else True
+    pair.scaled = find_scaled_sites(
+        pair, batch, {}, size=train.size, plate=plate, refuse_outside=refuse
+    )
 
 
 def take_first_batch(data: Batches | LoaderBatches) -> tuple[Any, ...]:

@@ -19,6 +19,7 @@ from ..infer.objectives.elbo import ELBO
 from ..infer.objectives.objective import Objective
 from ..infer.objectives.schedules import Cyclical, Linear, weight_at
 from ..infer.pair.pair import Pair
+from ..infer.pair.plates import trace_function
 from .history import Epoch
 
 __all__ = ["SymptomWarning", "Symptoms"]
@@ -184,13 +185,12 @@ class Symptoms:
     def _read_scales(self) -> dict[tuple[str, str, str], Float[Tensor, "entries"]]:
         """The entries of every scale, by role, site and argument."""
         found: dict[tuple[str, str, str], list[Tensor]] = {}
-        is_new = not self._pair.stored()  # then the first step must still draw the parameters
-        store = self._pair.throwaway_store if is_new else self._pair.store
-        with preserve_state(()), torch.no_grad(), store(), self._pair.eval_mode():
+        pair = self._pair
+        with preserve_state(()), torch.no_grad(), pair.throwaway_store(), pair.eval_mode():
             model, guide = self._pair.functions
-            of_guide: Any = poutine.trace(guide).get_trace(*self._batch)
+            of_guide: Any = trace_function(guide, *self._batch)
             replayed = poutine.replay(model, trace=of_guide)
-            of_model: Any = poutine.trace(replayed).get_trace(*self._batch)
+            of_model: Any = trace_function(replayed, *self._batch)
             for role, trace in (("guide", of_guide), ("model", of_model)):
                 for name, site in trace.nodes.items():
                     if _is_relevant(site, role):

@@ -10,6 +10,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions.constraints import positive
+from torch.optim import SGD
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
 from pyrovae import VAE, Batches, InputError, binarise, evaluate, fit
@@ -273,7 +275,10 @@ def test_shared_latents_have_the_same_posterior_with_minibatches() -> None:
         ({"data": X[:0]}, "batches need tensors of one length, 1 or more"),
         ({"data": (X, X[:3])}, r"one length.*\[3, 20\]"),
         ({"clip_norm": -1.0}, "clip_norm is -1.0"),
-        ({"optimiser": pyro.optim.Adam(lambda name: {"lr": 0.1})}, "need a dict of options"),
+        (
+            {"optimiser": pyro.optim.StepLR({"optimizer": SGD, "optim_args": {"lr": 1.0}})},
+            "give the schedule as schedule=",
+        ),
         ({"optimiser": lambda parameters: None}, "optimiser must make a torch.optim.*NoneType"),
         ({"optimiser": torch.optim.LBFGS}, "optimiser must make.*LBFGS"),
         ({"data": Batches(X), "transform": torch.neg}, "Batches have their own transform"),
@@ -371,8 +376,8 @@ def test_progress_shows_the_terms(capsys: pytest.CaptureFixture[str]) -> None:
         assert word in shown
 
 
-def test_undeclared_parameters_of_a_module_are_trained() -> None:
-    """A plain nn.Module is a model, too, and ``fit`` finds its parameters in the module."""
+def test_undeclared_parameters_of_a_module_stay_as_they_are() -> None:
+    """As in Pyro, and a warning says so."""
 
     class Model(nn.Module):
         def __init__(self) -> None:
@@ -385,9 +390,12 @@ def test_undeclared_parameters_of_a_module_are_trained() -> None:
                 pyro.sample("x", dist.Normal(self.loc + z[:, None], 1.0).to_event(1), obs=x)
 
     def guide(x: Tensor) -> None:
+        scale = pyro.param("scale", torch.tensor(0.5), constraint=positive)
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(0.0, 0.5))
+            pyro.sample("z", dist.Normal(0.0, scale))
 
     model = Model()
-    fit_quietly(model, guide, X + 3, epochs=100, lr=0.1)
-    torch.testing.assert_close(model.loc.detach(), (X + 3).mean(0), atol=0.2, rtol=0)
+    with pytest.warns(UserWarning, match=r"Model\.loc .*do not register.*stays as it is"):
+        fit_quietly(model, guide, X + 3, epochs=3, lr=0.1)
+    assert model.loc.tolist() == [0.0, 0.0, 0.0]
+    assert model.loc.grad is None

@@ -16,6 +16,7 @@ from torch.distributions import biject_to, constraints
 
 from ...errors import InputError
 from ..pair.bound import Bound, PyroFunction, evaluate_bound
+from ..pair.plates import trace_function
 from ..pair.sites import Site, data_dim, is_deterministic, sample_sites
 from .hmc import State
 
@@ -88,12 +89,12 @@ class RowDensities:
         latents = _SetLatents(position, self._layout)
         # Trajectories may diverge, which validation would refuse.
         with pyro.validation_enabled(False), _ReplaceObserved(self._observed):
-            model_trace = poutine.trace(latents(self._model)).get_trace(*self._rows)
+            model_trace = trace_function(latents(self._model), *self._rows)
             log_likelihood, log_p0 = self._log_densities(model_trace)
             log_joint = log_likelihood + log_p0
             if self._guide is not None:
                 replayed = poutine.replay(self._guide, trace=model_trace)
-                guide_trace = poutine.trace(replayed).get_trace(*self._rows)
+                guide_trace = trace_function(replayed, *self._rows)
                 log_p0 = torch.stack(self._log_densities(guide_trace)).sum(0)
         return torch.stack([log_p0, log_joint]) + latents.log_jacobian
 
@@ -107,7 +108,7 @@ class RowDensities:
         """Map vectors to the values of the latents, by site."""
         latents = _SetLatents(position, self._layout)
         with pyro.validation_enabled(False), _ReplaceObserved(self._observed):
-            trace: Any = poutine.trace(latents(self._model)).get_trace(*self._rows)
+            trace: Any = trace_function(latents(self._model), *self._rows)
         return {name: trace.nodes[name]["value"] for name in self._layout}
 
     def _log_densities(self, trace: Trace) -> tuple[Tensor, Tensor]:
@@ -136,7 +137,7 @@ def simulate(
         InputError: if data have no latents of their own, or a ``pyro.factor`` cannot be drawn.
     """
     uncondition = _DrawObserved()
-    trace = poutine.trace(uncondition(model)).get_trace(*batch)
+    trace = trace_function(uncondition(model), *batch)
     trace = prune_subsample_sites(trace)
     Bound(trace, Trace(), plate, None).check_data_are_apart()
     observed: dict[str, Tensor] = {}

@@ -13,6 +13,7 @@ from ...errors import InputError
 from ..compiler.tiered import Compile, TieredFunction
 from ..pair.bound import PyroFunction
 from ..pair.pair import Pair
+from ..pair.scaling import find_scaled_sites
 
 __all__ = ["Estimate", "Evaluation", "check_log_likelihood", "evaluate"]
 
@@ -94,6 +95,10 @@ def evaluate(
     batches = as_batches(data, batch_size, shuffle=False, transform=transform, device=device)
     size = batches.size if size is None else size
     pair = Pair(model, guide)
+    first = next(iter(batches), None)
+    if first is None:
+        raise InputError("the data gave no batch")
+    pair.scaled = find_scaled_sites(pair, first, {}, size=size, plate=plate, refuse_outside=True)
 
     def compute_terms(*batch: Any) -> Float[Tensor, "terms batch"]:
         with torch.no_grad(), pair.store(), pair.eval_mode():
@@ -107,8 +112,6 @@ def evaluate(
         torch.stack([captured(batch, {}) for _ in range(num_particles)]).mean(0)
         for batch in batches
     ]
-    if not terms:
-        raise InputError("the data gave no batch")
     log_likelihood, kl = torch.cat(terms, dim=1)
     return Evaluation(
         elbo=Estimate.of(log_likelihood - kl),

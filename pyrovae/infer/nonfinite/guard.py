@@ -75,15 +75,19 @@ class Guard:
     Arguments:
         policy: stop or skip.
         device: device of the parameters.
+        checks_loss: whether the loss counts; not for losses that are infinite by design.
 
     Attributes:
         counts: the counts, on the device; compiled steps update them.
         stops: whether the policy is to stop.
     """
 
-    def __init__(self, policy: NonFinite, device: torch.device) -> None:
+    def __init__(
+        self, policy: NonFinite, device: torch.device, *, checks_loss: bool = True
+    ) -> None:
         self.counts = torch.zeros(5, dtype=torch.long, device=device)
         self.stops = policy == "stop"
+        self._checks_loss = checks_loss
         self._records: list[StepRecord] = []
         self._num_bytes = 0
 
@@ -97,15 +101,18 @@ class Guard:
         """Whether it is time for a report."""
         return len(self._records) >= _CHECK_EVERY or self._num_bytes > _MAX_BYTES
 
-    def count_step(self, counts: Int[Tensor, "5"], tensors: Sequence[Tensor]) -> Bool[Tensor, ""]:
+    def count_step(
+        self, counts: Int[Tensor, "5"], losses: Sequence[Tensor], gradients: Sequence[Tensor]
+    ) -> Bool[Tensor, ""]:
         """Count a step, with tensor operations alone, and return whether its update is blocked.
 
         Arguments:
             counts: the counts of this guard, or the tensor that stands for them in a graph; updated
                 in place.
-            tensors: losses and gradients of the step.
+            losses: losses of the step.
+            gradients: its gradients.
         """
-        bad = ~is_finite(tensors)
+        bad = ~is_finite([*losses, *gradients] if self._checks_loss else gradients)
         steps, num_bad, first, run, _ = counts.unbind()
         steps = steps + 1
         blocked = bad | (num_bad > 0) if self.stops else bad

@@ -8,6 +8,8 @@ from pyro.infer.util import torch_backward
 from torch import Tensor
 
 from ..pair.bound import Bound, PyroFunction, evaluate_bound
+from ..pair.pair import Pair
+from ..pair.scaling import find_scaled_sites
 
 __all__ = ["ELBO", "Loss"]
 
@@ -43,6 +45,7 @@ class ELBO:
     def __init__(self, size: int | None = None, plate: str = "data") -> None:
         self.size = size
         self.plate = plate
+        self._scaled: tuple[PyroFunction, PyroFunction, int, frozenset[str]] | None = None
 
     def loss(self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any) -> Loss:
         """The loss and its terms, detached.
@@ -69,9 +72,33 @@ class ELBO:
         return self._loss(bound)
 
     def _bound(self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any) -> Bound:
-        bound = evaluate_bound(model, guide, *args, size=self.size, plate=self.plate, kwargs=kwargs)
+        scaled: frozenset[str] = frozenset()
+        if self.size is not None:
+            scaled = self._find_scaled_sites(model, guide, args, kwargs, self.size)
+        bound = evaluate_bound(
+            model, guide, *args, size=self.size, plate=self.plate, kwargs=kwargs, scaled=scaled
+        )
         bound.check()
         return bound
+
+    def _find_scaled_sites(
+        self,
+        model: PyroFunction,
+        guide: PyroFunction,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        size: int,
+    ) -> frozenset[str]:
+        """The sites that a pair scales itself, found on its first batch."""
+        if self._scaled is None or self._scaled[:3] != (model, guide, size):
+            pair = Pair(model, guide)
+            scaled = find_scaled_sites(pair, args, kwargs, size=size, plate=self.plate)
+            self._scaled = model, guide, size, scaled
+        return self._scaled[3]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the pair that it was last used with."""
+        return vars(self) | {"_scaled": None}
 
     def _loss(self, bound: Bound) -> Loss:
         reconstruction = -bound.log_likelihood().detach() / bound.size

@@ -5,20 +5,22 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from pyro import poutine
+from pyro.infer.util import torch_backward
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
 from ...errors import InputError
-from ..pair.bound import PyroFunction
+from ..pair.bound import PyroFunction, evaluate_bound
 from ..pair.layout import ParticleLayout, PerSample
 from ..pair.pair import Pair
 from ..pair.particles import Particles
+from ..pair.plates import trace_function
 from ..pair.sites import Site, sample_sites
 from ..pair.terms import Terms
 from .elbo import Loss
+from .marginal import MarginalELBO, find_enumerated_in_model
 from .objective import Objective
 
 __all__ = ["EnumeratedELBO"]
@@ -37,7 +39,10 @@ class EnumeratedELBO(Objective):
     depend on earlier ones. A masked site has the same weight at each value, which is right for
     observed values (``obs_mask``). Pyro's ``TraceEnum_ELBO`` gives the same for such pairs.
 
-    Model and guide run once, at all joint values of each datum.
+    Model and guide run once, at all joint values of each datum. If the model marks latents that the
+    guide lacks, such as the states of a hidden Markov model, Pyro's ``TraceEnum_ELBO`` sums over
+    these, and over marked latents of the guide (:class:`MarginalELBO`); ``kl`` is then that of the
+    latents that the guide draws.
 
     Arguments:
         num_particles: draws of the continuous latents at each joint value.
@@ -66,6 +71,37 @@ class EnumeratedELBO(Objective):
 
     def __init__(self, num_particles: int = 1, **options: Any) -> None:
         super().__init__(num_particles, **options)
+        self._marginal: tuple[PyroFunction, PyroFunction, MarginalELBO | None] | None = None
+
+    def loss(self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any) -> Loss:
+        """The loss per datum, without a gradient."""
+        marginal = self._find_marginal(model, guide, args, kwargs)
+        if marginal is None:
+            return super().loss(model, guide, *args, **kwargs)
+        with torch.no_grad():
+            return self._marginal_loss(marginal, model, guide, args, kwargs)[1]
+
+    def differentiable_loss(
+        self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any
+    ) -> Float[Tensor, ""]:
+        """The loss per datum, with the gradient that minimises it."""
+        marginal = self._find_marginal(model, guide, args, kwargs)
+        if marginal is None:
+            return super().differentiable_loss(model, guide, *args, **kwargs)
+        self._count_step()
+        return self._marginal_loss(marginal, model, guide, args, kwargs)[0]
+
+    def loss_and_grads(
+        self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any
+    ) -> Loss:
+        """Compute the loss per datum, and add its gradient to the ``grad`` of each parameter."""
+        marginal = self._find_marginal(model, guide, args, kwargs)
+        if marginal is None:
+            return super().loss_and_grads(model, guide, *args, **kwargs)
+        total, loss = self._marginal_loss(marginal, model, guide, args, kwargs)
+        torch_backward(total)
+        self._count_step()
+        return loss
 
     def value(self, terms: Terms) -> Float[Tensor, "batch"]:
         """The bound on log p(x) of each datum."""
@@ -92,6 +128,38 @@ class EnumeratedELBO(Objective):
         # q log q tends to 0 as q does, but is NaN in floating point.
         mean: Tensor = (weights * torch.where(weights > 0, values, 0.0)).sum(0)
         return mean
+
+    def _find_marginal(
+        self, model: PyroFunction, guide: PyroFunction, args: Any, kwargs: dict[str, Any]
+    ) -> MarginalELBO | None:
+        """The bound of a pair whose model marks latents that the guide lacks; None for others."""
+        known = self._marginal
+        if known is None or known[:2] != (model, guide):
+            names, num_plates = find_enumerated_in_model(model, guide, args, kwargs)
+            marginal = MarginalELBO(num_plates, self.num_particles, self.plate) if names else None
+            known = self._marginal = model, guide, marginal
+        return known[2]
+
+    def _marginal_loss(
+        self,
+        marginal: MarginalELBO,
+        model: PyroFunction,
+        guide: PyroFunction,
+        args: Any,
+        kwargs: dict[str, Any],
+    ) -> tuple[Float[Tensor, ""], Loss]:
+        total, kl = marginal.evaluate(model, guide, args, kwargs, self.size)
+        size = self.size
+        if size is None:
+            bound = evaluate_bound(model, guide, *args, plate=self.plate, kwargs=kwargs)
+            size = bound.size
+        loss, kl = total / size, kl / size
+        value = loss.detach()
+        return loss, Loss(value, value - kl, kl)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the pair that it was last used with."""
+        return super().__getstate__() | {"_marginal": None}
 
     def _terms(
         self, model: PyroFunction, guide: PyroFunction, args: Any, kwargs: dict[str, Any]
@@ -129,7 +197,7 @@ class _Combinations(Particles):
     ) -> None:
         pair = Pair(model, guide)
         with torch.random.fork_rng(), torch.no_grad(), pair.eval_mode():
-            trace = prune_subsample_sites(poutine.trace(guide).get_trace(*args, **kwargs))
+            trace = prune_subsample_sites(trace_function(guide, *args, **kwargs))
         self.num_draws = num_draws
         self.num_values = _count_joint_values(trace, plate)
         super().__init__(model, guide, num_draws * self.num_values, plate, args, kwargs)

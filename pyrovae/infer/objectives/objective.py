@@ -8,7 +8,7 @@ from pyro.infer.util import torch_backward
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ..pair.bound import PyroFunction
+from ..pair.bound import Bound, PyroFunction
 from ..pair.layout import PerSample
 from ..pair.particles import GradientPath, Particles
 from ..pair.terms import Terms, check_latents_are_independent, evaluate_terms
@@ -45,6 +45,9 @@ class Objective(nn.Module):
     fewest_particles: ClassVar[int] = 1
     takes_shared: ClassVar[bool] = False
     """Whether latents may be shared by all data."""
+
+    is_mean_over_data: ClassVar[bool] = True
+    """Whether its gradient is a mean over data, so that a batch may be computed in shards."""
 
     step: Int[Tensor, ""]
 
@@ -152,15 +155,10 @@ class Objective(nn.Module):
             args,
             kwargs,
             size=self.size,
+            check=self._check,
             path=self.path,
             gradient_scale=(lambda: scales[0]) if scales_gradients else None,
         )
-        if terms.shared_sites and not self.takes_shared:
-            raise InputError(
-                f"{self.name} weights the samples of each datum separately, but site "
-                f"{terms.shared_sites[0]!r} is outside of plate {self.plate!r}, shared by all "
-                "data; use 'elbo' for this pair"
-            )
         if terms.unscored_sites:
             raise InputError(
                 f"site {terms.unscored_sites[0]!r} of the guide is shared by all data and cannot "
@@ -172,6 +170,14 @@ class Objective(nn.Module):
         if scale is not None:
             scales.append(scale.detach())
         return terms
+
+    def _check(self, bound: Bound) -> None:
+        if bound.shared_sites and not self.takes_shared:
+            raise InputError(
+                f"{self.name} weights the samples of each datum separately, but site "
+                f"{bound.shared_sites[0]!r} is outside of plate {self.plate!r}, shared by all "
+                "data; use 'elbo' for this pair"
+            )
 
 
 def mean_of_others(values: PerSample) -> PerSample:

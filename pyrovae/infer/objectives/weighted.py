@@ -74,6 +74,7 @@ class Capacity(Objective):
 
     name = "capacity"
     takes_shared = True
+    is_mean_over_data = False
 
     def __init__(
         self,
@@ -104,6 +105,7 @@ class FreeBits(Objective):
 
     name = "free_bits"
     takes_shared = True
+    is_mean_over_data = False
 
     def __init__(self, free: float = 0.25, num_particles: int = 1, **options: Any) -> None:
         super().__init__(num_particles, **options)
@@ -132,6 +134,7 @@ class BetaTCVAE(Objective):
     """
 
     name = "beta_tc"
+    is_mean_over_data = False
 
     def __init__(
         self, beta: Weight = 6.0, alpha: float = 1.0, gamma: float = 1.0, **options: Any
@@ -162,6 +165,7 @@ class InfoVAE(Objective):
     """
 
     name = "info"
+    is_mean_over_data = False
 
     def __init__(self, alpha: float = 0.0, weight: float = 100.0, **options: Any) -> None:
         super().__init__(1, **options)

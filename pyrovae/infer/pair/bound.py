@@ -10,8 +10,9 @@ score function with Rao-Blackwellisation over plates. All results are tensors on
 data.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -21,12 +22,13 @@ from typing import Any
 from jaxtyping import Float
 from pyro.distributions.util import is_identically_zero
 from pyro.infer.enum import get_importance_trace
-from pyro.infer.util import MultiFrameTensor, get_plate_stacks
+from pyro.infer.util import MultiFrameTensor, get_plate_stacks, is_validation_enabled
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ...errors import InputError
+from .plates import known_sizes
 from .sites import Site, data_dim, is_deterministic, is_local, sample_sites, subsample_scale
 
 __all__ = ["Bound", "PyroFunction", "evaluate_bound"]
@@ -40,17 +42,20 @@ class DataScale(Messenger):
 
     A plate over a minibatch of B data out of N gets the scale N / B. A plate that declares the
     full size and subsamples it, as in ``plate("data", N, subsample_size=B)``, has that scale
-    already and keeps it.
+    already and keeps it, and so do the sites that the program scales itself.
     """
 
-    def __init__(self, plate: str, size: int) -> None:
+    def __init__(self, plate: str, size: int, scaled: frozenset[str]) -> None:
         super().__init__()
         self.plate = plate
         self.size = size
+        self.scaled = scaled
 
     def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.scaled:
+            return
         for frame in msg["cond_indep_stack"]:
-            if frame.name == self.plate:
+            if frame.name == self.plate and frame.size > 0:
                 msg["scale"] = msg["scale"] * (self.size / (frame.full_size or frame.size))
 
 
@@ -114,8 +119,11 @@ class Bound:
         zeros = self.log_likelihood().new_zeros(self._data_frame().size)
         return zeros + log_likelihood, zeros + kl
 
-    def check(self) -> None:
+    def check(self, *, sums_out: bool = False) -> None:
         """Check that this is a bound on log p(x).
+
+        Arguments:
+            sums_out: whether latents that the model marks for enumeration need no guide.
 
         Raises:
             InputError: if model and guide disagree about the latents, or no plate is over data.
@@ -126,6 +134,14 @@ class Bound:
             for site in sample_sites(self.guide_trace)
             if not (site["is_observed"] or site["infer"].get("is_auxiliary"))
         }
+        marked = {s["name"] for s in self._latent_sites() if s["infer"].get("enumerate")} - guided
+        if sums_out:
+            latent -= marked
+        elif marked:
+            raise InputError(
+                f"the model marks {_join_names(marked)} for enumeration, and the guide lacks the "
+                "site: use the objective 'enumerated', which sums over its values"
+            )
         if latent - guided:
             raise InputError(
                 f"the model samples {_join_names(latent - guided)}, which the guide does not: "
@@ -142,6 +158,17 @@ class Bound:
                 "pyro.sample('x', ..., obs=x)"
             )
         frame = self._data_frame()
+        sizes = self._data_sizes()
+        if min(sizes) < 0:
+            raise InputError(
+                f"plate {self.plate!r} has no size, and a site in it has no dimension over data; "
+                f"write 'with pyro.plate({self.plate!r}, len(x)):'"
+            )
+        if len(sizes) > 1:
+            raise InputError(
+                f"the sites in plate {self.plate!r} are of {' and '.join(map(str, sorted(sizes)))} "
+                "data; give the plate one size in model and guide"
+            )
         if (frame.full_size or frame.size) not in (frame.size, self.size):
             raise InputError(
                 f"plate {self.plate!r} declares {frame.full_size} data, but there are {self.size}"
@@ -194,6 +221,11 @@ class Bound:
             )
         return frames[self.plate]
 
+    def _data_sizes(self) -> set[int]:
+        sites = chain(sample_sites(self.model_trace), sample_sites(self.guide_trace))
+        frames = (f for s in sites for f in s["cond_indep_stack"] if f.name == self.plate)
+        return {int(frame.size) for frame in frames}
+
     def _per_datum(self, site: Site) -> Tensor:
         for frame in site["cond_indep_stack"]:
             if frame.name == self.plate:
@@ -222,6 +254,7 @@ def evaluate_bound(
     size: int | None = None,
     plate: str = "data",
     kwargs: dict[str, Any] | None = None,
+    scaled: frozenset[str] = frozenset(),
 ) -> Bound:
     """Run the guide, replay the model against it, and score every site.
 
@@ -232,15 +265,29 @@ def evaluate_bound(
         size: number of data N in the whole data set; the size of the plate by default.
         plate: name of the plate over data.
         kwargs: further arguments of model and guide.
+        scaled: names of the sites that the program itself scales from the batch to all data.
 
     Raises:
         InputError: if there is no such plate.
     """
-    with DataScale(plate, size) if size is not None else nullcontext():
+    # Handlers see a site from the innermost to the outermost: plates first get their sizes.
+    scale = DataScale(plate, size, scaled) if size is not None else nullcontext()
+    with scale, known_sizes(), _without_warning_of_sites():
         model_trace, guide_trace = get_importance_trace(
             "flat", inf, model, guide, args, kwargs or {}
         )
     return Bound(model_trace, guide_trace, plate, size)
+
+
+@contextmanager
+def _without_warning_of_sites() -> Iterator[None]:
+    """Within, Pyro does not warn of sites that one program lacks: :meth:`Bound.check` raises."""
+    if not is_validation_enabled():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found (non-auxiliary )?vars in")
+        yield
 
 
 def _join_names(names: set[str]) -> str:

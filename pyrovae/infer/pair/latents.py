@@ -7,13 +7,13 @@ from typing import Any
 import pyro
 import torch
 from jaxtyping import Float
-from pyro import poutine
 from torch import Tensor
 from torch.distributions import Independent
 
 from ...errors import InputError
 from .bound import evaluate_bound
 from .pair import Pair
+from .plates import trace_function
 from .sites import is_local
 
 __all__ = [
@@ -63,7 +63,7 @@ def find_local_latents(pair: Pair, batch: Sequence[Any], plate: str) -> list[Loc
         bound = evaluate_bound(*pair.functions, *batch, plate=plate)
         bound.check()
         with pyro.validation_enabled(False):
-            again: Any = poutine.trace(pair.functions[1]).get_trace(*batch)
+            again: Any = trace_function(pair.functions[1], *batch)
     sites: dict[str, Any] = dict(bound.guide_trace.nodes)
     latents = []
     for name, site in sites.items():

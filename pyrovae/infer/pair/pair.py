@@ -2,63 +2,92 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from typing import Any
 from weakref import WeakSet
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.nn import PyroModule
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ...errors import InputError
+from ..compiler.watch import Watch
 from .bound import Bound, PyroFunction, evaluate_bound
+from .store import ProgramParameters, Trainer
 
 __all__ = ["Pair"]
 
 
 class Pair:
-    """A model and a guide with a Pyro parameter store of their own.
+    """A model and a guide with their parameters.
 
-    All that the pair registers with ``pyro.param`` and ``pyro.module`` goes to this store, so no
-    other program shares it, and Pyro's global store stays unchanged. Networks are trained in place.
+    ``pyro.param`` and ``pyro.module`` of a pair in training read and write Pyro's global store, as
+    in Pyro itself, by the rules of :class:`~pyrovae.infer.pair.store.ProgramParameters`. A pair
+    that is not in training reads the parameters that are in the store when it first runs, and
+    keeps them whatever happens to the store; it leaves the store as it is. Networks are trained in
+    place.
 
     Arguments:
         model: a function with ``pyro.param`` and ``pyro.module``, a ``PyroModule`` or another
             module.
         guide: likewise.
+        trainer: the SVI that trains the pair, if one does.
+
+    Attributes:
+        parameters: the parameters in Pyro's store that the pair has met in training.
+        scaled: names of the sites that the pair itself scales from a batch to all data.
 
     Raises:
         InputError: if Pyro would silently give one tensor to two parameters of the pair.
     """
 
-    def __init__(self, model: PyroFunction, guide: PyroFunction) -> None:
+    def __init__(
+        self, model: PyroFunction, guide: PyroFunction, trainer: Trainer | None = None
+    ) -> None:
         _check_names(model, guide)
         self._model = model
         self._guide = guide
-        self._store: Any = {"params": {}, "constraints": {}}
+        self._kept: Any = None
         self._networks: WeakSet[nn.Module] | None = None
+        self._is_trained = trainer is not None
+        self.scaled: frozenset[str] = frozenset()
+        self.parameters = ProgramParameters(
+            tuple(map(_unwrap, (model, guide))), Watch(model, guide).objects, trainer
+        )
 
     @contextmanager
     def store(self) -> Iterator[None]:
-        """Use the pair's own parameter store within the context."""
-        with pyro.get_param_store().scope(self._store):
+        """Use the parameters of this pair within the context."""
+        if self._is_trained and self._kept is None:
+            with self.parameters:
+                yield
+            return
+        store = pyro.get_param_store()
+        if self._kept is None:
+            self._kept = store.get_state()
+        with store.scope(self._kept):
             yield
 
-    def stored(self) -> tuple[int, ...]:
-        """The identities (``id``) of the tensors in the store."""
-        return tuple(map(id, self._store["params"].values()))
+    def keep(self) -> "Pair":
+        """The same pair with its present parameters, whatever happens to Pyro's store."""
+        kept = copy(self)
+        kept._kept = self.parameters.kept_state()
+        return kept
 
     def params(self) -> dict[str, Tensor]:
-        """The values of all parameters in the store, by name, detached."""
-        with self.store():
+        """The values of all parameters in the store that the pair has met, by name, detached."""
+        kept = self._kept or self.parameters.kept_state()
+        with pyro.get_param_store().scope(kept):
             return {name: p.detach().clone() for name, p in pyro.get_param_store().items()}
 
     @contextmanager
     def throwaway_store(self) -> Iterator[None]:
-        """Use a store that starts empty and is discarded at the end of the context."""
-        with pyro.get_param_store().scope():
+        """Use a copy of the store, which is discarded at the end; handlers outside see nothing."""
+        state = pyro.get_param_store().get_state()
+        with poutine.block(), pyro.get_param_store().scope(state), self.parameters.looking():
             yield
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
@@ -73,26 +102,23 @@ class Pair:
 
     def bound(self, *args: Any, size: int, plate: str = "data") -> Bound:
         """Evaluate the bound on a batch; call it within :meth:`store`."""
-        return evaluate_bound(self._model, self._guide, *args, size=size, plate=plate)
+        return evaluate_bound(
+            self._model, self._guide, *args, size=size, plate=plate, scaled=self.scaled
+        )
 
-    def check(self, *args: Any, size: int, plate: str = "data") -> None:
+    def check(self, *args: Any, size: int, plate: str = "data", sums_out: bool = False) -> None:
         """Evaluate the bound on a batch under Pyro's validation, and check that it is a bound.
 
         Raises:
             InputError: if it is no bound, or two networks have the same name.
         """
-        with torch.no_grad(), pyro.validation_enabled(), _RefuseDuplicateNames():
-            self.bound(*args, size=size, plate=plate).check()
+        with torch.no_grad(), pyro.validation_enabled():
+            self.bound(*args, size=size, plate=plate).check(sums_out=sums_out)
 
     @property
     def functions(self) -> tuple[PyroFunction, PyroFunction]:
         """Model and guide as given, without the store; call them within :meth:`store`."""
         return self._model, self._guide
-
-    def module_parameters(self) -> Iterator[Tensor]:
-        """The parameters of the modules that model and guide are, are methods of, or wrap."""
-        for module in self._modules():
-            yield from module.parameters()
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:
@@ -134,30 +160,22 @@ class Pair:
                 yield owner
 
 
-def _find_owner(function: Any) -> nn.Module | Pair | None:
-    """The module or pair that a model or guide is, is a method of, or wraps."""
-    while function is not None:
+def _unwrap(function: Any) -> Any:
+    """The function, or the object whose method it is, within wrappers such as handlers."""
+    while True:
         owner = getattr(function, "__self__", function)
         if isinstance(owner, nn.Module | Pair):
             return owner
-        function = getattr(function, "__wrapped__", getattr(function, "func", None))
-    return None
+        inner = getattr(function, "__wrapped__", getattr(function, "func", None))
+        if inner is None:
+            return owner
+        function = inner
 
 
-class _RefuseDuplicateNames(Messenger):
-    """Refuse a second network under a name that ``pyro.module`` has given to another."""
-
-    def _pyro_post_param(self, msg: Any) -> None:
-        if "$$$" not in msg["name"]:  # pyro.module puts it between network and parameter
-            return
-        _, given = msg["args"]
-        if msg["value"].unconstrained() is not given:
-            network, parameter = msg["name"].split("$$$")
-            raise InputError(
-                f"pyro.module({network!r}, ...) registered another network of that name before, so "
-                f"{parameter} of this one would not be trained: give each network a name of its "
-                "own, and create it outside of the function"
-            )
+def _find_owner(function: Any) -> nn.Module | Pair | None:
+    """The module or pair that a model or guide is, is a method of, or wraps."""
+    owner = _unwrap(function)
+    return owner if isinstance(owner, nn.Module | Pair) else None
 
 
 def _check_names(model: PyroFunction, guide: PyroFunction) -> None:

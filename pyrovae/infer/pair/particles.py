@@ -16,6 +16,7 @@ from torch import Tensor
 from .bound import PyroFunction
 from .layout import PARTICLE_PLATE, ParticleLayout
 from .pair import Pair
+from .plates import trace_function
 from .rows import repeat_rows
 from .trial import choose_layout
 
@@ -96,10 +97,10 @@ class Particles:
         guide = self._arrange(self.guide, self.layout)
         model = self._arrange(self.model, self.layout)
         with _StopGradients() if path == "none" else nullcontext():
-            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+            guide_trace = trace_function(guide, *args, **kwargs)
         given = _copy_samples(guide_trace) if path == "separate" else guide_trace
         replayed = poutine.replay(model, trace=given)
-        model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+        model_trace = trace_function(replayed, *args, **kwargs)
         return prune_subsample_sites(guide_trace), prune_subsample_sites(model_trace)
 
     def _arrange(self, function: PyroFunction, layout: ParticleLayout) -> PyroFunction:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from .bound import PyroFunction
+from .plates import trace_function
 from .sites import is_deterministic, sample_sites
 
 __all__ = ["trace_sleep_phase"]
@@ -27,7 +28,7 @@ def trace_sleep_phase(
         InputError: if the guide cannot be given the simulated data or scored at the latents.
     """
     with torch.no_grad():
-        dream: Any = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
+        dream: Any = trace_function(poutine.uncondition(model), *args, **kwargs)
     drawn = {site["name"]: site for site in sample_sites(dream)}
     simulated: dict[int, Tensor] = {}
     for name, site in drawn.items():
@@ -48,7 +49,7 @@ def trace_sleep_phase(
     args = tuple(simulated.get(id(arg), arg) for arg in args)
     latents = {n: s["value"] for n, s in drawn.items() if not s["infer"].get("was_observed")}
     conditioned = poutine.condition(guide, data=latents)
-    trace: Any = prune_subsample_sites(poutine.trace(conditioned).get_trace(*args, **kwargs))
+    trace: Any = prune_subsample_sites(trace_function(conditioned, *args, **kwargs))
     for site in sample_sites(trace):
         if site["infer"].get("is_auxiliary"):
             raise InputError(

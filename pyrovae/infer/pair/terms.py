@@ -147,6 +147,7 @@ def evaluate_terms(
     *,
     size: int | None = None,
     apart: bool = False,
+    check: Callable[[Bound], None] | None = None,
     path: GradientPath = "total",
     gradient_scale: Callable[[], PerSample] | None = None,
 ) -> Terms:
@@ -158,6 +159,7 @@ def evaluate_terms(
         kwargs: of model and guide.
         size: number of data N; the size of the plate by default.
         apart: refuse sites that all data share.
+        check: called with the bound before anything is scored; may refuse it.
         path: which gradients the terms carry.
         gradient_scale: gives, in the backward pass, the factors that multiply gradients when they
             reach the samples.
@@ -172,10 +174,13 @@ def evaluate_terms(
     bound.check()
     if apart:
         bound.check_data_are_apart()
+    if check is not None:
+        check(bound)
     guide_sites = list(sample_sites(guide_trace))
     if gradient_scale is not None:
         for site in guide_sites:
-            if site["value"].requires_grad and not site["is_observed"]:
+            is_drawn = site["value"].requires_grad and not site["is_observed"]
+            if is_drawn and layout.is_local(site):
                 layout.scale_gradient(site, gradient_scale)
                 # A new tensor, so that no transform finds the value in its cache.
                 site["value"] = site["value"].view_as(site["value"])

@@ -15,6 +15,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from ...errors import InputError
 from .bound import PyroFunction
 from .layout import PARTICLE_PLATE, ParticleLayout
+from .plates import trace_function
 from .rows import repeat_rows
 from .sites import is_local, sample_sites
 
@@ -96,9 +97,9 @@ def _trace_pair(
     model: PyroFunction, guide: PyroFunction, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Trace, Trace]:
     """Traces of the guide, and of the model replayed against it."""
-    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    guide_trace = trace_function(guide, *args, **kwargs)
     replayed = poutine.replay(model, trace=guide_trace)
-    return guide_trace, poutine.trace(replayed).get_trace(*args, **kwargs)
+    return guide_trace, trace_function(replayed, *args, **kwargs)
 
 
 def _has_same_densities(
@@ -123,7 +124,7 @@ def _has_same_densities(
                 along = site["value"].dim() - site["fn"].event_dim + dim
                 one.nodes[name] = site | {"value": site["value"].select(along, number)}
         for function, together in ((guide, guide_trace), (model, model_trace)):
-            trace = poutine.trace(poutine.replay(function, trace=one)).get_trace(*args, **kwargs)
+            trace = trace_function(poutine.replay(function, trace=one), *args, **kwargs)
             trace.compute_log_prob()
             for name, site in trace.nodes.items():
                 if not _is_drawn(site):

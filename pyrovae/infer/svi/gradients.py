@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from optree import is_namedtuple_class
+from pyro.infer import TraceTailAdaptive_ELBO
 from torch import Tensor
 
 from ...errors import Agreed, InputError
@@ -23,6 +24,7 @@ from ..parallel.shards import Shards
 from ..trees import TreeSpec, flatten, map_leaves, unflatten
 from .optimisation import Optimisation
 from .parameters import Gradients, ParameterCollector, Parameters
+from .unregistered import UnregisteredNetworks
 
 __all__ = ["LossAndGradients"]
 
@@ -82,6 +84,7 @@ class LossAndGradients:
         self._policy = policy
         self._shards = shards
         self._loss_spec: TreeSpec | None = None
+        self._unregistered = UnregisteredNetworks(watched)
         self.guard: Guard | None = None
         tolerance = None if autocast is None else HALF_PRECISION
         num_calls = num_steps
@@ -138,7 +141,9 @@ class LossAndGradients:
 
     def evaluate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The loss in eval mode, without gradients and without the transform."""
-        return self._evaluation(args, kwargs, lambda: tuple(self._optimisation.places))
+        return self._evaluation(
+            args, kwargs, lambda: (tuple(self._optimisation.places), self._pair.parameters.key())
+        )
 
     def prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Meet all parameters and make the optimiser, and leave random numbers and buffers alone.
@@ -181,21 +186,26 @@ class LossAndGradients:
         """What a compiled step depends on, besides its arguments and the program."""
         if self._optimisation.optimiser is None:
             return None
-        return self._optimisation.key(), self._pair.stored()
+        return self._optimisation.key(), self._pair.parameters.key(), self._parameters.num_trained
 
     def _compute(self, *args: Any, **kwargs: Any) -> tuple[Any, Gradients]:
         """The loss and the gradients by Pyro, without any other trace."""
-        self._parameters.clear_gradients()
-        for parameter in self._pair.module_parameters():
-            self._parameters.add(parameter)
-        with self._context(), torch.enable_grad(), ParameterCollector(self._parameters):
-            loss = self._loss.loss_and_grads(
-                *self._pair.functions, *self._transformed(args), **kwargs
-            )
-        self._optimisation.add_new_parameters()
+        self._parameters.begin_run()
+        with self._context(), torch.enable_grad():
+            with ParameterCollector(self._parameters):
+                loss = self._loss.loss_and_grads(
+                    *self._pair.functions, *self._transformed(args), **kwargs
+                )
+            for name, parameter, old in self._pair.parameters.settle_networks():
+                self._parameters.replace(name, parameter, old)
+            self._pair.parameters.claim()
+            self._optimisation.add_new_parameters()
+        self._unregistered.check(self._parameters)
         parameters = self._parameters.tensors
         if self.guard is None:
-            self.guard = Guard(self._policy, parameters[0].device)
+            is_infinite = isinstance(self._loss, TraceTailAdaptive_ELBO)
+            device = parameters[0].device
+            self.guard = Guard(self._policy, device, checks_loss=not is_infinite)
         gradients = self._parameters.take_gradients()
         loss = _as_tensors(loss, parameters)
         self._loss_spec = flatten(loss)[1]

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from math import nan
 from operator import attrgetter
 from typing import Any
 
 import torch
-from pyro.optim import PyroLRScheduler, PyroOptim
+from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -21,6 +21,7 @@ from ..private_torch import can_skip_updates, skipping_update
 from .accumulation import GradientAccumulator
 from .adam import AdamUpdate, clip_gradients
 from .parameters import Gradients, Parameters
+from .pyro_optim import PyroOptimiser
 from .state import State
 
 __all__ = ["MakeOptimiser", "Optimisation"]
@@ -54,7 +55,11 @@ class Optimisation:
         accumulate: int,
     ) -> None:
         self._accumulator = GradientAccumulator(accumulate)
-        self._make_optimiser = _as_maker(optimiser)
+        self._pyro: PyroOptimiser | None = None
+        if isinstance(optimiser, PyroOptim):
+            self._pyro = PyroOptimiser(optimiser, self.sync)
+        else:
+            self._make_optimiser = _check_maker(optimiser)
         self._make_schedule = schedule
         self._clip_norm = clip_norm
         self._parameters = parameters
@@ -77,10 +82,15 @@ class Optimisation:
         if len(self._parameters) == len(self.places):
             return
         new = self._parameters.tensors[len(self.places) :]
-        if self.optimiser is None:
-            self._make(new)
+        is_first = self.optimiser is None
+        if self._pyro is not None:
+            self.optimiser = self._pyro.add(list(map(self._parameters.name, new)), new)
+        elif self.optimiser is None:
+            self.optimiser = self._make_optimiser(new)
         else:
             self.optimiser.param_groups[0]["params"].extend(new)
+        if is_first:
+            self._start()
         self.places += map(_get_place, new)
 
     def key(self) -> Hashable:
@@ -106,7 +116,7 @@ class Optimisation:
     def learning_rate(self) -> float:
         """The learning rate of the next update, in the first group."""
         assert self.optimiser is not None
-        return float(self.optimiser.param_groups[0]["lr"])
+        return float(self.optimiser.param_groups[0].get("lr", nan))
 
     @torch.no_grad()
     def update(self, gradients: Gradients, guard: Guard, step: int) -> None:
@@ -116,6 +126,8 @@ class Optimisation:
         device.
         """
         assert self.optimiser is not None
+        if self._pyro is not None:
+            self._pyro.take_turn()
         blocked, tensors = guard.blocked, self._parameters.tensors
         if self._accumulator.num_steps > 1:
             self._accumulator.add(gradients, blocked)
@@ -177,7 +189,7 @@ class Optimisation:
             counts, *moments = tensors[: len(own)]
             reads = tensors[len(own) :]
             losses, gradients = results[:num_losses], results[num_losses:]
-            blocked = guard.count_step(counts, [*losses, *gradients])
+            blocked = guard.count_step(counts, losses, gradients)
             inner = [reads[place_of[id(parameter)]] for parameter in trained]
             update(moments, inner, clip_gradients(gradients, self._clip_norm), blocked)
             return losses
@@ -185,6 +197,8 @@ class Optimisation:
         run = compile_recording(recording, inputs, tail, own)
 
         def step(*inputs: Tensor) -> list[Tensor]:
+            if self._pyro is not None:
+                self._pyro.take_turn()
             if self._compiled_update is not update:
                 self.sync()
                 update.load_step_counts()
@@ -235,6 +249,8 @@ class Optimisation:
         state.load("parameter", tensors)
         self._accumulator.load(state, tensors)
         state.load_state_dict("optimiser", self.optimiser)
+        if self._pyro is not None:
+            self._pyro.share_again()
         self._split_moments()
         if self.schedule is not None:
             state.load_state_dict("schedule", self.schedule)
@@ -248,8 +264,8 @@ class Optimisation:
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     moments[name] = shard_like(value, parameter)
 
-    def _make(self, new: list[Tensor]) -> None:
-        self.optimiser = self._make_optimiser(new)
+    def _start(self) -> None:
+        """Check the optimiser just made, and make its schedule."""
         if not isinstance(self.optimiser, Optimizer) or isinstance(self.optimiser, LBFGS):
             raise InputError(
                 "optimiser must make a torch.optim optimiser of gradient steps from the list of "
@@ -296,18 +312,7 @@ def _clip_split(gradients: list[Tensor], clip_norm: float) -> None:
         gradient.mul_(factor.to(gradient.dtype))
 
 
-def _as_maker(optimiser: Any) -> MakeOptimiser:
-    """A function that makes a torch optimiser, also from one of Pyro's."""
-    if isinstance(optimiser, PyroOptim):
-        options, clip = optimiser.pt_optim_args, optimiser.pt_clip_args
-        if isinstance(optimiser, PyroLRScheduler) or not isinstance(options, dict) or clip:
-            raise InputError(
-                "optimisers of pyro.optim need a dict of options here; give schedules as "
-                "schedule=, a limit on the gradient as clip_norm=, and options for each parameter "
-                "by a function from the list of parameters to a torch optimiser"
-            )
-        constructor: Any = optimiser.pt_optim_constructor
-        return partial(constructor, **options)
+def _check_maker(optimiser: Any) -> MakeOptimiser:
     if not callable(optimiser):
         raise InputError(
             "optimiser must be a function from the list of parameters to an optimiser, such as "

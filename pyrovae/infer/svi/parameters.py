@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -12,10 +13,18 @@ Gradients = list[Tensor | None]
 
 
 class Parameters:
-    """The unconstrained parameters met so far, each once."""
+    """The unconstrained parameters met so far, each once.
+
+    Attributes:
+        num_trained: how many have had a gradient.
+    """
 
     def __init__(self) -> None:
         self._by_id: dict[int, Tensor] = {}
+        self._names: dict[int, str] = {}
+        self._met: set[int] = set()
+        self._new: set[int] = set()
+        self._trained: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -25,15 +34,57 @@ class Parameters:
         """All of them, in the order in which they were met."""
         return list(self._by_id.values())
 
-    def add(self, parameter: Tensor) -> None:
-        """Add a parameter that is trained, unless it is known; drops a gradient that it holds."""
+    @property
+    def num_trained(self) -> int:
+        """How many of them have had a gradient."""
+        return len(self._trained)
+
+    def name(self, parameter: Tensor) -> str:
+        """The name under which a program declared a parameter."""
+        return self._names[id(parameter)]
+
+    def begin_run(self) -> None:
+        """Forget which parameters the last run of the program met, and clear all gradients."""
+        self._met.clear()
+        self._new.clear()
+        self.clear_gradients()
+
+    def add(self, name: str, parameter: Tensor) -> None:
+        """Note that the program meets a parameter; drops a gradient that a new one holds.
+
+        A parameter that needs no gradient is not trained.
+        """
         if id(parameter) not in self._by_id and parameter.requires_grad:
             parameter.grad = None
             self._by_id[id(parameter)] = parameter
+            self._names[id(parameter)] = name
+            self._new.add(id(parameter))
+        self._met.add(id(parameter))
+
+    def replace(self, name: str, parameter: Tensor, old: Tensor) -> None:
+        """Train a parameter of a network, with its gradient, in the place of a value unused."""
+        if id(old) in self._new:
+            self._by_id.pop(id(old), None)
+            self._names.pop(id(old), None)
+        self._by_id[id(parameter)] = parameter
+        self._names[id(parameter)] = name
+        self._met.add(id(parameter))
 
     def take_gradients(self) -> Gradients:
-        """Return the gradient in each parameter, and clear it there."""
-        gradients = [parameter.grad for parameter in self._by_id.values()]
+        """Return the gradient in each parameter, and clear it there.
+
+        A parameter that the program has met, and that had a gradient in an earlier step, has the
+        gradient zero where the loss does not depend on it, as in Pyro: the optimiser goes on by
+        its momentum.
+        """
+        gradients: Gradients = []
+        for key, parameter in self._by_id.items():
+            gradient = parameter.grad
+            if gradient is not None:
+                self._trained.add(key)
+            elif key in self._met and key in self._trained:
+                gradient = torch.zeros_like(parameter)
+            gradients.append(gradient)
         self.clear_gradients()
         return gradients
 
@@ -56,4 +107,5 @@ class ParameterCollector(Messenger):
 
     def _pyro_post_param(self, msg: Any) -> None:
         value = msg["value"]
-        self._parameters.add(value.unconstrained() if hasattr(value, "unconstrained") else value)
+        unconstrained = value.unconstrained() if hasattr(value, "unconstrained") else value
+        self._parameters.add(msg["name"], unconstrained)

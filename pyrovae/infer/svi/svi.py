@@ -15,15 +15,16 @@ from torch.optim.lr_scheduler import LRScheduler
 from ...errors import InputError, NotFinite
 from ..compiler.tiered import Compile
 from ..compiler.watch import Watch
-from ..nonfinite.guard import NonFinite, StepRecord
-from ..objectives.elbo import ELBO
+from ..nonfinite.guard import NonFinite, StepRecord, is_finite
 from ..pair.bound import PyroFunction
 from ..pair.pair import Pair
+from ..pair.store import Trainer
 from ..parallel.fsdp import check_split
 from ..parallel.shards import Shards
 from ..trees import leaves_of
 from .buffers import BufferGuard
 from .gradients import LossAndGradients
+from .losses import as_loss, as_numbers, is_own
 from .optimisation import MakeOptimiser, Optimisation
 from .parameters import Parameters
 from .state import State
@@ -99,9 +100,11 @@ class SVI:
         self,
         model: PyroFunction,
         guide: PyroFunction,
-        optimiser: MakeOptimiser | PyroOptim,
+        optimiser: MakeOptimiser | PyroOptim | None = None,
         loss: Any = None,
+        loss_and_grads: Callable[..., Any] | None = None,
         *,
+        optim: MakeOptimiser | PyroOptim | None = None,
         compile: Compile = "auto",
         num_steps: int | None = None,
         clip_norm: float | None = None,
@@ -118,18 +121,25 @@ class SVI:
             raise InputError(f"compile is {compile!r}; it may be 'auto', True or False")
         if non_finite not in ("stop", "skip"):
             raise InputError(f"non_finite is {non_finite!r}; it may be 'stop' or 'skip'")
-        self.loss = ELBO() if loss is None else loss
-        if not hasattr(self.loss, "loss_and_grads"):
+        if (optim is None) == (optimiser is None):
             raise InputError(
-                "loss must be an ELBO of this package or of pyro.infer, such as Trace_ELBO(); got "
-                f"{type(loss).__name__}"
+                "give one optimiser, as the third argument, optimiser= or optim=, such as "
+                "pyro.optim.Adam({'lr': 1e-3})"
             )
-        self.pair = Pair(model, guide)
+        given: Any = optimiser if optim is None else optim
+        self.optim = given
+        self.model, self.guide = model, guide
+        self.objective = as_loss(loss, loss_and_grads)
+        self.loss, self.loss_and_grads = self.objective.loss, self.objective.loss_and_grads
+        if shards is not None and shards.num > 1:
+            _check_can_be_split(self.objective)
+        self._trainer = Trainer()
+        self.pair = Pair(model, guide, self._trainer)
         self.learning_rate = nan
         self.num_skipped = 0
         self._parameters = Parameters()
         self._optimisation = Optimisation(
-            self._parameters, optimiser, schedule, clip_norm, accumulate
+            self._parameters, self.optim, schedule, clip_norm, accumulate
         )
         self._autocast = autocast
         self._num_steps = 0
@@ -138,10 +148,10 @@ class SVI:
         self.is_split = self._check_split(model, guide, compile)
         self._gradients = LossAndGradients(
             self.pair,
-            self.loss,
+            self.objective,
             self._parameters,
             self._optimisation,
-            watched=(model, guide, self.loss, transform),
+            watched=(model, guide, self.objective, transform),
             compile=False if self.is_split else compile,
             num_steps=num_steps,
             autocast=autocast,
@@ -151,7 +161,9 @@ class SVI:
             shards=shards,
             repeatable=repeatable,
         )
-        self._buffer_guard = BufferGuard(self.buffers)
+        # Not self.buffers: nothing may refer back to this object, so that it goes once it is
+        # dropped, and its training ends.
+        self._buffer_guard = BufferGuard(self._gradients.tiered.buffers)
 
     def _check_split(self, model: PyroFunction, guide: PyroFunction, compile: Compile) -> bool:
         modules = [each for each in Watch(model, guide).objects() if isinstance(each, nn.Module)]
@@ -211,7 +223,7 @@ class SVI:
         guard.record(record)
         if gradients is not None:  # otherwise the update was part of the step
             present = [gradient for gradient in gradients if gradient is not None]
-            guard.count_step(guard.counts, [*leaves_of(loss), *present])
+            guard.count_step(guard.counts, leaves_of(loss), present)
             self._optimisation.update(gradients, guard, self._num_steps)
         self._buffer_guard.restore_if(lambda: guard.blocked, in_graph=gradients is None)
         if self._optimisation.is_due(self._num_steps):
@@ -220,14 +232,22 @@ class SVI:
                 self._optimisation.schedule.step()
         if guard.is_due:
             self.check_finite()
-        return loss
+        return loss if is_own(self.objective) else as_numbers(loss)
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """The loss in eval mode and without a step.
 
         The arguments are those of model and guide: the transform is not applied.
         """
-        return self._gradients.evaluate(args, kwargs)
+        loss = self._gradients.evaluate(args, kwargs)
+        return loss if is_own(self.objective) else as_numbers(loss)
+
+    def end(self) -> None:
+        """End the training: another program no longer takes up the parameters of this one.
+
+        It also ends when the SVI is deleted. Further steps are allowed.
+        """
+        self._trainer.is_training = False
 
     def prepare(self, *args: Any, **kwargs: Any) -> None:
         """Meet all parameters and make the optimiser, as the first step does, without a step.
@@ -300,15 +320,18 @@ class SVI:
         return self._gradients.tiered.steady()
 
     def check_finite(self) -> None:
-        """Wait for the device, and check that all steps since the last such check were finite.
+        """Wait for the device, and check that parameters, and all steps since the last such check,
+        are finite.
 
         Raises:
-            NotFinite: if one was not, and is not to be skipped; or none of the last hundred was.
+            NotFinite: if one was not, and is not to be skipped; or none of the last hundred was; or
+                if the last update made a parameter infinite or NaN.
         """
         if self._gradients.guard is None:
             return
         found, first_bad = self._gradients.guard.report()
         if first_bad is None:
+            self._check_parameters()
             return
         step = first_bad.step
         reason = self._gradients.explain_non_finite(first_bad)
@@ -321,14 +344,48 @@ class SVI:
             warnings.warn(f"step {step} is skipped: {text}", RuntimeWarning, stacklevel=3)
         self.num_skipped += found.num_bad
 
+    def _check_parameters(self) -> None:
+        tensors = self._parameters.tensors
+        if bool(is_finite(tensors)):
+            return
+        bad = next((p for p in tensors if not bool(is_finite([p]))), tensors[0])
+        name = self._parameters.name(bad).replace("$$$", ".").rpartition("@")[2]
+        raise NotFinite(
+            f"the update after step {self._num_steps} was too large, so that parameter {name!r} "
+            "is infinite or not a number",
+            self._num_steps,
+        )
+
     def _settings(self) -> dict[str, Any]:
         """What steps depend on that is neither data nor learned, as plain values."""
         return {
             **self._optimisation.settings(),
-            "objective": f"{type(self.loss).__name__} {_select_plain(vars(self.loss))}",
+            "objective": _describe(self.objective),
             "autocast": str(self._autocast),
             "shards": None if self._shards is None else self._shards.num,
         }
+
+
+def _check_can_be_split(loss: Any) -> None:
+    """Check that the gradient of a batch is the mean of the gradients of its shards.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if not is_own(loss):
+        raise InputError(
+            f"the loss {type(loss).__name__} cannot be computed in shards, since it is no mean "
+            "over data; give an objective of this package, or no shards"
+        )
+    if not getattr(loss, "is_mean_over_data", True):
+        raise InputError(
+            f"{loss.name} cannot be computed in shards, since it compares the data of a batch with "
+            "each other, so that it is no mean over data; train it in one process without shards"
+        )
+
+
+def _describe(objective: Any) -> str:
+    return f"{type(objective).__name__} {_select_plain(vars(objective))}"
 
 
 def _select_plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def empty_guide(x: Tensor) -> None:
 
 
 def make_svi(model: Callable[[Tensor], None] = mean_of_data, **options: Any) -> SVI:
+    pyro.clear_param_store()
     return SVI(model, empty_guide, loss=ELBO(), **({"optimiser": OPTIMISERS["Adam"]} | options))
 
 

@@ -39,7 +39,7 @@ def run_steps(
     for i in range(steps):
         args, kwargs = program.arguments(i)
         loss = svi.step(*args, **kwargs)
-        losses.append(torch.as_tensor(loss if isinstance(loss, Tensor) else loss.loss))
+        losses.append(torch.as_tensor(getattr(loss, "loss", loss)))
     state = svi.pair.params()
     for number, module in enumerate(program.modules):
         tensors = [*module.named_parameters(), *module.named_buffers()]

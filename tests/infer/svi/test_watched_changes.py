@@ -140,7 +140,7 @@ class TestNoticed:
         svi = SVI(model, lambda x, scale: None, partial(SGD, lr=0.0), Trace_ELBO())
         for scale in (1.0, 2.0, 3.0, None, 1.5, None):
             want = -dist.Normal(0.0, scale or 1.0).log_prob(x).sum().item()
-            assert svi.step(x, scale).item() == pytest.approx(want, rel=1e-5)
+            assert svi.step(x, scale) == pytest.approx(want, rel=1e-5)
 
     @pytest.mark.slow
     def test_bad_data_as_the_step_is_recorded(self) -> None:

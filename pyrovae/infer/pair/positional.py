@@ -1,0 +1,90 @@
+"""Parameters with a row for each place in a batch, which shuffled data must not be given."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from .bound import evaluate_bound
+from .pair import Pair
+from .rows import has_row_per_datum
+
+__all__ = ["find_positional_parameters"]
+
+_PLACES = (0, 1, -1)
+"""The places in a batch whose terms are differentiated."""
+
+
+def find_positional_parameters(pair: Pair, batch: Sequence[Any], plate: str) -> list[str]:
+    """The names of parameters of which each datum uses the row of its place in the batch.
+
+    The terms of the bound of the datum in place i then have a gradient in row i alone, whatever
+    datum is in that place. The batch is reversed, so that tables from which data take rows by
+    their own number are told apart.
+
+    Arguments:
+        pair: the model and the guide.
+        batch: their arguments.
+        plate: name of the plate over data.
+    """
+    num = len(batch[0]) if isinstance(batch[0], Tensor) else 0
+    if num < 3:
+        return []
+    reverse = [part.flip(0) if has_row_per_datum(part, num) else part for part in batch]
+    collector = _Collector()
+    with torch.random.fork_rng(), pair.throwaway_store(), pair.eval_mode(), torch.enable_grad():
+        with pyro.validation_enabled(False), collector:
+            bound = evaluate_bound(*pair.functions, *reverse, plate=plate)
+        log_likelihood, kl = bound.per_datum()
+        terms = log_likelihood - 0.7 * kl  # not the ELBO, whose gradient may vanish
+        if not terms.requires_grad or len(terms) != num:
+            return []
+        found = {name: p for name, p in collector.found.items() if _has_rows(p, num)}
+        if not found:
+            return []
+        gradients = [
+            torch.autograd.grad(
+                terms[place], list(found.values()), retain_graph=True, allow_unused=True
+            )
+            for place in _PLACES
+        ]
+    places = [place % num for place in _PLACES]
+    return [
+        name
+        for name, of_places in zip(found, zip(*gradients, strict=True), strict=True)
+        if any(_is_row_of_place(of_places, places, dim, num) for dim in range(found[name].dim()))
+    ]
+
+
+class _Collector(Messenger):
+    """Collects the unconstrained parameters of a program by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, Tensor] = {}
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        value = msg["value"]
+        unconstrained = value.unconstrained() if hasattr(value, "unconstrained") else value
+        if unconstrained.requires_grad:
+            self.found[msg["name"]] = unconstrained
+
+
+def _has_rows(parameter: Tensor, num: int) -> bool:
+    return any(size >= num for size in parameter.shape)
+
+
+def _is_row_of_place(
+    gradients: Sequence[Tensor | None], places: Sequence[int], dim: int, num: int
+) -> bool:
+    """Whether the gradient of each place is in the row of that number along a dimension."""
+    for gradient, place in zip(gradients, places, strict=True):
+        if gradient is None or gradient.shape[dim] < num:
+            return False
+        rows = gradient.movedim(dim, 0).flatten(1) if gradient.dim() > 1 else gradient[:, None]
+        if rows.abs().sum(1).nonzero().flatten().tolist() != [place]:
+            return False
+    return True
