@@ -255,6 +255,12 @@ def test_bad_priors_are_refused(given, message):
         Prior.of(points("toy"), 3, "full", **given)
 
 
+@pytest.mark.parametrize("scatter", [[1.0, -1.0], [0.0, 1.0]])
+def test_every_variance_of_a_prior_must_be_positive(scatter):
+    with pytest.raises(InputError, match=r"scatter of a diag prior must be .* positive definite"):
+        Prior.of(points("toy"), 3, "diag", scatter=scatter)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", TYPES)
 def test_evidence_does_not_depend_on_the_origin(kind):

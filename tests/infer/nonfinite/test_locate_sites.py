@@ -45,6 +45,17 @@ class TestSites:
             "high 1, value from 0.25 to 2), for datum 1 of the batch"
         )
 
+    def test_first_of_two_densities_of_zero(self) -> None:
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Uniform(0.0, torch.ones_like(z)), obs=x)
+                pyro.sample("y", dist.Uniform(0.0, torch.ones_like(z)), obs=x)
+
+        x = torch.tensor([0.5, 2.0, 0.25])
+        message = locate_non_finite(Pair(model, Normals().guide), ELBO(), (x,), {})
+        assert message.startswith("log density of Uniform at site 'x' of the model is infinite")
+
     def test_observed_value(self) -> None:
         x = torch.tensor([0.5, torch.nan, 0.2])
 

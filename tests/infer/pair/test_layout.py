@@ -112,6 +112,42 @@ class TestBothLayouts:
         total = (v.square() * path + v * of_model).sum(0).mean()
         assert_gradients(pair, DReG(NUM), x, total)
 
+    def test_dreg_with_several_latents_of_one_encoder(self, repeats: bool) -> None:
+        """Also with a deterministic site in the guide, through which gradients flow."""
+        slope = torch.tensor([0.4, -0.3, 0.5], requires_grad=True)
+
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                a, b, c = (pyro.sample(name, dist.Normal(0.0, 1.0)) for name in "abc")
+                if repeats and a.dim() > 1:
+                    raise RuntimeError("rows are expected")
+                pyro.sample("x", dist.Normal(a + 2 * b - c, 1.0), obs=x)
+
+        def guide(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                h = pyro.deterministic("h", torch.exp(slope * x[:, None]), event_dim=1)
+                for number, name in enumerate("abc"):
+                    pyro.sample(name, dist.Normal(h[..., number], 0.7))
+
+        x = torch.linspace(-1.0, 1.0, BATCH)
+        torch.manual_seed(1)
+        noise = torch.stack([torch.randn(NUM * BATCH) for _ in range(3)])
+        if repeats:
+            noise = noise.view(3, BATCH, NUM).transpose(1, 2)
+        noise = noise.reshape(3, NUM, BATCH).movedim(0, -1)
+        loc = torch.exp(slope * x[:, None])
+        z = loc + 0.7 * noise
+        signs = torch.tensor([1.0, 2.0, -1.0])
+        log_joint = dist.Normal(z @ signs, 1.0).log_prob(x) + dist.Normal(0.0, 1.0).log_prob(z).sum(
+            -1
+        )
+        log_weight = log_joint - dist.Normal(loc.detach(), 0.7).log_prob(z).sum(-1)
+        v = log_weight.detach().softmax(0)
+        (want,) = torch.autograd.grad(-(v.square() * log_weight).sum(0).mean(), slope)
+        torch.manual_seed(1)
+        DReG(NUM).loss_and_grads(model, guide, x)
+        torch.testing.assert_close(slope.grad, want, rtol=0, atol=1e-9)
+
     def test_sticking_the_landing_follows_the_samples_only(self, repeats: bool) -> None:
         pair = make_pair(repeats)
         x = pair.data(BATCH)
