@@ -5,15 +5,27 @@ import json
 from functools import cache
 from math import isnan, log
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pyrovae import InputError
 from pyrovae.cli import main
-from pyrovae.gmm import pictures
-from pyrovae.gmm.compare import Comparison, Settings, compare, load_points
+from pyrovae.gmm import Mixture, pictures
+from pyrovae.gmm.bayesian.program import Draws
+from pyrovae.gmm.compare import (
+    Comparison,
+    Settings,
+    _adjusted_rand_index,
+    _align_components,
+    compare,
+    load_points,
+)
+
+from .data import points, start
 
 METHODS = [
     "EM",
@@ -26,6 +38,8 @@ METHODS = [
     "VB, SVI",
     "NUTS",
 ]
+
+_BEGAN = perf_counter()
 
 
 @cache
@@ -65,8 +79,15 @@ def test_methods_share_the_start_and_each_has_a_row():
 def test_gradient_variance_is_measured_where_z_is_drawn():
     for name, result in small_comparison().results.items():
         if result.climb is not None:
-            measured = np.isfinite(result.climb.gradient_variance).sum()
-            assert measured == (10 if name.startswith("VI, score") else 0)
+            measured = np.flatnonzero(np.isfinite(result.climb.gradient_variance))
+            steps = range(1, 41, 4) if name.startswith("VI, score") else ()
+            assert measured.tolist() == list(steps)
+
+
+def test_seconds_are_those_of_each_method():
+    seconds = [result.seconds for result in small_comparison().results.values()]
+    assert min(seconds) > 0
+    assert sum(seconds) < perf_counter() - _BEGAN
 
 
 def test_data_are_standardised_by_the_training_data():
@@ -136,6 +157,25 @@ def test_gap_is_zero_with_one_component():
     assert comparison.results["VB, SVI"].climb.kl[-1] > 0
     assert comparison.results["VB, CAVI"].climb.kl[-1] == 0
     assert pictures.plot_gradient_variances(comparison).axes[0].get_lines() == []
+
+
+def test_labels_are_compared_with_the_most_probable_component() -> None:
+    log_q = torch.tensor([[0.6, 0.3, 0.1], [0.5, 0.1, 0.4], [0.2, 0.7, 0.1], [0.1, 0.3, 0.6]]).log()
+    labels = torch.tensor([2, 2, 0, 1])
+    assert _adjusted_rand_index(labels, log_q) == 1.0
+    assert isnan(_adjusted_rand_index(None, log_q))
+
+
+def test_components_of_draws_are_matched_to_those_of_the_start() -> None:
+    """Draws that are the start with its components in another order have its responsibilities."""
+    x, first = points("toy"), start("toy", "full")
+    orders = ([1, 2, 0], [2, 0, 1], [0, 1, 2])
+    mixtures = [
+        Mixture(first.log_weights[o], first.locs[o], first.scales[o], "full") for o in orders
+    ]
+    total = _align_components(Draws(tuple(mixtures), 0), x, first)
+    want = first.log_responsibilities(x).exp()
+    torch.testing.assert_close(total / total.sum(1, keepdim=True), want)
 
 
 def run(*arguments: str) -> None:

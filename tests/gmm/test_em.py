@@ -8,6 +8,7 @@ import torch
 from sklearn.mixture import GaussianMixture as Theirs
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyrovae import InputError
 from pyrovae.gmm import (
     Mixture,
     Prior,
@@ -269,3 +270,20 @@ def test_monte_carlo_em_repeats_with_the_seed():
         for s in (0, 0, 1)
     ]
     assert runs[0].elbo == runs[1].elbo != runs[2].elbo
+
+
+def test_fewest_rounds():
+    x, first = points("toy"), start("toy", "full")
+    floor = floor_of(x, 1e-6)
+    (state,) = em(x, first, floor, max_iter=0)
+    assert state.mixture is first
+    log_p = first.log_responsibilities(x)
+    torch.testing.assert_close(state.log_q, log_p)
+    one, many = (
+        list(monte_carlo_em(x, first, floor, num_samples=num, max_iter=1)) for num in (1, 4)
+    )
+    assert [each.phase for each in one] == [each.phase for each in many] == ["E", "M"]
+    assert set(one[0].log_q.exp().unique().tolist()) == {0.0, 1.0}
+    for arguments in ({"num_samples": 0}, {"max_iter": 0}):
+        with pytest.raises(InputError, match="num_samples and max_iter must be 1 or more"):
+            next(monte_carlo_em(x, first, floor, **arguments))

@@ -19,3 +19,16 @@ def test_arguments_of_mixture_and_matrix_normal() -> None:
         ("scale_tril of MultivariateNormal", 2),
         ("loc of MultivariateNormal", 1),
     ]
+
+
+def test_arguments_without_a_constraint() -> None:
+    """Those of transforms: all dimensions beyond the batch shape belong to the event."""
+    base = dist.Normal(torch.zeros(2, 3), 1.0)
+    affine = dist.transforms.AffineTransform(torch.zeros(2, 3), torch.ones(3))
+    found = list(tensor_arguments(dist.TransformedDistribution(base, [affine])))
+    dims = {each.name: each.event_dim for each in found if each.family == "AffineTransform"}
+    assert dims == {"loc": 0, "scale": 0}
+    affine = dist.transforms.AffineTransform(torch.zeros(2, 3), torch.ones(3), event_dim=1)
+    found = list(tensor_arguments(dist.TransformedDistribution(base.to_event(1), [affine])))
+    dims = {each.name: each.event_dim for each in found if each.family == "AffineTransform"}
+    assert dims == {"loc": 1, "scale": 0}

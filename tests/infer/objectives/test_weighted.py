@@ -198,6 +198,12 @@ class TestSchedules:
         cycle = [0.5, 1.125, 1.75, 2.375, 3.0]
         assert weights == pytest.approx([*cycle, *cycle, 3.0, 3.0])
 
+    def test_shortest_schedules(self) -> None:
+        one, two = Cyclical(1, 1, ramp=1.0, start=0.2), Cyclical(2, 1, ramp=1.0)
+        assert [float(one(torch.tensor(n))) for n in range(2)] == pytest.approx([0.2, 1.0])
+        assert [float(two(torch.tensor(n))) for n in range(3)] == pytest.approx([0.0, 0.5, 1.0])
+        assert [float(Linear(1)(torch.tensor(n))) for n in range(2)] == [0.0, 1.0]
+
     def test_steps_are_counted_and_the_reported_loss_is_the_elbo(self) -> None:
         pair = LinearGaussian()
         x = pair.data(5)
