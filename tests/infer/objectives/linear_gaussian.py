@@ -15,7 +15,10 @@ NOISE = 0.8
 
 
 class LinearGaussian(nn.Module):
-    """x = W z + b + noise, and q(z | x) = N(A x + c, diag(s)^2), or the exact posterior."""
+    """x = W z + b + noise, and q(z | x) = N(A x + c, diag(s)^2), or the exact posterior.
+
+    The prior is N(m, I), with m = 0 at first.
+    """
 
     def __init__(self, draw: Any = dist.Normal) -> None:
         super().__init__()
@@ -23,6 +26,7 @@ class LinearGaussian(nn.Module):
         weight, _ = torch.linalg.qr(torch.randn(4, 2, generator=generator))
         self.weight = nn.Parameter(weight * torch.tensor([1.3, 0.6]))
         self.bias = nn.Parameter(torch.randn(4, generator=generator))
+        self.centre = nn.Parameter(torch.zeros(2))
         self.slope = nn.Parameter(0.2 * torch.randn(2, 4, generator=generator))
         self.offset = nn.Parameter(torch.tensor([0.2, -0.1]))
         self.raw = nn.Parameter(torch.tensor([0.3, 0.1]))
@@ -39,7 +43,7 @@ class LinearGaussian(nn.Module):
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            z = pyro.sample("z", dist.Normal(self.centre, 1.0).to_event(1))
             mean = z @ self.weight.T + self.bias
             pyro.sample("x", dist.Normal(mean, NOISE).to_event(1), obs=x)
 
@@ -64,7 +68,7 @@ class LinearGaussian(nn.Module):
         z = loc + scale * torch.randn(num, len(x), 2)
         return (
             dist.Normal(z @ self.weight.T + self.bias, NOISE).log_prob(x).sum(-1),
-            dist.Normal(0.0, 1.0).log_prob(z).sum(-1),
+            dist.Normal(self.centre, 1.0).log_prob(z).sum(-1),
             dist.Normal(loc, scale).log_prob(z).sum(-1),
         )
 

@@ -155,7 +155,7 @@ class TestGradients:
         x = pair.data(5)
         got = gradients_of(pair, PIWAE(6, 3), x)
         for names, objective in (
-            (("weight", "bias"), IWAE(6)),
+            (("weight", "bias", "centre"), IWAE(6)),
             (("slope", "offset", "raw"), MIWAE(6, 3)),
         ):
             want = gradients_of(pair, objective, x)
@@ -167,7 +167,8 @@ class TestGradients:
         x = pair.data(5)
         got = gradients_of(pair, RWS(6), x)
         want = gradients_of(pair, IWAE(6), x)
-        torch.testing.assert_close(got["weight"], want["weight"], rtol=0, atol=1e-9)
+        for name in ("weight", "bias", "centre"):
+            torch.testing.assert_close(got[name], want[name], rtol=0, atol=1e-9)
         torch.manual_seed(1)
         loc, scale = x @ pair.slope.T + pair.offset, softplus(pair.raw)
         with torch.no_grad():
@@ -186,7 +187,8 @@ class TestGradients:
         loc, scale = x @ pair.slope.T + pair.offset, softplus(pair.raw)
         z = (loc + scale * torch.randn(5, 2)).detach()
         wake = dist.Normal(z @ pair.weight.T + pair.bias, NOISE).log_prob(x).sum(-1).mean()
-        latents = torch.randn(5, 2)
+        wake = wake + dist.Normal(pair.centre, 1.0).log_prob(z).sum(-1).mean()
+        latents = (pair.centre + torch.randn(5, 2)).detach()
         data = (latents @ pair.weight.T + pair.bias + NOISE * torch.randn(5, 4)).detach()
         q = dist.Normal(data @ pair.slope.T + pair.offset, softplus(pair.raw))
         sleep = q.log_prob(latents).sum(-1).mean()

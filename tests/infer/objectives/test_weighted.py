@@ -168,8 +168,9 @@ class TestWeightedTerms:
         q = dist.Normal(x @ pair.slope.T + pair.offset, softplus(pair.raw))
         z, draws = q.loc + q.scale * torch.randn(5, 2), torch.randn(5, 2)
         log_likelihood = dist.Normal(z @ pair.weight.T + pair.bias, NOISE).log_prob(x).sum(-1)
-        kl = (q.log_prob(z) - dist.Normal(0.0, 1.0).log_prob(z)).sum(-1)
-        total = log_likelihood.mean() - 0.7 * kl.mean() - 4.3 * mmd_by_hand(z, draws)
+        kl = (q.log_prob(z) - dist.Normal(pair.centre, 1.0).log_prob(z)).sum(-1)
+        discrepancy = mmd_by_hand(z, pair.centre + draws)
+        total = log_likelihood.mean() - 0.7 * kl.mean() - 4.3 * discrepancy
         for name, parameter in pair.named_parameters():
             (want,) = torch.autograd.grad(-total, parameter, retain_graph=True)
             torch.testing.assert_close(got[name], want, rtol=0, atol=1e-9)

@@ -29,7 +29,7 @@ class Rows(LinearGaussian):
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            z = pyro.sample("z", dist.Normal(self.centre, 1.0).to_event(1))
             if z.dim() != 2:
                 raise RuntimeError("rows are expected")
             mean = z @ self.weight.T + self.bias
@@ -54,12 +54,12 @@ def scored(
     pair: LinearGaussian, x: Tensor, z: Tensor, keep: str = "model guide"
 ) -> tuple[Tensor, Tensor]:
     """log p(x, z) and log q(z | x), with the gradients in the parameters that are kept."""
-    weight, bias, slope, offset, raw = (
-        p if ("model" if n in ("weight", "bias") else "guide") in keep.split() else p.detach()
+    weight, bias, centre, slope, offset, raw = (
+        p if ("guide" if n in ("slope", "offset", "raw") else "model") in keep else p.detach()
         for n, p in named_parameters(pair)
     )
     log_likelihood = dist.Normal(z @ weight.T + bias, NOISE).log_prob(x).sum(-1)
-    log_prior = dist.Normal(0.0, 1.0).log_prob(z).sum(-1)
+    log_prior = dist.Normal(centre, 1.0).log_prob(z).sum(-1)
     log_q = dist.Normal(x @ slope.T + offset, softplus(raw)).log_prob(z).sum(-1)
     return log_likelihood + log_prior, log_q
 
