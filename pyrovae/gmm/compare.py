@@ -1,5 +1,6 @@
 """Compare all methods on one table of data, from the same start."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import ceil
@@ -14,6 +15,7 @@ from torch import Tensor
 from ..data import load
 from ..data.files import SUFFIXES
 from ..errors import InputError, did_you_mean
+from ..infer.estimators.pareto import USELESS_PARETO_K, HeavyTailWarning
 from ..progress import LateProgress
 from .bayesian.conjugate import Prior
 from .bayesian.coordinate_ascent import coordinate_ascent
@@ -274,8 +276,13 @@ def compare(settings: Settings) -> Comparison:
     if k == 1:  # the family of q contains the posterior
         evidence = (best.elbo[-1], 0.0)
     elif k <= 7:
-        estimate = log_evidence(x, best.last.posterior, seed=seed)
-        if estimate.effective_samples >= MIN_EFFECTIVE_SAMPLES:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", HeavyTailWarning)
+            estimate = log_evidence(x, best.last.posterior, seed=seed)
+        if (
+            estimate.pareto_k <= USELESS_PARETO_K
+            and estimate.effective_samples >= MIN_EFFECTIVE_SAMPLES
+        ):
             evidence = (estimate.log_evidence / len(x), estimate.standard_error / len(x))
     for name, result in results.items():
         if result.climb is not None and result.climb.last.posterior is not None:

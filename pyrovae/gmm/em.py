@@ -18,9 +18,10 @@ from torch import Tensor
 
 from ..errors import InputError
 from .climb import State
+from .missing import has_missing
 from .mixture import Mixture
 from .moments import Statistics, expectation, summarise
-from .points import column_moments
+from .points import check_complete, column_moments
 
 __all__ = [
     "Iteration",
@@ -29,8 +30,15 @@ __all__ = [
     "floored_cholesky",
     "iterations",
     "maximisation",
+    "mean_and_covariance",
     "monte_carlo_em",
 ]
+
+
+_MIN_SHARE = 1e-9
+_MAX_ROUNDS = 200
+_MIN_RISE = 1e-9
+"""The floor, the most rounds and the least rise, in nats per datum, of the EM of one normal."""
 
 
 def floor_of(
@@ -38,6 +46,32 @@ def floor_of(
 ) -> Float[Tensor, "d"]:
     """The smallest variance allowed in each column: ``covariance_floor`` times that of the data."""
     return covariance_floor * column_moments(x, weights)[1]
+
+
+def mean_and_covariance(
+    x: Float[Tensor, "n d"], weights: Float[Tensor, "n"] | None = None
+) -> tuple[Float[Tensor, "d"], Float[Tensor, "d d"]]:
+    """Mean of the data, and their covariance with divisor n - 1; by EM if entries are missing.
+
+    Arguments:
+        x: data.
+        weights: how many times each datum counts; once unless given.
+    """
+    loc, variance = column_moments(x, weights)
+    start = Mixture(loc.new_zeros(1), loc.unsqueeze(0), variance.sqrt().diag_embed()[None], "full")
+    statistics = expectation(x, start, weights)
+    if has_missing(x):
+        floor = _MIN_SHARE * variance
+        for _ in range(_MAX_ROUNDS):
+            mixture, _ = maximisation(statistics, floor)
+            moved = expectation(x, mixture, weights)
+            rise = moved.log_normaliser - statistics.log_normaliser
+            statistics = moved
+            if rise < _MIN_RISE * statistics.counts.sum():
+                break
+    total = statistics.counts.sum()
+    divisor = torch.where(total >= 2, total - 1, total)  # weights may add up to less than one
+    return statistics.means[0], statistics.scatters[0] / divisor
 
 
 @torch.no_grad()
@@ -201,6 +235,7 @@ def monte_carlo_em(
         raise InputError(
             f"num_samples and max_iter must be 1 or more; got {num_samples} and {max_iter}"
         )
+    check_complete(x, "monte_carlo_em")
     generator = torch.Generator(x.device).manual_seed(seed)
     mixture = start
     degenerate: tuple[int, ...] = ()

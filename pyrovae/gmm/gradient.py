@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from ..errors import InputError
 from .climb import State
 from .mixture import Mixture
+from .points import check_complete
 from .program import AmortisedGuide, FreeGuide, Gradient, MixtureModel
 from .randomness import Randomness
 
@@ -48,6 +49,7 @@ def free_vi(
         lr: learning rate of Adam, which falls to zero along a cosine.
         num_steps: steps, each on all data.
     """
+    check_complete(x, "free_vi")
     x = x.to(start.locs)
     guide = FreeGuide(start.log_responsibilities(x).clamp_min(MIN_LOG_Q))
     program = Program(MixtureModel(start, floor), guide, x)
@@ -80,6 +82,7 @@ def amortised_vi(
             measurements unless given.
         seed: seed of the network and of draws of z.
     """
+    check_complete(x, "amortised_vi")
     x = x.to(start.locs)
     with Randomness(seed + 1, x.device).use():
         guide = AmortisedGuide(x, start.num_components, hidden, gradient)

@@ -12,17 +12,40 @@ For full and tied covariances the matrices are computed once for each set of mis
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log, pi
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .mixture import MAX_ENTRIES, Mixture
+__all__ = ["MAX_ENTRIES", "Completed", "complete", "has_missing", "log_joint_of_present"]
 
-__all__ = ["Completed", "complete", "has_missing", "log_joint_of_present"]
+MAX_ENTRIES = 2**17
+"""Most numbers in an array of a chunk: one MiB."""
 
 _FEW = 32
 """A set of missing columns with fewer rows than this shares its matrix products with others."""
+
+
+@runtime_checkable
+class Parameters(Protocol):
+    """The parameters of a :class:`~pyrovae.gmm.Mixture`."""
+
+    @property
+    def log_weights(self) -> Tensor:
+        """Log of the mixing weights."""
+
+    @property
+    def locs(self) -> Tensor:
+        """Means."""
+
+    @property
+    def scales(self) -> Tensor:
+        """Square roots of the covariances."""
+
+    @property
+    def covariance_type(self) -> Any:
+        """full, tied, diag or spherical."""
 
 
 def has_missing(x: Tensor) -> bool:
@@ -36,7 +59,8 @@ class Completed:
 
     Attributes:
         rows: numbers of the rows.
-        log_joint: log p(x_present, z = k).
+        squared_distances: (x - locs_k)^T Sigma_k^-1 (x - locs_k) of the present entries.
+        log_scale: log |2 pi Sigma_k| / 2 of these.
         differences: E[x | x_present, z = k] - centre_k.
         covariance: Cov[x | x_present, z = k], for each set of missing columns: matrices, with one
             for all k if tied; variances, for each row, if diag or spherical.
@@ -44,10 +68,16 @@ class Completed:
     """
 
     rows: Int[Tensor, "n"]
-    log_joint: Float[Tensor, "n k"]
+    squared_distances: Float[Tensor, "n k"]
+    log_scale: Float[Tensor, "n k"]
     differences: Float[Tensor, "n k d"]
     covariance: Float[Tensor, "p ..."]
     pattern: Int[Tensor, "n"]
+
+    @property
+    def log_density(self) -> Float[Tensor, "n k"]:
+        """log p(x_present | z = k)."""
+        return -self.log_scale - 0.5 * self.squared_distances
 
     def expected_covariance(self, q: Float[Tensor, "n k"]) -> Float[Tensor, "..."]:
         """sum_n q_nk Cov[x_n | x_n_present, k]: matrices or diagonals; if tied, summed over k."""
@@ -59,18 +89,18 @@ class Completed:
         return torch.einsum("pk,pkij->kij", counts, self.covariance)
 
 
-def log_joint_of_present(x: Float[Tensor, "n d"], mixture: Mixture) -> Float[Tensor, "n k"]:
+def log_joint_of_present(x: Float[Tensor, "n d"], mixture: Parameters) -> Float[Tensor, "n k"]:
     """log p(x_present, z = k) of each row, in nats; log weights_k where nothing is present."""
     x = x.to(mixture.locs.dtype)
     rows, values = [], []
     for part in complete(x, mixture, mixture.locs):
         rows.append(part.rows)
-        values.append(part.log_joint)
+        values.append(mixture.log_weights + part.log_density)
     return torch.cat(values)[torch.cat(rows).argsort()]
 
 
 def complete(
-    x: Float[Tensor, "n d"], mixture: Mixture, centre: Float[Tensor, "... d"]
+    x: Float[Tensor, "n d"], mixture: Parameters, centre: Float[Tensor, "... d"]
 ) -> Iterator[Completed]:
     """Yield all rows in chunks, with their missing entries completed.
 
@@ -88,7 +118,9 @@ def complete(
             yield _complete_by_variances(x, rows, mixture, centre)
 
 
-def _complete_by_variances(x: Tensor, rows: Tensor, mixture: Mixture, centre: Tensor) -> Completed:
+def _complete_by_variances(
+    x: Tensor, rows: Tensor, mixture: Parameters, centre: Tensor
+) -> Completed:
     points = x[rows].to(mixture.locs.dtype)
     present = ~points.isnan()
     filled = points.nan_to_num(0.0).unsqueeze(1)
@@ -98,15 +130,16 @@ def _complete_by_variances(x: Tensor, rows: Tensor, mixture: Mixture, centre: Te
     deviations = deviations.expand_as(mixture.locs)
     whitened = torch.where(observed, (filled - mixture.locs) / deviations, 0.0)
     log_scale = present.to(deviations) @ (deviations.log() + 0.5 * log(2 * pi)).mT
-    log_joint = mixture.log_weights - log_scale - 0.5 * whitened.square().sum(-1)
+    squares = whitened.square().sum(-1)
+    log_scale = log_scale.expand_as(squares)
     differences = torch.where(observed, filled - centre, mixture.locs - centre)
     covariance = torch.where(observed, 0.0, deviations.square())
     pattern = torch.arange(len(rows), device=rows.device)
-    return Completed(rows, log_joint, differences, covariance, pattern)
+    return Completed(rows, squares, log_scale, differences, covariance, pattern)
 
 
 def _complete_by_matrices(
-    x: Tensor, rows: Tensor, present: Tensor, pattern: Tensor, mixture: Mixture, centre: Tensor
+    x: Tensor, rows: Tensor, present: Tensor, pattern: Tensor, mixture: Parameters, centre: Tensor
 ) -> Completed:
     factors = _Factors.of(mixture.scales, present.to(mixture.locs))
     points = x[rows].to(mixture.locs.dtype)
@@ -116,10 +149,11 @@ def _complete_by_matrices(
     whitened = _apply(factors.whitening, pattern, apart)
     num_present = present.sum(1, keepdim=True)
     log_scale = (factors.half_log_det + 0.5 * log(2 * pi) * num_present)[pattern]
-    log_joint = mixture.log_weights - log_scale - 0.5 * whitened.square().sum(-1)
+    squares = whitened.square().sum(-1)
+    log_scale = log_scale.expand_as(squares)
     expected = mixture.locs - centre + _apply(factors.gain, pattern, whitened)
     differences = torch.where(observed, filled - centre, expected)
-    return Completed(rows, log_joint, differences, factors.covariance, pattern)
+    return Completed(rows, squares, log_scale, differences, factors.covariance, pattern)
 
 
 @dataclass(frozen=True)
@@ -163,7 +197,9 @@ class _Factors:
 def _triangle(left: Tensor, right: Tensor) -> Tensor:
     """R with R^T R = left left^T + right right^T."""
     both = torch.cat([left, right.expand_as(left)], -1)
-    return torch.linalg.qr(both.mT, mode="r").R
+    mode = "reduced" if both.requires_grad else "r"  # the gradient needs the Q
+    upper: Tensor = torch.linalg.qr(both.mT, mode=mode).R
+    return upper
 
 
 def _apply(matrices: Tensor, pattern: Tensor, vectors: Tensor) -> Tensor:
@@ -174,7 +210,7 @@ def _apply(matrices: Tensor, pattern: Tensor, vectors: Tensor) -> Tensor:
 
 
 def _group(
-    missing: Bool[Tensor, "n d"], mixture: Mixture
+    missing: Bool[Tensor, "n d"], mixture: Parameters
 ) -> Iterator[tuple[Int[Tensor, "m"], Bool[Tensor, "p d"], Int[Tensor, "m"]]]:
     """Yield rows by their set of missing columns: rows, the columns present, the set of each row.
 

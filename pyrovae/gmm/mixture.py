@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..arguments import as_instance
-from ..errors import InputError, did_you_mean
+from ..arguments import as_instance, as_word
+from ..errors import InputError
+from .missing import MAX_ENTRIES, log_joint_of_present
 
-__all__ = ["MAX_ENTRIES", "ROUND_OFF", "CovarianceType", "Mixture", "check_covariance_type"]
+__all__ = ["ROUND_OFF", "CovarianceType", "Mixture", "check_covariance_type", "root_of_inverse"]
 
 CovarianceType = Literal["full", "tied", "diag", "spherical"]
 """A matrix for each component, one for all, diagonal matrices, or multiples of the identity."""
@@ -20,24 +21,17 @@ CovarianceType = Literal["full", "tied", "diag", "spherical"]
 _TOLERANCE = 1e-5
 """How far the sum of weights may be from one; they may come in single precision."""
 
-MAX_ENTRIES = 2**17
-"""Most numbers in an array of a chunk: one MiB."""
-
 ROUND_OFF = 1e-11
 """Largest round-off of a squared distance that a faster formula may have, relative to 1."""
 
 
-def check_covariance_type(covariance_type: str) -> None:
+def check_covariance_type(covariance_type: Any) -> None:
     """Check that this is one of the covariance types.
 
     Raises:
         InputError: if it is not.
     """
-    if covariance_type not in get_args(CovarianceType):
-        known = get_args(CovarianceType)
-        raise InputError(
-            f"covariance_type cannot be {covariance_type!r}: {did_you_mean(covariance_type, known)}"
-        )
+    as_word("covariance_type", covariance_type, get_args(CovarianceType))
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,8 +218,6 @@ class Mixture:
         Entries of x that are NaN are missing, and integrated out.
         """
         if x.isnan().any():
-            from .missing import log_joint_of_present  # which needs this module
-
             return log_joint_of_present(x, self)
         return self.log_joint_of_complete(x)
 
@@ -334,6 +326,15 @@ class Mixture:
     @cached_property
     def _log_joint_constant(self) -> Tensor:
         return self.log_weights + self._log_normaliser
+
+
+def root_of_inverse(matrices: Float[Tensor, "*batch d d"]) -> Float[Tensor, "*batch d d"]:
+    """The lower Cholesky factors of the inverses of positive definite matrices."""
+    # If R R^T is the matrix, with R upper triangular, then R^-T is the factor of its inverse.
+    factor = torch.linalg.cholesky(matrices.flip(-2, -1)).flip(-2, -1)
+    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    root: Tensor = torch.linalg.solve_triangular(factor.mT, eye, upper=False)
+    return root
 
 
 def _scale_shape(k: int, d: int, covariance_type: CovarianceType) -> tuple[int, ...]:

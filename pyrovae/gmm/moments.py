@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .missing import complete, has_missing
-from .mixture import MAX_ENTRIES, ROUND_OFF, CovarianceType, Mixture
+from .missing import MAX_ENTRIES, complete, has_missing
+from .mixture import ROUND_OFF, CovarianceType, Mixture
 
 __all__ = ["Statistics", "expectation", "second_moments", "summarise"]
 
@@ -77,9 +77,8 @@ def expectation(
     def run_completed(centre: Tensor) -> _Sums:
         sums = _Sums(k, centre, kind)
         for part in complete(x, mixture, centre):
-            q, log_normaliser = weigh(
-                part.log_joint, None if weights is None else weights[part.rows]
-            )
+            log_joint = mixture.log_weights + part.log_density
+            q, log_normaliser = weigh(log_joint, None if weights is None else weights[part.rows])
             sums.add_differences(part.differences, q, log_normaliser)
             sums.add_second(part.expected_covariance(q))
         return sums

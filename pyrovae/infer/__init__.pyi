@@ -11,6 +11,7 @@ from .estimators.gap import InferenceGap as InferenceGap
 from .estimators.gap import inference_gap as inference_gap
 from .estimators.importance import ImportanceEstimate as ImportanceEstimate
 from .estimators.importance import importance_sample as importance_sample
+from .estimators.pareto import HeavyTailWarning as HeavyTailWarning
 from .objectives import OBJECTIVES as OBJECTIVES
 from .objectives import objective_of as objective_of
 from .objectives.elbo import ELBO as ELBO

@@ -1,5 +1,6 @@
 """Evaluate a trained model on test data: its ELBO, and estimates of log p(x) with their errors."""
 
+import warnings
 from collections.abc import Iterator
 from math import prod
 from typing import Any
@@ -17,6 +18,7 @@ from ..infer import (
     latent_report,
 )
 from ..infer import evaluate as evaluate_pair
+from ..infer.estimators.pareto import MAX_PARETO_K, USELESS_PARETO_K, HeavyTailWarning
 from ..models.hierarchical import HierarchicalVAE
 from ..models.mixture import MixtureVAE
 from ..models.semi_supervised import SemiSupervisedVAE
@@ -43,9 +45,6 @@ _SIMULATED = 20
 
 _SEVERAL_LATENTS = (HierarchicalVAE, MixtureVAE, SemiSupervisedVAE)
 """Models with several latents that depend on each other; they have metrics of their own."""
-
-_HEAVY_TAIL = 0.7
-"""Pareto k above which a standard error is unreliable (Vehtari et al. 2024)."""
 
 
 def evaluate_elbo(trained: Trained, console: Console) -> None:
@@ -113,7 +112,8 @@ def evaluate_log_likelihood(
     ``log_likelihood.csv`` with a line for each datum.
     """
     _refuse_autoencoders(trained)
-    with refuse_non_finite(trained.run.path):
+    with refuse_non_finite(trained.run.path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", HeavyTailWarning)  # the report says it
         estimate = importance_sample(
             trained.family.model,
             trained.family.guide,
@@ -204,7 +204,8 @@ def _summarise(estimate: ImportanceEstimate) -> dict[str, Any]:
         },
         "pareto_k": {
             "largest": tail.nan_to_num(nan=-torch.inf).max().item(),
-            "num_heavy": int((tail > _HEAVY_TAIL).sum()),
+            "num_heavy": int((tail > MAX_PARETO_K).sum()),
+            "num_useless": int((tail > USELESS_PARETO_K).sum()),
         },
         "worst": estimate.worst(5).tolist(),
     }

@@ -12,6 +12,7 @@ from torch.distributions.constraints import is_dependent
 
 from ..declared import describe_settings
 from ..infer.estimators.evaluate import Estimate, Evaluation
+from ..infer.estimators.pareto import describe_heavy_tails
 from ..infer.objectives import OBJECTIVES
 from ..likelihoods.families import FAMILIES, Family
 from ..models.catalogue import list_parts
@@ -113,10 +114,9 @@ def print_log_likelihood(record: Mapping[str, Any], console: Console) -> None:
         soft_wrap=True,
     )
     if tail["num_heavy"]:
+        sentence = describe_heavy_tails(record["num_data"], tail["num_heavy"], tail["num_useless"])
         console.print(
-            f"{tail['num_heavy']:,} of {record['num_data']:,} data have heavy-tailed importance "
-            "weights (Pareto k above 0.7): their errors are larger than stated, and log p(x) is "
-            f"too low; the worst data are {', '.join(map(str, record['worst']))}",
+            f"{sentence}; the worst data are {', '.join(map(str, record['worst']))}",
             highlight=False,
             soft_wrap=True,
         )

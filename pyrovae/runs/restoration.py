@@ -16,6 +16,7 @@ from torch import Tensor
 from ..declared import parse_declaration
 from ..errors import InputError
 from ..infer import Estimate
+from ..infer.estimators.pareto import MAX_PARETO_K
 from ..inverse import METHODS, Downsample, Noise, Posterior
 from . import plots
 from .degradation import Degradation
@@ -34,7 +35,11 @@ _NUM_SHOWN = 10
 
 _DIAGNOSTICS = {
     "effective_samples": (10.0, False, "fewer than 10 effective samples"),
-    "pareto_k": (0.7, True, "heavy-tailed importance weights (Pareto k above 0.7)"),
+    "pareto_k": (
+        MAX_PARETO_K,
+        True,
+        f"heavy-tailed importance weights (Pareto k above {MAX_PARETO_K})",
+    ),
     "r_hat": (1.1, True, "chains that disagree (R-hat above 1.1)"),
     "divergences": (0.0, True, "divergent trajectories in their chains"),
 }

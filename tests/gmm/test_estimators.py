@@ -134,7 +134,7 @@ def test_attributes_of_the_prior_are_given_by_name():
         (np.c_[X, np.full(len(X), 7.0)], r"column 2 is constant \(7\).*leave it out"),
         (np.c_[X, 1e8 + 1e-7 * X[:, 0]], "column 2 is constant"),
         (np.repeat(X[:2], 20, axis=0), "only 2 of the 40 points are distinct.*use at most 2"),
-        (np.where(X[3, 1] == X, np.nan, X), "NaN"),
+        (np.c_[X, np.full(len(X), np.nan)], r"column 2 has no values \(all are NaN\)"),
         (np.where(X[3, 1] == X, np.inf, X), "infinity"),
         (X[:, 0], "Expected 2D array, got 1D array"),
         (X[:0], "0 sample"),
@@ -240,8 +240,8 @@ def test_predictions_need_the_columns_of_the_fit():
     [
         (np.arange(3.0), r"shape \(n, d\), one point in each row; got \(3,\).*reshape"),
         (np.array([[1.0, np.nan]]), "column 1 holds nan in 1 of 1 rows"),
-        (np.array([["a", "b"]]), "the data must be numbers"),
-        (np.array([[True, False]]), "real numbers; got torch.bool"),
+        (np.array([["a", "b"]]), "the data holds <U1; it must hold real numbers"),
+        (np.array([[True, False]]), r"truth values \(bool\); it must hold real"),
     ],
 )
 def test_as_points_refuses_bad_input(x, message):

@@ -168,12 +168,13 @@ def test_inference_gap_finds_no_approximation_gap(posterior: Any) -> None:
     else:
         body = partial(MLP, hidden=())
         vae = VAE((3,), 2, {"family": "Normal"}, posterior=posterior, encoder=body, decoder=body)
-    gap = inference_gap(vae.model, vae.guide, X, num_steps=150, num_samples=1000, progress=False)
+    gap = inference_gap(vae.model, vae.guide, X, num_samples=1000, progress=False)
     assert gap.pareto_k.max() < 0.5
     # A chi-square with 6 degrees of freedom exceeds 28 in 1 of 10,000 cases. Steps are noisy, over
     # 16 samples each.
-    short = 2 * 28 / (2 * 16 * 75)
-    assert (gap.approximation_gap.abs() < short + 4.5 * (2 * short / 1000) ** 0.5).all()
+    short = 2 * 28 / (2 * 16 * 250)
+    error = short + 4.5 * (2 * short / 1000) ** 0.5 + 4.5 * gap.standard_error
+    assert (gap.approximation_gap.abs() < error).all()
 
 
 def test_invalid_arguments_are_refused() -> None:

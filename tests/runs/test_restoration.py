@@ -100,7 +100,7 @@ def test_calibration_error_is_how_far_probabilities_are_from_frequencies() -> No
 def test_doubts_name_diagnostics_beyond_their_bounds() -> None:
     diagnostics = {
         "effective_samples": torch.tensor([3.0, 20.0, 9.0]),
-        "pareto_k": torch.tensor([0.71, 0.2, float("nan")]),
+        "pareto_k": torch.tensor([0.51, 0.49, float("nan")]),
         "r_hat": torch.tensor([1.0, 1.01, 1.05]),
         "elbo": torch.tensor([-900.0, 0.0, 900.0]),
     }

@@ -21,9 +21,12 @@ from pyro.distributions import MultivariateStudentT, StudentT
 from torch import Tensor
 from torch.distributions import Dirichlet, kl_divergence
 
+from ...arguments import as_whole
 from ...errors import InputError, did_you_mean
-from ..em import floored_cholesky
+from ..em import floored_cholesky, mean_and_covariance
+from ..missing import complete, has_missing
 from ..mixture import CovarianceType, Mixture, check_covariance_type
+from ..points import as_double
 
 __all__ = ["Posterior", "Prior"]
 
@@ -86,6 +89,7 @@ class Prior:
         x: Float[Tensor, "n d"],
         num_components: int,
         covariance_type: CovarianceType = "full",
+        weights: Float[Tensor, "n"] | None = None,
         **given: Any,
     ) -> "Prior":
         """Make a weak prior from the mean and covariance of the data.
@@ -100,6 +104,7 @@ class Prior:
             x: data.
             num_components: K.
             covariance_type: full, tied, diag or spherical.
+            weights: how many times each datum counts; once unless given.
             given: attributes that replace these.
 
         Raises:
@@ -112,14 +117,14 @@ class Prior:
                 f"a prior has no attribute {name!r}: {did_you_mean(name, _ATTRIBUTES)}"
             )
         check_covariance_type(covariance_type)
-        points = x.double()
-        d = points.shape[1]
-        loc = torch.as_tensor(given.get("loc", points.mean(0))).to(points)
+        num_components = as_whole("num_components", num_components, 1)
+        d = x.shape[1]
+        mean, covariance = mean_and_covariance(x.double(), weights)
+        loc = as_double("loc", given.get("loc", mean)).to(mean)
         if tuple(loc.shape) != (d,):
             raise InputError(
                 f"loc of a prior in {d} dimensions must have shape ({d},); got {loc.shape}"
             )
-        covariance = torch.cov(points.mT).reshape(d, d)
         variances = covariance.diagonal()
         if covariance_type == "diag":
             scatter, df = variances, 1.0
@@ -129,7 +134,7 @@ class Prior:
             factor, low = floored_cholesky(covariance, _FLOOR * variances)
             scatter, df = factor @ factor.mT if low else covariance, float(d)
         derived = {"concentration": 1 / num_components, "precision": 1.0, "df": df}
-        scatter = torch.as_tensor(given.get("scatter", scatter)).to(points)
+        scatter = as_double("scatter", given.get("scatter", scatter)).to(mean)
         values = {**derived, **given, "loc": loc, "scatter": scatter}
         return cls(**values, covariance_type=covariance_type)
 
@@ -228,8 +233,11 @@ class Posterior:
     def predictive(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
         """log p(x | data) in nats, with theta integrated out under q (Bishop 2006, eq. 10.81).
 
-        This is a mixture of Student t distributions with ``df - p + 1`` degrees of freedom.
+        This is a mixture of Student t distributions with ``df - p + 1`` degrees of freedom. Entries
+        that are NaN are missing, and integrated out.
         """
+        if has_missing(x) and self.covariance_type != "diag":
+            return self._predictive_of_present(x)
         x = x.to(self.locs.dtype).unsqueeze(1)
         k, d = self.locs.shape
         spread = (self.precision + 1) / self.precision
@@ -243,7 +251,9 @@ class Posterior:
             log_density = MultivariateStudentT(freedom, self.locs, scale).log_prob(x)
         elif kind == "diag":
             scale = (spread.unsqueeze(1) * self.scatter / df).sqrt()
-            log_density = StudentT(df, self.locs, scale).log_prob(x).sum(-1)
+            filled = torch.where(x.isnan(), self.locs, x)
+            log_density = StudentT(df, self.locs, scale).log_prob(filled)
+            log_density = log_density.masked_fill(x.isnan(), 0.0).sum(-1)
         else:
             scale = (spread * self.scatter / df).sqrt()
             eye = torch.eye(d, dtype=x.dtype, device=x.device)
@@ -252,6 +262,34 @@ class Posterior:
             )
         log_joint: Tensor = self._log_mean_weights + log_density
         return log_joint.logsumexp(1)
+
+    def _predictive_of_present(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
+        """A marginal of a Student t distribution is one with the same degrees of freedom."""
+        k, d = self.locs.shape
+        spread = (self.precision + 1) / self.precision
+        kind: CovarianceType = "full"  # for tied too, as the spreads differ
+        if self.covariance_type == "spherical":
+            freedom = self._df
+            scales, kind = (spread * self.scatter / freedom).sqrt(), "spherical"
+        else:
+            freedom = (self._df - d + 1).expand(k)
+            squares = spread.view(-1, 1, 1) * self.scatter / freedom.view(-1, 1, 1)
+            scales = torch.linalg.cholesky(squares)
+        rows, values = [], []
+        for part in complete(
+            x, Mixture(self._log_mean_weights, self.locs, scales, kind), self.locs
+        ):
+            num_present = (~x[part.rows].isnan()).sum(1, keepdim=True)
+            log_density = (
+                ((freedom + num_present) / 2).lgamma()
+                - (freedom / 2).lgamma()
+                - num_present / 2 * (freedom / 2).log()
+                - part.log_scale
+                - (freedom + num_present) / 2 * (part.squared_distances / freedom).log1p()
+            )
+            rows.append(part.rows)
+            values.append((self._log_mean_weights + log_density).logsumexp(1))
+        return torch.cat(values)[torch.cat(rows).argsort()]
 
     @property
     def _log_mean_weights(self) -> Tensor:

@@ -90,10 +90,19 @@ def rounds(
     start: Mixture,
     prior: Prior,
     restrict_to: CovarianceType = "full",
+    weights: Float[Tensor, "n"] | None = None,
 ) -> Iterator[tuple[Posterior, Float[Tensor, ""]]]:
     """Yield rounds of coordinate ascent without end: q(theta), and the bound at its optimal q(z).
 
-    The first q(z) is the posterior of the start. Data are processed in chunks, as in EM.
+    The first q(z) is the posterior of the start. Data are processed in chunks, as in EM. Entries
+    that are NaN are missing: q has a factor for them given z, at its optimum.
+
+    Arguments:
+        x: data.
+        start: initial mixture.
+        prior: p(theta).
+        restrict_to: a smaller family for q; see :func:`restrict`.
+        weights: how many times each datum counts; once unless given.
 
     Raises:
         InputError: if start and prior have different covariance types.
@@ -103,12 +112,12 @@ def rounds(
             f"the start has {start.covariance_type} covariances, the prior "
             f"{prior.covariance_type} ones; use the same type for both"
         )
-    statistics = expectation(x, start)
+    statistics = expectation(x, start, weights)
     while True:
         posterior = update(statistics, prior)
         if restrict_to != "full":
             posterior = restrict(posterior, restrict_to)
-        statistics = expectation(x, posterior.expected_log_joint())
+        statistics = expectation(x, posterior.expected_log_joint(), weights)
         yield posterior, statistics.log_normaliser - posterior.kl()
 
 

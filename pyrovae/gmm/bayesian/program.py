@@ -20,8 +20,9 @@ from ...errors import InputError
 from ...models.base.parameters import declare_parameters
 from ..climb import State
 from ..gradient import MIN_LOG_Q, Program, ascend
-from ..mixture import CovarianceType, Mixture
+from ..mixture import CovarianceType, Mixture, root_of_inverse
 from ..moments import expectation
+from ..points import check_complete
 from ..program import INFER, Gradient, observe
 from ..randomness import Randomness
 from .conjugate import Posterior, Prior
@@ -161,6 +162,7 @@ def bayesian_svi(
         num_steps: steps, each on all data.
         seed: seed of the draws.
     """
+    check_complete(x, "bayesian_svi")
     log_q = start.log_responsibilities(x).clamp_min(MIN_LOG_Q)
     posterior = update(expectation(x, start), prior)
     guide = BayesianGuide(posterior, log_q)
@@ -224,6 +226,7 @@ def nuts(
             f"num_draws must be 4 or more and num_warmup 1 or more; got {num_draws} and "
             f"{num_warmup}"
         )
+    check_complete(x, "nuts")
     model = BayesianMixtureModel(prior, start.num_components, marginalised=True)
     has_matrices = prior.covariance_type in ("full", "tied")
     covariances = start.covariances
@@ -294,7 +297,7 @@ def make_mixture(
 ) -> Mixture:
     """Make a mixture from weights, locs and Lambda."""
     if covariance_type in ("full", "tied"):
-        scales = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(precision)))
+        scales = root_of_inverse(precision)
     else:
         scales = precision.rsqrt()
     return Mixture(weights.log(), locs, scales, covariance_type)

@@ -18,6 +18,7 @@ from ..pair.rows import repeat_rows
 from .densities import RowDensities, simulate
 from .evaluate import Estimate, check_log_likelihood
 from .hmc import State, hmc_transition
+from .pareto import pareto_k, warn_of_heavy_tails
 
 __all__ = [
     "AnnealedEstimate",
@@ -52,8 +53,11 @@ class AnnealedEstimate:
         num_temperatures: T.
         log_likelihood: log (1/K) sum_k w_ik; too low on average, as the mean of w is p(x).
         standard_error: Monte Carlo standard error of ``log_likelihood``, by the delta method; too
-            small if few chains carry all the weight, which ``effective_samples`` shows.
+            small if few chains carry all the weight, which ``effective_samples`` shows, or if
+            ``pareto_k`` is above 0.5.
         effective_samples: effective number of chains, (sum_k w)^2 / sum_k w^2.
+        pareto_k: shape of the tail of the weights; see :func:`~.pareto.pareto_k`. NaN for fewer
+            than 46 chains, which have no tail to fit.
         acceptance: acceptance rate of the transitions, averaged over chains and temperatures; NaN
             for one temperature, which takes no transition.
     """
@@ -63,6 +67,7 @@ class AnnealedEstimate:
     log_likelihood: Float[Tensor, "data"]
     standard_error: Float[Tensor, "data"]
     effective_samples: Float[Tensor, "data"]
+    pareto_k: Float[Tensor, "data"]
     acceptance: Float[Tensor, "data"]
 
     @property
@@ -166,7 +171,9 @@ def annealed_importance_sample(
 
     num_transitions = annealing.num_preliminary + num_temperatures - 1
     parts = _map_batches(estimate_batch, batches, pair, seed, num_transitions, progress)
-    return _concatenate(parts)
+    estimate = _concatenate(parts)
+    warn_of_heavy_tails(estimate.pareto_k, "raise num_temperatures", stacklevel=4)
+    return estimate
 
 
 @torch.no_grad()
@@ -302,6 +309,7 @@ class _Annealing:
             log_likelihood=log_weights.logsumexp(1) - log(num),
             standard_error=((num / effective - 1).clamp_min(0) / (num - 1)).sqrt(),
             effective_samples=effective,
+            pareto_k=pareto_k(log_weights),
             acceptance=acceptance,
         )
 
@@ -386,5 +394,6 @@ def _concatenate(parts: Sequence[AnnealedEstimate]) -> AnnealedEstimate:
         log_likelihood=check_log_likelihood(torch.cat([part.log_likelihood for part in parts])),
         standard_error=torch.cat([part.standard_error for part in parts]),
         effective_samples=torch.cat([part.effective_samples for part in parts]),
+        pareto_k=torch.cat([part.pareto_k for part in parts]),
         acceptance=torch.cat([part.acceptance for part in parts]),
     )

@@ -1,5 +1,6 @@
 """The gap between log p(x) and the ELBO, split into its approximation and amortisation parts."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +22,10 @@ from ..pair.pair import Pair
 from ..pair.particles import Particles
 from ..pair.rows import has_row_per_datum
 from ..pair.terms import evaluate_terms
+from .evaluate import check_log_likelihood
+from .full_rank import Evidence, FullRankProposal
 from .importance import importance_sample
+from .pareto import HeavyTailWarning, warn_of_heavy_tails
 
 __all__ = ["InferenceGap", "inference_gap"]
 
@@ -41,18 +45,20 @@ class InferenceGap:
     """log p(x) - ELBO of each datum, in nats, as the sum of two gaps (Cremer et al. 2018).
 
     Attributes:
-        log_likelihood: log p(x): as given, or by importance sampling from the optimised q, which
-            makes it, and the approximation gap, too low on average.
+        log_likelihood: log p(x): as given, or by importance sampling from a full-rank q with a
+            heavy tail, which makes it, and the approximation gap, slightly too low on average.
         best_elbo: the largest ELBO over q of the guide's family that the optimiser found.
         elbo: the ELBO at the guide's own q, on the same noise as ``best_elbo``.
-        pareto_k: shape of the tail of the importance weights at the optimised q; above 0.7, do not
-            trust log p(x) by importance sampling. See
-            :func:`pyrovae.infer.estimators.pareto.pareto_k`.
+        standard_error: Monte Carlo standard error of ``log_likelihood``; NaN if that was given.
+        pareto_k: shape of the tail of the importance weights that ``log_likelihood`` comes from;
+            NaN if it was given. Above 0.5 its standard error is too small, and above 0.7 trust
+            neither. See :func:`pyrovae.infer.estimators.pareto.pareto_k`.
     """
 
     log_likelihood: Float[Tensor, "data"]
     best_elbo: Float[Tensor, "data"]
     elbo: Float[Tensor, "data"]
+    standard_error: Float[Tensor, "data"]
     pareto_k: Float[Tensor, "data"]
 
     @property
@@ -91,8 +97,16 @@ def inference_gap(
     Inference suboptimality in variational autoencoders). The unconstrained parameters of each
     q(z | x) start at the guide's, and Adam maximises the ELBO on 16 reparameterised samples a step.
     The learning rate falls linearly to zero, and the result is the mean over the second half of the
-    steps (Polyak and Juditsky 1992). Model and guide do not change, and get no gradients. The seed
-    determines all random numbers; torch's own random state does not change.
+    steps (Polyak and Juditsky 1992).
+
+    If you give no log p(x), it comes from importance sampling. The best q in the guide's family may
+    be too narrow for that: a factorised q does not cover a correlated posterior. So the samples
+    come from a normal with full covariance in R^n and a heavy tail, fitted to each datum in half as
+    many steps; see :class:`~pyrovae.infer.estimators.full_rank.FullRankProposal`. A
+    :class:`~pyrovae.infer.HeavyTailWarning` says if that does not cover the posterior either.
+
+    Model and guide do not change, and get no gradients. The seed determines all random numbers;
+    torch's own random state does not change.
 
     Arguments:
         model: p(x, z), with all sites in the plate over data.
@@ -109,7 +123,7 @@ def inference_gap(
         device: device to move batches to; by default tensors stay where they are.
         plate: name of the plate over data.
         log_likelihood: log p(x) of each datum if you have a better estimate, for example from
-            annealed importance sampling; by default importance sampling from the optimised q.
+            annealed importance sampling.
         progress: show a progress bar if it takes more than two seconds.
 
     Raises:
@@ -128,9 +142,12 @@ def inference_gap(
     _check_arguments(num_steps, lr, num_samples, log_likelihood, batches.size)
     pair = Pair(model, guide)
     parts: list[tuple[Tensor, ...]] = []
-    with torch.random.fork_rng(), pair.eval_mode():
+    evidence: list[Evidence] = []
+    with torch.random.fork_rng(), pair.eval_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", HeavyTailWarning)  # only the ELBOs are used
         torch.manual_seed(seed)
-        with LateProgress("inference gap", len(batches) * num_steps) as bar:
+        num_fits = num_steps + (0 if log_likelihood is not None else (num_steps + 1) // 2)
+        with LateProgress("inference gap", len(batches) * num_fits) as bar:
             for batch in batches:
                 free_pair = _make_free_pair(pair, batch, plate)
                 noise = int(torch.randint(2**31, ()))
@@ -154,13 +171,28 @@ def inference_gap(
 
                 amortised = score(free_pair.parameters)
                 advance = bar.advance if progress else lambda: None
-                best = score(_optimise(free_pair, num_steps, lr, plate, advance))
-                parts.append((best.log_likelihood, best.elbo, amortised.elbo, best.pareto_k))
+                optimised = _optimise(free_pair, num_steps, lr, plate, advance)
+                best = score(optimised)
+                parts.append((best.elbo, amortised.elbo))
+                if log_likelihood is None:
+                    rows = (*free_pair.rows, *optimised)
+                    with pair.store():
+                        proposal = FullRankProposal(free_pair.model, free_pair.guide, rows, plate)
+                        proposal.fit((num_steps + 1) // 2, lr, advance)
+                        evidence.append(proposal.estimate(num_samples))
     if not parts:
         raise InputError("the data gave no batch")
-    estimated, best_elbo, elbo, pareto = (torch.cat(part) for part in zip(*parts, strict=True))
-    known = estimated if log_likelihood is None else log_likelihood.to(estimated)
-    return InferenceGap(known, best_elbo, elbo, pareto)
+    best_elbo, elbo = (torch.cat(part) for part in zip(*parts, strict=True))
+    if log_likelihood is not None:
+        unknown = torch.full_like(elbo, torch.nan)
+        return InferenceGap(log_likelihood.to(elbo), best_elbo, elbo, unknown, unknown)
+    log_p, error, tail = (
+        torch.cat([getattr(each, name) for each in evidence])
+        for name in ("log_likelihood", "standard_error", "pareto_k")
+    )
+    check_log_likelihood(log_p)
+    warn_of_heavy_tails(tail, "give log_likelihood by annealed_importance_sample", stacklevel=4)
+    return InferenceGap(log_p, best_elbo, elbo, error, tail)
 
 
 def _check_arguments(

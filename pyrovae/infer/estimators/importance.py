@@ -21,9 +21,11 @@ from ..pair.particles import Particles
 from ..pair.rows import has_row_per_datum
 from ..pair.terms import evaluate_terms
 from .evaluate import Estimate, check_log_likelihood
-from .pareto import pareto_k
+from .pareto import pareto_k, warn_of_heavy_tails
 
 __all__ = ["ImportanceEstimate", "importance_sample"]
+
+_ADVICE = "use a guide with wider tails, or annealed_importance_sample"
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,11 @@ class ImportanceEstimate:
         num_samples: K.
         log_likelihood: log (1/K) sum_k w_ik, with w = p(x, z) / q(z | x); too low on average, by
             about half the square of its standard error (Burda et al. 2016).
-        standard_error: Monte Carlo standard error of ``log_likelihood``, by the delta method; do
-            not trust it if ``pareto_k`` is above 0.7.
+        standard_error: Monte Carlo standard error of ``log_likelihood``, by the delta method; it is
+            too small if ``pareto_k`` is above 0.5.
         effective_samples: effective number of samples, (sum_k w)^2 / sum_k w^2.
-        pareto_k: shape of the tail of the importance weights; see :func:`pareto_k`.
+        pareto_k: shape of the tail of the importance weights; see :func:`pareto_k`. Above 0.7,
+            trust neither ``log_likelihood`` nor its error.
         reconstruction: distortion, -E_q[log p(x | z)].
         kl: rate, E_q[log q(z | x) - log p(z)].
         bounds: for each smaller number k of samples that you asked for, E[log (1/k) sum_k w],
@@ -103,7 +106,7 @@ def importance_sample(
     (Rezende et al. 2014; Burda et al. 2016.) The networks of the guide run once for all samples of
     a run, if the networks of the model take samples in a further dimension. The seed determines all
     random numbers, including those that a transform draws; torch's own random state does not
-    change.
+    change. A :class:`HeavyTailWarning` says for how many data the standard error is too small.
 
     Arguments:
         model: p(x, z), with all sites in the plate over data.
@@ -156,6 +159,7 @@ def importance_sample(
                     bar.advance()
     estimate = _concatenate(parts)
     check_log_likelihood(estimate.log_likelihood)
+    warn_of_heavy_tails(estimate.pareto_k, _ADVICE, stacklevel=4)
     return estimate
 
 

@@ -1,12 +1,27 @@
 """The Pareto k diagnostic: how heavy the tail of importance weights is, for many data at once."""
 
+import warnings
 from math import ceil, sqrt
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["pareto_k"]
+__all__ = [
+    "MAX_PARETO_K",
+    "USELESS_PARETO_K",
+    "HeavyTailWarning",
+    "describe_heavy_tails",
+    "pareto_k",
+    "warn_of_heavy_tails",
+]
+
+MAX_PARETO_K = 0.5
+"""The Pareto k above which a standard error is too small, since weights have no finite variance."""
+
+USELESS_PARETO_K = 0.7
+"""The Pareto k above which the mean of the weights is too small as well, for any number of samples
+that one can draw (Vehtari et al. 2024)."""
 
 _MIN_TAIL = 10
 """Fewest weights in a tail to fit a shape to."""
@@ -18,9 +33,11 @@ _ROUND_OFF = 1000
 def pareto_k(log_weights: Float[Tensor, "data samples"]) -> Float[Tensor, "data"]:
     """The shape k of a generalised Pareto distribution fitted to the largest weights.
 
-    Moments of the weights up to order 1/k exist. For k below 0.5 you can trust the mean of the
-    weights and its standard error; above 0.7 you can trust neither, for any number of samples
-    (Vehtari et al. 2024, Pareto smoothed importance sampling). The tail is the
+    Moments of the weights up to order 1/k exist. For k up to 0.5 you can trust the mean of the
+    weights and its standard error. From 0.5 to 0.7 the standard error is too small, and intervals
+    that should hold 95 percent hold fewer, down to some 85 percent; more samples still help. Above
+    0.7 you can trust neither, for any number of samples (Vehtari et al. 2024, Pareto smoothed
+    importance sampling). The tail is the
     min(S / 5, 3 sqrt(S)) largest of S weights. The fit is that of Zhang and Stephens (2009), shrunk
     towards 1/2 as in Vehtari et al.
 
@@ -50,6 +67,41 @@ def pareto_k(log_weights: Float[Tensor, "data samples"]) -> Float[Tensor, "data"
     k = torch.where(are_equal, -torch.inf, k)
     has_nan = log_weights.isnan().any(1)
     return torch.where(has_nan, torch.nan, k).to(log_weights.dtype)
+
+
+class HeavyTailWarning(RuntimeWarning):
+    """Importance weights have a heavy tail, so that a stated standard error is too small."""
+
+
+def describe_heavy_tails(num: int, num_heavy: int, num_useless: int) -> str:
+    """A sentence on the data whose standard errors cannot be trusted; empty if there are none.
+
+    Arguments:
+        num: number of data.
+        num_heavy: how many of these have a k above :data:`MAX_PARETO_K`.
+        num_useless: how many have one above :data:`USELESS_PARETO_K`.
+
+    >>> describe_heavy_tails(9, 2, 0)[-76:]
+    'importance weights (Pareto k above 0.5): their standard errors are too small'
+    """
+    if not num_heavy:
+        return ""
+    useless = (
+        f", and for {num_useless:,} of them (k above {USELESS_PARETO_K}) log p(x) itself is too "
+        "low, however many samples are drawn"
+    )
+    return (
+        f"{num_heavy:,} of {num:,} data have heavy-tailed importance weights (Pareto k above "
+        f"{MAX_PARETO_K}): their standard errors are too small{useless if num_useless else ''}"
+    )
+
+
+def warn_of_heavy_tails(k: Float[Tensor, "data"], advice: str, stacklevel: int) -> None:
+    """Warn of data whose standard errors cannot be trusted."""
+    num_heavy, num_useless = ((k > limit).sum() for limit in (MAX_PARETO_K, USELESS_PARETO_K))
+    sentence = describe_heavy_tails(len(k), int(num_heavy), int(num_useless))
+    if sentence:
+        warnings.warn(f"{sentence}; {advice}", HeavyTailWarning, stacklevel=stacklevel)
 
 
 def _fit_shape(x: Float[Tensor, "data tail"]) -> Float[Tensor, "data"]:

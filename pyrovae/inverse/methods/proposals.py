@@ -43,8 +43,9 @@ class Importance(Method):
     systematically with probability in proportion to w = p(y, z) / q(z | y).
 
     Diagnostics: ``effective_samples``, (sum w)^2 / sum w^2 out of ``num_proposals``; ``pareto_k``:
-    above 0.7, do not trust the weights, however many there are (Vehtari et al. 2024);
-    ``log_likelihood``, the estimate of log p(y) in nats, and its ``standard_error``.
+    above 0.5 the standard error is too small, and above 0.7 do not trust the weights, however many
+    there are (Vehtari et al. 2024); ``log_likelihood``, the estimate of log p(y) in nats, and its
+    ``standard_error``.
 
     Arguments:
         proposal: ``amortised``, the encoder applied to y with missing entries filled in, or

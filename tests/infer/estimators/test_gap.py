@@ -113,12 +113,48 @@ class TestLinearGaussian:
         assert (best - elbo).min() > 0.05
         off = got.amortisation_gap - (best - elbo)
         assert (off.abs() < 4.5 * (deviation + deviation_of_best) / num**0.5 + shortfall()).all()
-        # Weights of the best factorised q: a mean of one, and a second moment that is known.
-        z = pair.best(x).sample((20_000,))
-        weight = (pair.posterior(x).log_prob(z) - pair.best(x).log_prob(z)).exp()
-        error = 4.5 * weight.std(0) / num**0.5
-        assert ((got.log_likelihood - log_p).abs() < error + near(num)).all()
-        assert got.pareto_k.median() < 0.7
+        assert ((got.log_likelihood - log_p).abs() < 4.5 * got.standard_error).all()
+        assert (got.standard_error < (1 / num) ** 0.5).all()  # half the samples are exact
+        assert (got.pareto_k < 0.5).all()
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("noise", [0.3, 0.1])
+    def test_the_gap_of_a_factorised_q_of_a_correlated_posterior(self, noise: float) -> None:
+        """KL(best factorised normal || posterior) = log(prod_j P_jj / |P|) / 2, P the precision.
+
+        Importance weights of the best q itself have no finite variance, and miss half of it.
+        """
+        pair = LinearGaussian(noise)
+        pair.weight = torch.tensor([[1.2, 1.1], [0.6, 0.55], [0.5, 0.4]])
+        pair.precision = torch.eye(2) + pair.weight.T @ pair.weight / noise**2
+        x = pair.data(40)
+        exact = (pair.precision.diagonal().log().sum() - pair.precision.logdet()) / 2
+        got = gap_for(pair.model, pair.guide(pair.best), x, num_samples=1000)
+        off = (got.log_likelihood - pair.marginal.log_prob(x)) / got.standard_error
+        assert off.abs().max() < 4.5
+        covered = (off.abs() < 1.96).double().mean()
+        assert abs(covered - 0.95) < 4.5 * (0.95 * 0.05 / 40) ** 0.5
+        # Under the best q, log p - log q has the variance of a quadratic form.
+        ratio = pair.precision / torch.outer(*[pair.precision.diagonal().sqrt()] * 2)
+        deviation = ((ratio - torch.eye(2)).square().sum() / 2).sqrt()
+        error = 4.5 * deviation / 1000**0.5 + 4.5 * got.standard_error + shortfall()
+        assert exact > 1.0
+        assert ((got.approximation_gap - exact).abs() < error).all()
+        assert (got.pareto_k < 0.5).all()
+
+    def test_more_dimensions_than_correlations_are_fitted_for(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With variances alone, the weights of a correlated posterior still have a tail that is
+        covered, and a larger error."""
+        pair = LinearGaussian()
+        x = pair.data(5)
+        full = gap_for(pair.model, pair.guide(pair.best), x, num_steps=50, num_samples=1000)
+        monkeypatch.setattr("pyrovae.infer.estimators.full_rank._MAX_DIMS", 1)
+        got = gap_for(pair.model, pair.guide(pair.best), x, num_steps=50, num_samples=1000)
+        off = got.log_likelihood - pair.marginal.log_prob(x)
+        assert (off.abs() < 4.5 * got.standard_error).all()
+        assert (got.standard_error > full.standard_error).all()
 
     def test_the_gaps_add_up(self) -> None:
         pair = LinearGaussian()
@@ -142,8 +178,10 @@ class TestLinearGaussian:
         q = pair.posterior if start == "exact" else off
         got = gap_for(pair.model, pair.guide(q), x, num_samples=1000)
         log_p = pair.marginal.log_prob(x)
-        assert ((got.log_likelihood - log_p).abs() < near(1000)).all()
-        assert got.approximation_gap.abs().max() < shortfall() + near(1000)
+        off = (got.log_likelihood - log_p).abs()
+        assert (off < 4.5 * got.standard_error).all()
+        error = 4.5 * got.standard_error + shortfall() + near(1000)
+        assert (got.approximation_gap.abs() < error).all()
         lost = kl_divergence(q(x), pair.posterior(x))
         z = q(x).sample((4000,))
         deviation = (pair.posterior(x).log_prob(z) - q(x).log_prob(z)).std(0)
@@ -159,6 +197,8 @@ class TestLinearGaussian:
             pair.model, pair.guide(pair.best), x, num_steps=1, num_samples=10, log_likelihood=known
         )
         assert torch.equal(got.log_likelihood, known)
+        assert got.standard_error.isnan().all()
+        assert got.pareto_k.isnan().all()
         assert torch.equal(got.approximation_gap, known - got.best_elbo)
 
     @pytest.mark.slow
@@ -178,7 +218,7 @@ class TestLinearGaussian:
         got = gap_for(model, guide, x, num_samples=1000)
         posterior, q = dist.Gamma(x + 2, torch.tensor(2.0)), dist.Gamma(x + 1.5, 1.7)
         log_p = dist.GammaPoisson(2.0, 1.0).log_prob(x)
-        assert ((got.log_likelihood - log_p).abs() < near(1000)).all()
+        assert ((got.log_likelihood - log_p).abs() < 4.5 * got.standard_error).all()
         z = q.sample((4000,))
         deviation = (posterior.log_prob(z) - q.log_prob(z)).std(0)
         off = got.amortisation_gap - kl_divergence(q, posterior)
@@ -227,7 +267,7 @@ class TestPairs:
         x, y = torch.randn(7, 2), torch.randn(7)
         got = gap_for(model, guide, (x, y), num_steps=200, num_samples=100)
         log_p = dist.Normal(0.0, 2**0.5).log_prob(torch.cat([x, y[:, None]], 1)).sum(1)
-        assert ((got.log_likelihood - log_p).abs() < near(100, 200)).all()
+        assert ((got.log_likelihood - log_p).abs() < 4.5 * got.standard_error).all()
         # a is off by 1/2, with a variance of 1/2: a KL divergence of 1/4, of deviation 1 / sqrt 2.
         error = 4.5 * 0.5**0.5 / 100**0.5 + shortfall(200) + near(100, 200)
         assert ((got.amortisation_gap - 0.25).abs() < error).all()
@@ -270,7 +310,7 @@ class TestPairs:
                 pyro.sample("z", dist.Normal((x + shift()) / 2, 0.5**0.5))
 
         got = gap_for(model, guide, torch.randn(5), batch_size=2, num_steps=1, lr=1e-6)
-        assert got.approximation_gap.abs().max() < 1e-4
+        assert (got.approximation_gap.abs() < 4.5 * got.standard_error).all()
         assert got.amortisation_gap.abs().max() < 1e-4
         assert not pyro.get_param_store().keys()
 
@@ -283,10 +323,10 @@ class TestPairs:
             DataLoader(TensorDataset(pair.data(6)), batch_size=4),
             num_steps=1,
             lr=1e-6,
-            num_samples=10,
+            num_samples=2000,
             transform=lambda x: x + torch.randn_like(x),
         )
-        torch.testing.assert_close(got.elbo, got.log_likelihood, rtol=0, atol=1e-4)
+        assert ((got.elbo - got.log_likelihood).abs() < 4.5 * got.standard_error).all()
         assert got.amortisation_gap.abs().max() < 1e-4
 
 
