@@ -112,6 +112,10 @@ class Batches:
             parts = (self._move(source.span(start, stop)) for source in self._sources)
             yield _apply_transform(tuple(parts), self._transform)
 
+    def parts(self) -> tuple[Any, ...]:
+        """What makes the batches, and may hold a state of its own."""
+        return () if self._transform is None else (self._transform,)
+
     def digest(self) -> str:
         """SHA-256 of all data, which identifies them.
 
@@ -211,12 +215,13 @@ class LoaderBatches:
             parts = batch if isinstance(batch, tuple | list) else (batch,)
             yield _apply_transform(tuple(self._move(part) for part in parts), self._transform)
 
-    def generators(self) -> list[torch.Generator]:
-        """The random generators that the loader and its samplers own."""
-        batch_sampler = self._loader.batch_sampler
-        parts = (self._loader, self._loader.sampler, getattr(batch_sampler, "sampler", None))
-        found = (getattr(part, "generator", None) for part in (*parts, batch_sampler))
-        return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+    def parts(self) -> tuple[Any, ...]:
+        """What makes the batches, and may hold a state of its own."""
+        loader = self._loader
+        batch_sampler = loader.batch_sampler
+        parts = (loader.sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
+        rest = (loader.generator, loader.dataset, loader.collate_fn, self._transform)
+        return tuple(each for each in (*parts, *rest) if each is not None)
 
     def _move(self, part: Any) -> Any:
         if isinstance(part, Tensor):

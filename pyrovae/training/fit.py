@@ -29,9 +29,9 @@ from .loop import TrainingLoop
 from .options import Schedule, check_options, make_schedule, open_snapshots
 from .passes import iterate_steps
 from .progress import TrainingProgress
-from .randomness import random_state, set_random_state
 from .resumable import Resumable
 from .setup import check_data, check_rows, prepare_svi, synchronise, take_first_batch
+from .sources import Sources
 from .symptoms import Symptoms
 
 __all__ = ["fit"]
@@ -188,9 +188,9 @@ def fit(
         shards=parts,
         repeatable=snapshots is not None,
     )
-    loaders = [each for each in (train, held_out) if isinstance(each, LoaderBatches)]
-    generators = [generator for each in loaders for generator in each.generators()]
-    random = random_state(*generators)
+    programs = (model, guide, loss, transform)
+    sources = Sources(programs, (train, held_out), is_saved=snapshots is not None)
+    random = sources.state()
     first = take_first_batch(train)
     has_one_batch = len(train) == 1 and held_out is None
     processes.run_in_all(
@@ -211,14 +211,15 @@ def fit(
             processes.run_in_all(partial(check, batches))
     history = History(svi.pair)
     symptoms = Symptoms(svi.pair, loss, first)
-    if snapshots is not None or parts is not None:
-        batch = processes.run_in_all(partial(prepare_svi, svi, iterate_steps(train, parts, 0)))
-        if parts is not None:
-            synchronise(svi, train, batch, processes)
-    set_random_state(random, *generators)
+    is_loaded = parts is None and isinstance(train, LoaderBatches)
+    steps = iter([first]) if is_loaded else iterate_steps(train, parts, 0)
+    batch = processes.run_in_all(partial(prepare_svi, svi, steps))
+    if parts is not None:
+        synchronise(svi, train, batch, processes)
+    sources.restore(random)
     resumable = None
     if snapshots is not None:
-        resumable = Resumable(snapshots, svi, history, checkpoint_every, generators, parts)
+        resumable = Resumable(snapshots, svi, history, checkpoint_every, sources, parts)
         scheduled = num_steps if schedule == "cosine" else None
         processes.run_in_all(
             partial(resumable.prepare, train, num_scheduled=scheduled, is_new=resume is None)

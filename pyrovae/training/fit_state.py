@@ -1,12 +1,12 @@
 """What a saved state of a fit holds, and how a fit goes on from it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ..data.batches import Batches, LoaderBatches
 from ..errors import InputError
@@ -14,7 +14,7 @@ from ..infer.svi.state import State
 from ..infer.svi.svi import SVI
 from .history import Epoch, History
 from .passes import Pass
-from .randomness import random_state, set_random_state
+from .sources import Sources
 
 __all__ = ["FitState"]
 
@@ -30,7 +30,7 @@ class FitState:
         history: the epochs so far; restoring writes to it.
         data: the training data.
         num_scheduled: steps over which the learning rate decays, if it does.
-        generators: further random generators, besides those of the process.
+        sources: what data and programs draw from and count.
 
     Attributes:
         fit_id: identifies the fit, so that its best state is told from that of another.
@@ -42,11 +42,11 @@ class FitState:
         history: History,
         data: Batches | LoaderBatches,
         num_scheduled: int | None,
-        generators: Sequence[Generator],
+        sources: Sources,
     ) -> None:
         self._svi = svi
         self._history = history
-        self._generators = generators
+        self._sources = sources
         self._resumed_pass: State | None = None
         self.fit_id = uuid4().hex
         self._form: dict[str, Any] = {
@@ -73,7 +73,7 @@ class FitState:
         """
         state = State()
         state.add_state("svi", svi)
-        state.add_state("random", random_state(*self._generators))
+        state.add_state("random", self._sources.state())
         state.record["fit"] = self.fit_id
         state.record["epochs"] = [asdict(epoch) for epoch in self._history.epochs]
         state.record["stopped_early"] = self._history.stopped_early
@@ -117,7 +117,7 @@ class FitState:
         """
         epochs = [Epoch(**epoch) for epoch in state.record["epochs"]]
         self._svi.load_state(state.get_state("svi"))
-        set_random_state(state.get_state("random"), *self._generators)
+        self._sources.restore(state.get_state("random"))
         self._history.epochs[:] = epochs
         self._history.stopped_early = state.record["stopped_early"]
         if "pass" in state.record:
@@ -131,14 +131,14 @@ class FitState:
     def begin_pass(self, batches: Iterable[tuple[Any, ...]]) -> Pass:
         """Begin a pass, or go on with the one that was under way in the restored state."""
         if self._resumed_pass is None:
-            return Pass(iter(batches), random=random_state(*self._generators))
+            return Pass(iter(batches), random=self._sources.state())
         state, self._resumed_pass = self._resumed_pass, None
         start = state.get_state("start")
-        set_random_state(start, *self._generators)
+        self._sources.restore(start)
         left = iter(batches)
         for _ in range(state.record["steps"]):
             next(left)
-        set_random_state(state.get_state("now"), *self._generators)
+        self._sources.restore(state.get_state("now"))
         (total,) = state.tensors_of("total")
         total = total.to(self._svi.parameters[0].device)
         return Pass(left, total, state.record["seen"], state.record["steps"], start)
@@ -148,6 +148,6 @@ class FitState:
         state = State()
         state.add("total", [total])
         state.add_state("start", pass_.random)
-        state.add_state("now", random_state(*self._generators))
+        state.add_state("now", self._sources.state())
         state.record |= {"seen": pass_.seen, "steps": pass_.steps}
         return state

@@ -1,12 +1,10 @@
 """Save the state of a fit from time to time and when it is interrupted, and resume it."""
 
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
-
-from torch import Generator
 
 from ..data.batches import Batches, LoaderBatches
 from ..errors import InputError, Interrupted
@@ -18,6 +16,7 @@ from .fit_state import FitState
 from .history import History
 from .passes import Pass
 from .snapshots import BEST, LAST, Snapshots
+from .sources import Sources
 
 __all__ = ["Resumable"]
 
@@ -30,7 +29,7 @@ class Resumable:
         svi: takes the steps.
         history: the epochs so far; resuming writes to it.
         every: seconds between two states.
-        generators: further random generators, besides those of the process.
+        sources: what data and programs draw from and count.
         shards: parts of each batch that processes share; the first process saves.
 
     Attributes:
@@ -44,14 +43,14 @@ class Resumable:
         svi: SVI,
         history: History,
         every: float,
-        generators: Sequence[Generator] = (),
+        sources: Sources,
         shards: Shards | None = None,
     ) -> None:
         self._snapshots = snapshots
         self._svi = svi
         self._history = history
         self._every = every
-        self._generators = generators
+        self._sources = sources
         self._shards = Shards(1, Processes()) if shards is None else shards
         self._saved_at = perf_counter()
         self._pass: Pass | None = None
@@ -78,7 +77,7 @@ class Resumable:
                 fit.
         """
         self._svi.state()
-        self._state = FitState(self._svi, self._history, data, num_scheduled, self._generators)
+        self._state = FitState(self._svi, self._history, data, num_scheduled, self._sources)
         if is_new:
             return
         state = self._snapshots.read(LAST)

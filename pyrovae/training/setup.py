@@ -89,9 +89,18 @@ def take_first_batch(data: Batches | LoaderBatches) -> tuple[Any, ...]:
 
 
 def prepare_svi(svi: SVI, steps: Iterator[tuple[Any, ...]]) -> tuple[Any, ...]:
-    """Meet all parameters on the first batch of the steps, and return that batch."""
+    """Meet all parameters on the first batch of the steps, and return that batch.
+
+    Raises:
+        InputError: if there are none.
+    """
     batch = next(steps)
     svi.prepare(*batch)
+    if not svi.parameters:
+        raise InputError(
+            "model and guide have nothing to train: declare parameters with pyro.param, and "
+            "networks with pyro.module"
+        )
     return batch
 
 

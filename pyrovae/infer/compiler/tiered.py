@@ -70,6 +70,9 @@ class TieredFunction:
             num_calls alone.
 
     Attributes:
+        expected: the kind of call that :meth:`expect` names, in words.
+        kinds: the kinds of call that may have a graph, in words, where calls are repeatable. A
+            run that goes on from another begins with those of the other.
         can_compile: whether recorded graphs may be compiled; False once the compiler has failed.
     """
 
@@ -87,7 +90,8 @@ class TieredFunction:
     ) -> None:
         self._function = function
         self._repeatable = repeatable
-        self._expected_layouts: tuple[Hashable, ...] | None = None
+        self.expected = ""
+        self.kinds: list[str] = []
         if repeatable and compile == "auto" and (num_calls or 0) < _REPEATABLE_CALLS:
             compile = False
         self._watch = Watch(*watched)
@@ -115,7 +119,9 @@ class TieredFunction:
 
     def expect(self, args: tuple[Any, ...]) -> None:
         """Compile calls like these, in whatever order they come, as most calls will be so."""
-        self._expected_layouts = _layouts(args)
+        self.expected = repr(_layouts(args))
+        if self.expected not in self.kinds:
+            self.kinds.append(self.expected)
 
     @contextmanager
     def steady(self) -> Iterator[None]:
@@ -153,6 +159,8 @@ class TieredFunction:
             raise InputError(self._refusal)
         if self._compile is False or self._refusal or _PYRO_STACK:
             return self._function(*args, **kwargs)
+        if self._repeatable and not self._may_have_graph(args):
+            return self._function(*args, **kwargs)
         call = self._specialisations.as_call(args, kwargs)
         found = self._find(call, key)
         if found is None:
@@ -178,6 +186,13 @@ class TieredFunction:
         is_alike = self._is_steady and found.compiled is not None and call.spec is None
         self._steady = (_layouts(args), found) if is_alike and not self._refusal else None
         return result
+
+    def _may_have_graph(self, args: tuple[Any, ...]) -> bool:
+        """Whether calls are of one of the first kinds, of which there may be so many."""
+        kind = repr(_layouts(args))
+        if kind not in self.kinds and len(self.kinds) < MOST_SPECIALISATIONS:
+            self.kinds.append(kind)
+        return kind in self.kinds
 
     def _find(self, call: Call, key: Callable[[], Hashable]) -> Specialisation | None:
         """The specialisation of a call; None where it has no graph and will have none."""
@@ -255,7 +270,7 @@ class TieredFunction:
     def _should_compile(self, found: Specialisation, call: Call) -> bool:
         is_first = self.num_graphs[1] == 0
         if self._repeatable:
-            return is_first and _layouts(call.args) == self._expected_layouts
+            return is_first and repr(_layouts(call.args)) == self.expected
         if self._compile is True and is_first:
             return True
         return self._break_even.of_compiling(found.replayed, found.calls)

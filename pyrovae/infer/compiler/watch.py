@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-__all__ = ["Watch"]
+__all__ = ["Watch", "is_library"]
 
 _SCALAR = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, np.generic)
 
@@ -260,7 +260,7 @@ def _find_places(path: str, thing: Any) -> Iterator[tuple[Any, list[Any]]]:
 def _find_class_places(kind: type) -> Iterator[tuple[Any, list[Any]]]:
     """The watched attributes and methods of a class and its bases, without those of libraries."""
     for each in kind.__mro__:
-        if not _is_library(each):
+        if not is_library(each):
             names = [
                 name
                 for name, value in vars(each).items()
@@ -284,7 +284,7 @@ def _find_function_places(function: FunctionType) -> Iterator[tuple[Any, list[An
     if function.__kwdefaults__:
         yield function.__kwdefaults__, list(function.__kwdefaults__)
     yield vars(function), list(vars(function))
-    if _is_library(function):
+    if is_library(function):
         return
     named = _find_names(function.__code__)
     here = function.__globals__
@@ -293,7 +293,7 @@ def _find_function_places(function: FunctionType) -> Iterator[tuple[Any, list[An
         yield here, names
     for name in named:
         module = here.get(name)
-        if isinstance(module, ModuleType) and not _is_library(module):
+        if isinstance(module, ModuleType) and not is_library(module):
             inner = [n for n in named if n in vars(module) and not _is_fixed(vars(module)[n])]
             if inner:
                 yield vars(module), inner
@@ -310,10 +310,11 @@ def _find_names(code: CodeType) -> list[str]:
 
 def _is_fixed(value: Any) -> bool:
     """Whether a value is a module, or a function or class of a library, which do not change."""
-    return isinstance(value, ModuleType) or (callable(value) and _is_library(value))
+    return isinstance(value, ModuleType) or (callable(value) and is_library(value))
 
 
-def _is_library(thing: Any) -> bool:
+def is_library(thing: Any) -> bool:
+    """Whether a function or class belongs to a library, and so holds nothing of the user's."""
     if isinstance(thing, nn.Module | MethodType | functools.partial):
         return False
     return _package(thing) == _OWN or _is_foreign(thing)

@@ -27,6 +27,14 @@ class Loss(NamedTuple):
     reconstruction: Float[Tensor, ""]
     kl: Float[Tensor, ""]
 
+    def __float__(self) -> float:
+        """The loss as a number; this waits for the device."""
+        return float(self.loss)
+
+    def __round__(self, ndigits: int | None = None) -> float:
+        """The loss as a number, rounded."""
+        return round(float(self.loss), ndigits)
+
 
 class ELBO:
     """The ELBO of the whole data set, per datum, estimated from a minibatch.

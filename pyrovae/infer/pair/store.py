@@ -333,8 +333,9 @@ def _warn_of_start(name: str, claim: _Claim) -> None:
     trained = "is being trained" if claim.is_training else "was trained"
     warnings.warn(
         f"the parameter {_plain(name)!r} in Pyro's store {trained} by another program; this "
-        "program starts from its own initial value, which replaces it there. Give parameters of "
-        "different programs different names, or call pyro.clear_param_store() between trainings",
+        "program starts from its own initial value, which replaces it there, so that Pyro's own "
+        "tools find the last one for both. Give parameters of different programs different names, "
+        "or call pyro.clear_param_store() between trainings",
         UserWarning,
         stacklevel=2,
     )

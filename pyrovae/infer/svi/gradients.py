@@ -204,7 +204,7 @@ class LossAndGradients:
         parameters = self._parameters.tensors
         if self.guard is None:
             is_infinite = isinstance(self._loss, TraceTailAdaptive_ELBO)
-            device = parameters[0].device
+            device = parameters[0].device if parameters else torch.device("cpu")
             self.guard = Guard(self._policy, device, checks_loss=not is_infinite)
         gradients = self._parameters.take_gradients()
         loss = _as_tensors(loss, parameters)

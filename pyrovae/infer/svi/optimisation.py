@@ -72,13 +72,8 @@ class Optimisation:
         """Give the optimiser the parameters that it does not have.
 
         Raises:
-            InputError: if there are none at all, or the optimiser or the schedule is not valid.
+            InputError: if the optimiser or the schedule is not valid.
         """
-        if not len(self._parameters):
-            raise InputError(
-                "model and guide have nothing to train: declare parameters with pyro.param, "
-                "networks with pyro.module, or pass modules"
-            )
         if len(self._parameters) == len(self.places):
             return
         new = self._parameters.tensors[len(self.places) :]
@@ -115,7 +110,8 @@ class Optimisation:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next update, in the first group."""
-        assert self.optimiser is not None
+        if self.optimiser is None:
+            return nan
         return float(self.optimiser.param_groups[0].get("lr", nan))
 
     @torch.no_grad()
@@ -125,7 +121,8 @@ class Optimisation:
         Fused Adam and AdamW read on the device whether it does. Other optimisers wait for the
         device.
         """
-        assert self.optimiser is not None
+        if self.optimiser is None:  # there is nothing to train
+            return
         if self._pyro is not None:
             self._pyro.take_turn()
         blocked, tensors = guard.blocked, self._parameters.tensors
@@ -176,7 +173,8 @@ class Optimisation:
         Returns:
             None where the optimiser is not Adam or AdamW, or does not update after each step.
         """
-        assert self.optimiser is not None
+        if self.optimiser is None:
+            return None
         if self._accumulator.num_steps > 1 or AdamUpdate.key(self.optimiser) is None:
             return None
         parameters = self._parameters.tensors

@@ -204,8 +204,8 @@ class SVI:
         Parameters that first appear in a later step are trained from then on.
 
         Raises:
-            InputError: if the pair has no bound, or nothing to train; or, where compile is True,
-                if the step cannot be recorded.
+            InputError: if the pair has no bound; or, where compile is True, if the step cannot be
+                recorded.
             NotFinite: at each hundredth step, if the loss or a gradient was not finite in one of
                 the last hundred; where such steps are skipped, if that holds for all of them.
             Separated: if another process ended that shares the steps.
@@ -256,7 +256,7 @@ class SVI:
         repeatable, steps like this one are compiled.
 
         Raises:
-            InputError: if the pair has no bound, or nothing to train.
+            InputError: if the pair has no bound.
         """
         self._gradients.prepare(args, kwargs)
 
@@ -276,6 +276,7 @@ class SVI:
             "num_skipped": self.num_skipped,
             "learning_rate": self.learning_rate,
             "settings": self._settings(),
+            "kinds": [self._gradients.tiered.expected, *self._gradients.tiered.kinds],
             "seed": None if self._shards is None else self._shards.seed,
         }
         return state
@@ -299,6 +300,8 @@ class SVI:
         state.load("buffer", self.buffers())
         self._num_steps = state.record["num_steps"]
         self.num_skipped = state.record["num_skipped"]
+        expected, *kinds = state.record["kinds"]
+        self._gradients.tiered.expected, self._gradients.tiered.kinds = expected, kinds
         self.learning_rate = state.record["learning_rate"]
         if self._shards is not None:
             self._shards.seed = state.record["seed"]
