@@ -1,5 +1,6 @@
 """Importance sampling against models with a known log p(x), within its standard error."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pyrovae import VAE, InputError
-from pyrovae.infer import importance_sample
-from pyrovae.infer.estimators.pareto import pareto_k
+from pyrovae.infer import HeavyTailWarning, importance_sample
+from pyrovae.infer.estimators.pareto import MAX_PARETO_K, pareto_k
 from tests.pairs import user_pair
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -94,10 +95,58 @@ class TestExact:
         assert abs(wrong + got.bias) < 4.5 * got.monte_carlo_error
         assert got.pareto_k.median() < 0.5
 
-    def test_pareto_k_shows_a_heavy_tail(self) -> None:
+    def test_the_average_is_too_low_by_its_stated_bias(self) -> None:
+        """Over 40,000 data the error of the average is far below the bias."""
+        pair = LinearGaussian(widened=2.0, shifted=0.2)
+        x = pair.data(40_000)
+        got = importance_sample(
+            pair.model, pair.guide, x, num_samples=40, batch_size=2000, seed=3, **QUIET
+        )
+        too_low = (pair.marginal.log_prob(x) - got.log_likelihood).mean().item()
+        assert got.bias > 6 * got.monte_carlo_error
+        # Terms of the next order are smaller by 1 / K, times a few.
+        assert abs(too_low - got.bias) < 4.5 * got.monte_carlo_error + 0.03 * got.bias
+        assert got.bias == pytest.approx(got.standard_error.square().mean().item() / 2)
+
+    def test_a_heavy_tail_is_shown_and_said(self) -> None:
         pair = LinearGaussian(widened=0.15)
-        got = importance_sample(pair.model, pair.guide, pair.data(50), num_samples=2000, **QUIET)
+        message = (
+            r"50 of 50 data have heavy-tailed .*above 0\.5.*\(k above 0\.7\) log p\(x\) itself"
+        )
+        with pytest.warns(HeavyTailWarning, match=message):
+            got = importance_sample(
+                pair.model, pair.guide, pair.data(50), num_samples=2000, **QUIET
+            )
         assert got.pareto_k.median() > 0.7
+
+    def test_light_tails_are_not_warned_of(self) -> None:
+        pair = LinearGaussian(widened=1.4)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", HeavyTailWarning)
+            got = importance_sample(
+                pair.model, pair.guide, pair.data(20), num_samples=2000, **QUIET
+            )
+        assert got.pareto_k.max() < 0.5
+
+    def test_intervals_hold_too_rarely_above_the_limit(self) -> None:
+        """Weights of a normal narrowed to a variance v have a Pareto shape of 1 - v.
+
+        At k = 0.4 some 95 percent of the intervals hold; at 0.7 clearly fewer.
+        """
+        covered = []
+        for k in (0.4, 0.7):
+            pair = LinearGaussian(widened=1 - k)
+            x = pair.data(2000)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", HeavyTailWarning)
+                got = importance_sample(
+                    pair.model, pair.guide, x, num_samples=1000, seed=1, **QUIET
+                )
+            off = (got.log_likelihood - pair.marginal.log_prob(x)) / got.standard_error
+            covered.append((off.abs() < 1.96).double().mean().item())
+        assert covered[0] > 0.92
+        assert covered[1] < 0.9
+        assert MAX_PARETO_K == 0.5
 
     def test_bounds_rise_with_the_number_of_samples_to_log_p(self) -> None:
         pair = LinearGaussian(widened=2.0, shifted=0.3)
