@@ -70,8 +70,9 @@ def fit(
 
     Model and guide are functions with ``pyro.param`` and ``pyro.module``, ``PyroModule``s,
     autoguides, or models of this package; both are called with the parts of a batch. Networks are
-    trained in place. Parameters of ``pyro.param`` start afresh in each fit; ``history.model`` and
-    ``history.guide`` hold their trained values. The global parameter store is not used.
+    trained in place. Parameters of ``pyro.param`` are in Pyro's store, which a second fit of the
+    same pair goes on from, and another begins afresh; ``history.model`` and ``history.guide`` keep
+    the values of this fit.
 
     Before the first step all data pass once through the pair under Pyro's validation, in eval mode
     and without gradients, so that bad data stop the fit before anything is trained. Turn this off
@@ -126,9 +127,11 @@ def fit(
             state is saved.
         resume: folder of an earlier run with the same data, model and options. The run goes on from
             its last state and saves further states there. On the same machine it ends with the
-            parameters and figures of a run that never stopped, to the bit. Not saved are Python
-            values that a program counts besides parameters and buffers, and the random states of
-            a DataLoader's persistent workers.
+            parameters and figures of a run that never stopped, to the bit. Random generators that
+            samplers, data sets, transforms and programs keep are saved, and so are the numbers that
+            samplers and data sets count. Not saved are Python values that model and guide count
+            besides parameters and buffers, and the random states of a DataLoader's persistent
+            workers.
         checkpoint_every: seconds between two saved states; the state after the last step is saved,
             too.
 

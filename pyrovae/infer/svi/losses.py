@@ -1,6 +1,6 @@
 """The losses that SVI takes: objects with Pyro's methods of a loss, and functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +11,14 @@ from ..objectives.objective import Objective
 from ..pair.bound import PyroFunction
 from ..trees import map_leaves
 
-__all__ = ["FunctionLoss", "as_loss", "as_numbers", "is_own"]
+__all__ = [
+    "FunctionLoss",
+    "as_loss",
+    "as_numbers",
+    "check_can_be_split",
+    "describe_loss",
+    "is_own",
+]
 
 
 class FunctionLoss:
@@ -81,3 +88,35 @@ def is_own(loss: Any) -> bool:
 def as_numbers(loss: Any) -> Any:
     """The loss, or each of several, as a Python number, as ``pyro.infer.SVI`` returns it."""
     return map_leaves(lambda each: each.item() if isinstance(each, Tensor) else each, loss)
+
+
+def check_can_be_split(loss: Any) -> None:
+    """Check that the gradient of a batch is the mean of the gradients of its shards.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if not is_own(loss):
+        raise InputError(
+            f"the loss {type(loss).__name__} cannot be computed in shards, since it is no mean "
+            "over data; give an objective of this package, or no shards"
+        )
+    if not getattr(loss, "is_mean_over_data", True):
+        raise InputError(
+            f"{loss.name} cannot be computed in shards, since it compares the data of a batch with "
+            "each other, so that it is no mean over data; train it in one process without shards"
+        )
+
+
+def describe_loss(objective: Any) -> str:
+    """The class of a loss and its settings, which a resumed training must have again."""
+    return f"{type(objective).__name__} {_select_plain(vars(objective))}"
+
+
+def _select_plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The public attributes that are numbers, strings or None."""
+    return {
+        name: value
+        for name, value in sorted(values.items())
+        if not name.startswith("_") and isinstance(value, bool | int | float | str | None)
+    }

@@ -1,7 +1,7 @@
 """Stochastic variational inference for any Pyro model and guide, at the speed of compiled code."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from math import nan
 from typing import Any
@@ -24,7 +24,7 @@ from ..parallel.shards import Shards
 from ..trees import leaves_of
 from .buffers import BufferGuard
 from .gradients import LossAndGradients
-from .losses import as_loss, as_numbers, is_own
+from .losses import as_loss, as_numbers, check_can_be_split, describe_loss, is_own
 from .optimisation import MakeOptimiser, Optimisation
 from .parameters import Parameters
 from .state import State
@@ -50,17 +50,22 @@ class SVI:
     change all the time tensors, or arguments of :meth:`step`, which turns floats into tensors. From
     time to time a compiled step is compared with the program itself, on the same noise.
 
-    Parameters of ``pyro.param`` and ``pyro.module`` are in ``svi.pair``, not in Pyro's global
-    store.
+    Parameters of ``pyro.param`` and ``pyro.module`` are in Pyro's store, as with
+    ``pyro.infer.SVI``, but a program never takes up what a finished training of another program
+    left there (:class:`~pyrovae.infer.pair.store.ProgramParameters`).
 
     Arguments:
         model: p(x, z).
         guide: q(z | x).
-        optimiser: makes a torch optimiser from the list of parameters, once they are known, such as
-            ``functools.partial(torch.optim.Adam, lr=1e-3, fused=True)``; or an optimiser of
-            ``pyro.optim`` whose options are a dict. Adam and AdamW are compiled with the step;
-            others follow it.
-        loss: an :class:`ELBO` of this package, which is the default, or a Pyro ``ELBO``.
+        optimiser: an optimiser of ``pyro.optim``; or makes a torch optimiser from the list of
+            parameters, once they are known, such as
+            ``functools.partial(torch.optim.Adam, lr=1e-3, fused=True)``. Adam and AdamW are
+            compiled with the step; others follow it.
+        loss: an :class:`ELBO` of this package, which is the default, a Pyro ``ELBO``, or a function
+            of model, guide and the arguments of a step. Losses that are not of this package are
+            returned as Python numbers, as in Pyro.
+        loss_and_grads: for a function as loss, what computes it and its gradients.
+        optim: another name of ``optimiser``, as in Pyro.
         compile: ``"auto"``; True to record from the second step on, where code that cannot be
             recorded is an error; or False.
         num_steps: number of steps to come, by which ``"auto"`` decides. Unless given, as many are
@@ -132,7 +137,7 @@ class SVI:
         self.objective = as_loss(loss, loss_and_grads)
         self.loss, self.loss_and_grads = self.objective.loss, self.objective.loss_and_grads
         if shards is not None and shards.num > 1:
-            _check_can_be_split(self.objective)
+            check_can_be_split(self.objective)
         self._trainer = Trainer()
         self.pair = Pair(model, guide, self._trainer)
         self.learning_rate = nan
@@ -363,38 +368,7 @@ class SVI:
         """What steps depend on that is neither data nor learned, as plain values."""
         return {
             **self._optimisation.settings(),
-            "objective": _describe(self.objective),
+            "objective": describe_loss(self.objective),
             "autocast": str(self._autocast),
             "shards": None if self._shards is None else self._shards.num,
         }
-
-
-def _check_can_be_split(loss: Any) -> None:
-    """Check that the gradient of a batch is the mean of the gradients of its shards.
-
-    Raises:
-        InputError: if it is not.
-    """
-    if not is_own(loss):
-        raise InputError(
-            f"the loss {type(loss).__name__} cannot be computed in shards, since it is no mean "
-            "over data; give an objective of this package, or no shards"
-        )
-    if not getattr(loss, "is_mean_over_data", True):
-        raise InputError(
-            f"{loss.name} cannot be computed in shards, since it compares the data of a batch with "
-            "each other, so that it is no mean over data; train it in one process without shards"
-        )
-
-
-def _describe(objective: Any) -> str:
-    return f"{type(objective).__name__} {_select_plain(vars(objective))}"
-
-
-def _select_plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The public attributes that are numbers, strings or None."""
-    return {
-        name: value
-        for name, value in sorted(values.items())
-        if not name.startswith("_") and isinstance(value, bool | int | float | str | None)
-    }
