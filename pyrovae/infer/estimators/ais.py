@@ -18,6 +18,7 @@ from ..pair.rows import repeat_rows
 from .densities import RowDensities, simulate
 from .evaluate import Estimate, check_log_likelihood
 from .hmc import State, hmc_transition
+from .options import check_options
 from .pareto import pareto_k, warn_of_heavy_tails
 
 __all__ = [
@@ -159,6 +160,10 @@ def annealed_importance_sample(
             sample it; or if an argument is invalid.
         FloatingPointError: if importance weights are NaN.
     """
+    check_options(model=model, guide=model if guide is None else guide, batch_size=batch_size)
+    check_options(seed=seed, transform=transform, device=device, plate=plate, progress=progress)
+    check_options(num_chains=num_chains, num_temperatures=num_temperatures)
+    check_options(num_leapfrog=num_leapfrog)
     annealing = _Annealing(num_chains, num_temperatures, num_leapfrog)
     batches = as_batches(data, batch_size, shuffle=False, transform=transform, device=device)
     pair = Pair(model, model if guide is None else guide)
@@ -221,6 +226,9 @@ def bidirectional_check(
         InputError: as :func:`annealed_importance_sample`, or if a site cannot be simulated.
         FloatingPointError: if importance weights are NaN.
     """
+    check_options(model=model, batch_size=batch_size, seed=seed, transform=transform)
+    check_options(device=device, plate=plate, progress=progress, num_chains=num_chains)
+    check_options(num_temperatures=num_temperatures, num_leapfrog=num_leapfrog)
     annealing = _Annealing(num_chains, num_temperatures, num_leapfrog)
     batches = as_batches(data, batch_size, shuffle=False, transform=transform, device=device)
 
@@ -249,13 +257,6 @@ class _Annealing:
     num_chains: int
     num_temperatures: int
     num_leapfrog: int
-
-    def __post_init__(self) -> None:
-        if self.num_chains < 2:
-            raise InputError(f"num_chains is {self.num_chains}; a standard error needs 2 or more")
-        for name in ("num_temperatures", "num_leapfrog"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")
 
     @property
     def num_preliminary(self) -> int:

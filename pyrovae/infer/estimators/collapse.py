@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from ...arguments import as_whole
 from ...data.batches import Batches, LoaderBatches, Transform, as_batches
 from ...errors import InputError
 from ...progress import LateProgress
@@ -18,6 +19,7 @@ from ..pair.latents import LocalLatent, find_local_latents, flatten_per_datum, u
 from ..pair.pair import Pair
 from ..pair.rows import has_row_per_datum
 from .aggregate import BatchPosterior, log_aggregate_posterior
+from .options import check_options
 
 __all__ = ["LatentReport", "latent_report"]
 
@@ -149,10 +151,18 @@ def latent_report(
         >>> report.site, len(report.kl)
         ('z', 2)
     """
-    if num_samples < 1:
-        raise InputError(f"num_samples is {num_samples}; it must be 1 or more")
-    if max_data < 2:
-        raise InputError(f"max_data is {max_data}; a variance over data needs 2 data or more")
+    as_whole("num_samples", num_samples, 1)
+    check_options(
+        model=model,
+        guide=guide,
+        max_data=max_data,
+        batch_size=batch_size,
+        seed=seed,
+        transform=transform,
+        device=device,
+        plate=plate,
+        progress=progress,
+    )
     batches = as_batches(data, batch_size, shuffle=False, transform=transform, device=device)
     if batches.size < 2:
         raise InputError(

@@ -14,6 +14,7 @@ from ..compiler.tiered import Compile, TieredFunction
 from ..pair.bound import PyroFunction
 from ..pair.pair import Pair
 from ..pair.scaling import find_scaled_sites
+from .options import check_options
 
 __all__ = ["Estimate", "Evaluation", "check_log_likelihood", "evaluate"]
 
@@ -88,10 +89,19 @@ def evaluate(
         compile: whether to record and compile the bound; see :class:`~pyrovae.SVI`.
 
     Raises:
-        InputError: if the pair has no bound on these data.
+        InputError: if the pair has no bound on these data, or an argument is invalid.
     """
-    if num_particles < 1:
-        raise InputError(f"num_particles is {num_particles}; it must be 1 or more")
+    check_options(
+        model=model,
+        guide=guide,
+        size=size,
+        num_particles=num_particles,
+        batch_size=batch_size,
+        transform=transform,
+        device=device,
+        plate=plate,
+        compile=compile,
+    )
     batches = as_batches(data, batch_size, shuffle=False, transform=transform, device=device)
     size = batches.size if size is None else size
     pair = Pair(model, guide)

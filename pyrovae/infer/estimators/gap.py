@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import transform_to
 
+from ...arguments import TensorLike, as_tensor, as_whole
 from ...data.batches import Transform, as_batches
 from ...errors import InputError
 from ...progress import LateProgress
@@ -25,6 +27,7 @@ from ..pair.terms import evaluate_terms
 from .evaluate import check_log_likelihood
 from .full_rank import Evidence, FullRankProposal
 from .importance import importance_sample
+from .options import check_options
 from .pareto import HeavyTailWarning, warn_of_heavy_tails
 
 __all__ = ["InferenceGap", "inference_gap"]
@@ -86,7 +89,7 @@ def inference_gap(
     transform: Transform | None = None,
     device: torch.device | str | None = None,
     plate: str = "data",
-    log_likelihood: Float[Tensor, "data"] | None = None,
+    log_likelihood: TensorLike | None = None,
     progress: bool = True,
 ) -> InferenceGap:
     """Optimise q for each datum within the guide's family, and compare ELBOs, in eval mode.
@@ -138,8 +141,22 @@ def inference_gap(
         >>> gap.amortisation_gap.shape
         torch.Size([5])
     """
+    check_options(
+        model=model,
+        guide=guide,
+        num_steps=num_steps,
+        lr=lr,
+        batch_size=batch_size,
+        seed=seed,
+        transform=transform,
+        device=device,
+        plate=plate,
+        progress=progress,
+    )
+    as_whole("num_samples", num_samples, 2)
     batches = as_batches(data, batch_size, shuffle=False, transform=transform, device=device)
-    _check_arguments(num_steps, lr, num_samples, log_likelihood, batches.size)
+    if log_likelihood is not None:
+        log_likelihood = _check_log_likelihood(log_likelihood, batches.size)
     pair = Pair(model, guide)
     parts: list[tuple[Tensor, ...]] = []
     evidence: list[Evidence] = []
@@ -195,24 +212,18 @@ def inference_gap(
     return InferenceGap(log_p, best_elbo, elbo, error, tail)
 
 
-def _check_arguments(
-    num_steps: int,
-    lr: float,
-    num_samples: int,
-    log_likelihood: Float[Tensor, "data"] | None,
-    num_data: int,
-) -> None:
-    if num_steps < 1:
-        raise InputError(f"num_steps is {num_steps}; it must be 1 or more")
-    if not lr > 0:
-        raise InputError(f"lr is {lr:g}; it must be positive")
-    if num_samples < 2:
-        raise InputError(f"num_samples is {num_samples}; a standard error needs 2 or more")
-    if log_likelihood is not None and len(log_likelihood) != num_data:
+def _check_log_likelihood(given: Any, num_data: int) -> Float[Tensor, "data"]:
+    if isinstance(given, list | tuple):
+        given = np.asarray(given)
+    log_likelihood = as_tensor("log_likelihood", given)
+    if tuple(log_likelihood.shape) != (num_data,):
+        size = len(log_likelihood) if log_likelihood.ndim == 1 else tuple(log_likelihood.shape)
         raise InputError(
-            f"log_likelihood has {len(log_likelihood)} entries for {num_data} data; give one entry "
-            "for each datum"
+            f"log_likelihood has {size} entries for {num_data} data; give one entry for each datum"
         )
+    if log_likelihood.dtype == torch.bool or not log_likelihood.isfinite().all():
+        raise InputError("log_likelihood must be finite numbers; some of these are not")
+    return log_likelihood
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ...arguments import as_whole
 from ...data.batches import Transform, as_batches
 from ...errors import InputError
 from ...progress import LateProgress
@@ -21,6 +22,7 @@ from ..pair.particles import Particles
 from ..pair.rows import has_row_per_datum
 from ..pair.terms import evaluate_terms
 from .evaluate import Estimate, check_log_likelihood
+from .options import check_options
 from .pareto import pareto_k, warn_of_heavy_tails
 
 __all__ = ["ImportanceEstimate", "importance_sample"]
@@ -129,7 +131,22 @@ def importance_sample(
             of its own; or if an argument is invalid.
         FloatingPointError: if importance weights are NaN.
     """
-    _check_arguments(num_samples, bounds, memory)
+    check_options(
+        model=model,
+        guide=guide,
+        bounds=bounds,
+        batch_size=batch_size,
+        memory=memory,
+        seed=seed,
+        transform=transform,
+        device=device,
+        plate=plate,
+        compile=compile,
+        progress=progress,
+    )
+    as_whole("num_samples", num_samples, 2)
+    if any(k > num_samples for k in bounds):
+        raise InputError(f"bounds are {list(bounds)}; each must be from 1 to {num_samples}")
     batches = as_batches(data, batch_size, shuffle=False, transform=transform, device=device)
     pair = Pair(model, guide)
 
@@ -161,15 +178,6 @@ def importance_sample(
     check_log_likelihood(estimate.log_likelihood)
     warn_of_heavy_tails(estimate.pareto_k, _ADVICE, stacklevel=4)
     return estimate
-
-
-def _check_arguments(num_samples: int, bounds: Sequence[int], memory: int) -> None:
-    if num_samples < 2:
-        raise InputError(f"num_samples is {num_samples}; a standard error needs 2 or more")
-    if any(not 1 <= k <= num_samples for k in bounds):
-        raise InputError(f"bounds are {list(bounds)}; each must be from 1 to {num_samples}")
-    if memory < 1:
-        raise InputError(f"memory is {memory}; it must be a positive number of bytes")
 
 
 def _log_terms(

@@ -99,7 +99,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"num_chains": 1}, "num_chains is 1; a standard error needs 2"),
+            ({"num_chains": 1}, "num_chains is 1; it must be 2 or more"),
             ({"num_temperatures": 0}, "num_temperatures is 0; it must be 1 or more"),
             ({"num_leapfrog": 0}, "num_leapfrog is 0; it must be 1 or more"),
         ],

@@ -391,7 +391,7 @@ class TestErrors:
         ("options", "message"),
         [
             ({"num_steps": 0}, "num_steps is 0"),
-            ({"lr": 0.0}, "lr is 0; it must be positive"),
+            ({"lr": 0.0}, "lr is 0.0; it must be positive"),
             ({"num_samples": 1}, "num_samples is 1"),
             ({"log_likelihood": [0.0, 1.0]}, "log_likelihood has 2 entries for 4 data"),
         ],

@@ -297,7 +297,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"num_samples": 1}, "num_samples is 1; a standard error needs 2"),
+            ({"num_samples": 1}, "num_samples is 1; it must be 2 or more"),
             ({"num_samples": 10, "bounds": (11,)}, r"bounds are \[11\]; each must be from 1 to 10"),
             ({"memory": 0}, "memory is 0"),
         ],
