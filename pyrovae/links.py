@@ -12,6 +12,7 @@ unit interval          sigmoid
 other interval (a, b)  a + (b - a) sigmoid
 simplex                softmax
 ordered vector         first entry identity, increments softplus
+lower Cholesky factor  unit triangular matrix times a softplus diagonal
 anything else          ``torch.distributions.transform_to``
 =====================  ====================================
 """
@@ -70,7 +71,7 @@ def find_link(name: str) -> Transform:
     return LINKS[name]()
 
 
-def _softplus_above(lower: float) -> Transform:
+def _softplus_above(lower: Any) -> Transform:
     start = lower + _OFF_ZERO + _OFF_BOUND * abs(lower)
     return ComposeTransform([SoftplusTransform(), AffineTransform(start, 1.0)])
 
@@ -91,7 +92,9 @@ def _less_than(constraint: Any) -> Transform:
 
 def _interval(constraint: Any) -> Transform:
     low, high = constraint.lower_bound, constraint.upper_bound
-    if (low, high) == (0, 1):
+    if isinstance(high, Tensor) and bool(high.isposinf().all()):
+        return _softplus_above(low)
+    if not isinstance(low, Tensor) and (low, high) == (0, 1):
         return SigmoidTransform()
     return ComposeTransform([SigmoidTransform(), AffineTransform(low, high - low)])
 
@@ -120,6 +123,45 @@ class _Ordered(Transform):
         return torch.cat([first, increments], dim=-1)
 
 
+class _Triangular(Transform):
+    """L = B diag(d) with ones on the diagonal of a lower triangular B, from packed numbers.
+
+    L of D rows has D (D + 1) / 2 numbers, packed into D rows of (D + 2) // 2; of an even D, the
+    last D / 2 are not used. First come those of d, by softplus, then the rows of B below its
+    diagonal. A small d then does not enlarge the inverse of B.
+    """
+
+    domain = constraints.independent(constraints.real, 2)
+    codomain = constraints.lower_cholesky
+    bijective = False
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Triangular)
+
+    def _call(self, x: Tensor) -> Tensor:
+        num = x.shape[-2]
+        flat = x.flatten(-2)
+        row, column = torch.tril_indices(num, num, -1, device=x.device)
+        places = torch.zeros(num, num, dtype=torch.long, device=x.device)
+        places[row, column] = num + torch.arange(len(row), device=x.device)
+        square = flat.index_select(-1, places.flatten()).unflatten(-1, (num, num))
+        diagonal: Tensor = _softplus_above(0.0)(flat[..., :num])
+        eye = torch.eye(num, dtype=x.dtype, device=x.device)
+        lower: Tensor = (square.tril(-1) + eye) * diagonal.unsqueeze(-2)
+        return lower
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        num = y.shape[-1]
+        row, column = torch.tril_indices(num, num, -1, device=y.device)
+        diagonal = y.diagonal(dim1=-2, dim2=-1)
+        below = (y / diagonal.unsqueeze(-2))[..., row, column]
+        flat = torch.cat([_softplus_above(0.0).inv(diagonal), below], -1)
+        width = (num + 2) // 2
+        packed = flat.new_zeros(*flat.shape[:-1], num * width)
+        packed[..., : flat.shape[-1]] = flat
+        return packed.reshape(*flat.shape[:-1], num, width)
+
+
 _DEFAULTS: dict[Any, Callable[[Any], Transform]] = {
     constraints.real: lambda _: identity_transform,
     constraints.independent: _independent,
@@ -130,7 +172,7 @@ _DEFAULTS: dict[Any, Callable[[Any], Transform]] = {
     constraints.half_open_interval: _interval,
     constraints.simplex: lambda _: SoftmaxTransform(),
     type(ordered_vector): lambda _: _Ordered(),
-    constraints.lower_cholesky: transform_to,
+    constraints.lower_cholesky: lambda _: _Triangular(),
     constraints.positive_definite: transform_to,
 }
 for _constraint, _link in _DEFAULTS.items():

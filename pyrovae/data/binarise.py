@@ -68,7 +68,8 @@ def check_whole(dataset: Dataset) -> None:
         InputError: if it does not; the message names the first split with other numbers.
     """
     for name, part in dataset.splits.items():
-        if not bool((part.x == part.x.round()).logical_or(part.x.isnan()).all()):
+        x = part.x
+        if x.is_floating_point() and not bool(((x == x.round()) | x.isnan()).all()):
             raise InputError(
                 f"the {name} data of {dataset.name} are not whole numbers, so they cannot be "
                 "dequantised; turn dequantisation off"

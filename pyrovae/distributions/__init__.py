@@ -1,7 +1,16 @@
 """Distributions that Pyro lacks, or supports only for moderate arguments or equal totals."""
 
 from .completed import completed, marginal
-from .concentrated import Beta, Chi2, Dirichlet, FisherSnedecor, Gamma, InverseGamma, StudentT
+from .concentrated import (
+    AffineBeta,
+    Beta,
+    Chi2,
+    FisherSnedecor,
+    Gamma,
+    InverseGamma,
+    Kumaraswamy,
+    StudentT,
+)
 from .counts import (
     BetaBinomial,
     Binomial,
@@ -13,6 +22,7 @@ from .counts import (
 )
 from .features import expectation, features
 from .flows import FlowDistribution
+from .joint import Dirichlet, MultivariateNormal, OneHotCategorical
 from .matrices import Wishart
 from .mixtures import DiagonalNormalMixture
 from .noisy import denoised, noisy
@@ -20,11 +30,13 @@ from .scalars import (
     ContinuousBernoulli,
     DiscretisedLogistic,
     OrderedLogistic,
+    SoftAsymmetricLaplace,
     VonMises,
 )
-from .vectors import Blocks, DirichletMultinomial, LowRankNormal, Multinomial
+from .vectors import Blocks, DirichletMultinomial, LowRankNormal, Multinomial, as_joint_normal
 
 __all__ = [
+    "AffineBeta",
     "Beta",
     "BetaBinomial",
     "Binomial",
@@ -40,16 +52,21 @@ __all__ = [
     "Gamma",
     "GammaPoisson",
     "InverseGamma",
+    "Kumaraswamy",
     "LowRankNormal",
     "Multinomial",
+    "MultivariateNormal",
     "NegativeBinomial",
+    "OneHotCategorical",
     "OrderedLogistic",
     "Poisson",
+    "SoftAsymmetricLaplace",
     "StudentT",
     "VonMises",
     "Wishart",
     "ZeroInflatedNegativeBinomial",
     "ZeroInflatedPoisson",
+    "as_joint_normal",
     "completed",
     "denoised",
     "expectation",

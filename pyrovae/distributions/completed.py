@@ -10,7 +10,8 @@ from torch.distributions import constraints
 
 from ..errors import InputError
 from .features import expectation, features
-from .vectors import Blocks, LowRankNormal
+from .joint import Dirichlet, OneHotCategorical, possible_classes
+from .vectors import Blocks, as_joint_normal
 
 __all__ = ["completed", "marginal"]
 
@@ -23,6 +24,7 @@ def marginal(p: Any, observed: Bool[Tensor, "*batch_event"]) -> Any:
     if isinstance(p, Blocks):
         parts = zip(p.parts, observed.split(p.widths, -1), strict=True)
         return Blocks([marginal(part, mask) for part, mask in parts])
+    p = as_joint_normal(p) or p
     if hasattr(p, "marginal"):
         return p.marginal(observed)
     return features(p).mask(observed).to_event(len(p.event_shape))
@@ -40,13 +42,18 @@ def completed(p: Any, y: Num[Tensor, "*batch_event"]) -> Any:
     if isinstance(p, Blocks):
         parts = zip(p.parts, y.split(p.widths, -1), strict=True)
         return Blocks([completed(part, y_part) for part, y_part in parts])
-    if isinstance(p, LowRankNormal):
-        return _CompletedNormal(p, y)
+    joint = as_joint_normal(p)
+    if joint is not None:
+        return _CompletedNormal(joint, y)
+    if isinstance(p, Dirichlet):
+        return _CompletedShares(p, y)
+    if isinstance(p, OneHotCategorical):
+        return _CompletedClass(p, y)
     if hasattr(p, "marginal"):
         raise InputError(
             f"{type(p).__name__} is a joint distribution over all features of a datum, and the "
             "conditional of some features given others is not implemented; use a likelihood of "
-            "independent features, or LowRankNormal"
+            "independent features, or MultivariateNormal"
         )
     return _CompletedFeatures(p, y)
 
@@ -103,11 +110,7 @@ class _CompletedNormal(_Completed):
 
     def log_prob(self, value: Tensor) -> Tensor:
         value = self._with_observed(value)
-        log_p = self.p.log_prob(value)
-        observed = marginal(self.p, self.observed)
-        log_observed: Tensor = observed.log_prob(torch.where(self.observed, value, 0.0))
-        log_prob: Tensor = log_p - log_observed
-        return log_prob
+        return _log_quotient(self.p, value, self.observed)
 
     def _condition(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """x + C O (O C O + I - O)^-1 (y - x)."""
@@ -118,3 +121,57 @@ class _CompletedNormal(_Completed):
         residual = torch.where(self.observed, self.y - x, 0.0).unsqueeze(-1)
         weights = torch.cholesky_solve(residual, factor).squeeze(-1) * observed
         return self._with_observed(x + (covariance @ weights.unsqueeze(-1)).squeeze(-1))
+
+
+class _CompletedShares(_Completed):
+    """The distribution for shares x ~ Dirichlet(a).
+
+    Divided by their sum, which y determines, the missing shares are Dirichlet(a_missing).
+    """
+
+    @property
+    def mean(self) -> Tensor:
+        return self._divide_rest(self.p.concentration)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            shape = torch.Size(sample_shape) + self.p.concentration.shape
+            gammas = torch._standard_gamma(self.p.concentration.expand(shape))
+            return self._divide_rest(gammas.clamp_min(torch.finfo(gammas.dtype).tiny))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return _log_quotient(self.p, self._with_observed(value), self.observed)
+
+    def _divide_rest(self, weights: Tensor) -> Tensor:
+        """Share what y leaves of 1 among the missing entries, by their weights."""
+        rest = (1 - self.y.nansum(-1, keepdim=True)).clamp_min(0.0)
+        weights = torch.where(self.observed, 0.0, weights)
+        total = weights.sum(-1, keepdim=True)
+        return self._with_observed(rest * weights / torch.where(total > 0, total, 1.0))
+
+
+class _CompletedClass(_Completed):
+    """The distribution for one-hot vectors: the classes that y leaves possible."""
+
+    @property
+    def mean(self) -> Tensor:
+        return self._with_observed(self._possible().probs)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            return self._with_observed(self._possible().sample(sample_shape))  # type: ignore[no-untyped-call]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return _log_quotient(self.p, self._with_observed(value), self.observed)
+
+    def _possible(self) -> OneHotCategorical:
+        possible = possible_classes(self.y.nan_to_num(0.0), self.observed)
+        lowest = torch.finfo(self.p.logits.dtype).min / 4
+        return OneHotCategorical(logits=self.p.logits.masked_fill(~possible, lowest))
+
+
+def _log_quotient(p: Any, value: Tensor, observed: Tensor) -> Tensor:
+    """log p(x) - log p(observed entries of x)."""
+    of_observed = marginal(p, observed).log_prob(torch.where(observed, value, 0.0))
+    log_prob: Tensor = p.log_prob(value) - of_observed
+    return log_prob

@@ -16,16 +16,18 @@ from .lgamma import (
     log_half_rise,
     log_of,
     log_power_of_ratio,
+    log_rise,
     stirling_remainder,
 )
 
 __all__ = [
+    "AffineBeta",
     "Beta",
     "Chi2",
-    "Dirichlet",
     "FisherSnedecor",
     "Gamma",
     "InverseGamma",
+    "Kumaraswamy",
     "StudentT",
 ]
 
@@ -83,6 +85,40 @@ class Beta(dist.Beta):
         return _log_beta_of(a, b, a * y - b * x, log_x, log_y) - log_x - log_y + at_ends
 
 
+class AffineBeta(dist.AffineBeta):
+    """loc + scale u with u ~ Beta(concentration1, concentration0)."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        u = Beta(self.concentration1, self.concentration0, validate_args=False)
+        scale: Tensor = self.scale
+        return u.log_prob((value - self.loc) / scale) - scale.log()
+
+
+class Kumaraswamy(dist.Kumaraswamy):  # type: ignore[misc]
+    """p(x) = a b x^(a - 1) (1 - x^a)^(b - 1) on [0, 1], of mean b B(1 + 1 / a, b).
+
+    torch computes it from the logarithms of powers of x, which round to 0 near the ends.
+    """
+
+    @property
+    def mean(self) -> Tensor:
+        a, b = as_real(self.concentration1, self.concentration0)
+        rise = 1 / a
+        # b B(1 + r, b) = G(1 + r) G(b + 1) / G(b + 1 + r)
+        log_b = torch.log(b + 1)
+        return (torch.lgamma(1 + rise) - log_rise(b + 1, rise) - rise * log_b).exp()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        x, a, b = as_real(value, self.concentration1, self.concentration0)
+        log_x = log_of(x)
+        log_rest = log_of(-torch.expm1(a * log_x))
+        return log_of(a) + log_of(b) + (a - 1) * log_x + (b - 1) * log_rest + _beyond_tiny(a, x)
+
+
 class FisherSnedecor(dist.FisherSnedecor):  # type: ignore[misc]
     """The ratio of Chi2(m) / m and Chi2(n) / n: u = m x / (m x + n) is Beta(m / 2, n / 2)."""
 
@@ -94,24 +130,6 @@ class FisherSnedecor(dist.FisherSnedecor):  # type: ignore[misc]
         a, b = m / 2, n / 2
         log_u, log_rest = -torch.log1p(1 / ratio), -torch.log1p(ratio)
         return _log_beta_of(a, b, a * (1 - x) / (1 + ratio), log_u, log_rest) - log_of(x)
-
-
-class Dirichlet(dist.Dirichlet):
-    """p(x) = G(A) prod_d x_d^(a_d - 1) / G(a_d) on the simplex, with A = sum_d a_d.
-
-    log p = R(A) - log A + sum_d [log a_d - R(a_d) - log x_d - D(a_d, A x_d)].
-    """
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        x, a = as_real(value, self.concentration)
-        total = a.sum(-1, keepdim=True)
-        log_x = log_of(x)
-        divergence = deviance(a, log_of(total) + log_x, a - total * x)
-        each = log_of(a) - stirling_remainder(a) - log_x - divergence + _beyond_tiny(a, x)
-        of_total: Tensor = (stirling_remainder(total) - log_of(total)).squeeze(-1)
-        return each.sum(-1) + of_total
 
 
 class StudentT(dist.StudentT):  # type: ignore[misc]

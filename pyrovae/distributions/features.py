@@ -34,6 +34,9 @@ def expectation(p: Any) -> Tensor:
 
     Arguments:
         p: a distribution over data, or over features as :func:`features` returns it.
+
+    Raises:
+        InputError: if the class has no mean.
     """
     while isinstance(p, Independent | MaskedDistribution):
         p = p.base_dist
@@ -46,5 +49,11 @@ def expectation(p: Any) -> Tensor:
     if isinstance(p, MixtureSameFamily):
         weights: Tensor = p.mixture_distribution.probs
         return (weights * expectation(p.component_distribution)).sum(-1)
-    mean: Tensor = p.mean
+    try:
+        mean: Tensor = p.mean
+    except NotImplementedError as error:
+        raise InputError(
+            f"{type(p).__name__} has no mean, from which data could be reconstructed; give the "
+            "class a property 'mean', or use another family"
+        ) from error
     return mean

@@ -22,6 +22,7 @@ __all__ = [
     "log_half_rise",
     "log_of",
     "log_power_of_ratio",
+    "log_rise",
     "stirling_remainder",
 ]
 
@@ -108,6 +109,12 @@ def log_power_of_ratio(a: Tensor, w: Tensor) -> Tensor:
     # t - log(1 + t) = 2 v / (1 - v) - 2 atanh(v)
     rest = 2 * square * (1 / (1 - v) - v * _atanh_tail(square))
     return torch.where(is_near, w - a * rest, a * torch.log1p(torch.where(is_near, 1.0, t)))
+
+
+def log_rise(a: Tensor, b: Tensor) -> Tensor:
+    """log Gamma(a + b) - log Gamma(a) - b log a, for b above 0."""
+    rest = stirling_remainder(a + b) - stirling_remainder(a) - torch.log1p(b / a)
+    return rest + deviance(a + b, log_of(a), b)
 
 
 class _Deviance(torch.autograd.Function):

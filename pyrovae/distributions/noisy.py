@@ -10,6 +10,7 @@ from torch.distributions import constraints
 
 from ..errors import InputError
 from .features import features
+from .vectors import Blocks, as_joint_normal
 
 __all__ = ["denoised", "noisy"]
 
@@ -19,16 +20,22 @@ Scale = Float[Tensor, "*batch_event"]
 def noisy(p: Any, scale: Scale) -> Any:
     """The exact distribution p(y), with the event shape of p.
 
-    Normals and mixtures of normals become wider; a distribution of finitely many values becomes a
-    mixture of as many normals.
+    Normals, also those over all features, and mixtures of normals become wider; a distribution of
+    finitely many values becomes a mixture of as many normals.
 
     Arguments:
-        p: a distribution of independent features.
-        scale: s.
+        p: a distribution of independent features, or a joint normal, or blocks of these.
+        scale: s, of the shape of x.
 
     Raises:
         InputError: if p has none of these forms.
     """
+    if isinstance(p, Blocks):
+        blocks = zip(p.parts, scale.split(p.widths, -1), strict=True)
+        return Blocks([noisy(part, s) for part, s in blocks])
+    joint = as_joint_normal(p)
+    if joint is not None:
+        return joint.with_noise(scale)
     p0 = features(p)
     if _is_normal(p0):
         marginal: Any = _add_noise(p0, scale)
@@ -48,6 +55,12 @@ def denoised(p: Any, y: Num[Tensor, "*batch_event"], scale: Scale) -> Any:
     Raises:
         InputError: as :func:`noisy`.
     """
+    if isinstance(p, Blocks):
+        blocks = zip(p.parts, y.split(p.widths, -1), scale.split(p.widths, -1), strict=True)
+        return Blocks([denoised(*block) for block in blocks])
+    joint = as_joint_normal(p)
+    if joint is not None:
+        return _DenoisedNormal(joint, y, scale)
     p0 = features(p)
     if _is_normal(p0):
         posterior: Any = _condition(p0, y, scale)
@@ -89,6 +102,56 @@ class _Finite(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         is_value = value.unsqueeze(-1) == self._values
         return torch.where(is_value, self._index.logits, -torch.inf).logsumexp(-1)
+
+
+class _DenoisedNormal(TorchDistribution):
+    """p(x | y) for a normal x over all features, with covariance C, of which y may miss entries.
+
+    With O the diagonal matrix with 1 for observed entries, else 0,
+
+        E[x | y] = loc + C O (O (C + diag(s^2)) O + I - O)^-1 (y - loc).
+
+    To sample, draw x and its observation, then correct x for the difference of y from that.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.real_vector
+
+    def __init__(self, p: Any, y: Tensor, scale: Scale) -> None:
+        self._p = p
+        self._y, self._scale = y, scale
+        self._observed = ~y.isnan()
+        observed = self._observed.to(p.loc.dtype)
+        covariance = p.covariance_matrix
+        block = covariance * observed.unsqueeze(-1) * observed.unsqueeze(-2)
+        diagonal = torch.where(self._observed, scale.square(), 1.0)
+        factor, info = torch.linalg.cholesky_ex(block + torch.diag_embed(diagonal))
+        # A row whose scales have overflowed gets NaN instead of an error.
+        self._factor = torch.where((info == 0)[..., None, None], factor, torch.nan)
+        self._gain = covariance * observed.unsqueeze(-2)
+        super().__init__(p.batch_shape, p.event_shape, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._shift(self._p.loc, self._p.loc)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            x = self._p.sample(sample_shape)
+            return self._shift(x, x + self._scale * torch.randn_like(x))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """By Bayes' rule."""
+        filled = torch.where(self._observed, self._y, 0.0)
+        noise = Normal(value, self._scale.expand(value.shape)).mask(self._observed).to_event(1)
+        log_y = self._p.with_noise(self._scale).marginal(self._observed).log_prob(filled)
+        log_prob: Tensor = self._p.log_prob(value) + noise.log_prob(filled) - log_y
+        return log_prob
+
+    def _shift(self, x: Tensor, clean: Tensor) -> Tensor:
+        residual = torch.where(self._observed, self._y - clean, 0.0).unsqueeze(-1)
+        shift: Tensor = (self._gain @ torch.cholesky_solve(residual, self._factor)).squeeze(-1)
+        return x + shift
 
 
 def _is_normal(p: Any) -> bool:

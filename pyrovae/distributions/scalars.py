@@ -13,6 +13,7 @@ __all__ = [
     "ContinuousBernoulli",
     "DiscretisedLogistic",
     "OrderedLogistic",
+    "SoftAsymmetricLaplace",
     "VonMises",
 ]
 
@@ -180,6 +181,18 @@ class OrderedLogistic(TorchDistribution):
         logits = self.logits
         classes = torch.arange(logits.shape[-1], dtype=logits.dtype, device=logits.device)
         return logits.exp() @ classes
+
+
+class SoftAsymmetricLaplace(dist.SoftAsymmetricLaplace):
+    """Pyro's distribution, which cannot be expanded (1.9.2), with a method that does."""
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "SoftAsymmetricLaplace":
+        arguments = self.loc, self.scale, self.asymmetry, self.softness
+        expanded = SoftAsymmetricLaplace(  # type: ignore[no-untyped-call]
+            *(argument.expand(batch_shape) for argument in arguments), validate_args=False
+        )
+        expanded._validate_args = self._validate_args
+        return expanded
 
 
 class VonMises(dist.VonMises):  # type: ignore[misc]

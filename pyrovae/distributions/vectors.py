@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .counts import log_compound
+from .joint import MultivariateNormal
 from .lgamma import as_real, deviance, log_of, stirling_remainder
 
-__all__ = ["Blocks", "DirichletMultinomial", "LowRankNormal", "Multinomial"]
+__all__ = ["Blocks", "DirichletMultinomial", "LowRankNormal", "Multinomial", "as_joint_normal"]
 
 
 class Multinomial(TorchDistribution):
@@ -188,6 +189,13 @@ class LowRankNormal(dist.LowRankMultivariateNormal):
         # Each missing entry, at its mean 0 with variance 1, contributes log Normal(0; 0, 1).
         return log_prob + self._num_missing * 0.5 * torch.tensor(2 * torch.pi).log()
 
+    def with_noise(self, scale: Float[Tensor, "*batch entries"]) -> "LowRankNormal":
+        """The normal of x + scale * e with e ~ Normal(0, I)."""
+        factor = self._unbroadcasted_cov_factor
+        # Without the jitter, which __init__ adds again.
+        diag = self._unbroadcasted_cov_diag - self._jitter * factor.square().sum(-1)
+        return LowRankNormal(self.loc, factor, diag + scale.square(), validate_args=False)
+
     def marginal(self, observed: Bool[Tensor, "*batch entries"]) -> "LowRankNormal":
         """The normal of the observed entries; missing entries hold 0."""
         factor = self._unbroadcasted_cov_factor
@@ -201,6 +209,18 @@ class LowRankNormal(dist.LowRankMultivariateNormal):
         )
         marginal._num_missing = (~observed).sum(-1).to(self.loc.dtype)
         return marginal
+
+
+def as_joint_normal(p: Any) -> LowRankNormal | MultivariateNormal | None:
+    """A normal over all features, of torch or Pyro, as one of ours; None for others."""
+    if isinstance(p, LowRankNormal | MultivariateNormal):
+        return p
+    if isinstance(p, torch.distributions.MultivariateNormal):
+        return MultivariateNormal(p.loc, p.scale_tril, validate_args=False)
+    if isinstance(p, torch.distributions.LowRankMultivariateNormal):
+        jitter = LowRankNormal._jitter * p.cov_factor.square().sum(-1)
+        return LowRankNormal(p.loc, p.cov_factor, p.cov_diag - jitter, validate_args=False)
+    return None
 
 
 class Blocks(TorchDistribution):

@@ -20,6 +20,10 @@ class Covariance(ABC):
         """Add a variance to each entry of y."""
 
     @abstractmethod
+    def add_factor(self, factor: Float[Tensor, "rows columns *seen"]) -> "Full":
+        """Add W W', where the columns of W are given for each row."""
+
+    @abstractmethod
     def make_normal(self, mean: Float[Tensor, "rows *seen"]) -> Any:
         """The normal distribution with this mean and covariance."""
 
@@ -40,6 +44,9 @@ class Diagonal(Covariance):
 
     def add_variance(self, variance: Float[Tensor, "rows ..."]) -> "Diagonal":
         return Diagonal(self._variance + variance)
+
+    def add_factor(self, factor: Float[Tensor, "rows columns *seen"]) -> "Full":
+        return Full(torch.diag_embed(self._variance.flatten(1))).add_factor(factor)
 
     def make_normal(self, mean: Float[Tensor, "rows *seen"]) -> Any:
         return Normal(mean, self._variance.sqrt()).to_event(mean.ndim - 1)
@@ -65,6 +72,12 @@ class Full(Covariance):
             flat = flat[:1]
         eye = torch.eye(self._covariance.shape[-1], dtype=flat.dtype, device=flat.device)
         return Full(self._covariance + flat[:, None, None] * eye)
+
+    def add_factor(self, factor: Float[Tensor, "rows columns *seen"]) -> "Full":
+        flat = factor.flatten(2)
+        if bool((flat == flat[:1]).all()):
+            flat = flat[:1]
+        return Full(self._covariance + flat.mT @ flat)
 
     def make_normal(self, mean: Float[Tensor, "rows *seen"]) -> Any:
         return _FlatNormal(mean, self._cholesky())

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Num
@@ -11,7 +11,7 @@ from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..distributions import features
+from ..distributions import MultivariateNormal, as_joint_normal, features
 from ..errors import InputError
 from .covariance import Covariance, Full
 from .operators import Additive
@@ -20,12 +20,13 @@ __all__ = ["Linear", "LinearMap"]
 
 
 class LinearMap(Additive):
-    """y = A x + s e. Under a normal likelihood, x ~ Normal(m, V) given z with V diagonal, and
+    """y = A x + s e. Under a normal likelihood, x ~ Normal(m, V) given z, and
 
         p(y | z) = Normal(A m, S),   S = A V A^T + s^2 I
         p(x | y, z) = Normal(m + V A^T S^-1 (y - A m), V - V A^T S^-1 A V)
 
-    For other likelihoods, observe the mean instead of x (``of="mean"``).
+    V is diagonal, or diagonal plus a product W W' (LowRankNormal, MultivariateNormal). For other
+    likelihoods, observe the mean instead of x (``of="mean"``).
     """
 
     @abstractmethod
@@ -59,15 +60,26 @@ class LinearMap(Additive):
 
     def seen_of_datum(self, p: Any, y: Num[Tensor, "rows *seen"], noise: Tensor) -> Any:
         """Normal(A m, A V A^T + s^2 I)."""
-        p0 = self._as_normal(p)
-        covariance = self.gram(p0.scale.square()).add_variance(noise.square())
-        return covariance.make_normal(self.apply(p0.loc))
+        normal = self._as_normal(p)
+        return self._covariance_of(normal, noise).make_normal(self.apply(normal.loc))
 
     def restored_datum(self, p: Any, y: Num[Tensor, "rows *seen"], noise: Tensor) -> Any:
         """The normal of x given y."""
         return _RestoredNormal(self, self._as_normal(p), y, noise)
 
-    def _as_normal(self, p: Any) -> Any:
+    def _covariance_of(self, normal: "_Normal", noise: Tensor) -> Covariance:
+        """A V A^T + s^2 I."""
+        covariance = self.gram(normal.variance)
+        if normal.factor is not None:
+            covariance = covariance.add_factor(self.apply(normal.factor))
+        return covariance.add_variance(noise.square())
+
+    def _as_normal(self, p: Any) -> "_Normal":
+        joint = as_joint_normal(p)
+        if isinstance(joint, MultivariateNormal):
+            return _Normal(joint, joint.loc, torch.zeros_like(joint.loc), joint.scale_tril.mT)
+        if joint is not None:
+            return _Normal(joint, joint.loc, joint.cov_diag, joint.cov_factor.mT)
         p0 = features(p)
         if not isinstance(p0, torch.distributions.Normal):
             raise InputError(
@@ -75,7 +87,23 @@ class LinearMap(Additive):
                 f"{type(p0).__name__} likelihood; observe the mean, with of='mean' and noise above "
                 "0, or use a Normal likelihood"
             )
-        return p0
+        return _Normal(p, p0.loc, p0.scale.square(), None)
+
+
+class _Normal(NamedTuple):
+    """A normal likelihood of x with covariance diag(variance) + W W'.
+
+    Attributes:
+        p: the distribution, with a datum in each row.
+        loc: its mean.
+        variance: the diagonal part of its covariance.
+        factor: the columns of W, if there are any.
+    """
+
+    p: Any
+    loc: Float[Tensor, "rows *event"]
+    variance: Float[Tensor, "rows *event"]
+    factor: Float[Tensor, "rows columns *event"] | None
 
 
 class Linear(LinearMap):
@@ -171,11 +199,10 @@ class _RestoredNormal(TorchDistribution):
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real
 
-    def __init__(self, operator: LinearMap, p: Any, y: Tensor, noise: Tensor) -> None:
+    def __init__(self, operator: LinearMap, p: _Normal, y: Tensor, noise: Tensor) -> None:
         self._operator, self._p, self._y, self._noise = operator, p, y, noise
-        self._variance = p.scale.square()
-        self._covariance = operator.gram(self._variance).add_variance(noise.square())
-        super().__init__(p.batch_shape[:1], p.batch_shape[1:], validate_args=False)
+        self._covariance = operator._covariance_of(p, noise)
+        super().__init__(p.loc.shape[:1], p.loc.shape[1:], validate_args=False)
 
     @property
     def mean(self) -> Tensor:
@@ -184,7 +211,7 @@ class _RestoredNormal(TorchDistribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         assert not sample_shape
         with torch.no_grad():
-            x = self._p.sample()
+            x = self._p.p.sample()
             clean = self._operator.apply(x)
             return self._shift_by_residual(x, clean + self._noise * torch.randn_like(clean))
 
@@ -197,11 +224,16 @@ class _RestoredNormal(TorchDistribution):
         dims = self._y.ndim - 1
         clean = self._operator.apply(value)
         log_noise = Normal(clean, self._noise.expand(clean.shape)).to_event(dims).log_prob(self._y)
-        log_x = self._p.to_event(len(self.event_shape)).log_prob(value)
+        log_x = self._p.p.log_prob(value)
         log_y = self._covariance.make_normal(self._operator.apply(self._p.loc)).log_prob(self._y)
         log_prob: Tensor = log_x + log_noise - log_y
         return log_prob
 
     def _shift_by_residual(self, x: Tensor, y: Tensor) -> Tensor:
-        shift: Tensor = self._variance * self._operator.adjoint(self._covariance.solve(self._y - y))
+        pulled = self._operator.adjoint(self._covariance.solve(self._y - y))
+        shift: Tensor = self._p.variance * pulled
+        factor = self._p.factor
+        if factor is not None:  # for data of one dimension
+            weights = (factor @ pulled.unsqueeze(-1)).mT
+            shift = shift + (weights @ factor).squeeze(-2)
         return x + shift

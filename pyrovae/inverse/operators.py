@@ -15,7 +15,6 @@ from ..distributions import (
     completed,
     denoised,
     expectation,
-    features,
     marginal,
     noisy,
 )
@@ -260,9 +259,10 @@ class Additive(Operator):
 class Noise(Additive):
     """y = x + s e,  e ~ Normal(0, I): noise on each entry; entries that are NaN in y are missing.
 
-    With ``of="datum"``, p(y | z) is known under likelihoods that are normal, mixtures of normals,
-    or discrete with few values (Bernoulli, Binomial, Categorical), where the sum over the values is
-    exact.
+    With ``of="datum"``, p(y | z) is known under likelihoods that are normal (also over all features
+    at once: LowRankNormal, MultivariateNormal), mixtures of normals, or discrete with few values
+    (Bernoulli, Binomial, Categorical), where the sum over the values is exact. The columns of a
+    table may differ in this.
 
     Arguments:
         noise: the standard deviation s, in units of x; None if it is not known.
@@ -287,11 +287,11 @@ class Noise(Additive):
 
     def seen_of_datum(self, p: Any, y: Num[Tensor, "rows *event"], noise: Tensor) -> Any:
         """p(x | z) convolved with the noise."""
-        return noisy(p, noise.expand(features(p).batch_shape))
+        return noisy(p, noise.expand(y.shape))
 
     def restored_datum(self, p: Any, y: Num[Tensor, "rows *event"], noise: Tensor) -> Any:
         """p(x | y, z), by Bayes' rule in each entry."""
-        return denoised(p, y, noise.expand(features(p).batch_shape))
+        return denoised(p, y, noise.expand(y.shape))
 
 
 def _compute_mean(p: Any) -> Tensor:

@@ -98,6 +98,8 @@ class Declaration:
         constraint: Any = self.family.constraints[name]
         if constraint.event_dim - self.family.is_vector < 1:
             return None
+        if self.family.is_square(name):
+            return None
         if self.family.is_vector:
             return self.rank
         assert self.num_classes is not None
@@ -118,6 +120,7 @@ class Declaration:
         name, vector = self.family.name, int(self.family.is_vector)
         dims: dict[str, Any] = {n: self.family.constraints[n].event_dim for n in self.sources}
         vectors = [n for n, dim in dims.items() if dim == 1 + vector]
+        vectors = [n for n in vectors if not self.family.is_square(n)]
         square = [
             n
             for n in vectors

@@ -8,17 +8,21 @@ from functools import cache, cached_property
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch.distributions import Distribution
+from torch.distributions import constraints as constraints_of
 from torch.distributions.constraints import Constraint, is_dependent
 
 from .. import distributions as ours
 from ..errors import InputError, did_you_mean
+from .refusals import REFUSALS
 
 __all__ = ["FAMILIES", "LEARNED", "Family", "Source", "family_of", "register"]
 
-Source = str | float | Sequence[float]
-"""Where an argument comes from: one of ``LEARNED``, ``"data"``, or a constant."""
+Source = str | float | Sequence[float] | Sequence[Sequence[float]]
+"""Where an argument comes from: one of ``LEARNED``, ``"data"``, or a constant: a number, a number
+for each feature, or the rows of a matrix."""
 
 LEARNED = ("predicted", "shared", "per_feature")
 """Predicted by the decoder for each datum; one parameter; one parameter per feature."""
@@ -68,6 +72,11 @@ class Family:
             return bool(support.event_dim == 1)
         except (AttributeError, NotImplementedError):
             return False
+
+    def is_square(self, name: str) -> bool:
+        """Whether an argument of a distribution over vectors is a triangular matrix."""
+        is_triangular = self.constraints[name] is constraints_of.lower_cholesky
+        return self.is_vector and is_triangular
 
     def __call__(self, **arguments: Any) -> Any:
         """A distribution of the family that Pyro can sample."""
@@ -151,17 +160,40 @@ def family_of(spec: object) -> Family:
         InputError: if nothing has that name; the message suggests the nearest one.
     """
     if isinstance(spec, type) and issubclass(spec, Distribution):
-        return Family(spec.__name__, spec)
+        name = spec.__name__
+        known = _all_classes().get(name), getattr(torch.distributions, name, None)
+        return _family_of_class(name) if spec in known else Family(name, spec)
     if not isinstance(spec, str):
         raise InputError(f"a family is a name or a class of distributions, not {spec!r}")
     by_key = {_key(name): family for name, family in FAMILIES.items()}
     if _key(spec) in by_key:
         return by_key[_key(spec)]
-    distribution: Any = getattr(dist, spec, None)
-    if isinstance(distribution, type) and issubclass(distribution, Distribution):
-        return Family(spec, distribution)
-    hint = did_you_mean(spec, FAMILIES)
+    for name in (*_all_classes(), *REFUSALS):
+        if _key(spec) == _key(name):
+            return _family_of_class(name)
+    hint = did_you_mean(spec, [*FAMILIES, *(n for n in _all_classes() if n not in REFUSALS)])
     raise InputError(f"unknown likelihood {spec!r}: {hint} (or any class of pyro.distributions)")
+
+
+def _family_of_class(name: str) -> Family:
+    """The family of a class of Pyro or torch: of ours of that name, where there is one.
+
+    Raises:
+        InputError: if the class is no likelihood.
+    """
+    if name in REFUSALS:
+        raise InputError(f"{name} cannot be declared: it {REFUSALS[name]}")
+    return Family(name, getattr(ours, name, _all_classes()[name]))
+
+
+@cache
+def _all_classes() -> dict[str, Any]:
+    """The classes of distributions of Pyro, by name; torch's have a class of Pyro each."""
+    return {
+        name: value
+        for name, value in sorted(vars(dist).items())
+        if isinstance(value, type) and issubclass(value, Distribution)
+    }
 
 
 def _key(name: str) -> str:
@@ -183,6 +215,7 @@ register("BetaBinomial", ours.BetaBinomial)
 register("Binomial", ours.Binomial)
 register("Categorical", dist.Categorical)
 register("ContinuousBernoulli", ours.ContinuousBernoulli)
+register("Dirichlet", ours.Dirichlet)
 register("DirichletMultinomial", ours.DirichletMultinomial, total_count="data")
 register("DiscretisedLogistic", ours.DiscretisedLogistic, scale="predicted", levels=256)
 register("Exponential", dist.Exponential)
@@ -191,8 +224,10 @@ register("Laplace", dist.Laplace, scale="shared")
 register("LogNormal", dist.LogNormal, scale="shared")
 register("LowRankNormal", ours.LowRankNormal, cov_factor="per_feature", cov_diag="per_feature")
 register("Multinomial", ours.Multinomial, total_count="data")
+register("MultivariateNormal", ours.MultivariateNormal, scale_tril="shared")
 register("NegativeBinomial", ours.NegativeBinomial, "logits", total_count="per_feature")
 register("Normal", dist.Normal, scale="shared")
+register("OneHotCategorical", ours.OneHotCategorical)
 register("OrderedLogistic", ours.OrderedLogistic, cutpoints="per_feature")
 register("Poisson", ours.Poisson, "rate")
 register("StudentT", ours.StudentT, df=4.0, scale="shared")

@@ -5,7 +5,7 @@ from math import prod
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Shaped
 from pyro.distributions import Categorical, MixtureSameFamily
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
@@ -14,8 +14,9 @@ from torch.func import functional_call
 
 from ..distributions import expectation
 from ..errors import InputError
-from ..links import link_to
 from .declaration import Declaration
+from .initial import find_fill, initial_value
+from .rows import element_constraint, vectors_in_support
 from .support import check_distribution, check_support, check_varied
 
 __all__ = ["LikelihoodLayer"]
@@ -41,8 +42,11 @@ class LikelihoodLayer(nn.Module):
     Attributes:
         in_shape: shape of eta for one datum, ``(numbers per feature, *event_shape)``.
         is_discrete: whether log p(x | z) is a log probability mass rather than a log density.
-        fill: a value in the support, with which missing entries of x are filled.
+        fill: a value in the support, or one for each feature, with which missing entries of x are
+            filled.
     """
+
+    fill: float | Tensor
 
     units_loc: Tensor
     units_scale: Tensor
@@ -84,11 +88,11 @@ class LikelihoodLayer(nn.Module):
         check_distribution(self)
         support = self.support
         self.is_discrete = bool(support.is_discrete)
-        self.fill = (
-            float(getattr(support, "lower_bound", 0))
-            if self.is_discrete
-            else float(link_to(support)(torch.zeros(())))
-        )
+        fill = find_fill(support, event_shape)
+        if bool((fill == fill.flatten()[0]).all()):
+            self.fill = float(fill.flatten()[0])
+        else:
+            self.register_buffer("fill", fill, persistent=False)
 
     def forward(
         self,
@@ -137,7 +141,7 @@ class LikelihoodLayer(nn.Module):
         p: Any = self(eta, given)
         return expectation(p if self.likelihood.family.is_vector else p.base_dist)
 
-    def given_with(self, x: Num[Tensor, "..."], *given: Tensor) -> dict[str, Tensor]:
+    def given_with(self, x: Shaped[Tensor, "..."], *given: Tensor) -> dict[str, Tensor]:
         """The tensors given with data x, by name: exposures, totals and the like.
 
         Arguments:
@@ -175,7 +179,7 @@ class LikelihoodLayer(nn.Module):
         return f"{kind} given the total" if is_conditional else kind
 
     def check_varied(
-        self, x: Num[Tensor, "..."], names: Sequence[str] | None = None, what: str = "the data"
+        self, x: Shaped[Tensor, "..."], names: Sequence[str] | None = None, what: str = "the data"
     ) -> None:
         """Refuse a table with a constant column, where a density would be infinite.
 
@@ -187,11 +191,11 @@ class LikelihoodLayer(nn.Module):
     @property
     def support(self) -> Any:
         """The constraint on each number of x."""
-        return _element_constraint(self(torch.zeros(self.in_shape, device=self._device)).support)
+        return element_constraint(self(torch.zeros(self.in_shape, device=self._device)).support)
 
     def check(
         self,
-        x: Num[Tensor, "..."],
+        x: Shaped[Tensor, "..."],
         names: Sequence[str] | None = None,
         what: str = "the data",
         given: Given | None = None,
@@ -212,7 +216,9 @@ class LikelihoodLayer(nn.Module):
                 raise InputError("exposures must be positive and finite; got other numbers")
         check_support(self, x, names, what, LikelihoodLayer, given)
 
-    def in_support(self, x: Num[Tensor, "..."], given: Given | None = None) -> Bool[Tensor, "..."]:
+    def in_support(
+        self, x: Shaped[Tensor, "..."], given: Given | None = None
+    ) -> Bool[Tensor, "..."]:
         """Which entries of x have positive probability, or a finite and positive density."""
         x = x.to(self._dtype)
         # Generic arguments: at 1, a gamma would be an exponential, which is finite at 0.
@@ -222,7 +228,7 @@ class LikelihoodLayer(nn.Module):
             eta = eta.expand(x.shape[: x.ndim - len(self.event_shape)] + self.in_shape)
         p: Any = functional_call(self, with_arguments, (eta, given))
         if self.likelihood.family.is_vector:
-            return torch.as_tensor(_element_constraint(p.support).check(x))
+            return vectors_in_support(p.support, x)
         inside: Tensor = p.base_dist.support.check(x)
         if self.is_discrete:
             return inside
@@ -251,7 +257,7 @@ class LikelihoodLayer(nn.Module):
     def _has_units(self) -> bool:
         family: Any = self.likelihood.family.distribution
         names = self.likelihood.sources.keys()
-        has_both = "loc" in names and bool({"scale", "cov_diag"} & names)
+        has_both = "loc" in names and bool({"scale", "scale_tril", "cov_diag"} & names)
         in_units = family.support is constraints.real or getattr(family, "has_units", False)
         return has_both and in_units
 
@@ -266,6 +272,8 @@ class LikelihoodLayer(nn.Module):
 
     def _trailing_shape(self, name: str) -> tuple[int, ...]:
         """Sizes after the event shape: components of a mixture, then classes or columns."""
+        if self._is_square(name):
+            return ((self.event_shape[0] + 2) // 2,)
         return tuple(
             size for size in (self.likelihood.num_components, self.likelihood.width(name)) if size
         )
@@ -294,7 +302,7 @@ class LikelihoodLayer(nn.Module):
         else:
             values = getattr(self, f"unlinked_{name}")
         value: Tensor = self.likelihood.links[name](values)
-        if source == "shared" and self._has_feature_rows(name):
+        if source == "shared" and self._has_feature_rows(name) and not self._is_square(name):
             value = value.expand(*self.event_shape, *self._trailing_shape(name))
         return self._apply_units(name, value) if self._has_units else value
 
@@ -304,7 +312,7 @@ class LikelihoodLayer(nn.Module):
             return torch.addcmul(self._with_component_dim(self.units_loc), scale, value)
         if name == "scale":
             return scale * value
-        if name == "cov_factor":
+        if name in ("cov_factor", "scale_tril"):
             return scale.unsqueeze(-1) * value
         return scale.square() * value if name == "cov_diag" else value
 
@@ -316,6 +324,13 @@ class LikelihoodLayer(nn.Module):
             return values.squeeze(dim)
         values = values.movedim(dim, -1)
         return values.reshape(values.shape[:-1] + trailing)
+
+    def replace_part(self, eta: Tensor, name: str, value: float) -> Tensor:
+        """A copy of eta with this value for a predicted argument."""
+        part = self._slices[name]
+        dim = eta.ndim - len(self.in_shape)
+        index = torch.arange(part.start, part.stop, device=eta.device)
+        return eta.index_fill(dim, index, value)
 
     def _given(self, name: str, given: Given) -> Tensor:
         values = given.get(name)
@@ -337,28 +352,30 @@ class LikelihoodLayer(nn.Module):
         constraint: Any = self.likelihood.family.constraints[name]
         return self.likelihood.family.is_vector and constraint.event_dim > 0
 
+    def _is_square(self, name: str) -> bool:
+        return self.likelihood.family.is_square(name)
+
     def _add_parameter(self, name: str, source: str) -> None:
         feature_shape = self.event_shape if source == "per_feature" else ()
-        if source == "shared" and self._has_feature_rows(name):
+        if self._is_square(name):
+            feature_shape = self.event_shape  # one matrix for all data
+        elif source == "shared" and self._has_feature_rows(name):
             feature_shape = (1,)
-        trailing = self._trailing_shape(name)
-        initial = torch.zeros(feature_shape + trailing)
-        constraint = self.likelihood.family.constraints[name]
-        if isinstance(constraint, constraints.independent):
-            constraint = constraint.base_constraint
-        if isinstance(constraint, constraints.greater_than | constraints.greater_than_eq):
-            link = self.likelihood.links[name]
-            initial = link.inv(initial + float(constraint.lower_bound) + 1.0)
-        elif trailing and not self.likelihood.width(name):
-            initial = initial + torch.linspace(-1, 1, trailing[0])  # so that components differ
-        elif self.likelihood.family.is_vector and trailing:
-            initial = torch.randn(feature_shape + trailing) * 0.1  # so that columns differ
+        initial = initial_value(self.likelihood, name, feature_shape, self._trailing_shape(name))
         self.register_parameter(f"unlinked_{name}", nn.Parameter(initial))
 
     def _add_constant(self, name: str, source: Any) -> None:
         value = torch.as_tensor(source)
         if self.likelihood.family.constraints[name].is_discrete and value.ndim == 0:
             self._constants[name] = source  # such as a number of levels
+            return
+        if self._is_square(name):
+            if tuple(value.shape) != self.event_shape * 2:
+                raise InputError(
+                    f"{self.likelihood.family.name}: {name} has shape {tuple(value.shape)}; it "
+                    f"must be a matrix of {prod(self.event_shape)} rows and columns"
+                )
+            self.register_buffer(name, value.to(torch.get_default_dtype()))
             return
         if value.ndim == 0:
             shape = (
@@ -380,10 +397,3 @@ class LikelihoodLayer(nn.Module):
 def _expand(p: Any, shape: torch.Size) -> Any:
     """The distribution with that batch shape; a user's class may lack ``expand``."""
     return p if p.batch_shape == shape else p.expand(shape)
-
-
-def _element_constraint(support: Any) -> Any:
-    """The constraint on one number, from a constraint on vectors or of a mixture."""
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from ..distributions import Blocks
@@ -79,7 +79,10 @@ class MixedLayer(nn.Module):
         self._widths = [len(names) for names in likelihood.blocks]
         self._sizes = [int(torch.Size(layer.in_shape).numel()) for layer in self._layers()]
         self.in_shape = (sum(self._sizes),)
-        each = [torch.full((w,), p.fill) for w, p in zip(self._widths, self._layers(), strict=True)]
+        each = [
+            torch.as_tensor(layer.fill).expand(width)
+            for width, layer in zip(self._widths, self._layers(), strict=True)
+        ]
         self.register_buffer("fill", torch.cat(each), persistent=False)
 
     def forward(
@@ -107,7 +110,7 @@ class MixedLayer(nn.Module):
         means = [p.mean(part) for p, part in zip(self._layers(), self._etas(eta), strict=True)]
         return torch.cat(means, dim=-1)
 
-    def given_with(self, x: Num[Tensor, "..."], *given: Tensor) -> dict[str, Tensor]:
+    def given_with(self, x: Shaped[Tensor, "..."], *given: Tensor) -> dict[str, Tensor]:
         """An empty dict, as blocks take no tensors besides x."""
         if given:
             raise InputError(f"Mixed takes x alone; got {len(given)} further tensors")
@@ -132,7 +135,7 @@ class MixedLayer(nn.Module):
         return "; ".join(f"{kind} of {', '.join(sorted(kinds[kind]))}" for kind in sorted(kinds))
 
     def check_varied(
-        self, x: Num[Tensor, "..."], names: Sequence[str] | None = None, what: str = "the data"
+        self, x: Shaped[Tensor, "..."], names: Sequence[str] | None = None, what: str = "the data"
     ) -> None:
         """Refuse a table with a constant column whose density would be infinite.
 
@@ -145,7 +148,7 @@ class MixedLayer(nn.Module):
 
     def check(
         self,
-        x: Num[Tensor, "..."],
+        x: Shaped[Tensor, "..."],
         names: Sequence[str] | None = None,
         what: str = "the data",
         given: Given | None = None,

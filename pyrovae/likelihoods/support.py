@@ -6,10 +6,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.distributions.constraints import is_dependent
+from torch.func import functional_call
 
 from ..errors import InputError
 from .declaration import Declaration
-from .families import FAMILIES
+from .families import FAMILIES, LEARNED
+from .rows import describe_vectors, element_constraint
 
 __all__ = [
     "Layer",
@@ -62,11 +65,50 @@ def check_distribution(layer: Any) -> None:
             f"{name} is a distribution over vectors of length {p.event_shape[-1]}; it has no "
             "argument for each of the features"
         )
+    _check_support_is_fixed(layer)
     if layer.likelihood.family.is_vector and not hasattr(p, "marginal"):
         raise InputError(
             f"{name} is a distribution over all features at once, and needs a method "
             "'marginal(observed)' that gives the distribution of the observed ones"
         )
+
+
+def _check_support_is_fixed(layer: Any) -> None:
+    """Raise an InputError if learning would move the support away from the data."""
+    family: Any = layer.likelihood.family
+    if not is_dependent(family.distribution.support):
+        return
+    eta = torch.zeros(layer.in_shape)
+    bounds = _bounds(layer(eta))
+    for name, source in layer.likelihood.sources.items():
+        if source not in LEARNED:
+            continue
+        for step in (-1.0, 1.0):
+            if not all(map(torch.equal, bounds, _bounds(_moved(layer, eta, name, step)))):
+                raise InputError(
+                    f"the support of {family.name} depends on its {name}, so that data fall "
+                    f"outside it while {name} is learned; give {name} as a constant, as in "
+                    f"{name}=1.0"
+                )
+
+
+def _moved(layer: Any, eta: Tensor, name: str, step: float) -> Any:
+    """The distribution with a step in one learned argument."""
+    if layer.likelihood.sources[name] == "predicted":
+        return layer(layer.replace_part(eta, name, step))
+    parameter = f"unlinked_{name}"
+    value = layer.get_parameter(parameter) + step
+    return functional_call(layer, {parameter: value}, (eta,))
+
+
+def _bounds(p: Any) -> tuple[Tensor, Tensor]:
+    """The ends of the support of p; infinite where there is none."""
+    support = element_constraint(p.support)
+    low, high = (
+        getattr(support, "lower_bound", -torch.inf),
+        getattr(support, "upper_bound", torch.inf),
+    )
+    return torch.as_tensor(low), torch.as_tensor(high)
 
 
 def check_support(
@@ -88,10 +130,15 @@ def check_support(
         given: what is given with each datum.
     """
     check_values(x, layer.event_shape, names, what, missing=True)
+    x = x if x.is_floating_point() else x.double()  # truth values cannot be rounded or compared
     outside = ~(layer.in_support(x, given) | x.isnan())
     if not bool(outside.any()):
         return
     first = x[tuple(outside.nonzero()[0].tolist())].item()
+    if layer.likelihood.family.is_vector:
+        of_rows = describe_vectors(layer.likelihood.family.distribution.support, x, outside, names)
+        if of_rows:
+            raise InputError(f"{layer.likelihood.family.name} is of {of_rows}")
     where = f"{first:.4g} {_place(outside, layer.event_shape, names)}"
     name, advice = layer.likelihood.family.name, _advice(x, layer.event_shape, make_layer)
     if layer.is_discrete and first < 0:
@@ -167,6 +214,7 @@ def check_varied(layer: Layer, x: Tensor, names: Sequence[str] | None, what: str
 
 def find_matching(x: Tensor, make_layer: MakeLayer) -> list[Declaration]:
     """The named likelihoods that give every observed entry of x positive probability."""
+    x = x if x.is_floating_point() else x.double()
     x = x[~(x.isnan() | x.isinf())].reshape(-1, 1)
     if not len(x):
         return []

@@ -219,7 +219,7 @@ def print_likelihoods(console: Console) -> None:
         vector = int(family.is_vector)
         dims: dict[str, Any] = {n: family.constraints[n].event_dim for n in sources}
         needs = [n for n, source in shown.items() if source == "a constant"]
-        if any(dim > vector for dim in dims.values()):
+        if any(dim > vector for n, dim in dims.items() if not family.is_square(n)):
             needs.append("rank" if vector else "num_classes")
         if family.exposure:
             needs.append("(exposure)")
@@ -269,11 +269,15 @@ def _describe_values(family: Family) -> str:
         support = support.base_constraint
     if support is constraints.boolean:
         return "0 or 1"
+    if support is constraints.one_hot:
+        return "one 1 among 0s"
     if getattr(support, "is_discrete", False):
         bounded = {"total_count", "levels", "cutpoints", "logits"} & family.constraints.keys()
         return "whole, 0 to a maximum" if is_dependent(support) and bounded else "whole, 0 or more"
     if support is constraints.real:
         return "real"
+    if support is constraints.simplex:
+        return "shares that sum to 1"
     low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
     return f"{low:.3g} to {high:.3g}" if high is not None else "positive"
 

@@ -40,6 +40,20 @@ def test_static_binarisation_is_the_same_for_the_same_seed() -> None:
     assert first.y is part.y
 
 
+def test_a_random_word_serves_four_pixels_of_sixteen_bits() -> None:
+    """Pixels that share a word, of all of its parts, are independent of each other."""
+    num = 40_000
+    draws = binarise(torch.full((4, num), 0.5)) - 0.5
+    covariance = draws @ draws.T / num - 0.25 * torch.eye(4)
+    assert (covariance.abs() < 4.5 * 0.25 / num**0.5).all()
+    # Word k holds pixels 2 k, 2 k + 1 (its lower halves) and as many in the second half of all.
+    fair = draws.flatten()
+    for lag in (1, 2 * num - 1, 2 * num, 2 * num + 1):
+        pairs = fair[lag:] * fair[: len(fair) - lag]
+        assert abs(pairs[::2].mean().item()) < 4.5 * 0.25 / len(pairs[::2]) ** 0.5
+        assert abs(pairs[1::2].mean().item()) < 4.5 * 0.25 / len(pairs[1::2]) ** 0.5
+
+
 def test_only_grey_levels_can_be_binarised() -> None:
     good, bad = Split(torch.rand(5, 3)), Split(torch.rand(5, 3) * 2 - 1)
     assert check_binarisable(Dataset("table", good, good, good)) == 1.0

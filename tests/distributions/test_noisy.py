@@ -156,7 +156,7 @@ def test_unsupported_distributions_are_refused() -> None:
             with pytest.raises(InputError, match=r"noise on top of .* has no density"):
                 function(p.to_event(1))
     with pytest.raises(InputError, match="joint distribution over all features of a datum"):
-        noisy(dist.MultivariateNormal(torch.zeros(3), torch.eye(3)), scale)
+        noisy(dist.Dirichlet(torch.ones(3)), scale)
 
 
 def test_posterior_scale_is_accurate_for_little_noise() -> None:
