@@ -27,6 +27,9 @@ _LIBRARIES = (
 )
 _PROCESSES.set_forkserver_preload(_LIBRARIES.split())
 
+_GRACE = 5.0
+"""Seconds for a process to end by itself after its tests, before it is killed."""
+
 _ENDED_WELL = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
@@ -104,10 +107,12 @@ class Copy:
                 if not connection.poll(seconds):
                     return Outcome(True, f"no end within {seconds:.0f} s")
                 try:
-                    return Outcome(*connection.recv())
+                    outcome = Outcome(*connection.recv())
                 except EOFError:
                     process.join()
                     return Outcome(True, f"the process ended with exit code {process.exitcode}")
+                process.join(_GRACE)
+                return outcome
         finally:
             kept.replace(path)
 

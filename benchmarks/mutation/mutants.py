@@ -129,7 +129,9 @@ def mutants_of(root: Path, wings: tuple[str, ...]) -> list[Mutant]:
 def mutants_in(source: bytes, path: str) -> list[Mutant]:
     """All mutants of one source file, in order of place.
 
-    Docstrings, annotations, types, error messages, warnings and ``__all__`` are left alone.
+    Docstrings, annotations, types, error messages, warnings and ``__all__`` are left alone. So are
+    numbers with a name in capitals, such as limits on memory and starting values: results are right
+    for any such number near the one that was chosen.
     """
     tree = ast.parse(source)
     starts = [0]
@@ -144,7 +146,8 @@ def mutants_in(source: bytes, path: str) -> list[Mutant]:
         before = ast.unparse(node)
         place = (node.lineno, node.end_lineno, statement)
         mutant = Mutant(path, *place, kind, before, text, start, end)
-        mutants.append(mutant)
+        if before != text:
+            mutants.append(mutant)
     return sorted(set(mutants), key=lambda m: (m.start, m.end, m.kind, m.after))
 
 
@@ -185,9 +188,11 @@ class _Edits(ast.NodeVisitor):
         pass
 
     def visit_Assign(self, node: ast.Assign) -> None:
-        is_type = isinstance(node.value, ast.BinOp) and isinstance(node.value.op, ast.BitOr)
         names = [target.id for target in node.targets if isinstance(target, ast.Name)]
-        if not (is_type and all(name[:1].isupper() for name in names)) and names != ["__all__"]:
+        is_type = isinstance(node.value, ast.BinOp) and isinstance(node.value.op, ast.BitOr)
+        is_named = bool(names) and all(name.strip("_")[:1].isupper() for name in names)
+        is_setting = is_named and all(name.isupper() for name in names) and _is_number(node.value)
+        if not (is_named and is_type) and not is_setting and names != ["__all__"]:
             self.generic_visit(node)
 
     # What is changed.
@@ -310,6 +315,12 @@ class _Edits(ast.NodeVisitor):
 def _is_numeric(annotation: ast.expr | None) -> bool:
     text = "" if annotation is None else ast.unparse(annotation)
     return text.startswith(_NUMERIC_TYPES)
+
+
+def _is_number(node: ast.expr) -> bool:
+    """Whether an expression is made of numbers alone."""
+    kinds = (ast.Constant, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop)
+    return all(isinstance(each, kinds) for each in ast.walk(node))
 
 
 def _is_text(node: ast.expr) -> bool:

@@ -40,6 +40,7 @@ def changes(source: str) -> set[str]:
             "def f() -> Tensor:\n    return a",
             {"def f() -> Tensor:\n    return 2 * (a)"},
         ),
+        ("x = _MAX * 2", {"x = (_MAX / 2)", "x = _MAX * 3"}),
         ("é = a + b  # é", {"é = (a - b)  # é"}),
     ],
 )
@@ -55,6 +56,7 @@ def test_each_kind_of_change(source: str, mutants: set[str]) -> None:
         "def f(x: Float[Tensor, 1 + 1]) -> Literal[1]: ...",
         "x: Literal[1, 2]",
         "Name = int | float",
+        "_MAX_BYTES = 2**29",
         "assert x == 1",
         "raise ValueError(f'{x + 1}')",
         "warnings.warn(text, stacklevel=2)",
