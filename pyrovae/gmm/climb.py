@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..arguments import TensorLike
 from .mixture import Mixture
+from .points import as_points
 
 __all__ = ["Climb", "State", "bound_terms", "record"]
 
@@ -109,7 +111,7 @@ class Climb:
 
 def record(
     states: Iterable[State],
-    x: Float[Tensor, "n d"],
+    x: TensorLike,
     *,
     watch: Int[Tensor, "m"] | None = None,
     on_step: Callable[[], None] | None = None,
@@ -125,6 +127,7 @@ def record(
     Raises:
         ValueError: if there are no states.
     """
+    x = as_points(x, missing=True)
     phases, terms, variances, mixtures, watched, seconds = [], [], [], [], [], []
     unknown = x.new_tensor(float("nan"), dtype=torch.float64)
     clock, started = 0.0, perf_counter()

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..arguments import as_text, as_whole, as_wholes
 from ..data import load
 from ..data.files import SUFFIXES
 from ..errors import InputError, did_you_mean
@@ -95,17 +96,18 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_covariance_type(self.covariance_type)
-        least = {"num_components": 1, "num_steps": 1, "seed": 0}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise InputError(f"{name} is {value}; it must be {low} or more")
-        if self.seed >= 2**32:
-            raise InputError(f"seed is {self.seed}; it must be below 2^32")
-        if any(width < 1 for width in self.hidden):
-            raise InputError(f"hidden is {list(self.hidden)}; widths must be 1 or more")
-        if self.num_draws is not None and self.num_draws != 0 and self.num_draws < 4:
-            raise InputError(f"num_draws is {self.num_draws}; it must be 4 or more, or 0 for none")
+        as_text("data", self.data)
+        if self.label is not None:
+            as_text("label", self.label)
+        if self.num_components is not None:
+            as_whole("num_components", self.num_components, 1)
+        as_whole("num_steps", self.num_steps, 1)
+        as_wholes("hidden", self.hidden)
+        as_whole("seed", self.seed, 0, 2**32 - 1)
+        if self.num_draws is not None:
+            num_draws = as_whole("num_draws", self.num_draws, 0)
+            if 0 < num_draws < 4:
+                raise InputError(f"num_draws is {num_draws}; it must be 4 or more, or 0 for none")
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import InputError
+from ..arguments import TensorLike, as_real, as_whole
 from .climb import State
 from .missing import has_missing
-from .mixture import Mixture
+from .mixture import Mixture, as_mixture
 from .moments import Statistics, expectation, summarise
-from .points import check_complete, column_moments
+from .points import as_floor, as_points, check_complete, column_moments
+from .randomness import as_seed
 
 __all__ = [
     "Iteration",
@@ -42,9 +43,15 @@ _MIN_RISE = 1e-9
 
 
 def floor_of(
-    x: Float[Tensor, "n d"], covariance_floor: float, weights: Float[Tensor, "n"] | None = None
+    x: TensorLike, covariance_floor: float, weights: Float[Tensor, "n"] | None = None
 ) -> Float[Tensor, "d"]:
-    """The smallest variance allowed in each column: ``covariance_floor`` times that of the data."""
+    """The smallest variance allowed in each column: ``covariance_floor`` times that of the data.
+
+    Raises:
+        InputError: if the data are not points, or ``covariance_floor`` is not positive.
+    """
+    x = as_points(x, missing=True)
+    covariance_floor = as_real("covariance_floor", covariance_floor, above=0)
     return covariance_floor * column_moments(x, weights)[1]
 
 
@@ -171,9 +178,9 @@ def iterations(
 
 
 def em(
-    x: Float[Tensor, "n d"],
+    x: TensorLike,
     start: Mixture,
-    floor: Float[Tensor, "d"],
+    floor: TensorLike,
     *,
     max_iter: int = 200,
     tol: float = 1e-9,
@@ -188,10 +195,16 @@ def em(
         tol: stop when a round raises the log-likelihood by less than this, in nats per datum.
 
     Raises:
-        InputError: if max_iter is below 0.
+        InputError: if max_iter is below 0, or another argument is not what is said here.
     """
-    if max_iter < 0:
-        raise InputError(f"max_iter is {max_iter}; it must be 0 or more")
+    x = as_points(x, missing=True)
+    start, floor = as_mixture(start, x), as_floor(floor, x)
+    return _em(
+        x, start, floor, as_whole("max_iter", max_iter, 0), as_real("tol", tol, finite=False)
+    )
+
+
+def _em(x: Tensor, start: Mixture, floor: Tensor, max_iter: int, tol: float) -> Iterator[State]:
     highest = float("-inf")
     degenerate: tuple[int, ...] = ()
     for number, step in enumerate(iterations(x, start, floor)):
@@ -205,9 +218,9 @@ def em(
 
 
 def monte_carlo_em(
-    x: Float[Tensor, "n d"],
+    x: TensorLike,
     start: Mixture,
-    floor: Float[Tensor, "d"],
+    floor: TensorLike,
     *,
     num_samples: int = 10,
     max_iter: int = 100,
@@ -229,13 +242,23 @@ def monte_carlo_em(
         seed: seed of the draws.
 
     Raises:
-        InputError: if num_samples or max_iter is below 1.
+        InputError: if num_samples or max_iter is below 1, or another argument is not what is said
+            here.
     """
-    if num_samples < 1 or max_iter < 1:
-        raise InputError(
-            f"num_samples and max_iter must be 1 or more; got {num_samples} and {max_iter}"
-        )
+    x = as_points(x, missing=True)
+    start, floor = as_mixture(start, x), as_floor(floor, x)
+    num_samples, max_iter = (
+        as_whole("num_samples", num_samples, 1),
+        as_whole("max_iter", max_iter, 1),
+    )
+    seed = as_seed(seed)
     check_complete(x, "monte_carlo_em")
+    return _monte_carlo_em(x, start, floor, num_samples, max_iter, seed)
+
+
+def _monte_carlo_em(
+    x: Tensor, start: Mixture, floor: Tensor, num_samples: int, max_iter: int, seed: int
+) -> Iterator[State]:
     generator = torch.Generator(x.device).manual_seed(seed)
     mixture = start
     degenerate: tuple[int, ...] = ()

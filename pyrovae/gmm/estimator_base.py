@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from ..arguments import as_real, as_whole, describe
+from ..arguments import as_real, as_text, as_whole, describe
 from ..device import find_device
 from ..errors import InputError
 from ..progress import LateProgress
@@ -272,6 +272,7 @@ class Estimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
             as_whole(name, getattr(self, name), 1)
         as_real("covariance_floor", self.covariance_floor, 1e-12, below=1.0)
         as_real("tol", self.tol, 0.0)
+        as_text("device", self.device)
         if not (self.init is None or isinstance(self.init, Mixture)):
             raise InputError(
                 f"init must be a Mixture, or None for k-means++; got {describe(self.init)}"

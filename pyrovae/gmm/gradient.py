@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from ..errors import InputError
+from ..arguments import TensorLike, as_real, as_whole, as_wholes, as_word
 from .climb import State
-from .mixture import Mixture
-from .points import check_complete
-from .program import AmortisedGuide, FreeGuide, Gradient, MixtureModel
-from .randomness import Randomness
+from .mixture import Mixture, as_mixture
+from .points import as_floor, as_points, check_complete
+from .program import INFER, AmortisedGuide, FreeGuide, Gradient, MixtureModel
+from .randomness import Randomness, as_seed
 
 __all__ = ["MIN_LOG_Q", "Program", "amortised_vi", "ascend", "free_vi"]
 
@@ -33,9 +33,9 @@ MIN_LOG_Q = -30.0
 
 
 def free_vi(
-    x: Float[Tensor, "n d"],
+    x: TensorLike,
     start: Mixture,
-    floor: Float[Tensor, "d"],
+    floor: TensorLike,
     *,
     lr: float = 0.1,
     num_steps: int = 1000,
@@ -48,7 +48,13 @@ def free_vi(
         floor: the smallest variance allowed in each column.
         lr: learning rate of Adam, which falls to zero along a cosine.
         num_steps: steps, each on all data.
+
+    Raises:
+        InputError: if an argument is not what is said here, or data are missing.
     """
+    x = as_points(x, missing=True)
+    start, floor = as_mixture(start, x), as_floor(floor, x)
+    _check_steps(lr, num_steps)
     check_complete(x, "free_vi")
     x = x.to(start.locs)
     guide = FreeGuide(start.log_responsibilities(x).clamp_min(MIN_LOG_Q))
@@ -57,9 +63,9 @@ def free_vi(
 
 
 def amortised_vi(
-    x: Float[Tensor, "n d"],
+    x: TensorLike,
     start: Mixture,
-    floor: Float[Tensor, "d"],
+    floor: TensorLike,
     *,
     hidden: Sequence[int] = (32,),
     gradient: Gradient = "enumerated",
@@ -81,7 +87,18 @@ def amortised_vi(
         measure_every: steps between measurements of the variance of the gradient; no
             measurements unless given.
         seed: seed of the network and of draws of z.
+
+    Raises:
+        InputError: if an argument is not what is said here, or data are missing.
     """
+    x = as_points(x, missing=True)
+    start, floor = as_mixture(start, x), as_floor(floor, x)
+    _check_steps(lr, num_steps)
+    hidden = as_wholes("hidden", hidden)
+    as_word("gradient", gradient, INFER)
+    if measure_every is not None:
+        as_whole("measure_every", measure_every, 1)
+    seed = as_seed(seed)
     check_complete(x, "amortised_vi")
     x = x.to(start.locs)
     with Randomness(seed + 1, x.device).use():
@@ -171,8 +188,22 @@ def ascend(
     Raises:
         InputError: if the learning rate is not positive, or there are no steps.
     """
-    if not lr > 0 or num_steps < 1:
-        raise InputError(f"lr must be positive and num_steps 1 or more; got {lr} and {num_steps}")
+    _check_steps(lr, num_steps)
+    return _ascend(program, lr, num_steps, state, measure_every)
+
+
+def _check_steps(lr: Any, num_steps: Any) -> None:
+    as_real("lr", lr, above=0)
+    as_whole("num_steps", num_steps, 1)
+
+
+def _ascend(
+    program: Program,
+    lr: float,
+    num_steps: int,
+    state: Callable[[str], State],
+    measure_every: int | None,
+) -> Iterator[State]:
     betas = (0.9, 0.95 if program.guide.has_exact_gradient else 0.999)
     optimiser = Adam(program.parameters, lr=lr, betas=betas, fused=True)
     schedule = CosineAnnealingLR(optimiser, num_steps)

@@ -9,11 +9,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..arguments import as_instance, as_word
+from ..arguments import TensorLike, as_device, as_generator, as_instance, as_whole, as_word
 from ..errors import InputError
 from .missing import MAX_ENTRIES, log_joint_of_present
+from .points import as_double, as_points
 
-__all__ = ["ROUND_OFF", "CovarianceType", "Mixture", "check_covariance_type", "root_of_inverse"]
+__all__ = [
+    "ROUND_OFF",
+    "CovarianceType",
+    "Mixture",
+    "as_mixture",
+    "check_covariance_type",
+    "root_of_inverse",
+]
 
 CovarianceType = Literal["full", "tied", "diag", "spherical"]
 """A matrix for each component, one for all, diagonal matrices, or multiples of the identity."""
@@ -58,7 +66,12 @@ class Mixture:
         for name in ("log_weights", "locs", "scales"):
             value = as_instance(name, getattr(self, name), Tensor, "a tensor; see Mixture.of")
             if value.dtype != torch.float64:  # squares of differences need the digits
-                object.__setattr__(self, name, value.double())
+                value = value.double()
+                object.__setattr__(self, name, value)
+            # Parameters that are learned may overflow in a step, which their method reports.
+            low = value.isnan() | (value == torch.inf)
+            if not value.requires_grad and low.any():
+                raise InputError(f"{name} of a mixture holds NaN or infinity; they must be finite")
         if self.log_weights.ndim != 1 or self.locs.ndim != 2:
             raise _shape_error(self.log_weights, self.locs)
         k, d = self.locs.shape
@@ -93,7 +106,8 @@ class Mixture:
             tensor([-2.9189], dtype=torch.float64)
         """
         check_covariance_type(covariance_type)
-        weights, locs, covariances = (_double(v) for v in (weights, locs, covariances))
+        given = {"weights": weights, "locs": locs, "covariances": covariances}
+        weights, locs, covariances = (as_double(*item) for item in given.items())
         if weights.ndim != 1 or locs.ndim != 2 or len(weights) != len(locs) or not locs.numel():
             raise _shape_error(weights, locs)
         k, d = locs.shape
@@ -157,7 +171,7 @@ class Mixture:
         """The mean of the mixture, which is subtracted before squaring; gradients ignore it."""
         return self.log_weights.softmax(0).detach() @ self.locs.detach()
 
-    def squared_distances(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+    def squared_distances(self, x: TensorLike) -> Float[Tensor, "n k"]:
         """(x - locs_k)^T Sigma_k^-1 (x - locs_k).
 
         If all locs are near the mean of the mixture, in standard deviations, the difference or its
@@ -165,7 +179,7 @@ class Mixture:
         expanded square is 1e-16 times the squared distance from locs to this mean, so it stays
         below 1e-11. For other mixtures the difference is computed first, and then squared.
         """
-        x = x.to(self.locs.dtype)
+        x = self._as_rows(x).to(self.locs.dtype)
         if not self.is_compact:
             return self._whiten(x.unsqueeze(1) - self.locs).square().sum(-1)
         x = x - self.centre
@@ -206,17 +220,19 @@ class Mixture:
             return differences @ self._whitening
         return differences / self._deviations
 
-    def log_density(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+    def log_density(self, x: TensorLike) -> Float[Tensor, "n k"]:
         """log Normal(x; locs_k, Sigma_k), in nats, with missing (NaN) entries integrated out."""
+        x = self._as_rows(x)
         if x.isnan().any():
             return replace(self, log_weights=torch.zeros_like(self.log_weights)).log_joint(x)
         return self._log_normaliser - 0.5 * self.squared_distances(x)
 
-    def log_joint(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+    def log_joint(self, x: TensorLike) -> Float[Tensor, "n k"]:
         """log p(x, z = k) = log weights_k + log Normal(x; locs_k, Sigma_k), in nats.
 
         Entries of x that are NaN are missing, and integrated out.
         """
+        x = self._as_rows(x)
         if x.isnan().any():
             return log_joint_of_present(x, self)
         return self.log_joint_of_complete(x)
@@ -226,8 +242,13 @@ class Mixture:
         return torch.sub(self._log_joint_constant, self.squared_distances(x), alpha=0.5)
 
     def log_prob(self, x: Any) -> Float[Tensor, "n"]:
-        """log p(x) = log sum_k p(x, z = k), in nats, computed in chunks."""
-        chunks = _double(x).split(self.chunk_size)
+        """log p(x) = log sum_k p(x, z = k), in nats, computed in chunks.
+
+        Raises:
+            InputError: if x is not a matrix of real numbers with a column for each dimension, or
+                has infinite values.
+        """
+        chunks = self._as_rows(as_points(x, missing=True)).to(self.locs).split(self.chunk_size)
         return torch.cat([self.log_joint(chunk).logsumexp(1) for chunk in chunks])
 
     @property
@@ -240,10 +261,11 @@ class Mixture:
 
     def to(self, device: torch.device | str) -> "Mixture":
         """Copy the mixture to a device."""
+        device = as_device("device", device)
         parts = (self.log_weights.to(device), self.locs.to(device), self.scales.to(device))
         return Mixture(*parts, self.covariance_type)
 
-    def log_responsibilities(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+    def log_responsibilities(self, x: TensorLike) -> Float[Tensor, "n k"]:
         """log p(z = k | x) = log p(x, z = k) - log p(x): Bayes' rule."""
         return self.log_joint(x).log_softmax(1)
 
@@ -251,6 +273,8 @@ class Mixture:
         self, num: int, generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "n d"], Int[Tensor, "n"]]:
         """Draw ``num`` points x, and the component z of each."""
+        num = as_whole("num", num, 1)
+        generator = as_generator("generator", generator)
         z = torch.multinomial(self.weights, num, replacement=True, generator=generator)
         eps = torch.randn(
             num,
@@ -266,6 +290,18 @@ class Mixture:
         else:
             noise = self._deviations[z] * eps
         return self.locs[z] + noise, z
+
+    def _as_rows(self, x: Any) -> Float[Tensor, "n d"]:
+        """x as a matrix with a column for each dimension."""
+        d = self.locs.shape[1]
+        points = (
+            x if isinstance(x, Tensor) and x.is_floating_point() else as_points(x, missing=True)
+        )
+        if points.ndim != 2 or points.shape[1] != d:
+            raise InputError(
+                f"x has shape {tuple(points.shape)}; a mixture in {d} dimensions needs (n, {d})"
+            )
+        return points
 
     @property
     def _has_matrices(self) -> bool:
@@ -354,5 +390,16 @@ def _shape_error(weights: Tensor, locs: Tensor) -> InputError:
     )
 
 
-def _double(values: Any) -> Tensor:
-    return torch.as_tensor(values, dtype=torch.float64)
+def as_mixture(start: Any, x: Float[Tensor, "n d"]) -> Mixture:
+    """A start of a fit to the data.
+
+    Raises:
+        InputError: if it is no mixture, or one in another number of dimensions.
+    """
+    mixture = as_instance("start", start, Mixture, "a Mixture, such as k_means_plus_plus gives")
+    if mixture.locs.shape[1] != x.shape[1]:
+        raise InputError(
+            f"start is a mixture in {mixture.locs.shape[1]} dimensions; the data have "
+            f"{x.shape[1]} columns"
+        )
+    return mixture

@@ -13,6 +13,7 @@ from ..errors import InputError
 
 __all__ = [
     "as_double",
+    "as_floor",
     "as_points",
     "as_weights",
     "check_complete",
@@ -75,6 +76,23 @@ def _as_matrix(x: Any) -> Tensor:
     return points if points.dtype in (torch.float32, torch.float64) else points.double()
 
 
+def as_floor(floor: Any, x: Float[Tensor, "n d"]) -> Float[Tensor, "d"]:
+    """The smallest variance allowed in each column.
+
+    Raises:
+        InputError: if there is not one for each column, or one is not positive and finite.
+    """
+    numbers = as_double("floor", floor).to(x.device)
+    if tuple(numbers.shape) != (x.shape[1],):
+        raise InputError(
+            f"floor has shape {tuple(numbers.shape)}; it needs a variance for each of "
+            f"{x.shape[1]} columns, as floor_of gives"
+        )
+    if not ((numbers > 0) & numbers.isfinite()).all():
+        raise InputError("floor must hold positive and finite variances; some of these are not")
+    return numbers
+
+
 def check_complete(x: Float[Tensor, "n d"], method: str) -> None:
     """Refuse data with missing entries.
 
@@ -102,7 +120,7 @@ def as_double(name: str, values: Any) -> Tensor:
         except (TypeError, ValueError) as error:
             raise InputError(f"{name} must be numbers; got {describe(values)}: {error}") from None
     if isinstance(values, Tensor):
-        numbers = as_tensor(name, values).detach()
+        numbers = as_tensor(name, values)
     else:
         numbers = torch.from_numpy(np.array(as_array(name, values)))
     if numbers.dtype == torch.bool:
@@ -122,7 +140,7 @@ def as_weights(
     if sample_weight is None:
         return None
     name = "sample_weight"
-    weights = as_double(name, sample_weight).to(device)
+    weights = as_double(name, sample_weight).detach().to(device)
     if tuple(weights.shape) != (num,):
         raise InputError(
             f"{name} has shape {tuple(weights.shape)}; sample_weight.shape must be ({num},), one "
@@ -137,7 +155,7 @@ def as_weights(
 
 
 def check_fittable(
-    x: Float[Tensor, "n d"], num_components: int, names: Sequence[str] | None = None
+    x: Float[Tensor, "n d"], num_components: Any, names: Sequence[str] | None = None
 ) -> None:
     """Refuse data whose likelihood has no maximum from any start; NaN entries are missing.
 

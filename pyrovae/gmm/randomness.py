@@ -2,10 +2,22 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
-__all__ = ["Randomness"]
+from ..arguments import as_whole
+
+__all__ = ["Randomness", "as_seed"]
+
+
+def as_seed(seed: Any) -> int:
+    """A seed of torch's generators.
+
+    Raises:
+        InputError: if it is no whole number from 0 to 2^63 - 2.
+    """
+    return as_whole("seed", seed, 0, 2**63 - 2)
 
 
 class Randomness:

@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..arguments import TensorLike, as_whole
 from .em import maximisation
 from .mixture import CovarianceType, Mixture, check_covariance_type
 from .moments import expectation
-from .points import column_moments
+from .points import as_floor, as_points, check_fittable, column_moments
 
 __all__ = ["k_means_plus_plus", "start_at"]
 
@@ -19,10 +20,10 @@ _SEED_SCALE = 1e-4
 
 
 def k_means_plus_plus(
-    x: Float[Tensor, "n d"],
+    x: TensorLike,
     num_components: int,
     covariance_type: CovarianceType,
-    floor: Float[Tensor, "d"],
+    floor: TensorLike,
     seed: int | np.random.RandomState = 0,
     weights: Float[Tensor, "n"] | None = None,
 ) -> Mixture:
@@ -42,11 +43,17 @@ def k_means_plus_plus(
         weights: how many times each datum counts; once unless given.
 
     Raises:
-        InputError: if there is no such covariance type.
+        InputError: if there is no such covariance type, a mixture cannot be fitted to the data, or
+            another argument is not what is said here.
     """
     from sklearn.cluster import kmeans_plusplus
 
     check_covariance_type(covariance_type)
+    x = as_points(x, missing=True)
+    floor = as_floor(floor, x)
+    if not isinstance(seed, np.random.RandomState):
+        seed = as_whole("seed", seed, 0, 2**32 - 1)
+    check_fittable(x, num_components)
     points = x.double()
     loc, variance = column_moments(points, weights)
     scaled = ((points - loc) / variance.sqrt()).nan_to_num(0.0)

@@ -4,7 +4,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..arguments import as_whole
 from .mixture import Mixture
+from .randomness import as_seed
 
 __all__ = ["TOY", "toy"]
 
@@ -18,4 +20,5 @@ TOY = Mixture.of(
 
 def toy(num: int = 400, seed: int = 0) -> tuple[Float[Tensor, "n 2"], Int[Tensor, "n"]]:
     """Draw x from :data:`TOY`, and the component z of each; the seed determines the draws."""
-    return TOY.sample(num, torch.Generator().manual_seed(seed))
+    num = as_whole("num", num, 1)
+    return TOY.sample(num, torch.Generator().manual_seed(as_seed(seed)))

@@ -21,12 +21,12 @@ from pyro.distributions import MultivariateStudentT, StudentT
 from torch import Tensor
 from torch.distributions import Dirichlet, kl_divergence
 
-from ...arguments import as_whole
+from ...arguments import TensorLike, as_whole
 from ...errors import InputError, did_you_mean
 from ..em import floored_cholesky, mean_and_covariance
 from ..missing import complete, has_missing
 from ..mixture import CovarianceType, Mixture, check_covariance_type
-from ..points import as_double
+from ..points import as_double, as_points
 
 __all__ = ["Posterior", "Prior"]
 
@@ -86,7 +86,7 @@ class Prior:
     @classmethod
     def of(
         cls,
-        x: Float[Tensor, "n d"],
+        x: TensorLike,
         num_components: int,
         covariance_type: CovarianceType = "full",
         weights: Float[Tensor, "n"] | None = None,
@@ -118,6 +118,7 @@ class Prior:
             )
         check_covariance_type(covariance_type)
         num_components = as_whole("num_components", num_components, 1)
+        x = as_points(x, missing=True)
         d = x.shape[1]
         mean, covariance = mean_and_covariance(x.double(), weights)
         loc = as_double("loc", given.get("loc", mean)).to(mean)
@@ -230,12 +231,17 @@ class Posterior:
         kl: Tensor = kl_weights + kl_locs.sum() + kl_precisions.sum()
         return kl
 
-    def predictive(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
+    def predictive(self, x: TensorLike) -> Float[Tensor, "n"]:
         """log p(x | data) in nats, with theta integrated out under q (Bishop 2006, eq. 10.81).
 
         This is a mixture of Student t distributions with ``df - p + 1`` degrees of freedom. Entries
         that are NaN are missing, and integrated out.
         """
+        x = as_points(x, missing=True)
+        if x.shape[1] != self.locs.shape[1]:
+            raise InputError(
+                f"x has {x.shape[1]} columns; the posterior has {self.locs.shape[1]} dimensions"
+            )
         if has_missing(x) and self.covariance_type != "diag":
             return self._predictive_of_present(x)
         x = x.to(self.locs.dtype).unsqueeze(1)

@@ -8,18 +8,22 @@ pseudo-counts.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...arguments import TensorLike, as_instance, as_real, as_whole, as_word
 from ...errors import InputError
 from ..climb import State
-from ..mixture import CovarianceType, Mixture
+from ..mixture import CovarianceType, Mixture, as_mixture
 from ..moments import Statistics, expectation, second_moments
+from ..points import as_points
 from .conjugate import Posterior, Prior
 
 __all__ = [
+    "check_prior",
     "coordinate_ascent",
     "evidence_bound",
     "make_state",
@@ -107,11 +111,35 @@ def rounds(
     Raises:
         InputError: if start and prior have different covariance types.
     """
+    check_prior(prior, start)
+    return _rounds(x, start, prior, restrict_to, weights)
+
+
+def check_prior(prior: Any, start: Mixture) -> None:
+    """Check that a prior and a start are of one kind.
+
+    Raises:
+        InputError: if they are not.
+    """
+    as_instance("prior", prior, Prior, "a Prior; see Prior.of")
     if start.covariance_type != prior.covariance_type:
         raise InputError(
             f"the start has {start.covariance_type} covariances, the prior "
             f"{prior.covariance_type} ones; use the same type for both"
         )
+    if len(prior.loc) != start.locs.shape[1]:
+        raise InputError(
+            f"the start has {start.locs.shape[1]} dimensions, the prior {len(prior.loc)}"
+        )
+
+
+def _rounds(
+    x: Tensor,
+    start: Mixture,
+    prior: Prior,
+    restrict_to: CovarianceType,
+    weights: Tensor | None,
+) -> Iterator[tuple[Posterior, Float[Tensor, ""]]]:
     statistics = expectation(x, start, weights)
     while True:
         posterior = update(statistics, prior)
@@ -122,7 +150,7 @@ def rounds(
 
 
 def coordinate_ascent(
-    x: Float[Tensor, "n d"],
+    x: TensorLike,
     start: Mixture,
     prior: Prior,
     *,
@@ -141,10 +169,25 @@ def coordinate_ascent(
         tol: stop when a round raises the bound by less than this, in nats per datum.
 
     Raises:
-        InputError: if start and prior have different covariance types, or max_iter is below 1.
+        InputError: if start and prior have different covariance types, max_iter is below 1, or
+            another argument is not what is said here.
     """
-    if max_iter < 1:
-        raise InputError(f"max_iter is {max_iter}; it must be 1 or more")
+    x = as_points(x, missing=True)
+    start = as_mixture(start, x)
+    check_prior(prior, start)
+    as_word("restrict_to", restrict_to, get_args(CovarianceType))
+    max_iter, tol = as_whole("max_iter", max_iter, 1), as_real("tol", tol, finite=False)
+    return _coordinate_ascent(x, start, prior, restrict_to, max_iter, tol)
+
+
+def _coordinate_ascent(
+    x: Tensor,
+    start: Mixture,
+    prior: Prior,
+    restrict_to: CovarianceType,
+    max_iter: int,
+    tol: float,
+) -> Iterator[State]:
     highest = float("-inf")
     log_q = start.log_responsibilities(x)
     for number, (posterior, total) in enumerate(rounds(x, start, prior, restrict_to), start=1):

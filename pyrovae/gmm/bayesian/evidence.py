@@ -9,10 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Dirichlet
 
+from ...arguments import TensorLike, as_instance, as_whole
 from ...errors import InputError
 from ...infer.estimators.pareto import MAX_PARETO_K, HeavyTailWarning, pareto_k
 from ..moments import second_moments
-from ..randomness import Randomness
+from ..points import as_points
+from ..randomness import Randomness, as_seed
 from .conjugate import Posterior, Prior
 from .program import locs_given_precision, make_mixture, wishart
 
@@ -54,7 +56,7 @@ class Evidence:
 
 @torch.no_grad()
 def log_evidence(
-    x: Float[Tensor, "n d"], posterior: Posterior, *, num_samples: int = 10_000, seed: int = 0
+    x: TensorLike, posterior: Posterior, *, num_samples: int = 10_000, seed: int = 0
 ) -> Evidence:
     """Estimate log p(x) = log E_q[p(x | theta) p(theta) / q(theta)], with z summed out.
 
@@ -77,8 +79,14 @@ def log_evidence(
     Raises:
         InputError: if there are more than seven components, because K! orders are then too many.
     """
-    if num_samples < 2:
-        raise InputError(f"num_samples is {num_samples}; it must be 2 or more")
+    x = as_points(x, missing=True)
+    as_instance("posterior", posterior, Posterior, "a Posterior, such as coordinate_ascent gives")
+    if x.shape[1] != posterior.locs.shape[1]:
+        raise InputError(
+            f"the data have {x.shape[1]} columns; the posterior has {posterior.locs.shape[1]} "
+            "dimensions"
+        )
+    num_samples, seed = as_whole("num_samples", num_samples, 2), as_seed(seed)
     k = len(posterior.concentration)
     if k > _MAX_COMPONENTS:
         raise InputError(

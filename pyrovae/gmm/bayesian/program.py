@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import Transform
 
+from ...arguments import TensorLike, as_real, as_whole
 from ...distributions import Wishart
-from ...errors import InputError
 from ...models.base.parameters import declare_parameters
 from ..climb import State
 from ..gradient import MIN_LOG_Q, Program, ascend
-from ..mixture import CovarianceType, Mixture, root_of_inverse
+from ..mixture import CovarianceType, Mixture, as_mixture, root_of_inverse
 from ..moments import expectation
-from ..points import check_complete
+from ..points import as_points, check_complete
 from ..program import INFER, Gradient, observe
-from ..randomness import Randomness
+from ..randomness import Randomness, as_seed
 from .conjugate import Posterior, Prior
-from .coordinate_ascent import make_state, update
+from .coordinate_ascent import check_prior, make_state, update
 
 __all__ = [
     "BayesianGuide",
@@ -140,7 +140,7 @@ class BayesianGuide(nn.Module):
 
 
 def bayesian_svi(
-    x: Float[Tensor, "n d"],
+    x: TensorLike,
     start: Mixture,
     prior: Prior,
     *,
@@ -161,7 +161,15 @@ def bayesian_svi(
         lr: learning rate of Adam, which falls to zero along a cosine.
         num_steps: steps, each on all data.
         seed: seed of the draws.
+
+    Raises:
+        InputError: if an argument is not what is said here, or data are missing.
     """
+    x = as_points(x, missing=True)
+    start, seed = as_mixture(start, x), as_seed(seed)
+    check_prior(prior, start)
+    as_real("lr", lr, above=0)
+    as_whole("num_steps", num_steps, 1)
     check_complete(x, "bayesian_svi")
     log_q = start.log_responsibilities(x).clamp_min(MIN_LOG_Q)
     posterior = update(expectation(x, start), prior)
@@ -197,7 +205,7 @@ class Draws:
 
 
 def nuts(
-    x: Float[Tensor, "n d"],
+    x: TensorLike,
     start: Mixture,
     prior: Prior,
     *,
@@ -220,12 +228,15 @@ def nuts(
         num_warmup: draws before these, during which the step size and the mass matrix adapt.
         seed: seed of the chain.
         on_step: called after each draw.
+
+    Raises:
+        InputError: if an argument is not what is said here, or data are missing.
     """
-    if num_draws < 4 or num_warmup < 1:
-        raise InputError(
-            f"num_draws must be 4 or more and num_warmup 1 or more; got {num_draws} and "
-            f"{num_warmup}"
-        )
+    x = as_points(x, missing=True)
+    start, seed = as_mixture(start, x), as_seed(seed)
+    check_prior(prior, start)
+    num_draws = as_whole("num_draws", num_draws, 4)
+    num_warmup = as_whole("num_warmup", num_warmup, 1)
     check_complete(x, "nuts")
     model = BayesianMixtureModel(prior, start.num_components, marginalised=True)
     has_matrices = prior.covariance_type in ("full", "tied")
