@@ -3,10 +3,12 @@
 import math
 from typing import Any
 
+import mpmath as mp
 import pytest
 import torch
 
 from pyrovae import Likelihood
+from pyrovae.distributions import ContinuousBernoulli
 
 
 @pytest.mark.usefixtures("float64")
@@ -25,6 +27,28 @@ def test_continuous_bernoulli_is_torchs_where_that_is_right() -> None:
     # The distance from 1 is exponential, with mean 1 / l.
     drawn = 1 - far.sample((20_000,)).mean().item()
     assert drawn == pytest.approx(1 / 1000, rel=4.5 / 20_000**0.5)
+
+
+@pytest.mark.usefixtures("float64")
+def test_continuous_bernoulli_near_zero() -> None:
+    """The series and the formula on either side of where they meet, against 50 digits.
+
+    log C(l) = log(l / (exp(l) - 1)), whose series goes on with l^4 / 2880; that of the mean with
+    -l^3 / 720.
+    """
+    sizes = [1e-6, 1e-4, 1e-3, 9.9e-3, 1.01e-2, 0.1, 1.0]
+    logits = torch.tensor([sign * size for size in sizes for sign in (-1, 1)])
+    p = ContinuousBernoulli(logits=logits)
+    log_norm, mean = p.log_prob(torch.zeros(())), p.mean
+    with mp.workdps(50):
+        for i, value in enumerate(logits.tolist()):
+            v = mp.mpf(value)
+            exact = float(mp.log(v / mp.expm1(v)))
+            assert log_norm[i].item() == pytest.approx(exact, rel=0, abs=1e-11)
+            exact_mean = float(1 / (1 - mp.exp(-v)) - 1 / v)
+            assert mean[i].item() == pytest.approx(exact_mean, rel=0, abs=3e-9)
+    x = torch.tensor([[0.25], [1.0]])
+    torch.testing.assert_close(p.log_prob(x), log_norm + logits * x)
 
 
 def test_discretised_logistic_is_a_difference_of_sigmoids() -> None:

@@ -47,6 +47,31 @@ def test_density_is_the_product_of_those_of_the_blocks() -> None:
     assert layer.kind == "log density of a, b; log probability mass of count, kind"
 
 
+def test_each_column_has_its_own_units() -> None:
+    """The density in new units is that of standardised data, less the logarithms of the scales."""
+    mixed = Mixed(
+        {
+            ("a", "b"): {"family": "Normal", "scale": "per_feature"},
+            ("c",): "StudentT",
+            ("d",): "Poisson",
+        }
+    )
+    layer: Any = mixed.build((4,))
+    loc = torch.tensor([3.0, -20.0, 500.0, 7.0])
+    scale = torch.tensor([0.1, 5.0, 40.0, 11.0])
+    eta, x = torch.randn(5, 4), torch.randn(5, 4)
+    x[:, 3] = torch.arange(5.0)
+    before = layer(eta).log_prob(x)
+    layer.set_units(loc, scale)
+    for block, columns in zip(layer.layers, ([0, 1], [2]), strict=False):
+        assert torch.equal(block.units_loc, loc[columns])
+        assert torch.equal(block.units_scale, scale[columns])
+    real = torch.tensor([True, True, True, False])
+    in_units = torch.where(real, loc + scale * x, x)
+    after = layer(eta).log_prob(in_units)
+    torch.testing.assert_close(after, before - scale[real].log().sum(), rtol=1e-4, atol=1e-4)
+
+
 def test_mean_is_that_of_samples() -> None:
     layer: Any = MIXED.build((4,))
     eta = torch.randn(6)

@@ -96,6 +96,38 @@ def test_the_density_shortcut_has_the_right_gradients(kind: str) -> None:
 
 
 @each
+def test_the_density_is_a_function_of_a_sample_that_asks_for_a_gradient(kind: str) -> None:
+    """The shortcut for a sample of its own would have no gradient in the sample."""
+    posterior = perturb(FLOWS[kind](3)).requires_grad_(False)
+    h = inputs(posterior).double()
+    q = posterior(h)
+    z = q.rsample().requires_grad_()
+    assert z.is_leaf
+    copy = z.detach().clone().requires_grad_()
+    (expected,) = torch.autograd.grad(posterior(h).log_prob(copy), copy)
+    (found,) = torch.autograd.grad(q.log_prob(z), z)
+    torch.testing.assert_close(found, expected)
+    assert expected.abs().min() > 1e-3
+
+
+@each
+def test_the_shortcut_is_for_the_sample_as_it_was_drawn(kind: str) -> None:
+    posterior = perturb(FLOWS[kind](3))
+    h = inputs(posterior).double()
+    q = posterior(h)
+    z = q.sample()
+    parameters = list(posterior.parameters())
+    # Drawn without gradients, it gets those of its parameters when it is evaluated with them.
+    found = torch.autograd.grad(q.log_prob(z), parameters)
+    expected = torch.autograd.grad(posterior(h).log_prob(z.clone()), parameters)
+    torch.testing.assert_close(found, expected)
+    with torch.no_grad():  # where the shortcut is taken, until z changes
+        torch.testing.assert_close(q.log_prob(z), posterior(h).log_prob(z.clone()))
+        z.add_(0.5)
+        torch.testing.assert_close(q.log_prob(z), posterior(h).log_prob(z.clone()))
+
+
+@each
 def test_a_sample_and_its_density_take_one_pass(kind: str) -> None:
     posterior = perturb(FLOWS[kind](3))
     passes: list[int] = []
