@@ -119,3 +119,12 @@ def test_pairs_without_a_layout_are_refused() -> None:
     pair = Pair(refuse_plates)
     with pytest.raises(InputError, match="cannot be given several samples of each datum"):
         Particles(lambda: pair.model(x), lambda: pair.guide(x), 4, "data", (), {})
+
+
+def test_a_first_argument_that_is_not_the_batch_is_refused() -> None:
+    """Repeating its rows does not repeat the data."""
+    x = torch.randn(5, 3)
+    pair = Pair(refuse_plates)
+    args = (torch.ones(2),)
+    with pytest.raises(InputError, match="its first argument is not the batch of data"):
+        Particles(lambda w: pair.model(x), lambda w: pair.guide(x), 4, "data", args, {})
