@@ -14,10 +14,20 @@ from jaxtyping import Float
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from ..arguments import (
+    TensorLike,
+    as_flag,
+    as_instance,
+    as_whole,
+    as_wholes,
+    as_word,
+    describe,
+)
 from ..errors import InputError
 from ..models.base.parameters import declare_parameters
 from ..nn import MLP
 from .mixture import Mixture
+from .points import as_double, as_floor, as_points
 
 __all__ = [
     "INFER",
@@ -92,11 +102,11 @@ class MixtureModel(nn.Module):
         -2.918...
     """
 
-    def __init__(
-        self, start: Mixture, floor: Float[Tensor, "d"], *, marginalised: bool = False
-    ) -> None:
+    def __init__(self, start: Mixture, floor: TensorLike, *, marginalised: bool = False) -> None:
         super().__init__()
-        self.marginalised = marginalised
+        as_instance("start", start, Mixture, "a Mixture, such as k_means_plus_plus gives")
+        floor = as_floor(floor, start.locs)
+        self.marginalised = as_flag("marginalised", marginalised)
         self._type = start.covariance_type
         # A spherical scale meets the floor in every column if it meets the largest entry.
         least = floor.max() if self._type == "spherical" else floor
@@ -168,7 +178,13 @@ class FreeGuide(_Guide):
 
     def __init__(self, log_q: Float[Tensor, "n k"]) -> None:
         super().__init__("enumerated")
-        self.free = nn.Parameter(log_q.clone())
+        log_q = as_double("log_q", log_q)
+        if log_q.ndim != 2 or log_q.isnan().any():
+            raise InputError(
+                "log_q must have shape (n, K), a row for each datum, and no NaN; got "
+                f"{describe(log_q)}"
+            )
+        self.free = nn.Parameter(log_q.detach().clone())
 
     def logits(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         if len(x) != len(self.free):
@@ -198,11 +214,15 @@ class AmortisedGuide(_Guide):
 
     def __init__(
         self,
-        x: Float[Tensor, "n d"],
+        x: TensorLike,
         num_components: int,
         hidden: Sequence[int] = (32,),
         gradient: Gradient = "enumerated",
     ) -> None:
+        as_word("gradient", gradient, INFER)
+        num_components = as_whole("num_components", num_components, 1)
+        hidden = as_wholes("hidden", hidden)
+        x = as_points(x)
         super().__init__(gradient)
         self.register_buffer("loc", x.mean(0))
         self.register_buffer("scale", x.std(0, correction=0))

@@ -11,9 +11,13 @@ import torch
 
 from pyrovae import InputError
 from pyrovae.gmm import (
+    AmortisedGuide,
     BayesianGaussianMixture,
+    BayesianMixtureModel,
+    FreeGuide,
     GaussianMixture,
     Mixture,
+    MixtureModel,
     Prior,
     amortised_vi,
     bayesian_svi,
@@ -172,6 +176,26 @@ def test_a_mixture_of_tensors_is_checked_too():
     for name, value in parts.items():
         with pytest.raises(InputError, match=f"{name} of a mixture holds NaN"):
             Mixture(**{**parts, name: value * NAN}, covariance_type="diag")
+
+
+@pytest.mark.parametrize(
+    ("part", "given", "name", "values"),
+    [
+        (MixtureModel, {"start": FIRST, "floor": FLOOR}, "floor", BAD["floor"]),
+        (MixtureModel, {"start": FIRST, "floor": FLOOR}, "start", (None, "k-means", X)),
+        (MixtureModel, {"start": FIRST, "floor": FLOOR}, "marginalised", (None, "yes", 3)),
+        (FreeGuide, {"log_q": X}, "log_q", (None, "x", X[:, 0], X * NAN, [[True, False]])),
+        (AmortisedGuide, {"x": X, "num_components": 2}, "num_components", WHOLE),
+        (AmortisedGuide, {"x": X, "num_components": 2}, "hidden", BAD["hidden"]),
+        (AmortisedGuide, {"x": X, "num_components": 2}, "gradient", BAD["gradient"]),
+        (BayesianMixtureModel, {"prior": PRIOR, "num_components": 2}, "num_components", WHOLE),
+        (BayesianMixtureModel, {"prior": PRIOR, "num_components": 2}, "prior", (None, {}, FIRST)),
+    ],
+)
+def test_parts_of_programs_are_checked(part, given, name, values):
+    for value in values:
+        with pytest.raises(InputError, match=name):
+            unwrap(part.__init__)(part.__new__(part), **{**given, name: value})
 
 
 @pytest.mark.parametrize("estimator", [GaussianMixture, BayesianGaussianMixture])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import Transform
 
-from ...arguments import TensorLike, as_real, as_whole
+from ...arguments import TensorLike, as_flag, as_instance, as_real, as_whole
 from ...distributions import Wishart
 from ...models.base.parameters import declare_parameters
 from ..climb import State
@@ -52,9 +52,9 @@ class BayesianMixtureModel:
     """
 
     def __init__(self, prior: Prior, num_components: int, *, marginalised: bool = False) -> None:
-        self.prior = prior
-        self.num_components = num_components
-        self.marginalised = marginalised
+        self.prior = as_instance("prior", prior, Prior, "a Prior; see Prior.of")
+        self.num_components = as_whole("num_components", num_components, 1)
+        self.marginalised = as_flag("marginalised", marginalised)
 
     def __call__(self, x: Float[Tensor, "n d"]) -> None:
         prior, k, kind = self.prior, self.num_components, self.prior.covariance_type

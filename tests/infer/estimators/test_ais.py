@@ -12,7 +12,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyrovae import VAE
-from pyrovae.infer import importance_sample
+from pyrovae.infer import HeavyTailWarning, importance_sample
 from pyrovae.infer.estimators.ais import annealed_importance_sample
 from tests.infer.estimators.annealing_models import (
     QUIET,
@@ -263,3 +263,21 @@ class TestPairs:
         exact = dist.Normal(0.0, 5**0.5).log_prob(x).double()
         assert_unbiased((got.log_likelihood - exact).exp()[:, None], torch.ones(1).double())
         assert "slope" not in pyro.get_param_store()
+
+
+def test_pareto_k_needs_enough_chains_and_is_warned_of() -> None:
+    """One temperature is importance sampling from the prior, whose weights may be heavy-tailed."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 0.05).to_event(1), obs=x)
+
+    x = 2 * torch.ones(3, 4)
+    few = annealed_importance_sample(model, x, num_temperatures=1, progress=False)
+    assert few.pareto_k.isnan().all()
+    with pytest.warns(HeavyTailWarning, match=r"3 of 3 data .*raise num_temperatures"):
+        many = annealed_importance_sample(
+            model, x, num_chains=400, num_temperatures=1, progress=False
+        )
+    assert (many.pareto_k > 0.7).all()
