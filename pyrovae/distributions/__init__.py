@@ -12,9 +12,11 @@ from .concentrated import (
     StudentT,
 )
 from .counts import (
+    Bernoulli,
     BetaBinomial,
     Binomial,
     GammaPoisson,
+    Geometric,
     NegativeBinomial,
     Poisson,
     ZeroInflatedNegativeBinomial,
@@ -37,6 +39,7 @@ from .vectors import Blocks, DirichletMultinomial, LowRankNormal, Multinomial, a
 
 __all__ = [
     "AffineBeta",
+    "Bernoulli",
     "Beta",
     "BetaBinomial",
     "Binomial",
@@ -51,6 +54,7 @@ __all__ = [
     "FlowDistribution",
     "Gamma",
     "GammaPoisson",
+    "Geometric",
     "InverseGamma",
     "Kumaraswamy",
     "LowRankNormal",

@@ -14,9 +14,11 @@ from torch.nn.functional import logsigmoid
 from .lgamma import as_real, deviance, log_of, stirling_remainder
 
 __all__ = [
+    "Bernoulli",
     "BetaBinomial",
     "Binomial",
     "GammaPoisson",
+    "Geometric",
     "NegativeBinomial",
     "Poisson",
     "ZeroInflatedNegativeBinomial",
@@ -33,6 +35,35 @@ class Poisson(dist.Poisson):
             self._validate_sample(value)
         x, rate = as_real(value, self.rate)
         return -deviance(x, log_of(rate), x - rate) - stirling_remainder(x)
+
+
+class Bernoulli(dist.Bernoulli):  # type: ignore[misc]
+    """p(1) = p, p(0) = 1 - p.
+
+    torch raises probabilities below 10^-7 to that; here they count as they are.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if _has_logits(self):
+            of_logits: Tensor = super().log_prob(value)
+            return of_logits
+        if self._validate_args:
+            self._validate_sample(value)
+        x, probs = as_real(value, self._param)
+        _, _, log_p, log_q = _odds(probs, False)
+        return x * log_p + (1 - x) * log_q
+
+
+class Geometric(dist.Geometric):
+    """p(x) = (1 - p)^x p for x = 0, 1, ..., also for a p that rounds to 1."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        is_logits = "logits" in self.__dict__
+        x, param = as_real(value, self.logits if is_logits else self.probs)
+        _, _, log_p, log_q = _odds(param, is_logits)
+        return x * log_q + log_p
 
 
 class Binomial(dist.Binomial):

@@ -209,7 +209,7 @@ def _as_pyro(distribution: Any) -> Any:
     return type(distribution.__name__, (distribution, TorchDistributionMixin), {})
 
 
-register("Bernoulli", dist.Bernoulli)
+register("Bernoulli", ours.Bernoulli)
 register("Beta", ours.Beta)
 register("BetaBinomial", ours.BetaBinomial)
 register("Binomial", ours.Binomial)

@@ -63,6 +63,27 @@ FAMILIES = {
         lambda x, r: x * mp.log(r) - r - lg(x + 1),
         lambda x, r: x + r,
     ),
+    "Bernoulli of probabilities": Family(
+        lambda probs: ours.Bernoulli(probs),
+        [0.0, 1.0],
+        [[1e-30, 1e-9, 1e-3, 0.3]],
+        lambda x, p: x * mp.log(p) + (1 - x) * mp.log(1 - p),
+        lambda x, p: x + p,
+    ),
+    "Geometric": Family(
+        lambda logits: ours.Geometric(logits=logits),
+        [*COUNTS, 1e8],
+        [[*LOGITS, 25.0]],
+        lambda x, t: x * mp.log(sigmoid(-t)) + mp.log(sigmoid(t)),
+        lambda x, t: x,
+    ),
+    "Geometric of probabilities": Family(
+        lambda probs: ours.Geometric(probs),
+        [*COUNTS, 1e8],
+        [[1e-12, 1e-9, 1e-3, 0.3]],
+        lambda x, p: x * mp.log(1 - p) + mp.log(p),
+        lambda x, p: x,
+    ),
     "Binomial": Family(
         lambda logits: ours.Binomial(total(logits), logits=logits),
         COUNTS,

@@ -69,3 +69,18 @@ def test_the_marginal_of_vectors_is_that_of_the_observed_entries() -> None:
         pair = declared(name).build((2,))
         expected = pair(eta[:, present]).log_prob(x[present])
         torch.testing.assert_close(layer(eta, observed=present).log_prob(x), expected)
+
+
+@pytest.mark.parametrize("name", ["LowRankNormal", "MultivariateNormal"])
+@pytest.mark.parametrize("source", ["predicted", "shared", "per_feature"])
+@pytest.mark.usefixtures("float64")
+def test_units_are_those_of_the_data(name: str, source: str) -> None:
+    """The density in new units is that of standardised data, less the logarithms of the scales."""
+    spread = {"cov_factor": source} if name == "LowRankNormal" else {"scale_tril": source}
+    layer, eta = layer_and_eta(declared(name, **spread))
+    loc, scale = torch.tensor([3.0, -20.0, 500.0]), torch.tensor([0.1, 5.0, 40.0])
+    x = layer(eta).sample()
+    before = layer(eta).log_prob(x)
+    layer.set_units(loc, scale)
+    after = layer(eta).log_prob(loc + scale * x)
+    torch.testing.assert_close(after, before - scale.log().sum())
