@@ -108,7 +108,9 @@ def evaluate(
     first = next(iter(batches), None)
     if first is None:
         raise InputError("the data gave no batch")
-    pair.scaled = find_scaled_sites(pair, first, {}, size=size, plate=plate, refuse_outside=True)
+    pair.scaled = find_scaled_sites(
+        pair, first, {}, size=size, plate=plate, refuse_outside=True, refuse_factors=True
+    )
 
     def compute_terms(*batch: Any) -> Float[Tensor, "terms batch"]:
         with torch.no_grad(), pair.store(), pair.eval_mode():

@@ -9,7 +9,12 @@ import pytest
 import torch
 from pyro.infer import SVI as PyroSVI
 from pyro.infer import TraceEnum_ELBO, config_enumerate
-from pyro.infer.autoguide import AutoDelta, AutoNormal
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoDiagonalNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+)
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -119,7 +124,8 @@ class TestPositional:
                 pyro.sample("z", dist.Normal(loc.sum(0), 0.7))
 
         assert find_positional_parameters(Pair(model, in_columns), (X,), "data") == ["loc"]
-        for auto, names in ((AutoNormal, 2), (AutoDelta, 1)):
+        autos = ((AutoNormal, 2), (AutoDelta, 1), (AutoDiagonalNormal, 2))
+        for auto, names in (*autos, (AutoMultivariateNormal, 2)):
             guide = auto(pyro.poutine.block(model, hide=["x"]))
             assert len(find_positional_parameters(Pair(model, guide), (X,), "data")) == names
 
@@ -215,13 +221,51 @@ class TestScaled:
 
     def test_a_weight_of_the_kl_stays_a_weight(self) -> None:
         """It multiplies the scale from the batch to all data."""
-        half = normal_pair(z=lambda x: 0.5)
-        torch.manual_seed(0)
-        got = evaluate(*half, X, batch_size=20)
-        torch.manual_seed(0)
-        whole = evaluate(*normal_pair(), X, batch_size=20)
-        assert got.kl.mean == pytest.approx(whole.kl.mean / 2, rel=1e-5)
-        assert got.reconstruction.mean == pytest.approx(whole.reconstruction.mean, rel=1e-5)
+        found = []
+        for pair in (normal_pair(z=lambda x: 0.5), normal_pair()):
+            torch.manual_seed(0)
+            found.append(ELBO(size=NUM).loss(*pair, X[:20]))
+        half, whole = found
+        assert half.kl.item() == pytest.approx(whole.kl.item() / 2, rel=1e-5)
+        assert half.reconstruction.item() == pytest.approx(whole.reconstruction.item(), rel=1e-5)
+
+    def test_a_weighted_bound_is_not_evaluated(self) -> None:
+        """It is no bound on log p(x)."""
+        with pytest.raises(InputError, match=r"site 'z' is scaled by 0.5"):
+            evaluate(*normal_pair(z=lambda x: 0.5), X, batch_size=20)
+
+    @pytest.mark.parametrize("num", [1, 2, 3])
+    def test_batches_of_few_data(self, num: int) -> None:
+        own = normal_pair(z=to_all, x=to_all)
+        found = find_scaled_sites(Pair(*own), (X[:num],), {}, size=NUM, plate="data")
+        assert found == {"z", "x"}
+
+    def test_a_scale_of_shared_latents_that_follows_the_batch_is_refused(self) -> None:
+        def model(x: Tensor) -> None:
+            m = pyro.sample("m", dist.Normal(0.0, 1.0))
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(m, 1.0), obs=x)
+
+        def guide(x: Tensor) -> None:
+            pyro.sample("m", dist.Normal(pyro.param("a", torch.tensor(0.0)), 0.1))
+
+        def scaled(program: Any) -> Any:
+            return lambda x: pyro.poutine.scale(program, scale=NUM / len(x))(x)
+
+        with pytest.raises(InputError, match="site 'm' is scaled by 3"):
+            fit(scaled(model), scaled(guide), X, epochs=1, batch_size=20, **QUIET)
+
+    def test_a_factor_outside_the_plate_is_refused(self) -> None:
+        """Its shape says nothing, but its value follows the data."""
+
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.factor("x", dist.Normal(z, 1.0).log_prob(x).sum())
+            pyro.factor("penalty", -(pyro.param("b", torch.tensor(3.0)) ** 2))
+
+        with pytest.raises(InputError, match="site 'x' is outside of plate 'data'"):
+            evaluate(model, normal_pair()[1], X, batch_size=20)
 
     @pytest.mark.parametrize(
         "scale", [lambda x: NUM / 20, lambda x: 1 / len(x), lambda x: len(x) / 7.0]
@@ -267,7 +311,7 @@ def test_observations_outside_the_plate() -> None:
         lambda: evaluate(model, guide, X),
         lambda: ELBO(size=NUM).loss(model, guide, X[:20]),
     ):
-        with pytest.raises(InputError, match="'x' is outside of plate 'data', but has a value"):
+        with pytest.raises(InputError, match="'x' is outside of plate 'data', but follows"):
             refused()
     ends = []
     for one in (model, normal_pair()[0]):
