@@ -17,6 +17,7 @@ import torch
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...errors import InputError
 
@@ -46,12 +47,10 @@ class _Claim:
     """Who trains a parameter.
 
     Attributes:
-        tensor: the unconstrained parameter.
         trainer: the SVI that met it first.
         owners: the functions, or the module, that declare it.
     """
 
-    tensor: weakref.ref[Tensor]
     trainer: weakref.ref[Trainer]
     owners: tuple[weakref.ref[Any], ...]
 
@@ -67,8 +66,8 @@ class _Claim:
         return any(id(each) in living for each in objects)
 
 
-_claims: dict[int, _Claim] = {}
-"""Claims by the id of the parameter; a claim goes with its parameter."""
+_claims = WeakTensorKeyDictionary()
+"""The claim on each unconstrained parameter; a claim goes with its parameter."""
 
 
 class ProgramParameters(Messenger):
@@ -126,7 +125,7 @@ class ProgramParameters(Messenger):
             known = _find_claim(tensor)
             if known is None or not (known.is_training or known.is_of(self._owners)):
                 owners = self._owners if (module := self._module_of(name)) is None else (module,)
-                _set_claim(_Claim(weakref.ref(tensor), self._trainer, _as_refs(owners)))
+                _claims[tensor] = _Claim(self._trainer, _as_refs(owners))
 
     def settle_networks(self) -> list[tuple[str, Tensor, Tensor]]:
         """After a backward pass: put networks into the store where it holds other values.
@@ -295,19 +294,8 @@ def _constrained_parameters(root: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _find_claim(tensor: Tensor) -> _Claim | None:
-    claim = _claims.get(id(tensor))
-    return None if claim is None or claim.tensor() is not tensor else claim
-
-
-def _set_claim(claim: _Claim) -> None:
-    tensor: Any = claim.tensor()
-    _claims[id(tensor)] = claim
-    weakref.finalize(tensor, _drop_claim, id(tensor), claim)
-
-
-def _drop_claim(key: int, claim: _Claim) -> None:
-    if _claims.get(key) is claim:
-        del _claims[key]
+    claim: _Claim | None = _claims.get(tensor)
+    return claim
 
 
 def _as_refs(owners: Iterable[Any]) -> tuple[Any, ...]:

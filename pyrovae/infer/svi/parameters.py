@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 __all__ = ["Gradients", "ParameterCollector", "Parameters"]
 
@@ -12,19 +13,19 @@ Gradients = list[Tensor | None]
 """The gradient in each parameter; None where there is none."""
 
 
-class Parameters:
-    """The unconstrained parameters met so far, each once.
+_trained = WeakTensorKeyDictionary()
+"""The parameters that have had a gradient in a step of any SVI, as keys."""
 
-    Attributes:
-        num_trained: how many have had a gradient.
-    """
+
+class Parameters:
+    """The unconstrained parameters met so far, each once."""
 
     def __init__(self) -> None:
         self._by_id: dict[int, Tensor] = {}
         self._names: dict[int, str] = {}
         self._met: set[int] = set()
         self._new: set[int] = set()
-        self._trained: set[int] = set()
+        self._untrained: list[Tensor] = []
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -36,8 +37,10 @@ class Parameters:
 
     @property
     def num_trained(self) -> int:
-        """How many of them have had a gradient."""
-        return len(self._trained)
+        """How many of them have had a gradient, in this SVI or in another."""
+        if self._untrained:
+            self._untrained = [p for p in self._untrained if p not in _trained]
+        return len(self._by_id) - len(self._untrained)
 
     def name(self, parameter: Tensor) -> str:
         """The name under which a program declared a parameter."""
@@ -58,6 +61,7 @@ class Parameters:
             parameter.grad = None
             self._by_id[id(parameter)] = parameter
             self._names[id(parameter)] = name
+            self._untrained.append(parameter)
             self._new.add(id(parameter))
         self._met.add(id(parameter))
 
@@ -66,8 +70,11 @@ class Parameters:
         if id(old) in self._new:
             self._by_id.pop(id(old), None)
             self._names.pop(id(old), None)
-        self._by_id[id(parameter)] = parameter
-        self._names[id(parameter)] = name
+            self._untrained = [p for p in self._untrained if p is not old]
+        if id(parameter) not in self._by_id:
+            self._by_id[id(parameter)] = parameter
+            self._names[id(parameter)] = name
+            self._untrained.append(parameter)
         self._met.add(id(parameter))
 
     def take_gradients(self) -> Gradients:
@@ -81,8 +88,8 @@ class Parameters:
         for key, parameter in self._by_id.items():
             gradient = parameter.grad
             if gradient is not None:
-                self._trained.add(key)
-            elif key in self._met and key in self._trained:
+                _trained[parameter] = True
+            elif key in self._met and parameter in _trained:
                 gradient = torch.zeros_like(parameter)
             gradients.append(gradient)
         self.clear_gradients()

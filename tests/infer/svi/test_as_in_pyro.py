@@ -18,7 +18,7 @@ from torch.distributions import constraints
 
 from pyrovae.infer import SVI
 
-X = torch.randn(50, generator=torch.Generator().manual_seed(0)) + 3
+X = torch.randn(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 3
 
 Make = Callable[..., Any]
 """One of the two classes, or a function like it."""
@@ -229,6 +229,50 @@ def optimiser_of_two_svis(make: Make) -> Any:
     return steps(make(model, guide, optim, Trace_ELBO(num_particles=2)), 6), store()
 
 
+class Labelled(nn.Module):
+    """A semi-supervised pair with an auxiliary loss, as in Pyro's example of Kingma et al. 2014."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.label, self.mean = nn.Linear(1, 2), nn.Linear(2, 1)
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+        pyro.module("labelled", self)
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.OneHotCategorical(logits=torch.zeros(len(x), 2)), obs=y)
+            pyro.sample("x", dist.Normal(self.mean(y)[..., 0], 1.0), obs=x)
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        pyro.module("labelled", self)
+        with pyro.plate("data", len(x)):
+            if y is None:
+                pyro.sample("y", dist.OneHotCategorical(logits=self.label(x[:, None])))
+
+    def model_classify(self, x: Tensor, y: Tensor | None = None) -> None:
+        pyro.module("labelled", self)
+        with pyro.plate("data", len(x)):
+            if y is not None:
+                q = dist.OneHotCategorical(logits=self.label(x[:, None]))
+                with pyro.poutine.scale(scale=46.0):
+                    pyro.sample("y_aux", q, obs=y)
+
+    def guide_classify(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Empty, as the auxiliary model has no latents."""
+
+
+def auxiliary_loss(make: Make) -> Any:
+    net, optim = Labelled(), adam(0.01)
+    guide = pyro.infer.config_enumerate(net.guide, "parallel", expand=True)
+    first = make(net.model, guide, optim, loss=TraceEnum_ELBO(max_plate_nesting=1))
+    second = make(net.model_classify, net.guide_classify, optim, loss=Trace_ELBO())
+    y = nn.functional.one_hot((X > 3).long()).to(X)
+    losses = []
+    for args in ((X,), (X[:20], y[:20]), (X,), (X[20:], y[20:])):
+        losses += [first.step(*args), second.step(*args)]
+    return losses, {n: p.detach().clone() for n, p in net.named_parameters()}
+
+
 def momentum_of_what_a_step_leaves_out(make: Make) -> Any:
     def branching(x: Tensor) -> None:
         a, b = (pyro.param(name, torch.tensor(0.0)) for name in "ab")
@@ -303,6 +347,7 @@ SCRIPTS: dict[str, Script] = {
         other_optimisers,
         optimiser_state_saved_and_loaded,
         optimiser_of_two_svis,
+        auxiliary_loss,
         momentum_of_what_a_step_leaves_out,
         function_as_loss,
         function_and_gradients,
