@@ -196,9 +196,9 @@ def fit(
     random = sources.state()
     first = take_first_batch(train)
     has_one_batch = len(train) == 1 and held_out is None
-    processes.run_in_all(
-        partial(check_rows, svi.pair, first, train, plate, has_one_batch=has_one_batch)
-    )
+    sums_out = isinstance(loss, EnumeratedELBO)
+    rows = {"has_one_batch": has_one_batch, "sums_out": sums_out}
+    processes.run_in_all(partial(check_rows, svi.pair, first, train, plate, **rows))
     if is_validation_enabled():
         # With split parameters, all processes must take part in each batch.
         sharing = Processes() if svi.is_split else processes
@@ -208,7 +208,7 @@ def fit(
             size=train.size,
             plate=plate,
             processes=sharing,
-            sums_out=isinstance(loss, EnumeratedELBO),
+            sums_out=sums_out,
         )
         for batches in (train, held_out):
             processes.run_in_all(partial(check, batches))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from pyro.infer.util import is_validation_enabled
 
 from ..data.batches import Batches, LoaderBatches, compute_digest
 from ..errors import InputError
@@ -52,6 +53,7 @@ def check_rows(
     plate: str,
     *,
     has_one_batch: bool,
+    sums_out: bool,
 ) -> None:
     """Check that the pair means the same whatever data are in a batch, and in whatever order.
 
@@ -61,11 +63,15 @@ def check_rows(
         train: the training data.
         plate: name of the plate over data.
         has_one_batch: whether this batch is all that the pair will get.
+        sums_out: whether the objective sums over latents that the model marks for enumeration.
 
     Raises:
         InputError: if a parameter has a row for each place in a batch, or a site follows the batch
             in a way that has no clear meaning.
     """
+    if is_validation_enabled():
+        with torch.random.fork_rng(), pair.throwaway_store(), pair.eval_mode():
+            pair.check(*batch, size=train.size, plate=plate, sums_out=sums_out)
     if train.is_shuffled or not has_one_batch:
         for name in find_positional_parameters(pair, batch, plate):
             raise InputError(

@@ -111,7 +111,7 @@ def test_minibatches_of_labelled_data() -> None:
         return x
 
     fit_quietly(vae.model, vae.guide, (X, labels), epochs=1, batch_size=8, transform=keep_x)
-    del seen[:4]  # the check of all data, and the first check of scales
+    del seen[:-3]  # checks of the data, before the three steps
     assert [len(y) for y in seen] == [8, 8, 4]
     assert torch.cat(seen).sort().values.tolist() == labels.tolist()
     assert torch.cat(seen).tolist() != labels.tolist()
@@ -126,7 +126,7 @@ def test_dynamic_binarisation_is_fresh_at_each_step() -> None:
         return batches[-1]
 
     fit_quietly(vae.model, vae.guide, torch.ones(50, 4), epochs=4, batch_size=50, transform=draw)
-    del batches[:2]  # the check of all data, and the first check of scales
+    del batches[:-4]  # checks of the data, before the four steps
     assert all(((b == 0) | (b == 1)).all() for b in batches)
     assert len({tuple(b.flatten().tolist()) for b in batches}) == 4
     # Of 800 fair draws, 400 +- 14 are ones.
