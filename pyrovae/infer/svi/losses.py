@@ -87,6 +87,8 @@ def is_own(loss: Any) -> bool:
 
 def as_numbers(loss: Any) -> Any:
     """The loss, or each of several, as a Python number, as ``pyro.infer.SVI`` returns it."""
+    if isinstance(loss, Tensor):
+        return loss.item()
     return map_leaves(lambda each: each.item() if isinstance(each, Tensor) else each, loss)
 
 
