@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyro
 import pytest
 import torch
 from torch.optim import SGD
@@ -253,4 +254,22 @@ def test_resume_restores_the_generator_of_a_loader(tmp_path: Path) -> None:
     train(make_vae(), 2, loader(), checkpoint=tmp_path / "part")
     more = train(other, 4, loader(), resume=tmp_path / "part")
     assert rows_without_seconds(more) == rows_without_seconds(whole)
+    assert have_equal_states(one, other)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: pyro.optim.Adam(lambda name: {"lr": 0.01 if "bias" in name else 0.02}),
+        lambda: pyro.optim.ClippedAdam({"lr": 0.02, "lrd": 0.99}),
+        lambda: pyro.optim.SGD({"lr": 1e-3, "momentum": 0.9}, {"clip_norm": 1.0}),
+        lambda: pyro.optim.AdagradRMSProp({"eta": 0.02}),
+    ],
+)
+def test_optimisers_of_pyro_go_on(make: Any, tmp_path: Path) -> None:
+    one, other = make_vae(), make_vae()
+    whole = train(one, 3, checkpoint=tmp_path / "whole", optimiser=make())
+    train(make_vae(), 1, checkpoint=tmp_path / "part", optimiser=make())
+    more = train(other, 3, resume=tmp_path / "part", optimiser=make())
+    assert rows_without_seconds(more)[2]["loss"] == rows_without_seconds(whole)[2]["loss"]
     assert have_equal_states(one, other)
