@@ -4,11 +4,13 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from importlib import import_module
+from numbers import Integral, Real
 from pkgutil import iter_modules
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from .arguments import describe
 from .errors import InputError, did_you_mean, short_repr
 
 __all__ = ["build_part", "describe_settings", "find_parts", "parse_declaration"]
@@ -61,12 +63,13 @@ def parse_declaration(
         InputError: if the name is unknown, or a setting is unknown, missing or invalid.
     """
     is_declaration = isinstance(declared, str | Mapping)
+    if isinstance(declared, Mapping) and not all(isinstance(key, str) for key in declared):
+        raise InputError(f"names of settings of {kind} must be words; got {describe(declared)}")
     settings = dict(declared) if isinstance(declared, Mapping) else {"name": declared}
     name = settings.pop("name", None)
     if not (is_declaration and isinstance(name, str) and name in catalogue):
-        raise InputError(
-            f"{kind} cannot be {short_repr(declared)}: {did_you_mean(str(name), catalogue)}"
-        )
+        hint = did_you_mean(name if isinstance(name, str) else "", catalogue)
+        raise InputError(f"{kind} cannot be {describe(declared)}: {hint}")
     builder: Any = catalogue[name]
     hints = get_type_hints(builder.__init__ if inspect.isclass(builder) else builder)
     known = _find_settings(builder, context)
@@ -74,6 +77,7 @@ def parse_declaration(
         if key not in known:
             advice = did_you_mean(str(key), known) if known else "it has no settings"
             raise InputError(f"unknown setting {short_repr(key)} of {kind} {name!r}: {advice}")
+        value = settings[key] = _as_plain(value)
         try:
             if isinstance(value, int) and abs(value) >= _TOO_LARGE:
                 raise InputError(f"{key} of {kind} {name!r} cannot be {value:.3g}: it is too large")
@@ -84,7 +88,7 @@ def parse_declaration(
             reason = _describe_mappings(hints[key]) if isinstance(value, Mapping) else ""
             reason = reason or error.errors()[0]["msg"]
             raise InputError(
-                f"{key} of {kind} {name!r} cannot be {short_repr(value)}: "
+                f"{key} of {kind} {name!r} cannot be {describe(value)}: "
                 f"{reason[0].lower()}{reason[1:]}"
             ) from None
     missing = [key for key, each in known.items() if each.default is each.empty]
@@ -92,6 +96,19 @@ def parse_declaration(
         if key not in settings:
             raise InputError(f"{kind} {name!r} needs {key}, as in {{name: {name}, {key}: ...}}")
     return name, settings
+
+
+def _as_plain(value: Any) -> Any:
+    """Numbers of NumPy as those of Python, in lists and mappings, too."""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    if isinstance(value, Real) and not isinstance(value, bool | int | float):
+        return float(value)
+    if isinstance(value, list | tuple):
+        return [_as_plain(each) for each in value]
+    if isinstance(value, Mapping):
+        return {key: _as_plain(each) for key, each in value.items()}
+    return value
 
 
 def find_parts(package: str, path: Iterable[str]) -> dict[str, Any]:

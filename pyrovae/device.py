@@ -2,6 +2,7 @@
 
 import torch
 
+from .arguments import as_device, describe
 from .errors import InputError
 
 __all__ = ["find_device"]
@@ -16,10 +17,9 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        return as_device("device", name)
+    except InputError as error:
         raise InputError(
-            f"device {name!r} cannot be used on this machine; choose auto, cpu, cuda, cuda:1 or mps"
+            f"device {describe(name)} cannot be used on this machine; choose auto, cpu, cuda, "
+            "cuda:1 or mps"
         ) from error
-    return device

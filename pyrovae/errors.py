@@ -1,5 +1,6 @@
 """Exceptions with one-sentence messages, and helpers to word them."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from reprlib import Repr
@@ -13,6 +14,7 @@ __all__ = [
     "Separated",
     "did_you_mean",
     "error_reason",
+    "printable",
     "short_repr",
 ]
 
@@ -22,6 +24,9 @@ _MAX_CHARACTERS = 200
 _MAX_WORDS = 40
 """A message lists at most this many known words."""
 
+
+_PYRO_SHAPES = re.compile(r"\s*\n *Trace Shapes:")
+"""How Pyro's table of shapes begins."""
 
 _SHORT_REPR = Repr()
 _SHORT_REPR.maxstring = _SHORT_REPR.maxother = _MAX_CHARACTERS
@@ -33,7 +38,15 @@ class InputError(ValueError):
     """An input cannot be used; the message says what was expected and what to do.
 
     The command line prints only the message and ends with exit code 2.
+
+    Pyro makes errors anew that pass through one of its traces, and appends a table of the shapes of
+    all sites. The message leaves this table out.
     """
+
+    def __init__(self, *args: object) -> None:
+        if args and isinstance(args[0], str):
+            args = (_PYRO_SHAPES.split(args[0])[0], *args[1:])
+        super().__init__(*args)
 
 
 class Agreed(InputError):
@@ -97,6 +110,21 @@ def short_repr(given: Any) -> str:
     True
     """
     return _SHORT_REPR.repr(given)
+
+
+def printable(text: str) -> str:
+    """The text with escapes for control characters, which a terminal would obey; lines stay.
+
+    >>> printable("a\x1b[2Jb\u202e")
+    'a\\\\x1b[2Jb\\\\u202e'
+    """
+    return "".join(map(_escape, text))
+
+
+def _escape(letter: str) -> str:
+    if letter.isprintable() or letter == "\n":
+        return letter
+    return letter.encode("unicode_escape").decode()
 
 
 def error_reason(error: Exception) -> str:

@@ -37,6 +37,7 @@ from torch.distributions.transforms import (
     identity_transform,
 )
 
+from .arguments import describe
 from .errors import InputError, did_you_mean
 
 __all__ = ["LINKS", "find_link", "link_to"]
@@ -66,8 +67,9 @@ def find_link(name: str) -> Transform:
     Raises:
         InputError: if the name is unknown.
     """
-    if name not in LINKS:
-        raise InputError(f"unknown link {name!r}: {did_you_mean(name, LINKS)}")
+    if not isinstance(name, str) or name not in LINKS:
+        hint = did_you_mean(name if isinstance(name, str) else "", LINKS)
+        raise InputError(f"unknown link {describe(name)}: {hint}")
     return LINKS[name]()
 
 

@@ -29,6 +29,9 @@ T = TypeVar("T")
 MAX_WHOLE = 2**31 - 1
 """The largest whole number that an argument can be, unless its check says otherwise."""
 
+_MAX_CHARACTERS = 200
+"""The largest length of a name."""
+
 _NUMPY_FLAGS = ("bool", "bool_")
 """Names of NumPy's truth value; a check by name spares the import."""
 
@@ -208,12 +211,12 @@ def as_word(name: str, value: Any, words: Iterable[str]) -> str:
 
 
 def as_text(name: str, value: Any) -> str:
-    """A string that is not empty, such as the name of a site.
+    """A string of up to 200 characters that is not empty, such as the name of a site.
 
     Raises:
         InputError: if it is something else.
     """
-    if isinstance(value, str) and value:
+    if isinstance(value, str) and 0 < len(value) <= _MAX_CHARACTERS:
         return str(value)
     raise InputError(f"{name} is {describe(value)}; it must be a word")
 

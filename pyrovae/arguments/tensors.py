@@ -172,8 +172,13 @@ def as_data(
     return x
 
 
-def as_device(name: str, value: Any) -> torch.device:
+def as_device(name: str, value: Any, *, meta: bool = False) -> torch.device:
     """A device that works on this machine, from a ``torch.device``, a name or a number.
+
+    Arguments:
+        name: name of the argument, for the message.
+        value: what was given.
+        meta: whether the device ``meta`` is taken, which holds shapes but no values.
 
     Raises:
         InputError: if it does not exist or cannot be used.
@@ -186,7 +191,8 @@ def as_device(name: str, value: Any) -> torch.device:
         raise InputError(f"{name} is {describe(value)}; {expected}")
     try:
         device = torch.device(value)
-        torch.ones(1, device=device).item()
+        if device.type != "meta" or not meta:
+            torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError, ValueError, OverflowError) as error:
         raise InputError(
             f"{name} {describe(str(value))} cannot be used on this machine; {expected}"
@@ -230,7 +236,7 @@ def _check_tensor(name: str, value: Tensor, like: Tensor | None) -> Tensor:
     if value.layout != torch.strided or value.is_nested:
         advice = "" if value.is_nested else "; give its .to_dense()"
         raise InputError(f"{name} has layout {value.layout}; it must be a dense tensor{advice}")
-    if value.is_meta:
+    if value.device.type == "meta":
         raise InputError(f"{name} is a tensor on the device 'meta', which holds no values")
     if like is not None and value.device != like.device:
         raise InputError(

@@ -382,7 +382,7 @@ def _check_seed(seed: int) -> None:
 
 
 def make_console() -> Any:
-    from rich.console import Console
+    from .console import PlainConsole
 
     # Names of columns and files may look like markup or emoji codes.
-    return Console(quiet=not is_first(), markup=False, emoji=False)
+    return PlainConsole(quiet=not is_first(), markup=False, emoji=False)

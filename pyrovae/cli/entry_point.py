@@ -15,7 +15,7 @@ from cyclopts import CycloptsError
 from cyclopts import ValidationError as CycloptsValidationError
 from pydantic import ValidationError
 
-from ..errors import InputError, Interrupted, Separated, error_reason
+from ..errors import InputError, Interrupted, Separated, error_reason, printable
 from ..runs.config import explain, from_yaml
 from ..training.launch import is_first, num_processes
 from . import listings  # noqa: F401 - adds its commands
@@ -29,6 +29,9 @@ _SETTINGS = {**DECLARED, "method": "name"}
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EBADF)
 """Errors of writing to standard output."""
 
+_BROKEN_PIPE = 128 + 13
+"""Exit code of a program that SIGPIPE has ended."""
+
 _ADVICE = "make the model smaller, or lower batch_size or the number of samples"
 
 
@@ -38,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Arguments:
         arguments: the arguments after the program's name; ``sys.argv[1:]`` by default.
     """
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # of letters that the encoding lacks
@@ -63,6 +67,9 @@ def _run(words: list[str]) -> None:
         _fail(_join_lines(error), 2)
     except InputError as error:
         _fail(str(error).partition("\n")[0], 2)  # Pyro may have added the shapes of sites
+    except BrokenPipeError:  # the reader has all that it wants, as head has
+        _close_output()
+        sys.exit(_BROKEN_PIPE)
     except OSError as error:  # errors of run files are InputErrors
         if error.filename is None and error.errno not in _OUTPUT_ERRORS:
             raise
@@ -94,7 +101,9 @@ def _one_line_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         if not is_first():
             warnings.simplefilter("ignore")
-        warnings.formatwarning = lambda message, *_, **__: f"pyrovae: warning: {message}\n"
+        warnings.formatwarning = lambda message, *_, **__: (
+            f"pyrovae: warning: {printable(str(message))}\n"
+        )
         try:
             yield
         finally:
@@ -137,7 +146,7 @@ def _merge_settings(arguments: Sequence[str]) -> list[str]:
 
 
 def _print_error(message: str) -> None:
-    print(f"pyrovae: {''.join(map(_escape, message))}", file=sys.stderr)
+    print(f"pyrovae: {printable(message)}", file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -147,9 +156,20 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _escape(letter: str) -> str:
-    """Return the letter, or an escape for a control character, which a terminal would obey."""
-    return letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+def _open_closed_streams() -> None:
+    """Send output to nowhere where the shell has closed it, as in ``>&-``.
+
+    Otherwise the next file that is opened would take the place of the stream.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            number = 1 if name == "stdout" else 2
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
 
 
 def _close_output() -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..arguments import TensorLike, as_array, as_tensor, is_tensor_like
 from ..errors import InputError
 
 __all__ = ["Array", "Source", "is_array"]
@@ -19,8 +20,12 @@ Array = Tensor | NDArray[Any]
 
 
 def is_array(part: Any) -> bool:
-    """Whether a value is a tensor or a NumPy array."""
-    return isinstance(part, Tensor | np.ndarray)
+    """Whether a value is a tensor, a NumPy array or a data frame."""
+    return is_tensor_like(part)
+
+
+_WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
+"""For types that torch hardly supports, those to which rows of a memory map are cast."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Source:
     map: mmap | None = None
 
     @classmethod
-    def from_array(cls, array: Array) -> "Source":
+    def from_array(cls, array: TensorLike) -> "Source":
         """Wrap a tensor or an array; real numbers of an array get torch's default type.
 
         Raises:
@@ -46,18 +51,18 @@ class Source:
                 or memory layout.
         """
         if isinstance(array, Tensor):
-            return cls(array, array.dtype)
-        if isinstance(array, np.ma.MaskedArray):
-            raise InputError(
-                "an array is masked; fill missing entries with NaN: array.filled(numpy.nan)"
-            )
-        if array.dtype.kind not in "biuf":
-            raise InputError(f"an array holds {array.dtype}; data must be real numbers")
+            tensor = as_tensor("data", array)
+            return cls(tensor, tensor.dtype)
         map_ = _find_map(array)
-        if map_ is None:
+        if map_ is None or not isinstance(array, np.ndarray):
+            map_, array = None, as_array("data", array)
             array = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
+        elif isinstance(array, np.ma.MaskedArray) or array.dtype.kind not in "biuf":
+            as_array("data", array)  # raises
         tensor = _as_tensor(array)
-        dtype = torch.get_default_dtype() if tensor.is_floating_point() else tensor.dtype
+        dtype = _WIDER.get(tensor.dtype, tensor.dtype)
+        if tensor.is_floating_point():
+            dtype = torch.get_default_dtype()
         return cls(tensor if map_ is not None else tensor.to(dtype), dtype, map_)
 
     def to(self, device: torch.device | str | None) -> "Source":

@@ -9,8 +9,9 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
-from ..errors import InputError
-from .arrays import Array, Source, is_array
+from ..arguments import TensorLike, as_callable, as_device, as_flag, as_whole, describe
+from ..errors import InputError, error_reason
+from .arrays import Source, is_array
 from .readahead import are_larger_than_memory, read_ahead
 
 __all__ = ["Batches", "LoaderBatches", "as_batches", "compute_digest"]
@@ -40,8 +41,8 @@ class Batches:
     change the file meanwhile.
 
     Arguments:
-        tensors: a tensor or an array, or several of the same length; the first dimension indexes
-            data.
+        tensors: a tensor, an array or a data frame of numbers, or several of the same length; the
+            first dimension indexes data.
         batch_size: data in a batch; the last batch of a pass may be smaller.
         shuffle: draw a new order at each pass, from torch's generator; a single batch of all
             data keeps their order.
@@ -55,8 +56,8 @@ class Batches:
         device: device of the indices that :meth:`take` expects.
 
     Raises:
-        InputError: if the tensors are empty or differ in length, batch_size is not positive, or
-            an array cannot be read as a tensor.
+        InputError: if the tensors are empty or differ in length, an argument is invalid, or an
+            array cannot be read as a tensor.
 
     Example:
         >>> [x.tolist() for (x,) in Batches(torch.arange(5), 2, shuffle=False)]
@@ -65,24 +66,31 @@ class Batches:
 
     def __init__(
         self,
-        tensors: Array | Sequence[Array],
+        tensors: TensorLike | Sequence[TensorLike],
         batch_size: int = 128,
         *,
         shuffle: bool = True,
         transform: Transform | None = None,
         device: torch.device | str | None = None,
     ) -> None:
+        batch_size = as_whole("batch_size", batch_size, 1)
+        shuffle = as_flag("shuffle", shuffle)
+        check_transform(transform)
+        device = None if device is None else as_device("device", device, meta=True)
+        if not is_array(tensors) and not isinstance(tensors, tuple | list):
+            raise InputError(
+                f"data are {describe(tensors)}; give a tensor, an array, a data frame, or a tuple "
+                "of these"
+            )
         parts = (tensors,) if is_array(tensors) else tuple(tensors)
-        lengths = {len(part) if part.ndim else 0 for part in parts}
+        sources = [Source.from_array(part) for part in parts]
+        lengths = {len(each.tensor) if each.tensor.ndim else 0 for each in sources}
         if len(lengths) != 1 or 0 in lengths:
             raise InputError(
                 f"batches need tensors of one length, 1 or more; got {sorted(lengths)}"
             )
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; it must be 1 or more")
-        sources = [Source.from_array(part) for part in parts]
         self._maps = [source.map for source in sources if source.map is not None]
-        is_host = device is None or torch.device(device).type == "cpu"
+        is_host = device is None or device.type == "cpu"
         self._destination = None if is_host or not self._maps else device
         storage_device = device if self._destination is None else "cpu"
         self._sources = tuple(source.to(storage_device) for source in sources)
@@ -193,9 +201,11 @@ class LoaderBatches:
     ) -> None:
         if not isinstance(loader, DataLoader):
             raise InputError(
-                "data must be a tensor, an array, a tuple of these, Batches or a DataLoader; got "
-                f"{type(loader).__name__}"
+                f"data are {describe(loader)}; give a tensor, an array, a data frame, a tuple of "
+                "these, Batches or a DataLoader"
             )
+        check_transform(transform)
+        device = None if device is None else as_device("device", device)
         if isinstance(loader.dataset, IterableDataset):
             raise InputError(
                 "the DataLoader streams an IterableDataset of unknown size; the bound needs the "
@@ -229,6 +239,16 @@ class LoaderBatches:
         return part
 
 
+def check_transform(transform: Any) -> None:
+    """Check that a transform can be called.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    if transform is not None:
+        as_callable("transform", transform, "a function of the parts of a batch")
+
+
 def as_batches(
     data: Any,
     batch_size: int,
@@ -243,13 +263,14 @@ def as_batches(
         InputError: if the type of the data is not supported, or ``Batches`` are combined with a
             transform or a device, which they would ignore.
     """
+    device = None if device is None else as_device("device", device)
     if isinstance(data, Batches):
         if transform is not None or device is not None:
             raise InputError(
                 "Batches have their own transform and device; pass these to Batches instead"
             )
         return data
-    if is_array(data) or (isinstance(data, tuple | list) and all(is_array(part) for part in data)):
+    if is_array(data) or (isinstance(data, tuple | list) and data and all(map(is_array, data))):
         return Batches(data, batch_size, shuffle=shuffle, transform=transform, device=device)
     return LoaderBatches(data, transform, device)
 
@@ -268,5 +289,15 @@ def compute_digest(batch: Sequence[Any]) -> str:
 def _apply_transform(batch: tuple[Any, ...], transform: Transform | None) -> tuple[Any, ...]:
     if transform is None:
         return batch
-    result = transform(*batch)
+    try:
+        result = transform(*batch)
+    except TypeError as error:
+        raise InputError(
+            f"transform raised a TypeError on a batch of {len(batch)} parts: {error_reason(error)}"
+        ) from error
+    if result is None or isinstance(result, str | bytes | int | float):
+        raise InputError(
+            f"transform returned {describe(result)}; it must return the parts of a batch, as "
+            "lambda x: 2 * x does"
+        )
     return tuple(result) if isinstance(result, tuple | list) else (result,)

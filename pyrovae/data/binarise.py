@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from ..arguments import TensorLike, as_generator, as_real, as_tensor
 from ..errors import InputError
 from .dataset import Dataset, Split
 
@@ -20,8 +21,8 @@ __all__ = [
 
 
 def binarise(
-    x: Num[Tensor, "*shape"], levels: float = 1.0, generator: torch.Generator | None = None
-) -> Float[Tensor, "*shape"]:
+    x: TensorLike, levels: float = 1.0, generator: torch.Generator | None = None
+) -> Float[Tensor, "..."]:
     """Draw x' ~ Bernoulli(x / levels), on the device of x.
 
     Called on each batch, this is dynamic binarisation (Salakhutdinov and Murray 2008).
@@ -33,16 +34,22 @@ def binarise(
         levels: the level of white, which becomes 1 with certainty.
         generator: source of randomness; torch's default generator unless given.
 
+    Raises:
+        InputError: if x are no real numbers, or levels is not positive.
+
     Example:
         >>> binarise(torch.tensor([0, 255], dtype=torch.uint8), levels=255)
         tensor([0., 1.])
     """
+    x, levels = as_tensor("x", x), as_real("levels", levels, above=0)
+    generator = as_generator("generator", generator)
     real = torch.get_default_dtype()
     num_words = (x.numel() + 3) // 4
     words = torch.randint(-(2**63), 2**63 - 1, (num_words,), generator=generator, device=x.device)
     pairs = words.view(torch.int32)
     noise = torch.cat([pairs & 0xFFFF, pairs >> 16 & 0xFFFF])[: x.numel()].reshape(x.shape)
-    return (noise < (x.to(real) * (2**16 / levels)).round()).to(real)
+    drawn: Tensor = (noise < (x.to(real) * (2**16 / levels)).round()).to(real)
+    return drawn
 
 
 def dequantise(

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
+from ..arguments import as_instance, as_tensor
 from ..errors import InputError, did_you_mean
 
 __all__ = ["Dataset", "RawDataset", "Split", "split_off"]
@@ -27,6 +28,31 @@ class Split:
     y: Int[Tensor, "num"] | None = None
     exposure: Float[Tensor, "num"] | None = None
     label: Int[Tensor, "num"] | None = None
+
+    def __post_init__(self) -> None:
+        """Take arrays and frames in place of tensors, and check that there is a row for each datum.
+
+        Raises:
+            InputError: if not.
+        """
+        x = as_tensor("x", self.x)
+        if x.ndim == 0:
+            raise InputError("x is one number; give data along its first dimension")
+        object.__setattr__(self, "x", x)
+        for name in ("y", "exposure", "label"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            tensor = as_tensor(name, value)
+            if tuple(tensor.shape) != (len(x),) or (
+                name != "exposure" and tensor.is_floating_point()
+            ):
+                kind = "a number" if name == "exposure" else "an integer"
+                raise InputError(
+                    f"{name} has shape {tuple(tensor.shape)} and type {tensor.dtype}; give {kind} "
+                    f"for each of {len(x)} data"
+                )
+            object.__setattr__(self, name, tensor)
 
     @property
     def parts(self) -> tuple[Tensor, ...]:
@@ -83,6 +109,20 @@ class Dataset:
     features: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the splits.
+
+        Raises:
+            InputError: if one is no :class:`Split`, or their data differ in shape.
+        """
+        for name, part in self.splits.items():
+            as_instance(f"the {name} data", part, Split, "a Split")
+            if part.x.shape[1:] != self.train.x.shape[1:]:
+                raise InputError(
+                    f"the {name} data have shape {tuple(part.x.shape[1:])} for each datum, but the "
+                    f"training data {tuple(self.train.x.shape[1:])}"
+                )
 
     def select(self, columns: Sequence[str]) -> "Dataset":
         """The same table with its columns in the given order.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ..arguments import as_dtype, as_flag, as_path, as_real, as_text
 from ..errors import InputError, did_you_mean
 from .dataset import Dataset, RawDataset, split_off
 from .files import SUFFIXES, read_file
@@ -71,7 +72,13 @@ def load(
         >>> digits.event_shape, len(digits.train), len(digits.validation), len(digits.test)
         ((1, 8, 8), 1294, 144, 359)
     """
-    path = Path(data)
+    path = as_path("data", data)
+    root = None if root is None else as_path("root", root)
+    download, words = as_flag("download", download), as_flag("words", words)
+    label = None if label is None else as_text("label", label)
+    exposure = None if exposure is None else as_text("exposure", exposure)
+    validation_fraction = as_real("validation_fraction", validation_fraction, above=0, below=1)
+    dtype = as_dtype("dtype", dtype)
     if str(data) in DATASETS:
         for option, column in (("label", label), ("exposure", exposure)):
             if column is not None:

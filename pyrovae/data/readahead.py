@@ -1,7 +1,6 @@
 """Read rows of files larger than memory from the disk before batches need them."""
 
 import mmap
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from .memory import available_memory
+
 __all__ = ["are_larger_than_memory", "read_ahead"]
 
 _DEPTH = 8
@@ -19,10 +20,8 @@ _DEPTH = 8
 
 def are_larger_than_memory(maps: Sequence[mmap.mmap]) -> bool:
     """Whether files are together larger than the memory of the machine, which cannot cache them."""
-    if not (hasattr(os, "sysconf") and hasattr(mmap.mmap, "madvise")):
-        return False
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return sum(map(len, maps)) > memory
+    memory = available_memory()
+    return memory is not None and hasattr(mmap.mmap, "madvise") and sum(map(len, maps)) > memory
 
 
 def read_ahead(

@@ -15,6 +15,7 @@ from jaxtyping import Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..arguments import TensorLike, as_path, as_tensor, as_whole
 from ..errors import InputError
 from .dataset import RawDataset, Split
 
@@ -69,7 +70,7 @@ class Sprites:
         return tuple(FACTORS)
 
 
-def sprites(factors: Int[Tensor, "data 5"]) -> UInt8[Tensor, "data 1 64 64"]:
+def sprites(factors: TensorLike) -> UInt8[Tensor, "data 1 64 64"]:
     """Draw white sprites on black, one for each row of factors, on the device of the factors.
 
     The factors and their numbers of values are those of dSprites (Matthey et al. 2017). The
@@ -88,12 +89,18 @@ def sprites(factors: Int[Tensor, "data 5"]) -> UInt8[Tensor, "data 1 64 64"]:
     after 20.
 
     Raises:
-        InputError: if a value is outside the range of its factor.
+        InputError: if factors are no integers, or a value is outside the range of its factor.
 
     Example:
         >>> sprites(torch.tensor([[0, 5, 0, 16, 16]])).sum().item()  # a square of 23 x 23 pixels
         529
     """
+    factors = as_tensor("factors", factors)
+    if factors.ndim != 2 or factors.shape[1] != len(FACTORS) or factors.is_floating_point():
+        raise InputError(
+            f"factors have shape {tuple(factors.shape)} and type {factors.dtype}; give integers of "
+            f"shape (num, {len(FACTORS)})"
+        )
     sizes = torch.tensor(list(FACTORS.values()), device=factors.device)
     wrong = ((factors < 0) | (factors >= sizes)).any(0).tolist()
     if any(wrong):
@@ -131,6 +138,7 @@ def load_sprites(num: int | None = 10_000, seed: int = 0) -> Sprites:
     """
     factors = all_factors()
     if num is not None:
+        num, seed = as_whole("num", num), as_whole("seed", seed, 0, 2**63 - 1)
         if not 1 <= num <= len(factors):
             raise InputError(f"num is {num}; ask for 1 to {len(factors):,} sprites")
         order = torch.randperm(len(factors), generator=torch.Generator().manual_seed(seed))
@@ -147,7 +155,7 @@ def load_dsprites(path: str | Path) -> Sprites:
     Raises:
         InputError: if the file does not exist, or does not hold dSprites.
     """
-    path = Path(path)
+    path = as_path("path", path)
     if not path.is_file():
         raise InputError(f"there is no file {path}; dSprites is published as {DSPRITES_FILE}")
     images, classes = _dsprites_arrays(path)

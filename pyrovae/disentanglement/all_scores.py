@@ -11,6 +11,7 @@ from .fixed_factors import (
     CodeSampler,
     Encode,
     Sample,
+    check_functions,
     check_sizes,
     classifier_accuracy,
     fixed_seed,
@@ -72,7 +73,8 @@ def disentanglement(
         True
     """
     num, batch_size = NUM_POINTS, BATCH_SIZE
-    check_sizes(factor_sizes, num, batch_size, num_samples)
+    check_functions(encode, sample, progress)
+    factor_sizes = check_sizes(factor_sizes, num, batch_size, num_samples)
     total = num_chunks(num_samples) + len(factor_sizes)
     total += 2 * num_chunks(num * batch_size) + 2 * num_chunks(2 * num * batch_size)
     with LateProgress("disentanglement", total) as bar, fixed_seed(seed):

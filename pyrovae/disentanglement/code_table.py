@@ -10,11 +10,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..arguments import TensorLike, as_flag, as_tensor, as_whole
 from ..errors import InputError
 from ..progress import LateProgress
 
 __all__ = [
     "DCI",
+    "MAX_SEED",
     "MIN_DATA",
     "dci",
     "forest_scores",
@@ -27,6 +29,12 @@ __all__ = [
 
 MIN_DATA = 10
 """Minimum number of data, of votes per factor, or of points per factor."""
+
+MAX_SEED = 2**32 - 1
+"""The largest seed that scikit-learn takes."""
+
+MAX_BINS = 1_000_000
+"""The largest number of bins."""
 
 _TEST_FRACTION = 1 / 3
 
@@ -54,7 +62,7 @@ class DCI:
 
 
 def mutual_information(
-    codes: Float[Tensor, "data latents"], factors: Int[Tensor, "rows factors"], num_bins: int = 20
+    codes: TensorLike, factors: TensorLike, num_bins: int = 20
 ) -> Float[Tensor, "latents factors"]:
     """Mutual information I(z_i; v_j) of each latent z_i and factor v_j in nats, from counts.
 
@@ -70,8 +78,7 @@ def mutual_information(
             bins.
     """
     codes, factors = prepare_table(codes, factors)
-    if num_bins < 2:
-        raise InputError(f"num_bins is {num_bins}; give 2 or more")
+    num_bins = as_whole("num_bins", num_bins, 2, MAX_BINS)
     bins = _bin_codes(codes, num_bins)
     start = num_bins * torch.arange(bins.shape[1])
     columns = []
@@ -85,9 +92,7 @@ def mutual_information(
     return torch.stack(columns, 1)
 
 
-def mutual_information_gap(
-    codes: Float[Tensor, "data latents"], factors: Int[Tensor, "rows factors"], num_bins: int = 20
-) -> float:
+def mutual_information_gap(codes: TensorLike, factors: TensorLike, num_bins: int = 20) -> float:
     """The mutual information gap, MIG, of Chen et al. (2018), from 0 to 1.
 
         MIG = 1/F sum_j (I(z_(1); v_j) - I(z_(2); v_j)) / H(v_j)
@@ -101,12 +106,13 @@ def mutual_information_gap(
         InputError: as :func:`mutual_information` does.
     """
     most = mutual_information(codes, factors, num_bins).topk(2, 0).values
-    return ((most[0] - most[1]) / _entropies(factors.cpu())).mean().item()
+    _, factors = prepare_table(codes, factors)
+    return ((most[0] - most[1]) / _entropies(factors)).mean().item()
 
 
 def dci(
-    codes: Float[Tensor, "data latents"],
-    factors: Int[Tensor, "rows factors"],
+    codes: TensorLike,
+    factors: TensorLike,
     *,
     seed: int = 0,
     progress: bool = True,
@@ -135,13 +141,12 @@ def dci(
         InputError: as :func:`mutual_information` does, or if there are fewer than 10 data.
     """
     codes, factors = prepare_table(codes, factors)
+    seed, progress = as_whole("seed", seed, 0, MAX_SEED), as_flag("progress", progress)
     with LateProgress("DCI", factors.shape[1]) as bar:
         return forest_scores(codes, factors, seed, bar.advance if progress else lambda: None)
 
 
-def sap(
-    codes: Float[Tensor, "data latents"], factors: Int[Tensor, "rows factors"], *, seed: int = 0
-) -> float:
+def sap(codes: TensorLike, factors: TensorLike, *, seed: int = 0) -> float:
     """Separated attribute predictability, SAP, of Kumar et al. (2018), from 0 to 1.
 
         SAP = 1/F sum_j (S_(1)j - S_(2)j)
@@ -169,6 +174,7 @@ def sap(
     from sklearn.utils.class_weight import compute_sample_weight
 
     codes, factors = prepare_table(codes, factors)
+    seed = as_whole("seed", seed, 0, MAX_SEED)
     alive = (~is_dead(codes)).nonzero()[:, 0].tolist()
     z, z_test, v, v_test = _split_data(codes, factors, seed)
     accuracy = np.zeros((codes.shape[1], factors.shape[1]))
@@ -245,7 +251,7 @@ def is_dead(codes: Float[Tensor, "data latents"]) -> Bool[Tensor, "latents"]:
     return codes.amax(0) - codes.amin(0) <= _ROUND_OFF * codes.abs().amax(0)
 
 
-def prepare_table(codes: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+def prepare_table(codes: TensorLike, factors: TensorLike) -> tuple[Tensor, Tensor]:
     """Check codes and factors, and move them to the CPU.
 
     Returned codes are in double precision, with zeros for dead latents.
@@ -253,6 +259,17 @@ def prepare_table(codes: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: as :func:`mutual_information` does.
     """
+    codes, factors = as_tensor("codes", codes), as_tensor("factors", factors)
+    for what, table in (("codes", codes), ("factors", factors)):
+        if table.ndim != 2:
+            raise InputError(
+                f"{what} have shape {tuple(table.shape)}; give a row for each datum, of shape "
+                "(num, size)"
+            )
+    if factors.is_floating_point():
+        raise InputError(f"factors have type {factors.dtype}; give integers, as in factors.long()")
+    if len(codes) == 0:
+        raise InputError("codes and factors are empty; give one datum or more")
     if len(codes) != len(factors):
         raise InputError(f"there are {len(codes)} codes for factors of {len(factors)} data")
     for what, table in (("latents", codes), ("factors", factors)):

@@ -11,9 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from ..arguments import as_callable, as_flag, as_whole, as_wholes
+from ..data.memory import check_fits_memory
 from ..errors import InputError
 from ..progress import LateProgress
-from .code_table import MIN_DATA, is_dead
+from .code_table import MAX_SEED, MIN_DATA, is_dead
 
 __all__ = [
     "BATCH_SIZE",
@@ -22,6 +24,7 @@ __all__ = [
     "Encode",
     "Sample",
     "beta_vae_score",
+    "check_functions",
     "check_sizes",
     "classifier_accuracy",
     "factor_vae_score",
@@ -38,6 +41,9 @@ It receives data as sampled, on the CPU, and must move them itself and be in eva
 
 Sample = Callable[[Tensor], Tensor]
 """Maps factors of shape (data, factors), with values 0, 1, ..., to data with these factors."""
+
+_MAX_DATA = 100_000_000
+"""The largest number of data that a score draws."""
 
 _CHUNK = 1000
 """Data to sample and encode at once."""
@@ -83,7 +89,8 @@ def factor_vae_score(
         InputError: if there are fewer than two factors, latents or values of a factor, if a number
             is too small, or if codes are not finite.
     """
-    check_sizes(factor_sizes, num_votes, batch_size, num_samples)
+    check_functions(encode, sample, progress)
+    factor_sizes = check_sizes(factor_sizes, num_votes, batch_size, num_samples)
     total = num_chunks(num_samples) + 2 * num_chunks(num_votes * batch_size)
     with LateProgress("FactorVAE score", total) as bar, fixed_seed(seed):
         advance = bar.advance if progress else lambda: None
@@ -122,7 +129,8 @@ def beta_vae_score(
     Raises:
         InputError: as :func:`factor_vae_score` does.
     """
-    check_sizes(factor_sizes, num_points, batch_size)
+    check_functions(encode, sample, progress)
+    factor_sizes = check_sizes(factor_sizes, num_points, batch_size)
     total = 2 * num_chunks(2 * num_points * batch_size)
     with LateProgress("BetaVAE score", total) as bar, fixed_seed(seed):
         advance = bar.advance if progress else lambda: None
@@ -224,27 +232,45 @@ def _check_codes(z: Any, num: int) -> None:
 
 def check_sizes(
     factor_sizes: Sequence[int], num: int, batch_size: int, num_samples: int = MIN_DATA
-) -> None:
-    """Check that sizes and numbers are large enough for the scores.
+) -> tuple[int, ...]:
+    """Check that sizes and numbers are large enough for the scores, and return the sizes.
 
     Raises:
-        InputError: if one is too small.
+        InputError: if one is too small or too large.
     """
-    if len(factor_sizes) < 2 or min(factor_sizes) < 2:
+    sizes = as_wholes("factor_sizes", factor_sizes, 0)
+    num = as_whole("the number of votes or points", num, 0, _MAX_DATA)
+    batch_size = as_whole("batch_size", batch_size, 0, _MAX_DATA)
+    num_samples = as_whole("num_samples", num_samples, 0, _MAX_DATA)
+    if len(sizes) < 2 or min(sizes) < 2:
         raise InputError(
-            f"factor_sizes are {list(factor_sizes)}; give at least 2 factors of at least 2 values"
+            f"factor_sizes are {list(sizes)}; give at least 2 factors of at least 2 values"
         )
-    if num < MIN_DATA * len(factor_sizes):
+    if num < MIN_DATA * len(sizes):
         raise InputError(f"{num} votes or points are too few; give at least {MIN_DATA} per factor")
     if batch_size < 2:
         raise InputError(f"batch_size is {batch_size}; give 2 or more")
     if num_samples < MIN_DATA:
         raise InputError(f"num_samples is {num_samples}; give {MIN_DATA} or more")
+    check_fits_memory(32 * num * batch_size * len(sizes), "the factors", "ask for fewer data")
+    return sizes
+
+
+def check_functions(encode: Encode, sample: Sample, progress: bool) -> None:
+    """Check that both are functions.
+
+    Raises:
+        InputError: if one is not.
+    """
+    as_callable("encode", encode, "a function from data to codes")
+    as_callable("sample", sample, "a function from factors to data")
+    as_flag("progress", progress)
 
 
 @contextmanager
 def fixed_seed(seed: int) -> Iterator[None]:
     """A context in which random numbers follow the seed; torch's global state does not change."""
+    seed = as_whole("seed", seed, 0, MAX_SEED)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield

@@ -9,6 +9,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from .lgamma import as_real, deviance, log_of, stirling_remainder
@@ -129,6 +130,8 @@ class _ZeroInflated(dist.ZeroInflatedDistribution):
     Unlike Pyro's, which changes its formula once it has drawn samples, the density is always
     computed from the form of the gate that was given.
     """
+
+    support = constraints.nonnegative_integer  # of the class, too: `pyrovae likelihoods` reads it
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         new: Any = self._get_checked_instance(type(self), _instance)  # type: ignore[no-untyped-call]

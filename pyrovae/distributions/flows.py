@@ -1,6 +1,8 @@
 """Normalising flows as Pyro distributions."""
 
+from collections.abc import Sequence
 from importlib import import_module
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -8,7 +10,45 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-__all__ = ["FlowDistribution", "import_zuko"]
+from ..data.memory import check_num_parameters
+
+__all__ = [
+    "MAX_HIDDEN",
+    "MAX_TRANSFORMS",
+    "NUM_BINS",
+    "FlowDistribution",
+    "check_flow",
+    "import_zuko",
+]
+
+MAX_TRANSFORMS = 100
+"""The largest number of transforms in a flow."""
+
+MAX_HIDDEN = 100
+"""The largest number of hidden layers in each network of a flow."""
+
+NUM_BINS = 8
+"""Pieces of a spline unless given."""
+
+
+def check_flow(
+    latent_dim: int, num_transforms: int, hidden: Sequence[int], outputs: int, context: int = 0
+) -> None:
+    """Refuse a flow whose networks would not fit into memory.
+
+    Arguments:
+        latent_dim: number of dimensions.
+        num_transforms: number of transforms, each with a network.
+        hidden: widths of the hidden layers of each network.
+        outputs: numbers that a network returns for each dimension.
+        context: numbers that a network takes besides z.
+
+    Raises:
+        InputError: if they do not fit.
+    """
+    widths = [latent_dim + context, *hidden, outputs * latent_dim]
+    num = num_transforms * sum(a * b for a, b in pairwise(widths))
+    check_num_parameters(2 * num, "a flow")  # each weight comes with a mask
 
 
 def import_zuko() -> Any:

@@ -7,6 +7,7 @@ from jaxtyping import Float, Num
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from ..arguments import as_real, as_whole
 from ..errors import InputError
 from .covariance import Covariance, Diagonal, Full
 from .linear import LinearMap
@@ -38,9 +39,7 @@ class Downsample(LinearMap):
 
     def __init__(self, factor: int, noise: float | None, of: str = "datum") -> None:
         super().__init__(noise, of)
-        if not isinstance(factor, int) or factor < 2:
-            raise InputError(f"factor is {factor!r}; it must be a whole number, 2 or more")
-        self.factor = factor
+        self.factor = as_whole("factor", factor, 2)
 
     def shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         """(channels, height / factor, width / factor)."""
@@ -98,9 +97,7 @@ class Blur(LinearMap):
 
     def __init__(self, width: float, noise: float | None, of: str = "datum") -> None:
         super().__init__(noise, of)
-        if not isinstance(width, int | float) or not 0 < width < torch.inf:
-            raise InputError(f"width is {width!r}; it must be a finite number of pixels above 0")
-        self.width = width
+        self.width = as_real("width", width, above=0)
 
     def shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of the image."""

@@ -11,6 +11,7 @@ from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from ..arguments import TensorLike, as_shape, as_tensor
 from ..distributions import MultivariateNormal, as_joint_normal, features
 from ..errors import InputError
 from .covariance import Covariance, Full
@@ -127,26 +128,30 @@ class Linear(LinearMap):
 
     def __init__(
         self,
-        matrix: Float[Tensor, "seen features"],
+        matrix: TensorLike,
         noise: float | None,
         of: str = "datum",
         event_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__(noise, of)
-        if not isinstance(matrix, Tensor) or matrix.dtype not in (torch.float32, torch.float64):
+        if event_shape is not None:
+            event_shape = as_shape("event_shape", event_shape)
+        self.matrix = as_tensor("matrix", matrix)
+        if self.matrix.dtype not in (torch.float32, torch.float64):
             raise InputError("matrix must be a tensor of type float32 or float64; convert it")
-        if matrix.ndim != 2 or not bool(matrix.isfinite().all()):
+        finite = bool(self.matrix.isfinite().all())
+        if self.matrix.ndim != 2 or not self.matrix.numel() or not finite:
             raise InputError(
-                f"matrix has shape {tuple(matrix.shape)}; it needs a row for each number observed "
-                "and a column for each feature, with finite entries"
+                f"matrix has shape {tuple(self.matrix.shape)}; it needs a row for each number "
+                "observed and a column for each feature, with finite entries"
             )
-        if noise == 0 and int(torch.linalg.matrix_rank(matrix)) < len(matrix):
+        num_rows = len(self.matrix)
+        if noise == 0 and int(torch.linalg.matrix_rank(self.matrix)) < num_rows:
             raise InputError(
-                f"the {len(matrix)} rows of the matrix are linearly dependent, so y has no density "
+                f"the {num_rows} rows of the matrix are linearly dependent, so y has no density "
                 "without noise; set noise above 0, or leave rows out"
             )
-        self.matrix = matrix
-        self.event_shape = tuple(event_shape or matrix.shape[1:])
+        self.event_shape = tuple(event_shape or self.matrix.shape[1:])
         self.shape(self.event_shape)
         self._inverse: Tensor | None = None
 

@@ -2,13 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Float, Num
 from pyro.distributions import Delta, Normal
 from torch import Tensor
 
+from ..arguments import TensorLike, as_tensor, describe, is_tensor_like
 from ..distributions import (
     DirichletMultinomial,
     Multinomial,
@@ -124,27 +126,32 @@ class Mask(Operator):
         tensor([[1., nan]])
     """
 
-    def __init__(self, observed: Bool[Tensor, "..."] | None = None) -> None:
-        if observed is not None and getattr(observed, "dtype", None) != torch.bool:
-            raise InputError(f"observed must be a boolean tensor; got {observed!r}")
+    def __init__(self, observed: TensorLike | None = None) -> None:
+        if observed is not None:
+            is_one = is_tensor_like(observed)
+            mask = as_tensor("observed", observed) if is_one else torch.empty(0)
+            if mask.dtype != torch.bool:
+                raise InputError(f"observed must be a boolean tensor; got {describe(observed)}")
+            observed = mask
         self._observed = observed
 
-    def observe(self, x: Num[Tensor, "data *event"]) -> Num[Tensor, "data *event"]:
+    def observe(self, x: TensorLike) -> Num[Tensor, "data *event"]:
         """x, with NaN in place of missing entries.
 
         Raises:
             InputError: if the mask has another shape.
         """
-        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        data = as_tensor("x", x)
+        data = data if data.is_floating_point() else data.to(torch.get_default_dtype())
         observed = self._observed
         if observed is None:
-            return x
-        if observed.shape not in (x.shape, x.shape[1:]):
+            return data
+        if observed.shape not in (data.shape, data.shape[1:]):
             raise InputError(
                 f"observed has shape {tuple(observed.shape)}; it must have the shape of all data, "
-                f"{tuple(x.shape)}, or of one datum"
+                f"{tuple(data.shape)}, or of one datum"
             )
-        return torch.where(observed, x, torch.nan)
+        return torch.where(observed, data, torch.nan)
 
     def start(
         self, y: Num[Tensor, "data *event"], centre: Float[Tensor, "*event"]
@@ -187,21 +194,21 @@ class Additive(Operator):
     """Whether y has a density only if s is above zero."""
 
     def __init__(self, noise: float | None, of: str = "datum") -> None:
-        if of not in _TARGETS:
+        if not isinstance(of, str) or of not in _TARGETS:
             raise InputError(
-                f"of is {of!r}; it must be 'datum', for x itself, or 'mean', for E[x | z]"
+                f"of is {describe(of)}; it must be 'datum', for x itself, or 'mean', for E[x | z]"
             )
         needs_noise = self.needs_noise or of == "mean"
-        is_number = isinstance(noise, int | float) and not isinstance(noise, bool)
+        is_number = isinstance(noise, Real) and not isinstance(noise, bool)
         if noise is not None and not (
             is_number and (0 < noise < torch.inf or (noise == 0 and not needs_noise))
         ):
             least = "above 0" if needs_noise else "0 or more"
             raise InputError(
-                f"noise is {noise}; it must be a standard deviation {least} in units of y, or None "
-                "if it is not known"
+                f"noise is {describe(noise)}; it must be a standard deviation {least} in units of "
+                "y, or None if it is not known"
             )
-        self.noise, self.of = noise, of
+        self.noise, self.of = None if noise is None else float(noise), of
 
     @abstractmethod
     def apply(self, x: Num[Tensor, "*batch_event"]) -> Float[Tensor, "*batch_seen"]:
@@ -219,7 +226,7 @@ class Additive(Operator):
     ) -> Any:
         """p(x | y, z) for x ~ p(x | z)."""
 
-    def observe(self, x: Num[Tensor, "data *event"]) -> Float[Tensor, "data *seen"]:
+    def observe(self, x: TensorLike) -> Float[Tensor, "data *seen"]:
         """A x, with noise added.
 
         Raises:
@@ -227,6 +234,8 @@ class Additive(Operator):
         """
         if self.noise is None:
             raise InputError("noise of unknown size cannot be simulated; give the operator a noise")
+        x = as_tensor("x", x)
+        self.shape(tuple(x.shape[1:]))
         clean = self.apply(x)
         return clean + self.noise * torch.randn_like(clean)
 

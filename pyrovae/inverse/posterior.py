@@ -1,14 +1,29 @@
 """Draw from p(z, x | y), given a degraded observation y of a datum x."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import pyro
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Float
 from torch import Tensor
 
+from ..arguments import (
+    TensorLike,
+    as_callable,
+    as_data,
+    as_flag,
+    as_real,
+    as_shape,
+    as_tensor,
+    as_tensors,
+    as_text,
+    as_whole,
+    describe,
+    is_tensor_like,
+)
+from ..data.memory import check_fits_memory
 from ..declared import build_part
 from ..errors import InputError
 from ..infer.pair.bound import PyroFunction
@@ -28,16 +43,16 @@ __all__ = ["check_given", "posterior"]
 def posterior(
     model: PyroFunction,
     guide: PyroFunction,
-    y: Num[Tensor, "data *seen"],
-    *given: Tensor,
+    y: TensorLike,
+    *given: TensorLike,
     operator: Operator | None = None,
     method: str | Mapping[str, Any] = "importance",
     num_samples: int = 200,
     batch_size: int = 100,
     seed: int = 0,
     event_shape: tuple[int, ...] | None = None,
-    centre: Float[Tensor, "*event"] | None = None,
-    fill: Float[Tensor, "..."] | float = 0.0,
+    centre: TensorLike | None = None,
+    fill: TensorLike | float = 0.0,
     missing: bool = False,
     site: str = "x",
     plate: str = "data",
@@ -79,37 +94,42 @@ def posterior(
     """
     operator = Mask() if operator is None else operator
     sampler = build_part("method", METHODS, method)
-    if not isinstance(seed, int) or not 0 <= seed < 2**62:
-        raise InputError(f"seed is {seed}; it must be a whole number from 0 to 2^62 - 1")
-    if not isinstance(y, Tensor):
-        raise InputError(f"the observations must be a tensor; got {type(y).__name__}")
-    if (
-        not (isinstance(num_samples, int) and isinstance(batch_size, int))
-        or min(num_samples, batch_size) < 1
-    ):
-        raise InputError(
-            f"num_samples and batch_size must be whole numbers, 1 or more; got {num_samples} and "
-            f"{batch_size}"
-        )
+    as_callable("model", model, "a Pyro function of x")
+    as_callable("guide", guide, "a Pyro function of x")
+    seed = as_whole("seed", seed, 0, 2**62 - 1)
+    num_samples = as_whole("num_samples", num_samples, 1)
+    batch_size = as_whole("batch_size", batch_size, 1)
+    missing, progress = as_flag("missing", missing), as_flag("progress", progress)
+    site, plate = as_text("site", site), as_text("plate", plate)
+    y = as_tensor("the observations", y)
     if not isinstance(operator, Operator):
         raise InputError(
             "operator must be one of those in pyrovae.inverse, such as Mask() or Noise(0.1); got "
-            f"{operator!r}"
+            f"{describe(operator)}"
         )
     if operator.of == "mean" and sampler.needs_datum:
         raise InputError(
             f"{_method_name(method)} alternates between z and x, but of='mean' makes x a function "
             "of z; use refined, importance or nuts"
         )
-    event = tuple(y.shape[1:]) if event_shape is None else tuple(event_shape)
+    event = tuple(y.shape[1:]) if event_shape is None else as_shape("event_shape", event_shape)
+    if not event:
+        raise InputError(
+            f"the observations have shape {tuple(y.shape)}; give data along the first dimension, "
+            "with the numbers of each along others"
+        )
     operator.check(y, event)
-    check_given(given, len(y))
+    given = as_tensors("given", given, len(y))
+    size = 4 * num_samples * len(y) * prod(event)
+    check_fits_memory(size, f"{num_samples:,} draws of {len(y):,} data", "lower num_samples")
+    if centre is not None:
+        centre = as_data("centre", centre, event, batch_dims=0)
     if centre is not None:
         y = y.to(centre)
     elif not y.is_floating_point():
         y = y.to(torch.get_default_dtype())
     typical = y.new_zeros(event) if centre is None else centre
-    fill_data = torch.as_tensor(fill, dtype=y.dtype, device=y.device).expand(event)
+    fill_data = _as_fill(fill, event).to(y).expand(event)
     pair = ObservedPair(model, guide, operator, site, plate)
     start = operator.start(y, typical)
     if not missing:
@@ -121,7 +141,7 @@ def posterior(
     )
     inputs = Inputs(y, start, fill_data.expand(start.shape), noise, given)
     pair_of_x = Pair(model, guide)
-    with torch.random.fork_rng(), pair_of_x.store(), pair_of_x.eval_mode(), _drop_pyro_shapes():
+    with torch.random.fork_rng(), pair_of_x.store(), pair_of_x.eval_mode():
         torch.manual_seed(seed ^ _SEED_MASK)
         for batch in inputs.split(batch_size):
             pair.check(batch)
@@ -228,13 +248,11 @@ def _guess_noise(operator: Any, y: Tensor, typical: Tensor) -> Float[Tensor, "da
     return rough.nan_to_num(1.0).clamp_min(1e-6)
 
 
-@contextmanager
-def _drop_pyro_shapes() -> Iterator[None]:
-    """Remove the table of shapes that Pyro appends to errors raised within a trace."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(str(error).splitlines()[0]) from None
+def _as_fill(fill: Any, event_shape: tuple[int, ...]) -> Tensor:
+    if is_tensor_like(fill):
+        value = as_tensor("fill", fill)
+        return value if value.ndim == 0 else as_data("fill", value, event_shape, batch_dims=0)
+    return torch.tensor(as_real("fill", fill))
 
 
 def _method_name(method: str | Mapping[str, Any]) -> str:

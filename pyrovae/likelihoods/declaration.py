@@ -1,12 +1,16 @@
 """A likelihood as plain data: a family, and where each of its arguments comes from."""
 
 from collections.abc import Mapping
+from math import prod
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from pyro.distributions.constraints import ordered_vector
 from torch.distributions import Distribution, Transform, constraints
 
+from ..arguments import as_flag, as_shape, as_tensor, as_whole, describe, is_tensor_like
+from ..data.memory import check_num_parameters
 from ..errors import InputError
 from ..links import find_link, link_to
 from .families import LEARNED, Source, family_of
@@ -41,16 +45,19 @@ class Declaration:
         **sources: Source,
     ) -> None:
         self.family = family_of(family)
-        self.sources = self.family.resolve(sources)
-        self.num_classes = num_classes
-        self.rank = rank
-        self.num_components = num_components
-        self.exposure = exposure
+        self.sources = self.family.resolve(
+            {name: _as_plain(f"{self.family.name}: {name}", each) for name, each in sources.items()}
+        )
+        self.num_classes = _as_size("num_classes", num_classes)
+        self.rank = _as_size("rank", rank)
+        self.num_components = _as_size("num_components", num_components)
+        self.exposure = as_flag("exposure", exposure)
         self._check_sizes()
         self._check_constants()
         if not isinstance(links, Mapping | None):
             raise InputError(
-                f"links is {links!r}; it maps arguments to names of links, as in {{rate: exp}}"
+                f"links is {describe(links)}; it maps arguments to names of links, as in "
+                "{rate: exp}"
             )
         self.link_names = dict(links or {})
         for name in self.link_names:
@@ -93,6 +100,19 @@ class Declaration:
             name for name in names if not (name == "total_count" and self.family.is_vector)
         )
 
+    def as_event_shape(self, event_shape: Any) -> tuple[int, ...]:
+        """The shape of one datum, after a check that the arguments for it fit into memory.
+
+        Raises:
+            InputError: if it is no shape, or they do not fit.
+        """
+        event_shape = as_shape("event_shape", event_shape)
+        sizes = [self.width(name) or 1 for name in self.sources]
+        num = (self.num_components or 1) * sum(sizes) * prod(event_shape)
+        check_num_parameters(num, "a likelihood")
+        shape: tuple[int, ...] = event_shape
+        return shape
+
     def width(self, name: str) -> int | None:
         """How many numbers one feature has of a vector argument; None for a scalar argument."""
         constraint: Any = self.family.constraints[name]
@@ -113,10 +133,6 @@ class Declaration:
         return constraint
 
     def _check_sizes(self) -> None:
-        for size in _SIZES:
-            value = getattr(self, size)
-            if value is not None and not (isinstance(value, int) and value >= 1):
-                raise InputError(f"{size} is {value!r}; it must be a whole number of 1 or more")
         name, vector = self.family.name, int(self.family.is_vector)
         dims: dict[str, Any] = {n: self.family.constraints[n].event_dim for n in self.sources}
         vectors = [n for n, dim in dims.items() if dim == 1 + vector]
@@ -158,11 +174,12 @@ class Declaration:
             constraint = self._element_constraint(name)
             try:
                 allowed = bool(constraint.check(torch.as_tensor(source, dtype=torch.double)).all())
-            except (TypeError, ValueError, RuntimeError):
+                allowed = allowed and _is_finite(source)
+            except (TypeError, ValueError, RuntimeError, OverflowError):
                 allowed = False
             if not allowed:
                 raise InputError(
-                    f"{self.family.name}: {name}={source!r} does not satisfy {constraint}"
+                    f"{self.family.name}: {name}={describe(source)} does not satisfy {constraint}"
                 )
 
     def __repr__(self) -> str:
@@ -181,3 +198,33 @@ class Declaration:
 
     def __hash__(self) -> int:
         return hash(repr(self))
+
+
+def _as_size(name: str, value: Any) -> int | None:
+    return None if value is None else as_whole(name, value, 1)
+
+
+def _as_plain(name: str, source: Any) -> Any:
+    """A source in plain types: a word, a number, or lists of numbers.
+
+    Raises:
+        InputError: if it is something else.
+    """
+    if isinstance(source, str):
+        return source
+    if isinstance(source, Integral) and not isinstance(source, bool):
+        return int(source)
+    if isinstance(source, Real) and not isinstance(source, bool):
+        return float(source)
+    if is_tensor_like(source):
+        return as_tensor(name, source).tolist()
+    if isinstance(source, list | tuple):
+        return [_as_plain(name, each) for each in source]
+    raise InputError(
+        f"{name} is {describe(source)}; it must be a word that says where it comes from, a number, "
+        "or a number for each feature"
+    )
+
+
+def _is_finite(source: Any) -> bool:
+    return bool(torch.as_tensor(source, dtype=torch.double).isfinite().all())

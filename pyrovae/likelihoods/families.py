@@ -15,6 +15,7 @@ from torch.distributions import constraints as constraints_of
 from torch.distributions.constraints import Constraint, is_dependent
 
 from .. import distributions as ours
+from ..arguments import as_text, describe
 from ..errors import InputError, did_you_mean
 from .refusals import REFUSALS
 
@@ -83,16 +84,29 @@ class Family:
         cls: Any = self.distribution
         return _as_pyro(cls)(**arguments)
 
+    def check(self, declared: Mapping[str, Source]) -> None:
+        """Check that the distribution has such arguments, and that they can have such sources.
+
+        Raises:
+            InputError: if not.
+        """
+        for name, source in declared.items():
+            if name not in self.constraints:
+                hint = did_you_mean(name, self.constraints)
+                raise InputError(f"{self.name} has no argument {name!r}: {hint}")
+            if source is None or isinstance(source, bool | bytes | Mapping):
+                raise InputError(f"{self.name}: {name}={describe(source)} is no source")
+            if isinstance(source, str) and source not in (*LEARNED, "data"):
+                hint = did_you_mean(source, (*LEARNED, "data"))
+                raise InputError(f"{self.name}: {name}={source!r} is not a source: {hint}")
+
     def resolve(self, declared: Mapping[str, Source]) -> dict[str, Source]:
         """The source of every argument that the distribution gets.
 
         Raises:
             InputError: if an argument is unknown, or its source is not possible.
         """
-        for name in declared:
-            if name not in self.constraints:
-                hint = did_you_mean(name, self.constraints)
-                raise InputError(f"{self.name} has no argument {name!r}: {hint}")
+        self.check(declared)
         sources = dict(self.sources) | dict(declared)
         omitted = {self._alternative(name, sources) for name in self.constraints}
         for name, constraint in self.constraints.items():
@@ -104,9 +118,6 @@ class Family:
         for name, source in sources.items():
             if not isinstance(source, str) or source == "data":
                 continue
-            if source not in LEARNED:
-                hint = did_you_mean(source, (*LEARNED, "data"))
-                raise InputError(f"{self.name}: {name}={source!r} is not a source: {hint}")
             if self.constraints[name].is_discrete:
                 raise InputError(
                     f"{self.name}: {name} is a whole number, which gradients cannot learn; "
@@ -144,13 +155,30 @@ def register(
         sources: for each argument ``"predicted"``, ``"shared"``, ``"per_feature"``, ``"data"`` or a
             constant.
 
+    Raises:
+        InputError: if it is no class of distributions, or an argument or source is unknown.
+
     >>> import pyro.distributions as dist
     >>> register("SoftLaplace", dist.SoftLaplace, scale="shared")
     >>> from pyrovae import Likelihood
     >>> Likelihood("soft-laplace")
     Likelihood('SoftLaplace', loc='predicted', scale='shared')
     """
-    FAMILIES[name] = Family(name, distribution, sources, exposure)
+    name = as_text("name", name)
+    if not (isinstance(distribution, type) and issubclass(distribution, Distribution)):
+        raise InputError(
+            f"distribution is {describe(distribution)}; it must be a class of distributions of "
+            "torch or Pyro"
+        )
+    family = Family(name, distribution, sources, exposure)
+    family.check(sources)
+    known = isinstance(exposure, str) and exposure in family.constraints
+    if exposure is not None and not known:
+        raise InputError(
+            f"exposure is {describe(exposure)}; it must be an argument of {distribution.__name__}, "
+            f"one of {', '.join(family.constraints)}"
+        )
+    FAMILIES[name] = family
 
 
 def family_of(spec: object) -> Family:
@@ -164,7 +192,7 @@ def family_of(spec: object) -> Family:
         known = _all_classes().get(name), getattr(torch.distributions, name, None)
         return _family_of_class(name) if spec in known else Family(name, spec)
     if not isinstance(spec, str):
-        raise InputError(f"a family is a name or a class of distributions, not {spec!r}")
+        raise InputError(f"a family is a name or a class of distributions, not {describe(spec)}")
     by_key = {_key(name): family for name, family in FAMILIES.items()}
     if _key(spec) in by_key:
         return by_key[_key(spec)]
@@ -172,7 +200,9 @@ def family_of(spec: object) -> Family:
         if _key(spec) == _key(name):
             return _family_of_class(name)
     hint = did_you_mean(spec, [*FAMILIES, *(n for n in _all_classes() if n not in REFUSALS)])
-    raise InputError(f"unknown likelihood {spec!r}: {hint} (or any class of pyro.distributions)")
+    raise InputError(
+        f"unknown likelihood {describe(spec)}: {hint} (or any class of pyro.distributions)"
+    )
 
 
 def _family_of_class(name: str) -> Family:

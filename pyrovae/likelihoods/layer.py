@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.func import functional_call
 
+from ..arguments import as_instance
 from ..distributions import expectation
 from ..errors import InputError
 from .declaration import Declaration
@@ -53,8 +54,8 @@ class LikelihoodLayer(nn.Module):
 
     def __init__(self, likelihood: Declaration, event_shape: tuple[int, ...]) -> None:
         super().__init__()
-        if not event_shape or min(event_shape) < 1:
-            raise InputError(f"event_shape is {event_shape}; it needs one or more positive sizes")
+        as_instance("likelihood", likelihood, Declaration, "a Likelihood")
+        event_shape = likelihood.as_event_shape(event_shape)
         if likelihood.family.is_vector and len(event_shape) != 1:
             raise InputError(
                 f"{likelihood.family.name} is a distribution over the features of a table, "

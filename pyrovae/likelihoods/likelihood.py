@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..arguments import as_callable, as_instance, as_shape, describe
 from ..errors import InputError
 from .declaration import Declaration
 from .layer import LikelihoodLayer
@@ -74,15 +75,18 @@ class Likelihood(Declaration):
             return cls(spec)
         if "family" not in spec:
             raise InputError(
-                f"a likelihood needs the key 'family', as in {{family: Normal}}; got {dict(spec)}"
+                "a likelihood needs the key 'family', as in {family: Normal}; got "
+                f"{describe(spec)}"
             )
         if str(spec["family"]).lower() == "mixed":
             return Mixed.from_dict(spec)
+        if not all(isinstance(key, str) for key in spec):
+            raise InputError(f"names of settings must be words; got {describe(spec)}")
         return cls(**spec)
 
     def build(self, event_shape: Sequence[int]) -> LikelihoodLayer:
         """Make a layer with new parameters, for data of that shape."""
-        return LikelihoodLayer(self, tuple(event_shape))
+        return LikelihoodLayer(self, as_shape("event_shape", event_shape))
 
 
 class Mixed(MixedDeclaration):
@@ -114,9 +118,17 @@ class Mixed(MixedDeclaration):
         **columns: Any,
     ) -> None:
         declared: dict[tuple[str, ...], Likelihood] = {}
-        pairs = list(blocks.items() if isinstance(blocks, Mapping) else blocks or ())
-        for key, spec in [*pairs, *columns.items()]:
-            names = (key,) if isinstance(key, str) else tuple(key)
+        for key, spec in [*_as_pairs(blocks), *columns.items()]:
+            names = (key,) if isinstance(key, str) else key
+            if (
+                not isinstance(names, tuple | list)
+                or not names
+                or not all(isinstance(name, str) for name in names)
+            ):
+                raise InputError(
+                    f"a block is of {describe(key)}; give the name of a column, or a tuple of names"
+                )
+            names = tuple(names)
             for name in names:
                 if any(name in others for others in declared) or names.count(name) > 1:
                     raise InputError(f"column {name!r} is in two blocks; name each column once")
@@ -131,10 +143,10 @@ class Mixed(MixedDeclaration):
 
     def build(self, event_shape: Sequence[int]) -> MixedLayer:
         """Make a layer with new parameters, for rows of a table."""
-        if tuple(event_shape) != (len(self.columns),):
+        event_shape = as_shape("event_shape", event_shape)
+        if event_shape != (len(self.columns),):
             raise InputError(
-                f"Mixed declares {len(self.columns)} columns; a datum has shape "
-                f"{tuple(event_shape)}"
+                f"Mixed declares {len(self.columns)} columns; a datum has shape {event_shape}"
             )
         return MixedLayer(self)
 
@@ -145,12 +157,13 @@ class Mixed(MixedDeclaration):
         Raises:
             InputError: if the dict has another form.
         """
+        as_instance("spec", spec, Mapping, "a mapping, as to_dict returns it")
         try:
             return cls([(_names(b["columns"]), b["likelihood"]) for b in spec["blocks"]])
         except (KeyError, TypeError) as error:
             raise InputError(
                 "Mixed is written as {family: Mixed, blocks: [{columns: [a, b], likelihood: "
-                f"Normal}}, ...]}}; got {dict(spec)}"
+                f"Normal}}, ...]}}; got {describe(spec)}"
             ) from error
 
 
@@ -177,6 +190,9 @@ def infer(table: "pd.DataFrame", report: Callable[[str], object] = print) -> Mix
     """
     import pandas as pd
 
+    as_callable("report", report, "a function of one line")
+    if not isinstance(table, pd.DataFrame):
+        raise InputError(f"table is {describe(table)}; it must be a pandas.DataFrame")
     blocks: dict[str | tuple[str, ...], Any] = {}
     for column in table:
         values = table[column]
@@ -205,6 +221,21 @@ def propose(name: str, x: Tensor, classes: int | None = None) -> tuple[Likelihoo
     """
     settings, reason = propose_settings(name, x, classes)
     return Likelihood(**settings), reason
+
+
+def _as_pairs(blocks: Any) -> list[tuple[Any, Any]]:
+    """The pairs of columns and likelihoods of a mapping, or of a sequence of pairs."""
+    if isinstance(blocks, Mapping):
+        return list(blocks.items())
+    blocks = () if blocks is None else blocks
+    if not isinstance(blocks, list | tuple) or not all(
+        isinstance(each, list | tuple) and len(each) == 2 for each in blocks
+    ):
+        raise InputError(
+            f"blocks is {describe(blocks)}; it must map columns to likelihoods, or hold pairs of "
+            "them"
+        )
+    return [(key, spec) for key, spec in blocks]
 
 
 def _names(columns: Any) -> tuple[str, ...]:

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from torch import Tensor
-
+from ..arguments import TensorLike
 from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP
@@ -68,7 +67,7 @@ class Autoencoder(VAE):
             missing=missing,
         )
 
-    def draw(self, num: int, *given: Tensor) -> NoReturn:
+    def draw(self, num: int, *given: TensorLike) -> NoReturn:
         """Raise InputError, as there is no prior; ``sample`` does too.
 
         Raises:

@@ -1,16 +1,15 @@
 """Measure how well clusters agree with labels."""
 
-from jaxtyping import Int
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
 from torch.nn.functional import one_hot
 
+from ..arguments import TensorLike, as_tensor
 from ..errors import InputError
 
 __all__ = ["clustering_accuracy"]
 
 
-def clustering_accuracy(assigned: Int[Tensor, "data"], labels: Int[Tensor, "labels"]) -> float:
+def clustering_accuracy(assigned: TensorLike, labels: TensorLike) -> float:
     """The share of data in a cluster that is matched to their class.
 
         max_m (1/N) sum_n [labels_n = m(assigned_n)]
@@ -33,6 +32,13 @@ def clustering_accuracy(assigned: Int[Tensor, "data"], labels: Int[Tensor, "labe
         >>> clustering_accuracy(torch.tensor([1, 1, 0, 0]), torch.tensor([7, 7, 9, 7]))
         0.75
     """
+    assigned, labels = as_tensor("assigned", assigned), as_tensor("labels", labels)
+    for name, each in (("assigned", assigned), ("labels", labels)):
+        if each.ndim != 1 or each.is_floating_point():
+            raise InputError(
+                f"{name} has shape {tuple(each.shape)} and type {each.dtype}; give a row of "
+                "integers"
+            )
     if len(assigned) != len(labels) or len(labels) == 0:
         raise InputError(
             f"there are {len(assigned)} assigned clusters and {len(labels)} labels; give one "

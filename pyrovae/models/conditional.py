@@ -10,21 +10,26 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
+from ..arguments import TensorLike, as_data, as_flag, as_shape, as_whole
 from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
-from ..nn import MLP, concatenate, joint_network
-from ..posteriors import DiagonalNormal
+from ..nn import MLP, concatenate
 from .base import (
     Body,
     GenerativeModel,
     LatentVariableModel,
     Layer,
+    Part,
     RecognitionModel,
-    build_network,
+    build_decoder,
+    build_joint_encoder,
+    build_posterior,
+    build_prior,
     encoder_input_shape,
 )
 from .base.condition import BodyFactory, Condition, check_condition_shape, check_latent_vector
 from .base.conditional_normal import ConditionalNormal
+from .base.model import Given
 
 __all__ = ["ConditionalGuide", "ConditionalModel", "ConditionalVAE"]
 
@@ -143,17 +148,18 @@ class ConditionalVAE(LatentVariableModel):
             or a dict.
         num_classes: number of classes, if y is a class: int64 of shape ``(batch,)``.
         condition_shape: shape of one y, if it is a vector ``(5,)`` or an image ``(1, 28, 28)``.
-        prior: module that returns p(z), the same for all y; by default the posterior's ``prior()``,
-            such as a standard normal.
+        prior: p(z), the same for all y, as a name, settings or a module; by default the
+            posterior's ``prior()``, such as a standard normal.
         conditional_prior: whether p(z | y) is a normal with location and scale from a network of y.
-        posterior: module from h to q(z | x, y), with the shape of h as ``in_shape``; by default a
-            diagonal normal.
-        encoder: callable that makes the body of a :class:`~pyrovae.nn.Joint` from (in_shape,
-            out_shape), or the whole network, called as ``encoder(x, c)`` with the vector c of y.
+        posterior: q(z | x, y), as a name, settings or a module from h with the shape of h as
+            ``in_shape``; by default a diagonal normal.
+        encoder: name of the body of a :class:`~pyrovae.nn.Joint`, as in :class:`~pyrovae.VAE`, or a
+            callable that makes it from (in_shape, out_shape), or the whole network, called as
+            ``encoder(x, c)`` with the vector c of y.
         decoder: network from the vector (z, c) to eta, or a callable that makes one from (in_shape,
-            out_shape).
+            out_shape), or a name.
         condition: callable that makes the network from an image y to a vector, from (in_shape,
-            out_shape); model and guide have one each.
+            out_shape), or its name; model and guide have one each.
         width: width of the layers that combine x and y.
         missing: whether entries of x may be missing (NaN), as in :class:`~pyrovae.VAE`.
 
@@ -179,9 +185,9 @@ class ConditionalVAE(LatentVariableModel):
         *,
         num_classes: int | None = None,
         condition_shape: Sequence[int] | None = None,
-        prior: nn.Module | None = None,
+        prior: Part | None = None,
         conditional_prior: bool = False,
-        posterior: nn.Module | None = None,
+        posterior: Part | None = None,
         encoder: Body = MLP,
         decoder: Body = MLP,
         condition: BodyFactory = MLP,
@@ -189,86 +195,104 @@ class ConditionalVAE(LatentVariableModel):
         missing: bool = False,
     ) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise InputError(f"latent_dim is {latent_dim}; it must be 1 or more")
-        self.event_shape = tuple(event_shape)
-        self.latent_dim = latent_dim
+        self.event_shape = as_shape("event_shape", event_shape)
+        self.latent_dim = latent_dim = as_whole("latent_dim", latent_dim, 1)
+        missing = as_flag("missing", missing)
+        conditional_prior = as_flag("conditional_prior", conditional_prior)
+        width = as_whole("width", width, 1)
+        if conditional_prior and prior is not None:
+            raise InputError("you gave both prior and conditional_prior; give one of the two")
         layer = Likelihood.of(likelihood).build(self.event_shape)
-        q: Any = DiagonalNormal(latent_dim) if posterior is None else posterior
+        shape = {"latent_dim": latent_dim, "event_shape": self.event_shape}
+        q, trial = build_posterior(posterior, **shape)
         in_shape = encoder_input_shape(self.event_shape, missing)
         model_condition = Condition(num_classes, condition_shape, condition)
-        check_latent_vector(q, prior, latent_dim)
-        p: Any = q.prior() if prior is None else prior
+        p = build_prior(prior, q, **shape)
+        c = (torch.zeros(model_condition.dim),) if isinstance(p, ConditionalNormal) else ()
+        check_latent_vector(tuple(trial.event_shape), p, latent_dim, *c)
         if conditional_prior:
-            if prior is not None:
-                raise InputError("you gave both prior and conditional_prior; give one of the two")
             p = ConditionalNormal(MLP((model_condition.dim,), (2, latent_dim)), latent_dim)
         self.model = ConditionalModel(
             model_condition,
             p,
-            build_network(decoder, (latent_dim + model_condition.dim,), layer.in_shape),
+            build_decoder(decoder, (latent_dim + model_condition.dim,), layer.in_shape),
             layer,
             missing,
         )
         self.guide = ConditionalGuide(
             Condition(num_classes, condition_shape, condition),
-            joint_network(encoder, in_shape, model_condition.dim, q.in_shape, width),
+            build_joint_encoder(encoder, in_shape, model_condition.dim, q.in_shape, width),
             q,
             self.event_shape,
             missing,
         )
 
-    def standardise(  # type: ignore[override]  # y comes with each datum
-        self, x: Num[Tensor, "data *event"], y: Num[Tensor, "..."], *given: Tensor
-    ) -> None:
+    def standardise(self, x: TensorLike, y: TensorLike, *given: TensorLike) -> None:
         """Learn the units of x, as :class:`LatentVariableModel` describes, and the units of y."""
+        x = as_data("x", x, self.event_shape, like=self.guide.standardise.loc, batch_dims=1)
+        y = self.as_condition(y, x)
         super().standardise(x, *given)
         for part in (self.model, self.guide):
             part.condition.set_units(y)
 
-    def encode(self, x: Num[Tensor, "..."], y: Num[Tensor, "..."]) -> TorchDistributionMixin:
+    def as_condition(self, y: TensorLike, x: Tensor | None = None) -> Tensor:
+        """Conditions y as a tensor, after a check; with x, there must be one for each datum.
+
+        Raises:
+            InputError: if they are not valid conditions.
+        """
+        batch = None if x is None else tuple(x.shape[: x.ndim - len(self.event_shape)])
+        return self.model.condition.as_condition(y, self.guide.standardise.loc, batch)
+
+    def encode(self, x: TensorLike, y: TensorLike) -> TorchDistributionMixin:
         """q(z | x, y), of event shape ``(latent_dim,)``."""
+        x = self.as_data(x)
+        y = self.as_condition(y, x)
         return self.guide.q(self.guide.encoder_input(x), y)
 
     def decode(
         self,
-        z: Float[Tensor, "*batch latent"],
-        y: Num[Tensor, "..."],
-        given: Mapping[str, Tensor] | None = None,
+        z: TensorLike,
+        y: TensorLike,
+        given: Given = None,
     ) -> TorchDistributionMixin:
         """p(x | z, y), of event shape ``event_shape``; batch shapes of z and y broadcast."""
+        z, y = self.as_latent(z, (self.latent_dim,)), self.as_condition(y)
+        self.check_given(given)
         eta = self.model.eta_given(z, self.model.condition(y))
         p: TorchDistributionMixin = self.likelihood(eta, given)
         return p
 
     def decode_mean(
         self,
-        z: Float[Tensor, "*batch latent"],
-        y: Num[Tensor, "..."],
-        given: Mapping[str, Tensor] | None = None,
+        z: TensorLike,
+        y: TensorLike,
+        given: Given = None,
     ) -> Float[Tensor, "..."]:
         """E[x | z, y], of shape ``(*batch, *event_shape)``."""
+        z, y = self.as_latent(z, (self.latent_dim,)), self.as_condition(y)
+        self.check_given(given)
         return self.likelihood.mean(self.model.eta_given(z, self.model.condition(y)), given)
 
-    def embed(  # type: ignore[override]
-        self, x: Num[Tensor, "..."], y: Num[Tensor, "..."], *given: Tensor
+    def embed(
+        self, x: TensorLike, y: TensorLike, *given: TensorLike
     ) -> Float[Tensor, "*batch latent"]:
         """The centre of q(z | x, y), which is its mean if it is known."""
+        x = self.as_data(x)
+        y = self.as_condition(y, x)
         return self.guide.centre(self.guide.encoder_input(x), y)
 
-    def reconstruct(  # type: ignore[override]
-        self, x: Num[Tensor, "..."], y: Num[Tensor, "..."], *given: Tensor
-    ) -> Float[Tensor, "..."]:
+    def reconstruct(self, x: TensorLike, y: TensorLike, *given: TensorLike) -> Float[Tensor, "..."]:
         """E[x' | z, y] at ``z = embed(x, y)``."""
         return self.transfer(x, y, y, *given)
 
     @torch.no_grad()
     def transfer(
         self,
-        x: Num[Tensor, "..."],
-        y: Num[Tensor, "..."],
-        new_y: Num[Tensor, "..."],
-        *given: Tensor,
+        x: TensorLike,
+        y: TensorLike,
+        new_y: TensorLike,
+        *given: TensorLike,
     ) -> Float[Tensor, "..."]:
         """E[x' | z, y'] at ``z = embed(x, y)``: the analogue of x under another y'.
 
@@ -278,11 +302,12 @@ class ConditionalVAE(LatentVariableModel):
             new_y: y', one for each datum, or of a shape that broadcasts, such as one for all.
             given: the tensors that come with each datum, as ``likelihood.given`` lists them.
         """
-        named_given = self.likelihood.given_with(x, *given)
+        x = self.as_data(x)
+        named_given = self.likelihood.given_with(x, *self.as_given(given, x))
         return self.decode_mean(self.embed(x, y), new_y, named_given)
 
-    def draw(  # type: ignore[override]
-        self, num: int, y: Num[Tensor, "..."], *given: Tensor
+    def draw(
+        self, num: int, y: TensorLike, *given: TensorLike
     ) -> tuple[Float[Tensor, "num latent"], Float[Tensor, "..."]]:
         """Draw z from p(z | y); return z and the decoder's output for it.
 
@@ -294,6 +319,7 @@ class ConditionalVAE(LatentVariableModel):
         Raises:
             InputError: if y has neither 1 nor ``num`` values.
         """
+        num, y = self.as_number(num), self.as_condition(y)
         c = self.model.condition(self.model.condition.expand(y, num))
         p: Any = self.model.p(c)
         z: Tensor = p.sample(() if p.batch_shape else (num,))

@@ -6,18 +6,28 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from ..errors import InputError, did_you_mean
+from ..arguments import TensorLike, as_flag, as_shape, as_whole, as_wholes, as_word
+from ..data.memory import check_fits_memory
 from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP
-from .base import Body, LatentVariableModel, build_network, encoder_input_shape
+from .base import (
+    Body,
+    LatentVariableModel,
+    build_decoder,
+    build_encoder,
+    encoder_input_shape,
+)
 from .base.conditional_normal import ConditionalNormal
 from .ladder import BottomUpGuide, HierarchicalModel, TopDownGuide
 
 __all__ = ["HierarchicalVAE"]
+
+_MAX_LAYERS = 100
+"""The largest number of latent layers, and of hidden layers between them."""
 
 _GUIDES = ("top_down", "bottom_up")
 
@@ -81,12 +91,11 @@ class HierarchicalVAE(LatentVariableModel):
         missing: bool = False,
     ) -> None:
         super().__init__()
-        _check_sizes("latent_dims", latent_dims)
-        _check_sizes("hidden", hidden)
-        if guide not in _GUIDES:
-            raise InputError(f"unknown guide {guide!r}: {did_you_mean(guide, _GUIDES)}")
-        self.event_shape = tuple(event_shape)
-        self.latent_dims = tuple(latent_dims)
+        self.event_shape = as_shape("event_shape", event_shape)
+        self.latent_dims = as_wholes("latent_dims", latent_dims, fewest=1, most=_MAX_LAYERS)
+        hidden = as_wholes("hidden", hidden, fewest=1, most=_MAX_LAYERS)
+        guide = as_word("guide", guide, _GUIDES)
+        missing = as_flag("missing", missing)
         layer = Likelihood.of(likelihood).build(self.event_shape)
         mlp = partial(MLP, hidden=hidden)
         first, *above = self.latent_dims
@@ -97,14 +106,14 @@ class HierarchicalVAE(LatentVariableModel):
         self.model = HierarchicalModel(
             [conditional(upper, lower) for lower, upper in pairwise(self.latent_dims)],
             self.latent_dims[-1],
-            build_network(decoder, (first,), layer.in_shape),
+            build_decoder(decoder, (first,), layer.in_shape),
             layer,
             missing,
         )
         in_shape = encoder_input_shape(self.event_shape, missing)
         if guide == "bottom_up":
             self.guide = BottomUpGuide(
-                build_network(encoder, in_shape, (2, first)),
+                build_encoder(encoder, in_shape, (2, first)),
                 first,
                 [conditional(lower, upper) for lower, upper in pairwise(self.latent_dims)],
                 self.event_shape,
@@ -114,7 +123,7 @@ class HierarchicalVAE(LatentVariableModel):
             features = [hidden[-1]] * len(above) + [0]
             widths = [2 * dim + num for dim, num in zip(self.latent_dims, features, strict=True)]
             self.guide = TopDownGuide(
-                build_network(encoder, in_shape, widths[:1]),
+                build_encoder(encoder, in_shape, widths[:1]),
                 [mlp((hidden[-1],), (width,)) for width in widths[1:]],
                 self.latent_dims,
                 self.model,
@@ -122,7 +131,7 @@ class HierarchicalVAE(LatentVariableModel):
                 missing,
             )
 
-    def embed(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "*batch top"]:
+    def embed(self, x: TensorLike, *given: TensorLike) -> Float[Tensor, "*batch top"]:
         """The top latent z_L, computed by passing the means of q from layer to layer.
 
         The top layer has the fixed prior Normal(0, I), on which plots of the latent space are
@@ -131,27 +140,28 @@ class HierarchicalVAE(LatentVariableModel):
         """
         return self.means(x)[-1]
 
-    def means(self, x: Num[Tensor, "..."]) -> list[Float[Tensor, "..."]]:
+    def means(self, x: TensorLike) -> list[Float[Tensor, "..."]]:
         """z_1, ..., z_L: each is the mean of its q given the means of the layers drawn before."""
-        return self.guide.chain(x, lambda _, q: q.mean)
+        return self.guide.chain(self.as_data(x), lambda _, q: q.mean)
 
     @torch.no_grad()
-    def reconstruct(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
+    def reconstruct(self, x: TensorLike, *given: TensorLike) -> Float[Tensor, "..."]:
         """E[x' | z_1] at z_1 from :meth:`means`."""
+        x = self.as_data(x)
+        given = self.as_given(given, x)
         eta = self.model.decoder(self.means(x)[0])
         return self.likelihood.mean(eta, self.likelihood.given_with(x, *given))
 
     def draw(
-        self, num: int, *given: Tensor
+        self, num: int, *given: TensorLike
     ) -> tuple[Float[Tensor, "num top"], Float[Tensor, "..."]]:
         """Draw z_L to z_1 down the chain; return z_L and the decoder's output for z_1."""
+        num = self.as_number(num)
         z = self.model.chain(lambda _, p: p.expand((num,)).sample())
         return z[-1], self.model.decoder(z[0])
 
     @torch.no_grad()
-    def layer_kl(
-        self, x: Num[Tensor, "data *event"], num_samples: int = 10
-    ) -> Float[Tensor, "layers"]:
+    def layer_kl(self, x: TensorLike, num_samples: int = 10) -> Float[Tensor, "layers"]:
         """E_q[log q(z_l | ...) - log p(z_l | z_{l+1})] of layers l = 1, ..., L, averaged over x.
 
         In nats. The sum is the rate, E_q[log q(z | x) - log p(z)]. A layer near zero is not used:
@@ -166,8 +176,10 @@ class HierarchicalVAE(LatentVariableModel):
         Raises:
             InputError: if num_samples is below 1.
         """
-        if num_samples < 1:
-            raise InputError(f"num_samples is {num_samples}; it must be 1 or more")
+        x = self.as_data(x, batch_dims=1)
+        num_samples = as_whole("num_samples", num_samples, 1)
+        size = 4 * num_samples * len(x) * sum(self.latent_dims)
+        check_fits_memory(size, f"{num_samples:,} samples", "lower num_samples")
         q: dict[int, Any] = {}
 
         def sample(layer: int, q_layer: Any) -> Tensor:
@@ -187,8 +199,3 @@ class HierarchicalVAE(LatentVariableModel):
                 kl = q[layer].log_prob(z[layer - 1]) - p.log_prob(z[layer - 1])
             terms.append(kl.mean())
         return torch.stack(terms)
-
-
-def _check_sizes(name: str, sizes: Sequence[int]) -> None:
-    if not sizes or min(sizes) < 1:
-        raise InputError(f"{name} is {tuple(sizes)}; give one or more positive numbers")

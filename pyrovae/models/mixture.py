@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
+from ..arguments import TensorLike, as_flag, as_shape, as_whole
 from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP
@@ -18,7 +19,8 @@ from .base import (
     Body,
     DeepLatentModel,
     LatentVariableModel,
-    build_network,
+    build_decoder,
+    build_encoder,
     encoder_input_shape,
 )
 
@@ -127,57 +129,58 @@ class MixtureVAE(LatentVariableModel):
         missing: bool = False,
     ) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise InputError(f"latent_dim is {latent_dim}; it must be 1 or more")
-        if num_components < 1:
-            raise InputError(f"num_components is {num_components}; it must be 1 or more")
-        self.event_shape = tuple(event_shape)
-        self.latent_dim = latent_dim
-        self.num_components = num_components
+        self.event_shape = as_shape("event_shape", event_shape)
+        self.latent_dim = latent_dim = as_whole("latent_dim", latent_dim, 1)
+        self.num_components = num_components = as_whole("num_components", num_components, 1)
+        missing = as_flag("missing", missing)
         layer = Likelihood.of(likelihood).build(self.event_shape)
         q = DiagonalNormal(latent_dim)
         prior = NormalMixture(latent_dim, num_components)
         self.model = MixtureModel(
-            prior, build_network(decoder, (latent_dim,), layer.in_shape), layer, missing
+            prior, build_decoder(decoder, (latent_dim,), layer.in_shape), layer, missing
         )
         in_shape = encoder_input_shape(self.event_shape, missing)
         self.guide = MixtureGuide(
-            build_network(encoder, in_shape, q.in_shape), q, prior, self.event_shape, missing
+            build_encoder(encoder, in_shape, q.in_shape), q, prior, self.event_shape, missing
         )
 
-    def embed(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "*batch latent"]:
+    def embed(self, x: TensorLike, *given: TensorLike) -> Float[Tensor, "*batch latent"]:
         """The mean z of q(z | x)."""
+        x = self.as_data(x)
         mean: Tensor = self.guide.q(x).mean
         return mean
 
     @torch.no_grad()
-    def reconstruct(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
+    def reconstruct(self, x: TensorLike, *given: TensorLike) -> Float[Tensor, "..."]:
         """E[x' | z] at the mean z of q(z | x)."""
+        x = self.as_data(x)
+        given = self.as_given(given, x)
         eta = self.model.decoder(self.embed(x))
         return self.likelihood.mean(eta, self.likelihood.given_with(x, *given))
 
     def draw(
-        self, num: int, *given: Tensor
+        self, num: int, *given: TensorLike
     ) -> tuple[Float[Tensor, "num latent"], Float[Tensor, "..."]]:
         """Draw z from p(y) p(z | y); return z and the decoder's output for it."""
+        num = self.as_number(num)
         prior = self.model.prior
         z: Tensor = prior.component(prior.weights().sample((num,))).sample()
         return z, self.model.decoder(z)
 
     def component_probabilities(
-        self, x: Num[Tensor, "..."], *given: Tensor
+        self, x: TensorLike, *given: TensorLike
     ) -> Float[Tensor, "*batch components"]:
         """p(y | z) at the mean z of q(z | x): a stand-in for E_q[p(y | z)] without noise."""
         probabilities: Tensor = self.model.prior.posterior(self.embed(x)).probs
         return probabilities
 
     @torch.no_grad()
-    def cluster(self, x: Num[Tensor, "..."], *given: Tensor) -> Int[Tensor, "*batch"]:
+    def cluster(self, x: TensorLike, *given: TensorLike) -> Int[Tensor, "*batch"]:
         """The most probable component of each datum, from 0."""
         return self.component_probabilities(x, *given).argmax(-1)
 
     @torch.no_grad()
-    def initialise(self, x: Num[Tensor, "data *event"], *given: Tensor, seed: int = 0) -> None:
+    def initialise(self, x: TensorLike, *given: TensorLike, seed: int = 0) -> None:
         """Set the components to those of a normal mixture fitted to the embeddings of x.
 
         scikit-learn's EM fits the mixture and keeps the best of ten k-means starts (Jiang et al.
@@ -192,6 +195,8 @@ class MixtureVAE(LatentVariableModel):
         Raises:
             InputError: if there are fewer data than components.
         """
+        x = self.as_data(x, batch_dims=1)
+        seed = as_whole("seed", seed, 0)
         if len(x) < self.num_components:
             raise InputError(
                 f"there are {len(x)} data for {self.num_components} components; give at least "

@@ -5,12 +5,13 @@ from math import prod
 from typing import Any
 
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Float
 from pyro.distributions import MultivariateNormal
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from ..errors import InputError, did_you_mean
+from ..arguments import TensorLike, as_data, as_flag, as_real, as_shape, as_whole, as_word
+from ..errors import InputError
 from ..likelihoods import Likelihood
 from ..likelihoods.support import check_values
 from ..nn import MLP
@@ -97,13 +98,15 @@ class ProbabilisticPCA(VAE):
 
     def __init__(self, event_shape: Sequence[int], latent_dim: int, missing: bool = False) -> None:
         super(VAE, self).__init__()
+        self.event_shape = event_shape = as_shape("event_shape", event_shape)
+        self.latent_dim = latent_dim = as_whole("latent_dim", latent_dim)
+        self.latent_shape = (latent_dim,)
+        missing = as_flag("missing", missing)
         if not 1 <= latent_dim < prod(event_shape):
             raise InputError(
                 f"latent_dim is {latent_dim}; it must be from 1 to {prod(event_shape) - 1}, as a "
                 f"datum has {prod(event_shape)} numbers and the noise needs one dimension"
             )
-        self.event_shape = tuple(event_shape)
-        self.latent_dim = latent_dim
         likelihood = Likelihood("Normal", scale="shared", links={"scale": "exp"})
         layer = likelihood.build(self.event_shape)
         decoder = MLP((latent_dim,), layer.in_shape, hidden=())
@@ -115,12 +118,17 @@ class ProbabilisticPCA(VAE):
             missing,
         )
 
-    def standardise(self, x: Num[Tensor, "data *event"], *given: Tensor) -> None:
+    def standardise(self, x: TensorLike, *given: TensorLike) -> None:
         """Learn the units of the data from training data x. Call it before training.
 
         Parameters are then of order one. Each feature is shifted by its mean, and all features are
         divided by one scale, which does not change the model.
+
+        Raises:
+            InputError: if x have another shape, or infinite values.
         """
+        x = as_data("x", x, self.event_shape, like=self.guide.standardise.loc, batch_dims=1)
+        check_values(x, self.event_shape, missing=True)
         x = x.double()
         loc = x.nanmean(0).nan_to_num(0.0)
         scale = (x - loc).square().nanmean().sqrt()
@@ -147,7 +155,7 @@ class ProbabilisticPCA(VAE):
         sigma: Tensor = self.guide.standardise.scale.flatten()[0] * _noise_scale(self.model)
         return sigma
 
-    def log_prob(self, x: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def log_prob(self, x: TensorLike) -> Float[Tensor, "..."]:
         """log p(x) = log Normal(x; mu, W W^T + sigma^2 I) of the observed entries, in nats.
 
         Computed by Bayes' rule, as log p(x, z) - log p(z | x) at the mean z of p(z | x), so that no
@@ -156,7 +164,7 @@ class ProbabilisticPCA(VAE):
         Raises:
             InputError: if x has another shape or is not finite.
         """
-        check_values(x, self.event_shape, missing=self.model.missing)
+        x = self.as_data(x)
         q: Any = self.encode(x)
         z: Tensor = q.mean
         x = x.to(z.dtype)
@@ -172,7 +180,7 @@ class ProbabilisticPCA(VAE):
     @torch.no_grad()
     def fit(
         self,
-        x: Num[Tensor, "data *event"],
+        x: TensorLike,
         method: str = "exact",
         *,
         max_iter: int = 1000,
@@ -198,7 +206,11 @@ class ProbabilisticPCA(VAE):
             InputError: if an argument or the data are invalid, or the data lie in an affine space
                 of L dimensions, where the likelihood has no maximum.
         """
-        self._check_fit_arguments(x, method, max_iter)
+        x = as_data("x", x, self.event_shape, like=self.guide.standardise.loc, batch_dims=1)
+        method = as_word("method", method, ("exact", "em"))
+        max_iter = as_whole("max_iter", max_iter, 1)
+        tol = as_real("tol", tol)
+        self._check_fit_data(x, method)
         self.standardise(x)
         constants = self.guide.standardise
         rows = ((x.double() - constants.loc) / constants.scale).flatten(1)
@@ -221,11 +233,7 @@ class ProbabilisticPCA(VAE):
         mean_num_observed = observed.sum().item() / len(rows)
         return [log_p - mean_num_observed * log_unit for log_p in maximum.history]
 
-    def _check_fit_arguments(self, x: Tensor, method: str, max_iter: int) -> None:
-        if method not in ("exact", "em"):
-            raise InputError(f"unknown method {method!r}: {did_you_mean(method, ['exact', 'em'])}")
-        if max_iter < 1:
-            raise InputError(f"max_iter is {max_iter}; it must be 1 or more")
+    def _check_fit_data(self, x: Tensor, method: str) -> None:
         check_values(x, self.event_shape, missing=self.model.missing)
         absent = x.isnan()
         if method == "exact" and bool(absent.any()):

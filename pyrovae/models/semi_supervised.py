@@ -11,19 +11,25 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
+from ..arguments import TensorLike, as_flag, as_real, as_shape, as_tensor, as_whole
 from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
-from ..nn import MLP, concatenate, joint_network
-from ..posteriors import DiagonalNormal
+from ..nn import MLP, concatenate
 from .base import (
     Body,
     GenerativeModel,
     LatentVariableModel,
     Layer,
-    build_network,
+    Part,
+    build_decoder,
+    build_encoder,
+    build_joint_encoder,
+    build_posterior,
+    build_prior,
     encoder_input_shape,
 )
 from .base.condition import Condition, check_condition_shape, check_labels, check_latent_vector
+from .base.model import Given
 from .conditional import ConditionalGuide
 
 __all__ = ["LabelGuide", "LabelModel", "SemiSupervisedVAE"]
@@ -179,12 +185,13 @@ class SemiSupervisedVAE(LatentVariableModel):
         num_classes: number of classes C.
         likelihood: p(x | z, y) as a :class:`~pyrovae.Likelihood`, a :class:`~pyrovae.Mixed`, a name
             or a dict.
-        prior: module that returns p(z); by default the posterior's ``prior()``, such as a standard
-            normal.
-        posterior: module from h to q(z | x, y), with the shape of h as ``in_shape``; by default a
-            diagonal normal.
+        prior: p(z), as a name, settings or a module; by default the posterior's ``prior()``, such
+            as a standard normal.
+        posterior: q(z | x, y), as a name, settings or a module from h with the shape of h as
+            ``in_shape``; by default a diagonal normal.
         classifier: network from x to C logits, or a callable that makes one from (in_shape,
-            out_shape); by default the callable ``encoder``, or an MLP if ``encoder`` is a network.
+            out_shape), or a name; by default the callable ``encoder``, or an MLP if ``encoder`` is
+            a network.
         encoder: callable that makes the body of a :class:`~pyrovae.nn.Joint` from (in_shape,
             out_shape), or the whole network, called as ``encoder(x, c)`` with c one-hot; their
             batch shapes broadcast against one another.
@@ -216,8 +223,8 @@ class SemiSupervisedVAE(LatentVariableModel):
         num_classes: int,
         likelihood: Likelihood | Mixed | str | Mapping[str, Any] = "Bernoulli",
         *,
-        prior: nn.Module | None = None,
-        posterior: nn.Module | None = None,
+        prior: Part | None = None,
+        posterior: Part | None = None,
         classifier: Body | None = None,
         encoder: Body = MLP,
         decoder: Body = MLP,
@@ -226,105 +233,128 @@ class SemiSupervisedVAE(LatentVariableModel):
         weight: float = 0.1,
     ) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise InputError(f"latent_dim is {latent_dim}; it must be 1 or more")
-        if not 0 <= weight < float("inf"):
-            raise InputError(f"weight is {weight}; it must be 0 or more, and finite")
-        self.event_shape = tuple(event_shape)
-        self.latent_dim = latent_dim
-        self.num_classes = num_classes
+        self.event_shape = as_shape("event_shape", event_shape)
+        self.latent_dim = latent_dim = as_whole("latent_dim", latent_dim, 1)
+        self.num_classes = num_classes = as_whole("num_classes", num_classes, 2)
+        weight = as_real("weight", weight, 0)
+        missing = as_flag("missing", missing)
+        width = as_whole("width", width, 1)
         layer = Likelihood.of(likelihood).build(self.event_shape)
-        q: Any = DiagonalNormal(latent_dim) if posterior is None else posterior
-        check_latent_vector(q, prior, latent_dim)
+        shape = {"latent_dim": latent_dim, "event_shape": self.event_shape}
+        q, trial = build_posterior(posterior, **shape)
+        p = build_prior(prior, q, **shape)
+        check_latent_vector(tuple(trial.event_shape), p, latent_dim)
+        if classifier is None:
+            classifier = MLP if isinstance(encoder, nn.Module) else encoder
         in_shape = encoder_input_shape(self.event_shape, missing)
         self.guide = LabelGuide(
             Condition(num_classes),
-            build_network(
-                classifier or (MLP if isinstance(encoder, nn.Module) else encoder),
-                in_shape,
-                (num_classes,),
-            ),
-            joint_network(encoder, in_shape, num_classes, q.in_shape, width),
+            build_encoder(classifier, in_shape, (num_classes,), "classifier"),
+            build_joint_encoder(encoder, in_shape, num_classes, q.in_shape, width),
             q,
             self.event_shape,
             missing,
         )
         self.model = LabelModel(
             Condition(num_classes),
-            q.prior() if prior is None else prior,
-            build_network(decoder, (latent_dim + num_classes,), layer.in_shape),
+            p,
+            build_decoder(decoder, (latent_dim + num_classes,), layer.in_shape),
             layer,
             missing,
             self.guide,
             weight,
         )
 
-    def standardise(
-        self, x: Num[Tensor, "data *event"], y: Tensor | None = None, *given: Tensor
-    ) -> None:
+    def standardise(self, x: TensorLike, y: TensorLike | None = None, *given: TensorLike) -> None:
         """Learn the units of x, as :class:`LatentVariableModel` describes; labels have no units."""
         super().standardise(x, *given)
 
     @torch.no_grad()
-    def classify(self, x: Num[Tensor, "..."]) -> Float[Tensor, "*batch classes"]:
+    def classify(self, x: TensorLike) -> Float[Tensor, "*batch classes"]:
         """q(y | x), the probability of each class."""
+        x = self.as_data(x)
         return self.guide.logits(self.guide.encoder_input(x)).softmax(-1)
 
-    def label_accuracy(self, x: Num[Tensor, "batch *event"], y: Num[Tensor, "..."]) -> float:
+    def label_accuracy(self, x: TensorLike, y: TensorLike) -> float:
         """Accuracy of the most probable class, over the data with a known label.
 
         Raises:
             InputError: if no label is known, or y are not valid labels.
         """
-        check_condition_shape(x, y)
-        check_labels(y, self.num_classes, missing=True)
-        is_known = y >= 0
+        x = self.as_data(x, batch_dims=1)
+        labels = self.as_labels(y, x)
+        is_known = labels >= 0
         if not bool(is_known.any()):
             raise InputError("all labels are missing (-1); the accuracy needs known labels")
-        return (self.classify(x).argmax(-1) == y)[is_known].double().mean().item()
+        return (self.classify(x).argmax(-1) == labels)[is_known].double().mean().item()
 
-    def encode(
-        self, x: Num[Tensor, "..."], y: Int[Tensor, "..."] | None = None
-    ) -> TorchDistributionMixin:
+    def as_labels(self, y: TensorLike, x: Tensor | None = None) -> Tensor:
+        """Labels y as a tensor, after a check.
+
+        Arguments:
+            y: labels.
+            x: data, for each of which there must be one label, -1 where it is missing; None for
+                any number of labels, none of them missing.
+
+        Raises:
+            InputError: if they are not valid labels.
+        """
+        labels = as_tensor("y", y, like=self.guide.standardise.loc)
+        check_labels(labels, self.num_classes, missing=x is not None)
+        if x is not None and labels.shape != x.shape[: x.ndim - len(self.event_shape)]:
+            raise InputError(
+                f"y has shape {tuple(labels.shape)} for x of shape {tuple(x.shape)}; give one "
+                "label for each datum"
+            )
+        return labels.long()
+
+    def encode(self, x: TensorLike, y: TensorLike | None = None) -> TorchDistributionMixin:
         """q(z | x, y), at the most probable y if y is missing or not given."""
+        x = self.as_data(x)
         return self.guide.q(self.guide.encoder_input(x), self._label(x, y))
 
     def decode(
         self,
-        z: Float[Tensor, "*batch latent"],
-        y: Int[Tensor, "..."],
-        given: Mapping[str, Tensor] | None = None,
+        z: TensorLike,
+        y: TensorLike,
+        given: Given = None,
     ) -> TorchDistributionMixin:
         """p(x | z, y), of event shape ``event_shape``; batch shapes of z and y broadcast."""
+        z, y = self.as_latent(z, (self.latent_dim,)), self.as_labels(y)
+        self.check_given(given)
         p: TorchDistributionMixin = self.likelihood(self.model.eta_given(z, y), given)
         return p
 
     def decode_mean(
         self,
-        z: Float[Tensor, "*batch latent"],
-        y: Int[Tensor, "..."],
-        given: Mapping[str, Tensor] | None = None,
+        z: TensorLike,
+        y: TensorLike,
+        given: Given = None,
     ) -> Float[Tensor, "..."]:
         """E[x | z, y], of shape ``(*batch, *event_shape)``."""
+        z, y = self.as_latent(z, (self.latent_dim,)), self.as_labels(y)
+        self.check_given(given)
         return self.likelihood.mean(self.model.eta_given(z, y), given)
 
     def embed(
-        self, x: Num[Tensor, "..."], y: Int[Tensor, "..."] | None = None, *given: Tensor
+        self, x: TensorLike, y: TensorLike | None = None, *given: TensorLike
     ) -> Float[Tensor, "*batch latent"]:
         """The centre of q(z | x, y), at the most probable y if y is missing or not given."""
+        x = self.as_data(x)
         return self.guide.centre(self.guide.encoder_input(x), self._label(x, y))
 
     @torch.no_grad()
     def reconstruct(
-        self, x: Num[Tensor, "..."], y: Int[Tensor, "..."] | None = None, *given: Tensor
+        self, x: TensorLike, y: TensorLike | None = None, *given: TensorLike
     ) -> Float[Tensor, "..."]:
         """E[x' | z, y] at ``z = embed(x, y)`` and the same y."""
-        named_given = self.likelihood.given_with(x, *given)
+        x = self.as_data(x)
+        named_given = self.likelihood.given_with(x, *self.as_given(given, x))
         y = self._label(x, y)
         return self.decode_mean(self.embed(x, y), y, named_given)
 
     def draw(
-        self, num: int, y: Int[Tensor, "..."] | None = None, *given: Tensor
+        self, num: int, y: TensorLike | None = None, *given: TensorLike
     ) -> tuple[Float[Tensor, "num latent"], Float[Tensor, "..."]]:
         """Draw z from the prior; return z and the decoder's output for z and y.
 
@@ -336,13 +366,16 @@ class SemiSupervisedVAE(LatentVariableModel):
         Raises:
             InputError: if y has neither 1 nor ``num`` values.
         """
+        num = self.as_number(num)
+        y = None if y is None else self.as_labels(y)
         if y is None:
             y = torch.randint(self.num_classes, (num,), device=self.model.logits.device)
         z: Tensor = self.model.prior().sample((num,))
         return z, self.model.eta_given(z, self.model.condition.expand(y, num))
 
-    def _label(self, x: Tensor, y: Tensor | None) -> Tensor:
+    def _label(self, x: Tensor, y: TensorLike | None) -> Tensor:
         """Return y, with the most probable label where it is not known."""
+        y = None if y is None else self.as_labels(y, x)
         if y is not None and bool((y >= 0).all()):
             return y
         most_probable = self.classify(x).argmax(-1)

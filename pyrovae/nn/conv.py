@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..arguments import as_shape, as_wholes
+from ..data.memory import check_num_parameters
 from ..errors import InputError
 
 __all__ = ["ConvDecoder", "ConvEncoder", "check_image_shape"]
@@ -29,6 +31,8 @@ class ConvEncoder(nn.Module):
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
         super().__init__()
         channels, height, width = check_image_shape(in_shape)
+        out_shape = as_shape("out_shape", out_shape, empty=True)
+        check_num_parameters(4 * height * width * prod(out_shape), "a network")
         first, second = _CHANNELS
         self._out_shape = tuple(out_shape)
         self.layers = nn.Sequential(
@@ -59,7 +63,10 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
         super().__init__()
+        in_shape = as_shape("in_shape", in_shape)
+        out_shape = as_shape("out_shape", out_shape)
         channels, height, width = check_image_shape(out_shape[1:])
+        check_num_parameters(4 * height * width * prod(in_shape), "a network")
         first, second = _CHANNELS
         self._in_dims = len(in_shape)
         self._out_shape = tuple(out_shape)
@@ -86,9 +93,10 @@ def check_image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     Raises:
         InputError: if ``shape`` is not the shape of such an image.
     """
+    shape = as_wholes("the shape of an image", shape, 0)
     if len(shape) != 3 or min(shape) < 1 or shape[1] % 4 or shape[2] % 4:
         raise InputError(
             f"the convolutional networks take images of shape (channels, height, width) with "
-            f"height and width multiples of 4, such as (1, 28, 28); got {tuple(shape)}: use mlp"
+            f"height and width multiples of 4, such as (1, 28, 28); got {shape}: use mlp"
         )
     return shape[0], shape[1], shape[2]

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ..arguments import as_shape
 from ..links import link_to
 from .mlp import MLP
 
@@ -50,6 +51,7 @@ class FactorEncoder(nn.Module):
         self, in_shape: Sequence[int], out_shape: Sequence[int], hidden: Sequence[int] = (64,)
     ) -> None:
         super().__init__()
+        in_shape, out_shape = as_shape("in_shape", in_shape), as_shape("out_shape", out_shape)
         num_columns = prod(in_shape) // 2
         # The latent dimension D, solved from prod(out_shape) = D + D (D + 1) / 2.
         latent_dim = (isqrt(9 + 8 * prod(out_shape)) - 3) // 2

@@ -1,15 +1,18 @@
 """Networks that take x and a context vector c."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Joint", "concatenate", "joint_network"]
+from ..arguments import as_shape, as_tensor, as_whole
+from ..data.memory import check_num_parameters
+from ..errors import InputError
+from .build import ENCODERS, Body, build_network
 
-_Body = nn.Module | Callable[[Sequence[int], Sequence[int]], nn.Module]
+__all__ = ["Joint", "concatenate", "joint_network"]
 
 
 class Joint(nn.Module):
@@ -21,7 +24,7 @@ class Joint(nn.Module):
 
     Arguments:
         body: network from x to ``(num_features,)``, or a callable that makes one from (in_shape,
-            out_shape).
+            out_shape), or the name of one (see :func:`~pyrovae.nn.build.build_network`).
         in_shape: shape of one x.
         context_dim: length of c.
         out_shape: shape of one output.
@@ -37,7 +40,7 @@ class Joint(nn.Module):
 
     def __init__(
         self,
-        body: _Body,
+        body: Body,
         in_shape: Sequence[int],
         context_dim: int,
         out_shape: Sequence[int],
@@ -45,8 +48,15 @@ class Joint(nn.Module):
         hidden: int = 400,
     ) -> None:
         super().__init__()
-        self._out_shape = tuple(out_shape)
-        self.body = body if isinstance(body, nn.Module) else body(in_shape, (num_features,))
+        in_shape = as_shape("in_shape", in_shape)
+        out_shape = as_shape("out_shape", out_shape, empty=True)
+        context_dim = as_whole("context_dim", context_dim, 1)
+        num_features = as_whole("num_features", num_features, 1)
+        hidden = as_whole("hidden", hidden, 1)
+        widths = hidden * (num_features + context_dim + prod(out_shape))
+        check_num_parameters(widths, "a network")
+        self._out_shape = out_shape
+        self.body = build_network(body, in_shape, (num_features,), ENCODERS, "body")
         self.of_features = nn.Linear(num_features, hidden)
         self.of_context = nn.Linear(context_dim, hidden, bias=False)
         self.out = nn.Linear(hidden, prod(out_shape))
@@ -58,7 +68,7 @@ class Joint(nn.Module):
 
 
 def joint_network(
-    encoder: _Body,
+    encoder: Body,
     in_shape: Sequence[int],
     context_dim: int,
     out_shape: Sequence[int],
@@ -68,7 +78,7 @@ def joint_network(
 
     Arguments:
         encoder: the network itself, or a callable that makes the body of a :class:`Joint` from
-            (in_shape, out_shape).
+            (in_shape, out_shape), or the name of one.
         in_shape: shape of one x.
         context_dim: length of c.
         out_shape: shape of one output.
@@ -76,6 +86,9 @@ def joint_network(
     """
     if isinstance(encoder, nn.Module):
         return encoder
+    in_shape = as_shape("in_shape", in_shape)
+    out_shape = as_shape("out_shape", out_shape, empty=True)
+    context_dim, width = as_whole("context_dim", context_dim, 1), as_whole("width", width, 1)
     return Joint(encoder, in_shape, context_dim, out_shape, width, width)
 
 
@@ -87,5 +100,14 @@ def concatenate(
     >>> concatenate(torch.zeros(7, 2), torch.eye(10)[:, None]).shape
     torch.Size([10, 7, 12])
     """
-    batch = torch.broadcast_shapes(z.shape[:-1], c.shape[:-1])
+    z, c = as_tensor("z", z), as_tensor("c", c)
+    if not (z.ndim and c.ndim):
+        raise InputError("z and c must have one dimension or more, to be concatenated along it")
+    try:
+        batch = torch.broadcast_shapes(z.shape[:-1], c.shape[:-1])
+    except RuntimeError as error:
+        raise InputError(
+            f"the batch shapes of z and c, {tuple(z.shape[:-1])} and {tuple(c.shape[:-1])}, do not "
+            "broadcast"
+        ) from error
     return torch.cat([z.expand(*batch, -1), c.expand(*batch, -1)], -1)

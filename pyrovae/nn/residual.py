@@ -21,8 +21,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..arguments import as_shape, as_wholes
+from ..data.memory import check_num_parameters
 from ..errors import InputError
 from .conv import check_image_shape
+from .mlp import MAX_LAYERS, make_activation
 
 __all__ = ["ResidualDecoder", "ResidualEncoder", "ResidualMLP"]
 
@@ -58,18 +61,25 @@ class ResidualMLP(nn.Module):
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
-        if not hidden or min(hidden) < 1:
+        in_shape = as_shape("in_shape", in_shape)
+        out_shape = as_shape("out_shape", out_shape, empty=True)
+        hidden = as_wholes("hidden", hidden, most=MAX_LAYERS)
+        if not hidden:
             raise InputError(
-                f"hidden is {tuple(hidden)}; a residual network needs the width of one block or "
+                f"hidden is {hidden}; a residual network needs the width of one block or "
                 "more, such as (256, 256); use mlp for a network without blocks"
             )
+        make_activation(activation)
+        widths = [prod(in_shape), *hidden, prod(out_shape)]
+        in_blocks = sum(fan_out * (fan_in + fan_out) for fan_in, fan_out in pairwise(widths))
+        check_num_parameters(in_blocks, "a network")
         self._in_dims = len(in_shape)
         self._out_shape = tuple(out_shape)
         blocks = [
             _ResidualBlock(
-                activation(),
+                make_activation(activation),
                 nn.Linear(fan_in, fan_out),
-                activation(),
+                make_activation(activation),
                 nn.Linear(fan_out, fan_out),
                 shortcut=nn.Identity() if fan_in == fan_out else nn.Linear(fan_in, fan_out),
             )
@@ -78,7 +88,7 @@ class ResidualMLP(nn.Module):
         self.layers = nn.Sequential(
             nn.Linear(prod(in_shape), hidden[0]),
             *blocks,
-            activation(),
+            make_activation(activation),
             nn.Linear(hidden[-1], prod(out_shape)),
         )
 
@@ -109,6 +119,8 @@ class ResidualEncoder(nn.Module):
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
         super().__init__()
         channels, height, width = check_image_shape(in_shape)
+        out_shape = as_shape("out_shape", out_shape, empty=True)
+        check_num_parameters(4 * height * width * prod(out_shape), "a network")
         first, second = _CHANNELS
         self._out_shape = tuple(out_shape)
         self.layers = nn.Sequential(
@@ -150,7 +162,10 @@ class ResidualDecoder(nn.Module):
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
         super().__init__()
+        in_shape = as_shape("in_shape", in_shape)
+        out_shape = as_shape("out_shape", out_shape)
         channels, height, width = check_image_shape(out_shape[1:])
+        check_num_parameters(4 * height * width * prod(in_shape), "a network")
         first, second = _CHANNELS
         self._in_dims = len(in_shape)
         self._out_shape = tuple(out_shape)

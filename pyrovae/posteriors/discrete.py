@@ -7,8 +7,9 @@ from jaxtyping import Float
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from ..arguments import as_real, as_whole
+from ..data.memory import check_num_parameters
 from ..distributions.relaxed import RelaxedOneHot, StraightThroughOneHot
-from ..errors import InputError
 from ..priors.discrete import UniformConcrete, UniformOneHot
 
 __all__ = ["Concrete", "StraightThrough"]
@@ -21,10 +22,10 @@ class _CategoricalPosterior(nn.Module):
 
     def __init__(self, latent_dim: int, num_classes: int, temperature: float) -> None:
         super().__init__()
-        if num_classes < 2:
-            raise InputError(f"num_classes is {num_classes}; it must be 2 or more")
-        if not temperature > 0:
-            raise InputError(f"temperature is {temperature:g}; it must be positive")
+        latent_dim = as_whole("latent_dim", latent_dim, 1)
+        num_classes = as_whole("num_classes", num_classes, 2)
+        temperature = as_real("temperature", temperature, above=0)
+        check_num_parameters(latent_dim * num_classes, "a posterior")
         self.in_shape = (latent_dim, num_classes)
         self.register_buffer("temperature", torch.tensor(temperature), persistent=False)
 

@@ -10,7 +10,14 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, constraints
 
-from ..distributions.flows import FlowDistribution, import_zuko
+from ..arguments import as_whole, as_wholes
+from ..distributions.flows import (
+    MAX_HIDDEN,
+    MAX_TRANSFORMS,
+    FlowDistribution,
+    check_flow,
+    import_zuko,
+)
 from ..errors import InputError
 from ..links import link_to
 from ..priors import StandardNormal
@@ -26,15 +33,15 @@ class _Autoregressive(nn.Module):
 
     def __init__(self, latent_dim: int, num_transforms: int, context: int) -> None:
         super().__init__()
-        if num_transforms < 1:
+        self.latent_dim = as_whole("latent_dim", latent_dim, 1)
+        if as_whole("num_transforms", num_transforms, 0, MAX_TRANSFORMS) == 0:
             raise InputError(
                 f"num_transforms is {num_transforms}; it must be 1 or more; for no transforms use "
                 "DiagonalNormal"
             )
-        if context < 1:
-            raise InputError(f"context is {context}; it must be 1 or more")
-        self.latent_dim = latent_dim
-        self.in_shape = (2 * latent_dim + context,)
+        self.num_transforms = int(num_transforms)
+        self.context = as_whole("context", context, 1)
+        self.in_shape = (2 * self.latent_dim + self.context,)
         self._positive = link_to(constraints.positive)
 
     def _register_transforms(self, flow: Any) -> None:
@@ -98,8 +105,11 @@ class InverseAutoregressive(_Autoregressive):
         context: int = 32,
     ) -> None:
         super().__init__(latent_dim, num_transforms, context)
+        hidden = as_wholes("hidden", hidden, most=MAX_HIDDEN)
+        sizes = (self.latent_dim, self.num_transforms)
+        check_flow(*sizes, hidden, 2, self.context)
         flows = import_zuko().flows
-        flow = flows.MAF(latent_dim, context, num_transforms, hidden_features=hidden)
+        flow = flows.MAF(self.latent_dim, self.context, self.num_transforms, hidden_features=hidden)
         self._register_transforms(flow)
 
     def forward(self, h: Float[Tensor, "*batch h"]) -> TorchDistributionMixin:
@@ -156,10 +166,16 @@ class SplineFlow(_Autoregressive):
         context: int = 32,
     ) -> None:
         super().__init__(latent_dim, num_transforms, context)
-        if num_bins < 2:
-            raise InputError(f"num_bins is {num_bins}; it must be 2 or more")
+        num_bins = as_whole("num_bins", num_bins, 2)
+        hidden = as_wholes("hidden", hidden, most=MAX_HIDDEN)
+        sizes = (self.latent_dim, self.num_transforms)
+        check_flow(*sizes, hidden, 3 * num_bins, self.context)
         flow = import_zuko().flows.NSF(
-            latent_dim, context, num_bins, transforms=num_transforms, hidden_features=hidden
+            self.latent_dim,
+            self.context,
+            num_bins,
+            transforms=self.num_transforms,
+            hidden_features=hidden,
         )
         self._register_transforms(flow)
 

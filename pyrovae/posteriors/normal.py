@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.functional import pad
 
+from ..arguments import as_whole
+from ..data.memory import check_num_parameters
 from ..distributions import LowRankNormal as LowRankNormalDistribution
 from ..errors import InputError
 from ..links import link_to
@@ -39,6 +41,8 @@ class DiagonalNormal(nn.Module):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
+        latent_dim = as_whole("latent_dim", latent_dim, 1)
+        check_num_parameters(2 * latent_dim, "a posterior")
         self.in_shape = (2, latent_dim)
         self._positive = link_to(constraints.positive)
 
@@ -80,6 +84,8 @@ class FullRankNormal(nn.Module):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
+        latent_dim = as_whole("latent_dim", latent_dim, 1)
+        check_num_parameters(2 * latent_dim**2, "a posterior")
         num_below = latent_dim * (latent_dim - 1) // 2
         self.latent_dim = latent_dim
         self.in_shape = (2 * latent_dim + num_below,)
@@ -141,8 +147,10 @@ class LowRankNormal(nn.Module):
 
     def __init__(self, latent_dim: int, rank: int = 2) -> None:
         super().__init__()
-        if rank < 1:
+        latent_dim, rank = as_whole("latent_dim", latent_dim, 1), as_whole("rank", rank, 0)
+        if rank == 0:
             raise InputError(f"rank is {rank}; it must be 1 or more; for rank 0 use DiagonalNormal")
+        check_num_parameters((2 + rank) * latent_dim, "a posterior")
         self.in_shape = (2 + rank, latent_dim)
         self._positive = link_to(constraints.positive)
 

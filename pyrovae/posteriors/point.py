@@ -5,6 +5,7 @@ from pyro.distributions import Delta
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from ..arguments import as_whole
 from ..priors.flat import Flat
 
 __all__ = ["Point"]
@@ -30,7 +31,7 @@ class Point(nn.Module):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        self.in_shape = (latent_dim,)
+        self.in_shape = (as_whole("latent_dim", latent_dim, 1),)
 
     def forward(self, h: Float[Tensor, "*batch latent"]) -> TorchDistributionMixin:
         q: TorchDistributionMixin = Delta(h, event_dim=1)

@@ -5,8 +5,9 @@ from pyro.distributions import OneHotCategorical
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from ..arguments import as_real, as_whole
+from ..data.memory import check_num_parameters
 from ..distributions.relaxed import RelaxedOneHot
-from ..errors import InputError
 
 __all__ = ["UniformConcrete", "UniformOneHot"]
 
@@ -31,8 +32,10 @@ class UniformConcrete(nn.Module):
 
     def __init__(self, latent_dim: int, num_classes: int = 10, temperature: float = 2 / 3) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise InputError(f"temperature is {temperature:g}; it must be positive")
+        latent_dim = as_whole("latent_dim", latent_dim, 1)
+        num_classes = as_whole("num_classes", num_classes, 1)
+        temperature = as_real("temperature", temperature, above=0)
+        check_num_parameters(latent_dim * num_classes, "a prior")
         self.register_buffer("logits", torch.zeros(latent_dim, num_classes), persistent=False)
         self.register_buffer("temperature", torch.tensor(temperature), persistent=False)
 
@@ -57,6 +60,9 @@ class UniformOneHot(nn.Module):
 
     def __init__(self, latent_dim: int, num_classes: int = 10) -> None:
         super().__init__()
+        latent_dim = as_whole("latent_dim", latent_dim, 1)
+        num_classes = as_whole("num_classes", num_classes, 1)
+        check_num_parameters(latent_dim * num_classes, "a prior")
         self.register_buffer("logits", torch.zeros(latent_dim, num_classes), persistent=False)
 
     def forward(self) -> TorchDistributionMixin:

@@ -9,6 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ..arguments import as_whole
 from ..errors import InputError
 
 __all__ = ["Flat"]
@@ -42,7 +43,7 @@ class Flat(nn.Module):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        self._latent_dim = latent_dim
+        self._latent_dim = as_whole("latent_dim", latent_dim, 1)
 
     def forward(self) -> TorchDistributionMixin:
         flat: Any = _ImproperFlat

@@ -5,8 +5,15 @@ from typing import Any
 
 from torch import nn
 
-from ..distributions.flows import FlowDistribution, import_zuko
-from ..errors import InputError
+from ..arguments import as_whole, as_wholes
+from ..distributions.flows import (
+    MAX_HIDDEN,
+    MAX_TRANSFORMS,
+    NUM_BINS,
+    FlowDistribution,
+    check_flow,
+    import_zuko,
+)
 
 __all__ = ["FlowPrior"]
 
@@ -27,7 +34,7 @@ class FlowPrior(nn.Module):
         hidden: widths of the hidden layers of each network.
 
     Raises:
-        InputError: if num_transforms is below 1.
+        InputError: if an argument is invalid, or the flow does not fit into memory.
 
     Example:
         >>> FlowPrior(3)().sample((5,)).shape
@@ -40,10 +47,12 @@ class FlowPrior(nn.Module):
         self, latent_dim: int, num_transforms: int = 3, hidden: Sequence[int] = (64, 64)
     ) -> None:
         super().__init__()
-        if num_transforms < 1:
-            raise InputError(f"num_transforms is {num_transforms}; it must be 1 or more")
+        latent_dim = as_whole("latent_dim", latent_dim, 1)
+        num_transforms = as_whole("num_transforms", num_transforms, 1, MAX_TRANSFORMS)
+        hidden = as_wholes("hidden", hidden, most=MAX_HIDDEN)
+        check_flow(latent_dim, num_transforms, hidden, 3 * NUM_BINS)
         # With one dimension there is none before it, and zuko makes no networks.
-        networks = {"hidden_features": tuple(hidden)} if latent_dim > 1 else {}
+        networks = {"hidden_features": hidden} if latent_dim > 1 else {}
         self.flow = import_zuko().flows.NSF(latent_dim, transforms=num_transforms, **networks)
         for transform in self.flow.transform.transforms:
             last = transform.hyper[-1] if latent_dim > 1 else transform

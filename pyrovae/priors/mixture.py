@@ -9,6 +9,8 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ..arguments import as_data, as_whole
+from ..data.memory import check_num_parameters
 from ..distributions import DiagonalNormalMixture
 from ..errors import InputError
 from ..links import link_to
@@ -28,7 +30,7 @@ class NormalMixture(nn.Module):
         num_components: number of components K.
 
     Raises:
-        InputError: if num_components is below 1.
+        InputError: if an argument is invalid, or the mixture does not fit into memory.
 
     Example:
         >>> NormalMixture(3)().event_shape
@@ -39,8 +41,9 @@ class NormalMixture(nn.Module):
 
     def __init__(self, latent_dim: int, num_components: int = 10) -> None:
         super().__init__()
-        if num_components < 1:
-            raise InputError(f"num_components is {num_components}; it must be 1 or more")
+        latent_dim = as_whole("latent_dim", latent_dim, 1)
+        num_components = as_whole("num_components", num_components, 1)
+        check_num_parameters(2 * latent_dim * num_components, "a mixture")
         self._positive = link_to(constraints.positive)
         scale = torch.full((num_components, latent_dim), math.sqrt(0.5))
         self.logits = nn.Parameter(torch.zeros(num_components))
@@ -63,7 +66,20 @@ class NormalMixture(nn.Module):
         loc: Float[Tensor, "components latent"],
         scale: Float[Tensor, "components latent"],
     ) -> None:
-        """Set the parameters to these values."""
+        """Set the parameters to these values.
+
+        Raises:
+            InputError: if they have other shapes, or weights or scales are not positive.
+        """
+        num, _ = shape = tuple(self.loc.shape)
+        weights = as_data("weights", weights, (num,), batch_dims=0).to(self.loc)
+        loc = as_data("loc", loc, shape, batch_dims=0).to(self.loc)
+        scale = as_data("scale", scale, shape, batch_dims=0).to(self.loc)
+        for name, value in (("weights", weights), ("scale", scale)):
+            if not bool(((value > 0) & value.isfinite()).all()):
+                raise InputError(f"{name} must be positive and finite")
+        if not bool(loc.isfinite().all()):
+            raise InputError("loc must be finite")
         self.logits.copy_(weights.log())
         self.loc.copy_(loc)
         self.unlinked_scale.copy_(self._positive.inv(scale))
@@ -74,7 +90,11 @@ class NormalMixture(nn.Module):
         return p
 
     def component(self, y: Int[Tensor, "*batch"]) -> TorchDistributionMixin:
-        """p(z | y)."""
+        """p(z | y).
+
+        Raises:
+            InputError: if y are no indices of components.
+        """
         p: TorchDistributionMixin = Normal(self.loc[y], self.scale[y]).to_event(1)
         return p
 

@@ -6,6 +6,8 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ..arguments import as_whole
+from ..data.memory import check_num_parameters
 from ..links import link_to
 
 __all__ = ["LearnedNormal", "StandardNormal"]
@@ -29,6 +31,8 @@ class StandardNormal(nn.Module):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
+        latent_dim = as_whole("latent_dim", latent_dim, 1)
+        check_num_parameters(2 * latent_dim, "a prior")
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
@@ -54,6 +58,8 @@ class LearnedNormal(nn.Module):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
+        latent_dim = as_whole("latent_dim", latent_dim, 1)
+        check_num_parameters(2 * latent_dim, "a prior")
         self._positive = link_to(constraints.positive)
         self.loc = nn.Parameter(torch.zeros(latent_dim))
         self.unlinked_scale = nn.Parameter(self._positive.inv(torch.ones(latent_dim)))

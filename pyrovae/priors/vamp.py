@@ -1,6 +1,7 @@
 """The variational mixture of posteriors as a prior (Tomczak and Welling 2018)."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
+from ..arguments import as_data, as_instance, as_shape, as_whole
+from ..data.memory import check_num_parameters
 from ..distributions import DiagonalNormalMixture
 from ..distributions.flows import FlowDistribution
 from ..errors import InputError
@@ -36,7 +39,7 @@ class VampPrior(nn.Module):
         num_components: number of components K.
 
     Raises:
-        InputError: if num_components is below 1.
+        InputError: if an argument is invalid, or the prior does not fit into memory.
 
     Example:
         >>> from pyrovae import VAE
@@ -50,8 +53,9 @@ class VampPrior(nn.Module):
 
     def __init__(self, event_shape: Sequence[int], num_components: int = 500) -> None:
         super().__init__()
-        if num_components < 1:
-            raise InputError(f"num_components is {num_components}; it must be 1 or more")
+        event_shape = as_shape("event_shape", event_shape)
+        num_components = as_whole("num_components", num_components, 1)
+        check_num_parameters(num_components * prod(event_shape), "a VampPrior")
         self.pseudo_inputs = nn.Parameter(torch.randn(num_components, *event_shape))
         self.logits = nn.Parameter(torch.zeros(num_components))
         self._guide: tuple[Any, ...] = ()  # in a tuple, so that it is not registered as a submodule
@@ -68,6 +72,7 @@ class VampPrior(nn.Module):
                 cannot be mixed. A flow cannot, where the density of a value that it did not draw is
                 unknown or costs many passes.
         """
+        as_instance("guide", guide, nn.Module, "the guide of a model, a module")
         if not hasattr(guide, "q_of_standard"):
             raise InputError(
                 f"a VampPrior mixes q(z | u) over pseudo-inputs u, but {type(guide).__name__} has "
@@ -97,6 +102,8 @@ class VampPrior(nn.Module):
         Raises:
             InputError: if there are no data.
         """
+        shape = tuple(self.pseudo_inputs.shape[1:])
+        standard = as_data("standard", standard, shape, batch_dims=1)
         if not len(standard):
             raise InputError("there are no data to start the pseudo-inputs at; give one or more")
         u = self.pseudo_inputs

@@ -14,7 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..errors import InputError, did_you_mean, error_reason, short_repr
 from .yaml_text import parse_yaml
 
-__all__ = ["RunConfig", "explain", "from_yaml", "read_config", "to_yaml", "validate"]
+__all__ = [
+    "MAX_PARTICLES",
+    "RunConfig",
+    "explain",
+    "from_yaml",
+    "read_config",
+    "to_yaml",
+    "validate",
+]
 
 Network = Literal["mlp", "conv", "residual"]
 Binarise = Literal["none", "static", "dynamic"]
@@ -31,7 +39,19 @@ _TOO_LARGE = 2**31
 _LARGEST = 1e38
 """About the largest number in single precision."""
 
-Width = Annotated[int, Field(ge=1, lt=_TOO_LARGE)]
+_MAX_WIDTH = 10_000_000
+"""The largest number of latent dimensions, or of units in a layer."""
+
+_MAX_LAYERS = 100
+"""The largest number of hidden layers."""
+
+_MAX_SHARDS = 10_000
+"""The largest number of parts of a batch."""
+
+MAX_PARTICLES = 10_000
+"""The largest number of samples of each datum's latents in the test ELBO."""
+
+Width = Annotated[int, Field(ge=1, le=_MAX_WIDTH)]
 
 
 class RunConfig(BaseModel):
@@ -110,9 +130,11 @@ class RunConfig(BaseModel):
         description="Number of training labels that a semi-supervised model sees, the same for "
         "each class. Default: all.",
     )
-    latent_dim: int = Field(20, ge=1, lt=_TOO_LARGE, description="Number of latent dimensions.")
+    latent_dim: int = Field(20, ge=1, le=_MAX_WIDTH, description="Number of latent dimensions.")
     network: Network = Field("mlp", description="Network of encoder and decoder.")
-    hidden: tuple[Width, ...] = Field((400,), description="Widths of the hidden layers of the MLP.")
+    hidden: tuple[Width, ...] = Field(
+        (400,), max_length=_MAX_LAYERS, description="Widths of the hidden layers of the MLP."
+    )
     epochs: int = Field(100, ge=1, lt=_TOO_LARGE, description="Passes through the training data.")
     batch_size: int = Field(128, ge=1, lt=_TOO_LARGE, description="Number of data in a minibatch.")
     lr: float = Field(
@@ -146,12 +168,15 @@ class RunConfig(BaseModel):
     shards: int | None = Field(
         None,
         ge=1,
-        lt=_TOO_LARGE,
+        le=_MAX_SHARDS,
         description="Number of parts of each batch, each with its own noise, to divide among "
         "torchrun's processes. Default: the number of processes.",
     )
     num_particles: int = Field(
-        10, ge=1, lt=_TOO_LARGE, description="Number of samples of z per datum in the test ELBO."
+        10,
+        ge=1,
+        le=MAX_PARTICLES,
+        description="Number of samples of z per datum in the test ELBO.",
     )
     seed: int = Field(
         0,

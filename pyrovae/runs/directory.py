@@ -4,6 +4,7 @@
 
     RUN/config.yaml        the resolved options
     RUN/metrics.csv        one line per epoch
+    RUN/times.csv          the seconds of each epoch
     RUN/model.safetensors  the weights
     RUN/checkpoint/        states of training, to continue from
     RUN/evaluation.json    test results, with their protocol
@@ -16,29 +17,35 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.torch
 from numpy.typing import NDArray
 from torch import nn
 
 from ..errors import InputError, error_reason, short_repr
 from ..storage import atomic
 from ..storage.checksum import checksum
+from ..storage.tensors import save_tensors
 from ..storage.versions import versions
 from .config import RunConfig, read_config, to_yaml
 
 __all__ = ["RunDirectory"]
 
 _DIGEST = "sha256"
+_CLOCK = "seconds"
 _VERSIONS = "versions"
+
+_MAX_CLASHES = 1000
+"""The largest number of runs that start in one second, and more."""
 
 _TRAINING_FILES = (
     "config.yaml",
     "metrics.csv",
+    "times.csv",
     "model.safetensors",
     "evaluation.json",
     "training.png",
@@ -67,6 +74,26 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @classmethod
+    def create_free(cls, path: Path) -> "RunDirectory":
+        """Create a directory for a new run at a path, or at PATH-2, PATH-3 and so on if it is used.
+
+        Runs that start at the same time get different directories.
+
+        Raises:
+            InputError: if the path cannot be written to.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for number in range(1, _MAX_CLASHES):
+                free = path if number == 1 else path.with_name(f"{path.name}-{number}")
+                with suppress(FileExistsError):
+                    free.mkdir()
+                    return cls.create(free)
+        except OSError as error:
+            raise InputError(f"cannot write to {path}: {error_reason(error)}") from error
+        raise InputError(f"{path} and others of this name exist already; give --output")
 
     @staticmethod
     def refuse_used(path: Path) -> None:
@@ -131,7 +158,11 @@ class RunDirectory:
         return cls(path)
 
     def write_config(self, config: RunConfig) -> None:
-        """Write the resolved options as ``config.yaml``."""
+        """Write the resolved options as ``config.yaml``, without the path of this directory.
+
+        So equal runs write equal options, and another run can use the file as it is.
+        """
+        config = config.model_copy(update={"output": None})
         self._write("config.yaml", to_yaml(config).encode())
 
     def read_config(self) -> RunConfig:
@@ -145,8 +176,16 @@ class RunDirectory:
             raise InputError(f"{error}{self._describe_versions()}") from None
 
     def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write ``metrics.csv``, with one row per epoch."""
-        self.write_table("metrics", rows)
+        """Write ``metrics.csv``, with one row per epoch, and what clocks measured as ``times.csv``.
+
+        So equal runs write equal metrics.
+        """
+        rows = list(rows)
+        times = [{key: row[key] for key in ("epoch", _CLOCK)} for row in rows if _CLOCK in row]
+        metrics = [{key: each for key, each in row.items() if key != _CLOCK} for row in rows]
+        self.write_table("metrics", metrics)
+        if times:
+            self.write_table("times", times)
 
     def write_table(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows with the same columns as ``NAME.csv``."""
@@ -186,7 +225,7 @@ class RunDirectory:
         entries = {**metadata, _VERSIONS: versions()}
         text = {key: json.dumps(value) for key, value in entries.items()}
         text[_DIGEST] = checksum(tensors, json.dumps(text, sort_keys=True))
-        self._write("model.safetensors", safetensors.torch.save(tensors, text))
+        self._write("model.safetensors", save_tensors(tensors, text))
 
     def read_metadata(self, *names: str) -> list[Any]:
         """Read metadata that was written with the weights.
@@ -202,6 +241,17 @@ class RunDirectory:
             raise InputError(
                 f"{self._weights} is damaged, or not from a run: {error_reason(error)}"
             ) from error
+
+    def weights_size(self) -> int:
+        """Bytes of the file of weights.
+
+        Raises:
+            InputError: if it cannot be read.
+        """
+        try:
+            return self._weights.stat().st_size
+        except OSError as error:
+            raise InputError(f"cannot read {self._weights}: {error_reason(error)}") from error
 
     def read_weights(self, module: nn.Module) -> None:
         """Load the weights into a module of the same structure.

@@ -33,6 +33,7 @@ __all__ = [
     "build_model",
     "check_data",
     "check_memory",
+    "check_step_memory",
     "load_data",
     "make_training_batches",
     "prepare_data",
@@ -211,6 +212,20 @@ def check_memory(family: LatentVariableModel, device: torch.device) -> None:
     if device.type == "cpu":
         num_parameters = sum(parameter.numel() for parameter in family.parameters())
         _check_size(num_parameters, "training", _COPIES)
+
+
+def check_step_memory(config: RunConfig, event_shape: tuple[int, ...]) -> None:
+    """Refuse an objective whose samples of a batch would not fit into the memory of this machine.
+
+    Only the values of the widest layers are counted, and not their gradients.
+    """
+    objective = config.objective if isinstance(config.objective, dict) else {}
+    num = objective.get("num_particles", 1)
+    if isinstance(num, int):
+        width = max(prod(event_shape), config.latent_dim, *config.hidden)
+        num_bytes = num * config.batch_size * width * torch.get_default_dtype().itemsize
+        what = f"a step with {num:,} samples of each of {config.batch_size:,} data"
+        check_fits_memory(num_bytes, what, "lower num_particles or batch_size")
 
 
 def _check_size(num_parameters: int, what: str = "holding", copies: int = 1) -> None:

@@ -3,7 +3,7 @@
 import shlex
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from ..data import Batches, Dataset
+from ..data.memory import parameter_budget
 from ..device import find_device
 from ..errors import Agreed, InputError, Interrupted
 from ..infer import objective_of
@@ -36,6 +37,7 @@ from .prepare import (
     build_model,
     check_data,
     check_memory,
+    check_step_memory,
     load_data,
     make_training_batches,
     prepare_data,
@@ -62,18 +64,25 @@ def train(config: RunConfig, console: Console) -> Path:
             "torchrun may restart the processes, which then need to find their run; give --output"
         )
     with join_processes() as (processes, is_restarted):
+        is_named_by_time = config.output is None
         path = config.output or Path("runs") / processes.broadcast_text(run_name(config))
         if is_restarted and (path / "config.yaml").is_file():
             return _continue(path, processes, console)
         shards = config.shards or (processes.num if processes.num > 1 else None)
         set_up = partial(_set_up, config.model_copy(update={"shards": shards}), path, console)
         config, dataset, prepared, family = processes.run_in_all(set_up)
-        run = RunDirectory(path)
+
+        created: list[Path] = []
 
         def create() -> None:
-            RunDirectory.create(path).write_config(config)
+            make = RunDirectory.create_free if is_named_by_time else RunDirectory.create
+            run = make(path)
+            created.append(run.path)
+            run.write_config(config)
 
         processes.run_in_first(create)
+        path = Path(processes.broadcast_text(str((created or [path])[0])))
+        run = RunDirectory(path)
         try:
             with _advise_to_resume(path):
                 _run(run, config, dataset, prepared, family, processes, console)
@@ -110,7 +119,8 @@ def _set_up(
     check_declared(
         config.model, prior=config.prior, posterior=config.posterior, inference=config.inference
     )
-    RunDirectory.refuse_used(path)
+    if config.output is not None:
+        RunDirectory.refuse_used(path)
     dataset = load_data(config)
     config = resolve_options(config, dataset, path, console)
     dataset = arrange_data(config, dataset)
@@ -138,7 +148,15 @@ def _reopen(path: Path) -> tuple[RunConfig, Dataset, Dataset, LatentVariableMode
             f"{path} is a finished run without checkpoints, so there is nothing to continue"
         )
     dataset = arrange_data(config, load_data(config))
-    return config, dataset, *_make_data_and_model(config, dataset)
+    with _budget_of(run):
+        return config, dataset, *_make_data_and_model(config, dataset)
+
+
+def _budget_of(run: RunDirectory) -> AbstractContextManager[None]:
+    """Within, the model must fit what the run has saved, where it has saved something."""
+    paths = [run.path / "model.safetensors", *_checkpoint_folder(run).glob("*.safetensors")]
+    sizes = [path.stat().st_size for path in paths if path.is_file()]
+    return parameter_budget(max(sizes)) if sizes else nullcontext()
 
 
 def run_name(config: RunConfig) -> str:
@@ -155,6 +173,8 @@ def _make_data_and_model(
     prepared = prepare_data(config, dataset)
     family = build_model(config, dataset)
     check_memory(family, device)
+    batch = min(config.batch_size, len(dataset.train))
+    check_step_memory(config.model_copy(update={"batch_size": batch}), dataset.event_shape)
     family.to(device)
     check_data(family, prepared)
     family.standardise(*(part.to(device) for part in prepared.train.parts))
@@ -250,12 +270,16 @@ def _checkpoint_folder(run: RunDirectory) -> Path:
 
 
 def _clear_untrained(run: RunDirectory) -> None:
-    """Empty the directory if nothing was trained, so that another run can use it."""
+    """Empty the directory if nothing was trained, so that another run can use it.
+
+    Errors are ignored, as the error that ended the run is the one to tell.
+    """
     snapshots = Snapshots(_checkpoint_folder(run))
-    if not ((run.path / "model.safetensors").exists() or snapshots.exist()):
-        (run.path / "config.yaml").unlink()
-        if snapshots.folder.is_dir() and not any(snapshots.folder.iterdir()):
-            snapshots.folder.rmdir()
+    with suppress(OSError):
+        if not ((run.path / "model.safetensors").exists() or snapshots.exist()):
+            (run.path / "config.yaml").unlink(missing_ok=True)
+            if snapshots.folder.is_dir() and not any(snapshots.folder.iterdir()):
+                snapshots.folder.rmdir()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data import Batches, Dataset, Split
+from ..data.memory import parameter_budget
 from ..device import find_device
 from ..errors import InputError, short_repr
 from ..models.base import LatentVariableModel
@@ -80,7 +81,8 @@ def open_run(path: Path) -> Trained:
             f"{config.data} now has columns {_join_names(columns)}, but the run was trained on "
             f"{_join_names(features)}"
         )
-    family = build_model(config, dataset)
+    with parameter_budget(run.weights_size()):
+        family = build_model(config, dataset)
     run.read_weights(family)
     return Trained(run, config, prepare_data(config, dataset), family.to(device).eval(), device)
 

@@ -1,6 +1,7 @@
 """Write files completely or not at all."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 from stat import S_IMODE
@@ -34,7 +35,8 @@ def write(path: Path, data: bytes) -> None:
             temporary.chmod(S_IMODE(path.stat().st_mode))  # keep the permissions of the old file
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the error to tell is that of the write
+            temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..arguments import as_tensor, describe
 from ..data.csv_text import MISSING
 from ..errors import InputError, did_you_mean
 from ..likelihoods import Likelihood, Mixed
@@ -19,7 +20,7 @@ from ..likelihoods.likelihood import propose
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Column", "choose_columns"]
+__all__ = ["Column", "as_frame", "choose_columns"]
 
 _MAX_COUNT = 50
 """Columns with larger counts are modelled as real numbers."""
@@ -313,6 +314,31 @@ def _per_feature(likelihood: Likelihood) -> Likelihood:
         k: "per_feature" if v == "shared" else v for k, v in settings.items()
     }
     return Likelihood(**changed)
+
+
+def as_frame(table: Any) -> "pd.DataFrame":
+    """A table as a frame of pandas, from a frame of another library, an array or a tensor.
+
+    Raises:
+        InputError: if it is something else.
+    """
+    import pandas as pd
+
+    if isinstance(table, pd.DataFrame):
+        return table
+    if hasattr(table, "to_pandas") and not isinstance(table, type):
+        frame = table.to_pandas()
+        if isinstance(frame, pd.DataFrame):
+            return frame
+    if isinstance(table, np.ndarray | Tensor):
+        numbers = as_tensor("table", table)
+        if numbers.ndim == 2:
+            values = numbers.detach().cpu().numpy() if isinstance(table, Tensor) else table
+            return pd.DataFrame(values, columns=[f"c{i}" for i in range(numbers.shape[1])])
+    raise InputError(
+        f"table is {describe(table)}; it must be a pandas.DataFrame with a row per datum, or an "
+        "array of two dimensions"
+    )
 
 
 def _check_cells(column: Column, table: "pd.DataFrame") -> None:

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import constraints
 from torch.optim import LBFGS, AdamW, Optimizer
 
+from ..arguments import as_flag, as_real, as_whole, as_wholes
 from ..errors import InputError
 from ..infer.compiler.tiered import Compile
 from ..likelihoods import Likelihood, Mixed
@@ -19,7 +19,7 @@ from ..nn.factor import FactorDecoder, FactorEncoder
 from ..posteriors import FullRankNormal
 from ..training.fit import fit
 from ..training.history import History
-from .columns import Column, choose_columns
+from .columns import Column, as_frame, choose_columns
 from .imputed import Cells, Imputation, collect_results
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ def impute(
     column, declare a likelihood by name, such as a LogNormal.
 
     Arguments:
-        table: a row for each datum; NaN, None and NA are missing.
+        table: a row for each datum; NaN, None and NA are missing. A frame of polars, an array or a
+            tensor becomes a frame of pandas, as the results are.
         likelihood: likelihood of all columns of numbers, including those with two values, or a
             :class:`~pyrovae.Mixed` for the columns that it names. By default it is chosen for each
             column from its values.
@@ -128,6 +129,8 @@ def impute(
     """
     _check_settings(hidden, latent_dim, seed, steps=steps, num_particles=num_particles)
     check_level(level, num_samples)
+    progress = as_flag("progress", progress)
+    table = as_frame(table)
     declared = None if likelihood is None else Likelihood.of(likelihood)
     columns, left_out = choose_columns(table, declared)
     # Columns with the same likelihood form a block.
@@ -159,9 +162,8 @@ def check_level(level: float, num_samples: int) -> None:
     Raises:
         InputError: if it is not between 0 and 1, or too high for this number of draws.
     """
-    if not 0 < level < 1:
-        raise InputError(f"level is {level}; it must be a probability between 0 and 1")
-    _check_whole(num_samples=num_samples)
+    level = as_real("level", level, above=0, below=1)
+    num_samples = as_whole("num_samples", num_samples, 1)
     if num_samples < 2 / (1 - level):
         raise InputError(
             f"level is {level}, which is too high for {num_samples} draws; choose a level of "
@@ -175,21 +177,12 @@ def _check_settings(hidden: Any, latent_dim: Any, seed: Any, **at_least_one: Any
     Raises:
         InputError: naming the invalid setting.
     """
-    _check_whole(**at_least_one)
+    for name, value in at_least_one.items():
+        as_whole(name, value, 1)
     if latent_dim is not None:
-        _check_whole(latent_dim=latent_dim)
-    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
-        raise InputError(f"hidden is {hidden!r}; it must hold the widths of layers, as in (64,)")
-    for width in hidden:
-        _check_whole(**{"a width in hidden": width})
-    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
-        raise InputError(f"seed is {seed!r}; it must be a whole number from 0 to 2**63 - 1")
-
-
-def _check_whole(**settings: Any) -> None:
-    for name, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        as_whole("latent_dim", latent_dim, 1)
+    as_wholes("hidden", hidden)
+    as_whole("seed", seed, 0, 2**63 - 1)
 
 
 def _build_vae(columns: Sequence[Column], latent_dim: int | None, hidden: Sequence[int]) -> VAE:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..arguments import as_whole
 from ..errors import InputError
 from ..models.vae import VAE
 from ..training.history import History
@@ -77,6 +78,7 @@ class Imputation:
         Raises:
             InputError: if there is no draw with this number.
         """
+        number = as_whole("number", number)
         if self._cells and not 0 <= number < self.num_draws:
             raise InputError(f"there are {self.num_draws} draws, numbered from 0; got {number}")
         table = self.filled

@@ -144,16 +144,24 @@ def fit(
         Separated: if another process of the group ended.
         Interrupted: at Ctrl-C or SIGTERM, where states are saved.
     """
-    check_options(
+    plain = check_options(
+        model=model,
+        guide=guide,
         epochs=epochs,
+        batch_size=batch_size,
         lr=lr,
         optimiser=optimiser,
         clip_norm=clip_norm,
         accumulate=accumulate,
         patience=patience,
         validation=validation,
+        plate=plate,
         shards=shards,
+        group=group,
+        progress=progress,
+        on_epoch=on_epoch,
     )
+    epochs, batch_size, lr, clip_norm, accumulate, patience, shards, progress = plain
     if isinstance(optimiser, PyroLRScheduler):
         raise InputError(
             "schedules of pyro.optim are stepped by hand, which fit does not do; give the schedule "

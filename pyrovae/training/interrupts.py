@@ -16,7 +16,7 @@ __all__ = ["interruptible"]
 def interruptible(resumable: Resumable | None) -> Iterator[None]:
     """Within, Ctrl-C and SIGTERM stop the fit at the end of a step, after its state is saved.
 
-    A second Ctrl-C does not wait.
+    A second Ctrl-C does not wait. Signals that are ignored stay ignored.
 
     Raises:
         Interrupted: at the end, if a signal came while the last state was saved.
@@ -24,7 +24,9 @@ def interruptible(resumable: Resumable | None) -> Iterator[None]:
     if resumable is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # A signal that the parent process ignores, as nohup does, stays ignored.
+    before = {number: each for number, each in handlers.items() if each is not signal.SIG_IGN}
 
     def handle(number: int, frame: FrameType | None) -> None:
         if resumable.interrupted_by is not None and number == signal.SIGINT:

@@ -6,12 +6,12 @@ import warnings
 from pathlib import Path
 
 import safetensors
-import safetensors.torch
 
 from ..errors import InputError
 from ..infer.svi.state import State
 from ..storage import atomic
 from ..storage.checksum import checksum
+from ..storage.tensors import save_tensors
 from ..storage.versions import versions
 
 __all__ = ["BEST", "LAST", "Snapshots"]
@@ -107,12 +107,12 @@ class Snapshots:
         try:
             if name == LAST and path.is_file() and self._is_last_good:
                 path.replace(self._path(_PREVIOUS))
-            atomic.write(path, safetensors.torch.save(tensors, metadata))
+            atomic.write(path, save_tensors(tensors, metadata))
         except OSError as error:
-            raise InputError(
-                f"cannot write {path}: {error.strerror or error}; the state saved before is "
-                "intact, and training can resume from it"
-            ) from error
+            advice = "; the state saved before is intact, and training can resume from it"
+            if not self.exist():
+                advice = "" if self.folder.is_dir() else "; the folder is no longer there"
+            raise InputError(f"cannot write {path}: {error.strerror or error}{advice}") from error
         if name == LAST:
             self._is_last_good = True
 

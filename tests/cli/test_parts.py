@@ -145,7 +145,7 @@ def test_a_semi_supervised_model_sees_as_many_labels_of_each_class(images: Path)
         (["--model", "semi_supervised", "--model.classifier", "mlp"], "unknown setting 'classifi"),
         (["--num-labels", "9"], "num_labels is an option of the semi_supervised model"),
         (["--inference", "semi_amortised", "--posterior", "spline"], "refine a normal"),
-        (["--model", "hierarchical", "--model.guide", "sideways"], "unknown guide 'sideways'"),
+        (["--model", "hierarchical", "--model.guide", "sideways"], "guide cannot be 'sideways'"),
         (["--model.latent_dim", "3", "--model", "vae"], "unknown setting 'latent_dim' of model"),
     ],
 )

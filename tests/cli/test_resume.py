@@ -41,7 +41,7 @@ def resume(folder: Path, kill: Any = None, *more: str) -> Outcome:
 
 def results(run: Path) -> tuple[Any, ...]:
     """All that a run leaves, but for seconds and pictures."""
-    metrics = pd.read_csv(run / "metrics.csv").drop(columns="seconds").to_csv()
+    metrics = pd.read_csv(run / "metrics.csv").to_csv()
     tensors = safetensors.torch.load_file(run / "model.safetensors")
     weights = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
     return metrics, weights, json.loads((run / "evaluation.json").read_text())

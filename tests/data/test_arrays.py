@@ -134,10 +134,10 @@ def test_digest_depends_on_all_values_and_on_nothing_else(
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.array(["a", "b"]), "an array holds <U1; data must be real numbers"),
-        (np.array([None]), "an array holds object"),
-        (np.ones(2, dtype=complex), "an array holds complex128"),
-        (np.ma.masked_array(np.ones(2), mask=[True, False]), "an array is masked"),
+        (np.array(["a", "b"]), "data holds <U1; it must hold real numbers"),
+        (np.array([None]), "data holds object"),
+        (np.ones(2, dtype=complex), "data holds complex128"),
+        (np.ma.masked_array(np.ones(2), mask=[True, False]), "data is a masked array"),
         (np.array(3.0), "1 or more"),
         (np.ones((0, 2)), "1 or more"),
     ],

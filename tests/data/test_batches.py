@@ -63,5 +63,5 @@ def test_transform_receives_batches_that_are_dicts() -> None:
 
 
 def test_generators_are_refused() -> None:
-    with pytest.raises(InputError, match="a DataLoader; got generator"):
+    with pytest.raises(InputError, match="Batches or a DataLoader"):
         LoaderBatches(x for x in [torch.zeros(3)])

@@ -231,7 +231,7 @@ def test_invalid_codes_and_factors_are_refused(score: Callable[..., Any]) -> Non
 
 def test_too_small_numbers_are_refused() -> None:
     factors = factor_grid(2, 2)
-    with pytest.raises(InputError, match="num_bins is 1; give 2 or more"):
+    with pytest.raises(InputError, match="num_bins is 1; it must be from 2"):
         mutual_information(factors.float(), factors, 1)
     for score in (dci, sap):
         with pytest.raises(

@@ -195,7 +195,7 @@ def test_observations_have_the_right_noise_and_repeat_with_the_seed(operator: An
         (lambda: Linear(torch.ones(2, 2), 0.0), "2 rows of the matrix are linearly dependent"),
         (lambda: Linear(torch.full((1, 2), torch.nan), 0.1), "with finite entries"),
         (lambda: Linear(torch.eye(2), 0.1, event_shape=(3,)), "2 columns, for data of shape"),
-        (lambda: Downsample(1, 0.1), "factor is 1; it must be a whole number"),
+        (lambda: Downsample(1, 0.1), "factor is 1; it must be 2 or more"),
         (lambda: Downsample(3, 0.1).observe(torch.ones(1, *IMAGE)), "must divide the height"),
         (lambda: Downsample(2, 0.1).observe(torch.ones(4, 4)), "images"),
         (lambda: Blur(0.0, 0.1), "width is 0.0"),

@@ -205,7 +205,7 @@ def test_wrong_output_of_a_decoder() -> None:
 
 @pytest.mark.parametrize("event_shape", [(), (0,), (3, 0)])
 def test_empty_event(event_shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="needs one or more positive sizes"):
+    with pytest.raises(InputError, match="one positive whole number or more"):
         layer_of("Bernoulli", event_shape)
 
 

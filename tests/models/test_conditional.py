@@ -306,7 +306,7 @@ def test_invalid_arguments_are_refused() -> None:
         ConditionalVAE((3,), 2, num_classes=2, condition_shape=(3,))
     with pytest.raises(InputError, match="num_classes is 1"):
         ConditionalVAE((3,), 2, num_classes=1)
-    with pytest.raises(InputError, match="positive size"):
+    with pytest.raises(InputError, match="positive whole number"):
         ConditionalVAE((3,), 2, condition_shape=())
     with pytest.raises(InputError, match="both prior and conditional_prior"):
         ConditionalVAE((3,), 2, num_classes=2, prior=StandardNormal(2), conditional_prior=True)

@@ -178,7 +178,7 @@ def test_invalid_arguments_are_refused() -> None:
             prior=VampPrior((FEATURES,), 3),
             inference={"name": "free", "num_data": 3},
         )
-    with pytest.raises(InputError, match="num_steps and lr above 0"):
+    with pytest.raises(InputError, match="num_steps is 0"):
         make_vae({"name": "semi_amortised", "num_steps": 0})
     with pytest.raises(InputError, match="needs num_data"):
         make_vae("free")

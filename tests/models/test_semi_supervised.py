@@ -394,5 +394,5 @@ def test_invalid_arguments_are_refused() -> None:
     vae = small_vae()
     with pytest.raises(InputError, match="all labels are missing"):
         vae.label_accuracy(X, torch.full_like(Y, -1))
-    with pytest.raises(InputError, match=r"shape \(3,\) for 8 data"):
+    with pytest.raises(InputError, match=r"shape \(3,\) for x of shape \(8, 4\)"):
         vae.label_accuracy(X, Y[:3])

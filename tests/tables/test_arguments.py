@@ -18,14 +18,14 @@ from tests.tables.examples import mixed_table
         ({"latent_dim": 2.5}, "latent_dim is 2.5; it must be a whole number"),
         ({"latent_dim": True}, "latent_dim is True"),
         ({"steps": 2.5}, "steps is 2.5"),
-        ({"hidden": 8}, "hidden is 8; it must hold the widths"),
-        ({"hidden": (8, 0)}, "a width in hidden is 0"),
+        ({"hidden": 8}, "hidden is 8; it must be a sequence of whole numbers"),
+        ({"hidden": (8, 0)}, "hidden[1] is 0"),
         ({"num_particles": 0}, "num_particles is 0"),
         ({"num_samples": 0}, "num_samples is 0"),
         ({"seed": 2**63}, "seed is 9223372036854775808"),
         ({"seed": "x"}, "seed is 'x'"),
-        ({"table": np.ones((3, 2))}, "table must be a pandas.DataFrame"),
-        ({"table": pd.Series([1.0, np.nan])}, "got Series"),
+        ({"table": np.ones(3)}, "it must be a pandas.DataFrame"),
+        ({"table": pd.Series([1.0, np.nan])}, "table is a Series"),
     ],
 )
 def test_arguments_of_a_wrong_type_get_a_message(changes: dict[str, Any], message: str) -> None:
@@ -38,7 +38,7 @@ def test_arguments_of_a_wrong_type_get_a_message(changes: dict[str, Any], messag
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"level": 1.0}, "level is 1.0; it must be a probability between 0 and 1"),
+        ({"level": 1.0}, "level is 1.0; it must be positive and below 1"),
         (
             {"level": 0.999},
             "level is 0.999, which is too high for 500 draws; choose a level of 0.996",

@@ -271,7 +271,7 @@ def test_shared_latents_have_the_same_posterior_with_minibatches() -> None:
         ({"batch_size": 0}, "batch_size is 0"),
         ({"patience": 2}, "patience needs validation data"),
         ({"patience": 0, "validation": X}, "patience is 0"),
-        ({"data": [1, 2]}, "data must be a tensor.*got list"),
+        ({"data": [1, 2]}, r"data are \[1, 2\]; give a tensor"),
         ({"data": X[:0]}, "batches need tensors of one length, 1 or more"),
         ({"data": (X, X[:3])}, r"one length.*\[3, 20\]"),
         ({"clip_norm": -1.0}, "clip_norm is -1.0"),

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ...arguments import describe
 from ...declared import build_part, find_parts
+from ...errors import InputError
 from .elbo import ELBO
 from .objective import Objective
 
@@ -27,4 +29,9 @@ def objective_of(declared: ObjectiveLike) -> Objective | ELBO:
     """
     if isinstance(declared, Objective | ELBO):
         return declared
+    if not isinstance(declared, str | Mapping):
+        raise InputError(
+            f"objective is {describe(declared)}; it must be an objective, one of "
+            f"{', '.join(OBJECTIVES)}, or settings with the name"
+        )
     return build_part("objective", OBJECTIVES, declared, size=None, plate="data")

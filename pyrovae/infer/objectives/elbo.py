@@ -7,6 +7,7 @@ from jaxtyping import Float
 from pyro.infer.util import torch_backward
 from torch import Tensor
 
+from ...arguments import as_text, as_whole
 from ..pair.bound import Bound, PyroFunction, evaluate_bound
 from ..pair.pair import Pair
 from ..pair.scaling import find_scaled_sites
@@ -51,8 +52,8 @@ class ELBO:
     name = "elbo"
 
     def __init__(self, size: int | None = None, plate: str = "data") -> None:
-        self.size = size
-        self.plate = plate
+        self.size = None if size is None else as_whole("size", size, 1, 2**53)
+        self.plate = as_text("plate", plate)
         self._scaled: tuple[PyroFunction, PyroFunction, int, frozenset[str]] | None = None
 
     def loss(self, model: PyroFunction, guide: PyroFunction, *args: Any, **kwargs: Any) -> Loss:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...arguments import as_real, as_whole
 from ...errors import InputError
 from ..pair.layout import PerSample
 from ..pair.terms import Terms
@@ -74,6 +75,7 @@ class Renyi(IWAE):
 
     def __init__(self, alpha: float = 0.5, num_particles: int = 10, **options: Any) -> None:
         super().__init__(num_particles, **options)
+        alpha = as_real("alpha", alpha)
         if not 0 <= alpha < 1:
             raise InputError(
                 f"alpha is {alpha}; it must be at least 0 and below 1 (for 1 use 'elbo')"
@@ -124,7 +126,8 @@ class MIWAE(IWAE):
 
     def __init__(self, num_particles: int = 64, num_groups: int = 8, **options: Any) -> None:
         super().__init__(num_particles, **options)
-        if num_groups < 1 or num_particles % num_groups:
+        num_groups = as_whole("num_groups", num_groups)
+        if num_groups < 1 or self.num_particles % num_groups:
             raise InputError(
                 f"num_groups is {num_groups}; it must divide num_particles, which is "
                 f"{num_particles}"
@@ -143,6 +146,7 @@ class CIWAE(IWAE):
 
     def __init__(self, beta: float = 0.5, num_particles: int = 10, **options: Any) -> None:
         super().__init__(num_particles, **options)
+        beta = as_real("beta", beta)
         if not 0 <= beta <= 1:
             raise InputError(f"beta is {beta}; it must be from 0 ('iwae') to 1 ('elbo')")
         self.beta = beta

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from pyro.infer.util import torch_backward
 from torch import Tensor, nn
 
+from ...arguments import as_text, as_whole
 from ...errors import InputError
 from ..pair.bound import Bound, PyroFunction
 from ..pair.layout import PerSample
@@ -14,7 +15,10 @@ from ..pair.particles import GradientPath, Particles
 from ..pair.terms import Terms, check_latents_are_independent, evaluate_terms
 from .elbo import Loss
 
-__all__ = ["Objective", "mean_of_others"]
+__all__ = ["MAX_PARTICLES", "Objective", "mean_of_others"]
+
+MAX_PARTICLES = 100_000
+"""The largest number of samples of each datum's latents in an objective."""
 
 
 class Objective(nn.Module):
@@ -55,14 +59,15 @@ class Objective(nn.Module):
         self, num_particles: int = 1, *, size: int | None = None, plate: str = "data"
     ) -> None:
         super().__init__()
+        num_particles = as_whole("num_particles", num_particles, 1, MAX_PARTICLES)
         if num_particles < self.fewest_particles:
             raise InputError(
                 f"num_particles is {num_particles}; {self.name} needs {self.fewest_particles} or "
                 "more"
             )
         self.num_particles = num_particles
-        self.size = size
-        self.plate = plate
+        self.size = None if size is None else as_whole("size", size, 1, 2**53)
+        self.plate = as_text("plate", plate)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self._particles: Particles | None = None
 

@@ -1,15 +1,16 @@
 """Schedules: weights that change with the number of steps so far."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ...arguments import as_real, as_whole, describe
 from ...errors import InputError
 
-__all__ = ["Cyclical", "Linear", "Weight", "weight_at"]
+__all__ = ["Cyclical", "Linear", "Weight", "as_weight", "weight_at"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Linear:
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InputError(f"a linear schedule needs steps of 1 or more; got {self.steps}")
+        _set(self, steps=as_whole("steps", self.steps, 1))
+        _set(self, start=as_real("start", self.start), end=as_real("end", self.end))
 
     def __call__(self, step: Int[Tensor, ""]) -> Float[Tensor, ""]:
         """The weight after ``step`` steps."""
@@ -59,11 +60,10 @@ class Cyclical:
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.period < 1 or self.cycles < 1 or not 0 < self.ramp <= 1:
-            raise InputError(
-                "a cyclical schedule needs a period of 1 step or more, 1 cycle or more, and a ramp "
-                f"above 0 and up to 1; got {self.period}, {self.cycles} and {self.ramp}"
-            )
+        _set(self, period=as_whole("period", self.period, 1))
+        _set(self, cycles=as_whole("cycles", self.cycles, 1))
+        _set(self, ramp=as_real("ramp", self.ramp, high=1, above=0))
+        _set(self, start=as_real("start", self.start), end=as_real("end", self.end))
 
     def __call__(self, step: Int[Tensor, ""]) -> Float[Tensor, ""]:
         """The weight after ``step`` steps."""
@@ -75,6 +75,25 @@ class Cyclical:
 
 Weight = float | Linear | Cyclical
 """A constant weight, or one that changes with the step."""
+
+
+def as_weight(name: str, value: Any) -> Weight:
+    """A weight that is finite, or a schedule.
+
+    Raises:
+        InputError: if it is something else.
+    """
+    if isinstance(value, Linear | Cyclical):
+        return value
+    if callable(value):
+        raise InputError(f"{name} is {describe(value)}; it must be a number, Linear or Cyclical")
+    return as_real(name, value)
+
+
+def _set(schedule: Linear | Cyclical, **plain: int | float) -> None:
+    """Set attributes of a frozen schedule to their plain form."""
+    for name, value in plain.items():
+        object.__setattr__(schedule, name, value)
 
 
 def weight_at(weight: Weight, step: Int[Tensor, ""]) -> Float[Tensor, ""] | float:

@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...arguments import as_real, as_word
 from ...errors import InputError
 from ..pair.layout import PerSample
 from ..pair.terms import LatentSite, Terms
 from .objective import Objective, mean_of_others
-from .schedules import Weight, weight_at
+from .schedules import Weight, as_weight, weight_at
 
 __all__ = ["BetaELBO", "BetaTCVAE", "Capacity", "FreeBits", "InfoVAE"]
 
@@ -41,10 +42,8 @@ class BetaELBO(Objective):
         **options: Any,
     ) -> None:
         super().__init__(num_particles, **options)
-        if kl not in ("sampled", "analytic"):
-            raise InputError(f"kl is {kl!r}; it must be 'sampled' or 'analytic'")
-        self.beta = beta
-        self.kl = kl
+        self.beta = as_weight("beta", beta)
+        self.kl = as_word("kl", kl, ("sampled", "analytic"))
 
     def value(self, terms: Terms) -> Float[Tensor, "batch"]:
         """The objective for each datum."""
@@ -84,8 +83,8 @@ class Capacity(Objective):
         **options: Any,
     ) -> None:
         super().__init__(num_particles, **options)
-        self.capacity = capacity
-        self.gamma = gamma
+        self.capacity = as_weight("capacity", capacity)
+        self.gamma = as_real("gamma", gamma)
 
     def value(self, terms: Terms) -> Float[Tensor, ""]:
         """The objective, averaged over the batch."""
@@ -109,9 +108,7 @@ class FreeBits(Objective):
 
     def __init__(self, free: float = 0.25, num_particles: int = 1, **options: Any) -> None:
         super().__init__(num_particles, **options)
-        if not free >= 0:
-            raise InputError(f"free is {free}; it must be 0 nats or more")
-        self.free = free
+        self.free = as_real("free", free, 0)
 
     def value(self, terms: Terms) -> Float[Tensor, ""]:
         """The objective, averaged over the batch."""
@@ -140,7 +137,8 @@ class BetaTCVAE(Objective):
         self, beta: Weight = 6.0, alpha: float = 1.0, gamma: float = 1.0, **options: Any
     ) -> None:
         super().__init__(1, **options)
-        self.beta, self.alpha, self.gamma = beta, alpha, gamma
+        self.beta = as_weight("beta", beta)
+        self.alpha, self.gamma = as_real("alpha", alpha), as_real("gamma", gamma)
 
     def value(self, terms: Terms) -> Float[Tensor, "batch"]:
         """The objective for each datum."""
@@ -169,7 +167,7 @@ class InfoVAE(Objective):
 
     def __init__(self, alpha: float = 0.0, weight: float = 100.0, **options: Any) -> None:
         super().__init__(1, **options)
-        self.alpha, self.weight = alpha, weight
+        self.alpha, self.weight = as_real("alpha", alpha), as_real("weight", weight)
 
     def value(self, terms: Terms) -> Float[Tensor, ""]:
         """The objective, averaged over the batch."""

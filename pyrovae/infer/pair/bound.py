@@ -27,6 +27,7 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from ...arguments import as_whole
 from ...errors import InputError
 from .plates import known_sizes
 from .sites import Site, data_dim, is_deterministic, is_local, sample_sites, subsample_scale
@@ -271,6 +272,7 @@ def evaluate_bound(
         InputError: if there is no such plate.
     """
     # Handlers see a site from the innermost to the outermost: plates first get their sizes.
+    size = None if size is None else as_whole("size", size, 1, 2**53)
     scale = DataScale(plate, size, scaled) if size is not None else nullcontext()
     with scale, known_sizes(), _without_warning_of_sites():
         model_trace, guide_trace = get_importance_trace(

@@ -26,6 +26,7 @@ from .buffers import BufferGuard
 from .gradients import LossAndGradients
 from .losses import as_loss, as_numbers, check_can_be_split, describe_loss, is_own
 from .optimisation import MakeOptimiser, Optimisation
+from .options import check_functions, check_options
 from .parameters import Parameters
 from .state import State
 
@@ -122,10 +123,10 @@ class SVI:
         shards: Shards | None = None,
         repeatable: bool = False,
     ) -> None:
-        if compile not in ("auto", True, False):
-            raise InputError(f"compile is {compile!r}; it may be 'auto', True or False")
-        if non_finite not in ("stop", "skip"):
-            raise InputError(f"non_finite is {non_finite!r}; it may be 'stop' or 'skip'")
+        check_functions(model, guide, schedule, transform, on_compile, shards)
+        plain = (compile, num_steps, clip_norm, accumulate, autocast, non_finite, repeatable)
+        plain = check_options(*plain)
+        compile, num_steps, clip_norm, accumulate, autocast, non_finite, repeatable = plain
         if (optim is None) == (optimiser is None):
             raise InputError(
                 "give one optimiser, as the third argument, optimiser= or optim=, such as "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...errors import InputError
+from ...arguments import as_whole
 from ..observed_pair import Inputs, Latents, ObservedPair
 
 __all__ = ["Advance", "Diagnostics", "LatentDraws", "Method", "check_at_least"]
@@ -69,5 +69,4 @@ def check_at_least(lowest: int, **given: int) -> None:
         InputError: if one is, naming the first.
     """
     for name, value in given.items():
-        if value < lowest:
-            raise InputError(f"{name} is {value}; it must be {lowest} or more")
+        as_whole(name, value, lowest)

@@ -7,7 +7,7 @@ from pyro.infer import MCMC
 from pyro.infer import NUTS as Kernel
 from torch import Tensor
 
-from ...errors import InputError
+from ...arguments import as_real
 from ...infer.estimators.densities import RowDensities
 from ..observed_pair import Inputs, ObservedPair
 from .chains import MIN_DRAWS, diagnose_chains
@@ -45,10 +45,7 @@ class NUTS(Method):
         self, num_chains: int = 2, warm_up: int = 200, target_acceptance: float = 0.8
     ) -> None:
         check_at_least(1, num_chains=num_chains, warm_up=warm_up)
-        if not 0 < target_acceptance < 1:
-            raise InputError(
-                f"target_acceptance is {target_acceptance}; it must be between 0 and 1"
-            )
+        target_acceptance = as_real("target_acceptance", target_acceptance, above=0, below=1)
         self.num_chains, self.warm_up = num_chains, warm_up
         self.target_acceptance = target_acceptance
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from ...arguments import as_real
 from ...declared import build_part, parse_declaration
-from ...errors import InputError
 from ...infer.estimators.densities import RowDensities
 from ...infer.estimators.pareto import pareto_k
 from ...posteriors import POSTERIORS
@@ -79,8 +79,7 @@ class Refined(Method):
         num_particles: int = 16,
     ) -> None:
         check_at_least(1, num_steps=num_steps, num_particles=num_particles)
-        if not 0 < lr < torch.inf:
-            raise InputError(f"lr is {lr}; it must be a finite number above 0")
+        lr = as_real("lr", lr, above=0)
         parse_declaration("posterior", _CONTINUOUS, posterior, *_SHAPE_ARGUMENTS)
         self.posterior, self.num_steps = posterior, num_steps
         self.lr, self.num_particles = lr, num_particles

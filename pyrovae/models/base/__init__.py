@@ -1,7 +1,16 @@
 """What the model families share: their base class and the Pyro programs behind it."""
 
+from ...nn.build import Body
 from .generative import DeepLatentModel, GenerativeModel, Layer
-from .model import Body, LatentVariableModel, build_network
+from .model import LatentVariableModel
+from .parts import (
+    Part,
+    build_decoder,
+    build_encoder,
+    build_joint_encoder,
+    build_posterior,
+    build_prior,
+)
 from .recognition import AmortisedGuide, RecognitionModel, encoder_input_shape
 
 __all__ = [
@@ -11,7 +20,12 @@ __all__ = [
     "GenerativeModel",
     "LatentVariableModel",
     "Layer",
+    "Part",
     "RecognitionModel",
-    "build_network",
+    "build_decoder",
+    "build_encoder",
+    "build_joint_encoder",
+    "build_posterior",
+    "build_prior",
     "encoder_input_shape",
 ]

@@ -1,6 +1,6 @@
 """Conditions y of a model (classes, vectors or images), encoded as vectors for networks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,9 +8,13 @@ from jaxtyping import Float, Num
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
+from ...arguments import TensorLike, as_shape, as_tensor, as_whole
+from ...data.memory import check_num_parameters
 from ...errors import InputError
 from ...nn import MLP, Standardise
+from ...nn.build import ENCODERS, build_network, check_network
 from ...priors import VampPrior
+from .parts import trial_of
 
 __all__ = [
     "BodyFactory",
@@ -20,8 +24,8 @@ __all__ = [
     "check_latent_vector",
 ]
 
-BodyFactory = Callable[[Sequence[int], Sequence[int]], nn.Module]
-"""A callable that makes a network from (in_shape, out_shape)."""
+BodyFactory = Callable[[Sequence[int], Sequence[int]], nn.Module] | str | Mapping[str, Any]
+"""A callable that makes a network from (in_shape, out_shape), or its name, or settings with one."""
 
 _NUM_FEATURES = 64
 """Length of c if y is an image."""
@@ -67,20 +71,17 @@ class Condition(nn.Module):
                 "two"
             )
         self.num_classes = num_classes
-        self.condition_shape = () if condition_shape is None else tuple(condition_shape)
+        self.condition_shape = (
+            () if condition_shape is None else as_shape("condition_shape", condition_shape)
+        )
         if num_classes is not None:
-            if num_classes < 2:
-                raise InputError(f"num_classes is {num_classes}; it must be 2 or more")
+            self.num_classes = num_classes = as_whole("num_classes", num_classes, 2)
+            check_num_parameters(num_classes, "a one-hot class")
             self.dim = num_classes
             # Floating point, so that c has the dtype of the networks.
             classes = torch.arange(num_classes, dtype=torch.get_default_dtype())
             self.register_buffer("classes", classes, persistent=False)
             return
-        if not self.condition_shape or min(self.condition_shape) < 1:
-            raise InputError(
-                f"condition_shape is {self.condition_shape}; give one positive size or more, or "
-                "num_classes if y is a class"
-            )
         self.standardise = Standardise(self.condition_shape)
         if len(self.condition_shape) == 1:
             self.dim = self.condition_shape[0]
@@ -91,7 +92,9 @@ class Condition(nn.Module):
                 f"callable from (in_shape, out_shape), not a {type(body).__name__}"
             )
         self.dim = _NUM_FEATURES
-        self.body = nn.Sequential(body(self.condition_shape, (self.dim,)), nn.ReLU())
+        network = build_network(body, self.condition_shape, (self.dim,), ENCODERS, "condition")
+        check_network(network, self.condition_shape, (self.dim,), "the network of condition")
+        self.body = nn.Sequential(network, nn.ReLU())
 
     def forward(self, y: Num[Tensor, "..."]) -> Float[Tensor, "*batch dim"]:
         """Return c(y) of each y.
@@ -129,6 +132,29 @@ class Condition(nn.Module):
                 "the conditions y contain missing (NaN) or infinite values, but the model needs "
                 "all of y; fill them, or leave these data out"
             )
+
+    def as_condition(
+        self, y: TensorLike, like: Tensor, batch: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """Conditions y as a tensor on the device of the model, after :meth:`check`.
+
+        Arguments:
+            y: conditions.
+            like: a tensor on that device.
+            batch: batch shape that y must have; None for any.
+
+        Raises:
+            InputError: if they are not valid, or have another batch shape.
+        """
+        condition = as_tensor("y", y, like=like)
+        self.check(condition)
+        expected = (*(batch or ()), *self.condition_shape)
+        if batch is not None and tuple(condition.shape) != expected:
+            raise InputError(
+                f"y has shape {tuple(condition.shape)}; it must be {expected}, with one condition "
+                "for each datum"
+            )
+        return condition
 
     def expand(self, y: Num[Tensor, "..."], num: int) -> Num[Tensor, "num *condition"]:
         """Return one y for each of ``num`` draws; y is one for each, or one for all.
@@ -204,14 +230,14 @@ def check_condition_shape(x: Tensor, y: Tensor, condition_shape: tuple[int, ...]
         )
 
 
-def check_latent_vector(posterior: Any, prior: nn.Module | None, latent_dim: int) -> None:
+def check_latent_vector(
+    shape: tuple[int, ...], prior: Any, latent_dim: int, *condition: Tensor
+) -> None:
     """Check that z is a vector, which can be concatenated with c(y), and that the prior allows y.
 
     Raises:
         InputError: if not; it names what was given and what to do.
     """
-    with torch.no_grad():
-        shape = tuple(posterior(torch.zeros(posterior.in_shape)).event_shape)
     if shape != (latent_dim,):
         raise InputError(
             f"latents of shape {shape} cannot be concatenated with y; use a posterior on vectors, "
@@ -221,4 +247,10 @@ def check_latent_vector(posterior: Any, prior: nn.Module | None, latent_dim: int
         raise InputError(
             "a VampPrior mixes q(z | u) over pseudo-inputs u, but this model's q depends on y too; "
             "use another prior"
+        )
+    prior_shape = tuple(trial_of(prior, "prior", *condition).event_shape)
+    if prior_shape != (latent_dim,):
+        raise InputError(
+            f"the prior has latents of shape {prior_shape}, but the posterior has latents of shape "
+            f"{(latent_dim,)}; give both the same latent_dim"
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...likelihoods import LikelihoodLayer, MixedLayer
 from .parameters import declare_parameters
+from .recognition import check_batch
 
 __all__ = ["DeepLatentModel", "GenerativeModel", "Layer"]
 
@@ -51,6 +52,8 @@ class GenerativeModel(nn.Module):
             InputError: if x lies outside the support of the likelihood.
         """
         declare_parameters(self)
+        if is_validation_enabled():
+            check_batch(x, self.likelihood.event_shape)
         named_given: Mapping[str, Tensor] = self.likelihood.given_with(x, *given)
         if is_validation_enabled():
             self.likelihood.check(x, given=named_given)

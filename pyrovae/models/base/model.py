@@ -1,12 +1,15 @@
 """The base class of all model families."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from math import prod
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
+from ...arguments import TensorLike, as_data, as_flag, as_instance, as_tensor, as_whole, describe
+from ...data.memory import check_fits_memory
 from ...errors import InputError
 from ...inverse import Mask, Operator, Posterior, posterior
 from ...inverse.posterior import check_given
@@ -14,15 +17,13 @@ from ...likelihoods.support import check_values
 from .generative import GenerativeModel, Layer
 from .recognition import RecognitionModel
 
-__all__ = ["Body", "LatentVariableModel", "build_network"]
+__all__ = ["Given", "LatentVariableModel"]
 
-Body = nn.Module | Callable[[Sequence[int], Sequence[int]], nn.Module]
-"""A network, or a callable that makes one from (in_shape, out_shape)."""
+_TOO_LARGE = 1e15
+"""Squares of larger numbers overflow in single precision, or nearly so."""
 
-
-def build_network(body: Body, in_shape: Sequence[int], out_shape: Sequence[int]) -> nn.Module:
-    """Return the network ``body``, or make it by calling ``body(in_shape, out_shape)``."""
-    return body if isinstance(body, nn.Module) else body(in_shape, out_shape)
+Given = Mapping[str, Tensor] | None
+"""Tensors that the likelihood takes besides the decoder's output, by name."""
 
 
 class LatentVariableModel(nn.Module):
@@ -56,7 +57,94 @@ class LatentVariableModel(nn.Module):
         """p(x | z) as a function of the decoder's output."""
         return self.model.likelihood
 
-    def standardise(self, x: Num[Tensor, "data *event"], *given: Tensor) -> None:
+    def as_data(self, x: TensorLike, name: str = "x", batch_dims: int | None = None) -> Tensor:
+        """x as a tensor on the device of the model, after a check of its shape.
+
+        Every method takes tensors, NumPy arrays and data frames of numbers, by this check.
+
+        Arguments:
+            x: data.
+            name: what to call them.
+            batch_dims: number of dimensions before those of a datum; None for any.
+
+        Raises:
+            InputError: if x are no finite real numbers, or have another shape than the model
+                expects, or are tensors on another device. NaN is taken where entries of x may be
+                missing.
+        """
+        like = self.guide.standardise.loc
+        data = as_data(name, x, self.event_shape, like=like, batch_dims=batch_dims)
+        check_values(data, self.event_shape, what=name, missing=self.guide.missing)
+        size = self.guide.standardise(data).abs().nan_to_num(0.0).max()
+        if not bool(size < _TOO_LARGE):
+            raise InputError(
+                f"{name} holds numbers of {size.item():.3g} standard deviations, whose squares "
+                "overflow; rescale the data"
+            )
+        return data
+
+    def as_given(self, given: tuple[TensorLike, ...], x: Tensor) -> tuple[Tensor, ...]:
+        """What comes with data x as tensors, after a check that each has a row for each datum.
+
+        Raises:
+            InputError: if one has another number of rows, or is no tensor, array or frame.
+        """
+        batch = tuple(x.shape[: x.ndim - len(self.event_shape)])
+        tensors = []
+        for i, each in enumerate(given):
+            tensor = as_tensor(f"given[{i}]", each, like=self.guide.standardise.loc)
+            if tuple(tensor.shape[: len(batch)]) != batch:
+                raise InputError(
+                    f"given[{i}] has shape {tuple(tensor.shape)}; it must begin with {batch}, as x "
+                    "does"
+                )
+            tensors.append(tensor)
+        return tuple(tensors)
+
+    def as_latent(self, z: TensorLike, shape: tuple[int, ...], name: str = "z") -> Tensor:
+        """Latents z as a tensor of the model's type and device, after a check of their shape.
+
+        Raises:
+            InputError: if z are no real numbers, or have another shape.
+        """
+        like = self.guide.standardise.loc
+        latent = as_tensor(name, z, like=like)
+        first = latent.ndim - len(shape)
+        if first < 0 or tuple(latent.shape[first:]) != shape:
+            raise InputError(
+                f"{name} has shape {tuple(latent.shape)}; the model expects {shape} for each datum"
+            )
+        weights = next(self.model.decoder.parameters(), like)
+        return latent.to(like.dtype) if weights.dtype == like.dtype else latent
+
+    def as_number(self, num: Any, name: str = "num") -> int:
+        """A number of draws, after a check that they fit into memory.
+
+        Raises:
+            InputError: if it is no whole number of 1 or more, or too large.
+        """
+        number = as_whole(name, num, 1)
+        check_fits_memory(4 * number * prod(self.event_shape), f"{number:,} draws", f"lower {name}")
+        return number
+
+    def check_given(self, given: Given) -> None:
+        """Check what a likelihood takes besides the decoder's output.
+
+        Raises:
+            InputError: if it is no mapping from its names to tensors.
+        """
+        if given is None:
+            return
+        as_instance("given", given, Mapping, "a mapping from names to tensors, or None")
+        known = (*self.likelihood.likelihood.given, "total_count")
+        for key, value in given.items():
+            if key not in known or not isinstance(value, Tensor):
+                raise InputError(
+                    f"given has {describe(key)}: {describe(value)}; it maps "
+                    f"{', '.join(known)} to tensors"
+                )
+
+    def standardise(self, x: TensorLike, *given: TensorLike) -> None:
         """Learn the units of the data from training data x. Call it before training.
 
         The encoder then takes numbers of order one, and learned locations and scales are in these
@@ -64,7 +152,14 @@ class LatentVariableModel(nn.Module):
         column by column. Images and other arrays get one mean and one standard deviation for all
         features; otherwise nearly constant pixels would dominate. Binary data are left unchanged.
         Missing entries are ignored.
+
+        Raises:
+            InputError: if x have another shape, or infinite values.
         """
+        like = self.guide.standardise.loc
+        x = as_data("x", x, self.event_shape, like=like, batch_dims=1)
+        given = self.as_given(given, x)
+        check_values(x, self.event_shape, missing=True)
         self.likelihood.set_typical(self.likelihood.given_with(x, *given))
         x = x.double()
         if bool(((x == 0) | (x == 1) | x.isnan()).all()):
@@ -76,33 +171,40 @@ class LatentVariableModel(nn.Module):
         self.guide.standardise.set(loc, scale)
         self.likelihood.set_units(loc, scale)
 
-    def embed(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "*batch code"]:
+    def embed(self, x: TensorLike, *given: TensorLike) -> Float[Tensor, "*batch code"]:
         """A point of the latent space that represents x: the mean of q(z | x) if it is known."""
         raise NotImplementedError
 
-    def reconstruct(self, x: Num[Tensor, "..."], *given: Tensor) -> Float[Tensor, "..."]:
+    def reconstruct(self, x: TensorLike, *given: TensorLike) -> Float[Tensor, "..."]:
         """E[x' | z] at ``z = embed(x)``, without gradients."""
         raise NotImplementedError
 
     def draw(
-        self, num: int, *given: Tensor
+        self, num: int, *given: TensorLike
     ) -> tuple[Float[Tensor, "num code"], Float[Tensor, "..."]]:
         """Draw latents from the prior; return them and the decoder's output for them."""
         raise NotImplementedError
 
     @torch.no_grad()
-    def sample(self, num_samples: int, *given: Tensor, mean: bool = False) -> Num[Tensor, "..."]:
+    def sample(
+        self, num_samples: int, *given: TensorLike, mean: bool = False
+    ) -> Num[Tensor, "..."]:
         """Draw from p(x): z from the prior, then x from p(x | z), or the mean of x if ``mean``.
 
         The samples have shape ``(num_samples, *event_shape)``.
+
+        Raises:
+            InputError: if num_samples is below 1, or the samples would not fit into memory.
         """
+        mean = as_flag("mean", mean)
+        num_samples = self.as_number(num_samples, "num_samples")
         _, eta = self.draw(num_samples, *given)
         return self.likelihood.mean(eta) if mean else self.likelihood(eta).sample()
 
     def posterior(
         self,
-        y: Num[Tensor, "data *seen"],
-        *given: Tensor,
+        y: TensorLike,
+        *given: TensorLike,
         operator: Operator | None = None,
         method: str | Mapping[str, Any] = "importance",
         num_samples: int = 200,
@@ -145,6 +247,8 @@ class LatentVariableModel(nn.Module):
                 "use a vae"
             )
         likelihood, guide = self.likelihood, self.guide
+        y = as_tensor("y", y, like=guide.standardise.loc)
+        given = tuple(as_tensor(f"given[{i}]", each, like=y) for i, each in enumerate(given))
         if operator is None or isinstance(operator, Mask):
             check_values(y, self.event_shape, what="the observations", missing=True)
             check_given(given, len(y))

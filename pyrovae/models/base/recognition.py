@@ -10,11 +10,21 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
+from ...arguments import as_data, as_instance
 from ...likelihoods.support import check_values
 from ...nn import Standardise
 from .parameters import declare_parameters
 
-__all__ = ["AmortisedGuide", "RecognitionModel", "encoder_input_shape"]
+__all__ = ["AmortisedGuide", "RecognitionModel", "check_batch", "encoder_input_shape"]
+
+
+def check_batch(x: Any, event_shape: tuple[int, ...]) -> None:
+    """Check that x are data along the first dimension, as models and guides are called with.
+
+    Raises:
+        InputError: if not; it names both shapes.
+    """
+    as_data("x", as_instance("x", x, Tensor, "a tensor of data"), event_shape, batch_dims=1)
 
 
 def encoder_input_shape(event_shape: Sequence[int], missing: bool) -> tuple[int, ...]:
@@ -54,6 +64,7 @@ class RecognitionModel(nn.Module):
         """
         declare_parameters(self)
         if is_validation_enabled():
+            check_batch(x, self.event_shape)
             check_values(x, self.event_shape, missing=self.missing)
 
     def encoder_input(self, x: Num[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -21,6 +21,8 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
+from ...arguments import as_real, as_whole
+from ...data.memory import check_num_parameters
 from ...errors import InputError
 from .generative import DeepLatentModel
 from .recognition import AmortisedGuide
@@ -39,6 +41,9 @@ Inference = str | Mapping[str, Any]
 
 _NUM_SAMPLES = 8
 """Draws of z in an estimate of the ELBO, in pairs of opposite noise."""
+
+_MAX_STEPS = 1000
+"""The largest number of steps for each datum."""
 
 _BETA1, _BETA2 = 0.9, 0.99
 """Adam's decay rates. There are few steps, so its averages forget faster than in training."""
@@ -63,13 +68,15 @@ class Refinement(nn.Module):
         self, model: DeepLatentModel, posterior: nn.Module, num_steps: int, lr: float
     ) -> None:
         super().__init__()
-        if num_steps < 1 or not lr > 0:
-            raise InputError(f"refining needs num_steps and lr above 0; got {num_steps} and {lr:g}")
+        num_steps = as_whole("num_steps", num_steps, 1, _MAX_STEPS)
+        lr = as_real("lr", lr, above=0)
         self._parts = (model, posterior)  # in a tuple, so that they are not registered here too
         self.num_steps, self.lr = num_steps, lr
         in_shape: Any = posterior.in_shape
         with torch.no_grad():
             q = posterior(torch.zeros(in_shape))
+            size = num_steps * _NUM_SAMPLES * prod(q.event_shape)
+            check_num_parameters(size, "the noise of num_steps steps")
             half = torch.randn(num_steps, _NUM_SAMPLES // 2, *q.event_shape)
             _reparameterise(q, half[0])  # raises if q is not normal
         self.register_buffer("noise", torch.cat([half, -half], 1))
@@ -170,6 +177,8 @@ class FreeGuide(AmortisedGuide):
         lr: float = 0.2,
     ) -> None:
         in_shape: Any = posterior.in_shape
+        num_data = as_whole("num_data", num_data, 1)
+        check_num_parameters(num_data * prod(in_shape), "a table of num_data rows")
         start = torch.zeros(num_data, prod(in_shape))
         table = nn.Sequential(
             nn.Embedding.from_pretrained(start, freeze=False), nn.Unflatten(-1, tuple(in_shape))

@@ -12,6 +12,8 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...errors import printable
+
 __all__ = [
     "GREY",
     "Limits",
@@ -88,5 +90,6 @@ def gallery(paths: Sequence[Path], titles: Sequence[str]) -> Figure:
 
 def escape_name(name: str) -> str:
     """Return a user's name as text for matplotlib: cut if too long, and not read as a formula."""
+    name = printable(name).replace("\n", "\\n")
     cut = name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
     return cut.replace("$", r"\$")

@@ -63,7 +63,7 @@ def test_settings_become_schedules_and_objects_pass_through() -> None:
             "give its settings as {steps, start, end} or",
         ),
         ({"name": "iwae", "num_particles": "ten"}, "num_particles of objective 'iwae' cannot be"),
-        ({"name": "free_bits", "free": -1}, "free is -1.0; it must be 0 nats or more"),
+        ({"name": "free_bits", "free": -1}, "free is -1.0; it must be 0 or more and finite"),
     ],
 )
 def test_errors_name_the_setting(declared: Any, message: str) -> None:

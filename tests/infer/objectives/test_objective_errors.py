@@ -67,13 +67,13 @@ class TestErrors:
         ("make", "message"),
         [
             (lambda: RWS(1), "rws needs 2 or more"),
-            (lambda: IWAE(0), "iwae needs 1 or more"),
+            (lambda: IWAE(0), "num_particles is 0; it must be from 1"),
             (lambda: MIWAE(10, 3), "must divide num_particles, which is 10"),
             (lambda: Renyi(1.0), "below 1 .for 1 use 'elbo'"),
             (lambda: CIWAE(2.0), "from 0 .'iwae'. to 1"),
             (lambda: FreeBits(-1.0), "free is -1.0"),
-            (lambda: Linear(0), "steps of 1 or more"),
-            (lambda: Cyclical(0), "period of 1 step or more"),
+            (lambda: Linear(0), "steps is 0; it must be 1 or more"),
+            (lambda: Cyclical(0), "period is 0; it must be 1 or more"),
         ],
     )
     def test_invalid_settings_are_refused(self, make: Callable[[], Any], message: str) -> None:
