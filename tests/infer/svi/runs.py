@@ -24,6 +24,7 @@ def run_steps(
     **options: Any,
 ) -> tuple[dict[str, Tensor], Tensor, SVI]:
     """Parameters and buffers after some steps, the losses on the way, and the SVI."""
+    pyro.clear_param_store()  # programs of one name share it, as long as their SVIs exist
     torch.manual_seed(3)
     program = make()
     svi = SVI(
