@@ -20,7 +20,8 @@ from ..errors import InputError
 from ..progress import LateProgress
 from .bayesian.conjugate import Posterior
 from .em import floor_of
-from .mixture import Mixture, check_covariance_type, root_of_inverse
+from .matrices import root_of_inverse
+from .mixture import Mixture, check_covariance_type
 from .points import as_double, as_points, as_weights, check_fittable
 from .start import k_means_plus_plus, start_at
 

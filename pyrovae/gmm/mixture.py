@@ -20,7 +20,6 @@ __all__ = [
     "Mixture",
     "as_mixture",
     "check_covariance_type",
-    "root_of_inverse",
 ]
 
 CovarianceType = Literal["full", "tied", "diag", "spherical"]
@@ -362,15 +361,6 @@ class Mixture:
     @cached_property
     def _log_joint_constant(self) -> Tensor:
         return self.log_weights + self._log_normaliser
-
-
-def root_of_inverse(matrices: Float[Tensor, "*batch d d"]) -> Float[Tensor, "*batch d d"]:
-    """The lower Cholesky factors of the inverses of positive definite matrices."""
-    # If R R^T is the matrix, with R upper triangular, then R^-T is the factor of its inverse.
-    factor = torch.linalg.cholesky(matrices.flip(-2, -1)).flip(-2, -1)
-    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    root: Tensor = torch.linalg.solve_triangular(factor.mT, eye, upper=False)
-    return root
 
 
 def _scale_shape(k: int, d: int, covariance_type: CovarianceType) -> tuple[int, ...]:

@@ -10,7 +10,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions.constraints import positive
 from torch.optim import SGD
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
@@ -374,28 +373,3 @@ def test_progress_shows_the_terms(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for word in ("epoch 2/2", "loss", "rec", "KL", "val", "/s"):
         assert word in shown
-
-
-def test_undeclared_parameters_of_a_module_stay_as_they_are() -> None:
-    """As in Pyro, and a warning says so."""
-
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.loc = nn.Parameter(torch.zeros(3))
-
-        def forward(self, x: Tensor) -> None:
-            with pyro.plate("data", len(x)):
-                z = pyro.sample("z", dist.Normal(0.0, 1.0))
-                pyro.sample("x", dist.Normal(self.loc + z[:, None], 1.0).to_event(1), obs=x)
-
-    def guide(x: Tensor) -> None:
-        scale = pyro.param("scale", torch.tensor(0.5), constraint=positive)
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(0.0, scale))
-
-    model = Model()
-    with pytest.warns(UserWarning, match=r"Model\.loc .*do not register.*stays as it is"):
-        fit_quietly(model, guide, X + 3, epochs=3, lr=0.1)
-    assert model.loc.tolist() == [0.0, 0.0, 0.0]
-    assert model.loc.grad is None

@@ -20,7 +20,8 @@ from ...distributions import Wishart
 from ...models.base.parameters import declare_parameters
 from ..climb import State
 from ..gradient import MIN_LOG_Q, Program, ascend
-from ..mixture import CovarianceType, Mixture, as_mixture, root_of_inverse
+from ..matrices import root_of_inverse
+from ..mixture import CovarianceType, Mixture, as_mixture
 from ..moments import expectation
 from ..points import as_points, check_complete
 from ..program import INFER, Gradient, observe

@@ -8,7 +8,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI as PyroSVI
-from pyro.infer import TraceEnum_ELBO, config_enumerate
 from pyro.infer.autoguide import (
     AutoDelta,
     AutoDiagonalNormal,
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pyrovae import InputError, evaluate, fit
-from pyrovae.infer import ELBO, SVI, EnumeratedELBO, Pair
+from pyrovae.infer import ELBO, SVI, Pair
 from pyrovae.infer.estimators.importance import importance_sample
 from pyrovae.infer.pair.positional import find_positional_parameters
 from pyrovae.infer.pair.scaling import find_scaled_sites
@@ -336,82 +335,3 @@ def test_shared_latents_are_refused_in_a_sentence(objective: str) -> None:
 
     with pytest.raises(InputError, match="'m' is outside of plate 'data', shared by all data"):
         fit(model, guide, X, epochs=1, objective=objective, **QUIET)
-
-
-class TestEnumeratedInTheModel:
-    """Latents that the model marks for enumeration, as in SVI with ``TraceEnum_ELBO``."""
-
-    @staticmethod
-    @config_enumerate
-    def mixture(x: Tensor) -> None:
-        weights = pyro.param("w", torch.tensor([0.4, 0.6]), constraint=dist.constraints.simplex)
-        locs = pyro.sample("locs", dist.Normal(torch.tensor([-1.0, 1.0]), 3.0).to_event(1))
-        with pyro.plate("data", len(x)):
-            k = pyro.sample("k", dist.Categorical(weights))
-            pyro.sample("x", dist.Normal(locs[k], 1.0), obs=x)
-
-    @staticmethod
-    def guide(x: Tensor) -> None:
-        loc = pyro.param("a", torch.tensor([-1.0, 1.0]))
-        pyro.sample("locs", dist.Normal(loc, 0.1).to_event(1))
-
-    @staticmethod
-    @config_enumerate
-    def hmm(x: Tensor) -> None:
-        moves = pyro.param("T", torch.tensor([[0.7, 0.3], [0.4, 0.6]]))
-        with pyro.plate("data", len(x), dim=-1):
-            z: Any = 0
-            for t in pyro.markov(range(x.shape[1])):
-                z = pyro.sample(f"z{t}", dist.Categorical(logits=moves[z]))
-                pyro.sample(f"x{t}", dist.Bernoulli(0.2 + 0.5 * z), obs=x[:, t])
-
-    @pytest.mark.usefixtures("float64")
-    @pytest.mark.parametrize("of", ["mixture", "hmm"])
-    def test_fit_takes_the_steps_of_pyros_svi(self, of: str) -> None:
-        x = (X[:40].double() > 2).double().reshape(10, 4) if of == "hmm" else X.double()
-        pair: tuple[Any, Any] = (self.mixture, self.guide)
-        if of == "hmm":
-            pair = (self.hmm, lambda x: None)
-        torch.manual_seed(3)
-        sgd = lambda parameters: torch.optim.SGD(parameters, lr=0.1)  # noqa: E731
-        history = fit(*pair, x, epochs=4, optimiser=sgd, objective="enumerated", **QUIET)
-        pyro.clear_param_store()
-        torch.manual_seed(3)
-        elbo = TraceEnum_ELBO(max_plate_nesting=1)
-        svi = PyroSVI(*pair, pyro.optim.SGD({"lr": 0.1 / len(x)}), elbo)
-        losses = [svi.step(x) / len(x) for _ in range(4)]
-        assert history["loss"] == pytest.approx(losses, rel=1e-9)
-
-    @pytest.mark.usefixtures("float64")
-    def test_minibatches_stand_for_all_data(self) -> None:
-        """The mean over batches of the gradient is that of all data, with fixed means."""
-        x = X.double()
-
-        def gradient(loss: EnumeratedELBO, *batches: Tensor) -> Tensor:
-            total = torch.zeros(2)
-            for batch in batches:
-                pyro.clear_param_store()
-                torch.manual_seed(5)
-                loss.loss_and_grads(self.mixture, self.guide, batch)
-                parameter = dict(pyro.get_param_store().named_parameters())["a"]
-                assert parameter.grad is not None
-                total += parameter.grad / len(batches)
-            return total
-
-        whole = gradient(EnumeratedELBO(size=NUM), x)
-        parts = gradient(EnumeratedELBO(size=NUM), *x.split(20))
-        torch.testing.assert_close(parts, whole)
-
-    def test_kl_is_that_of_what_the_guide_draws(self) -> None:
-        torch.manual_seed(0)
-        loss = EnumeratedELBO().loss(self.mixture, self.guide, X)
-        torch.manual_seed(0)
-        z = torch.randn(2) * 0.1 + torch.tensor([-1.0, 1.0])
-        q = dist.Normal(torch.tensor([-1.0, 1.0]), 0.1).log_prob(z).sum()
-        p = dist.Normal(torch.tensor([-1.0, 1.0]), 3.0).log_prob(z).sum()
-        assert float(loss.kl) == pytest.approx(float(q - p) / NUM, rel=1e-4)
-        assert float(loss.loss) == pytest.approx(float(loss.reconstruction + loss.kl), rel=1e-5)
-
-    def test_other_objectives_name_this_one(self) -> None:
-        with pytest.raises(InputError, match=r"marks 'k' for enumeration.* 'enumerated'"):
-            fit(self.mixture, self.guide, X, epochs=1, **QUIET)

@@ -173,3 +173,28 @@ def test_a_last_update_that_overflows_is_an_error(non_finite: Any) -> None:
     options = QUIET | {"optimiser": partial(torch.optim.SGD, lr=3e38), "non_finite": non_finite}
     with pytest.raises(NotFinite, match=r"the update after step 1 was too large.*'\w+\.\w+'"):
         fit(vae.model, vae.guide, 10 * X, epochs=1, **options)
+
+
+def test_undeclared_parameters_of_a_module_stay_as_they_are() -> None:
+    """As in Pyro, and a warning says so."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc = nn.Parameter(torch.zeros(3))
+
+        def forward(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(self.loc + z[:, None], 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        scale = pyro.param("scale", torch.tensor(0.5), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, scale))
+
+    model = Model()
+    with pytest.warns(UserWarning, match=r"Model\.loc .*do not register.*stays as it is"):
+        fit(model, guide, X + 3, epochs=3, lr=0.1, **QUIET)
+    assert model.loc.tolist() == [0.0, 0.0, 0.0]
+    assert model.loc.grad is None
