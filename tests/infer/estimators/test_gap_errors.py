@@ -14,6 +14,8 @@ from pyrovae import InputError
 from pyrovae.infer.estimators.gap import InferenceGap, inference_gap
 from tests.pairs import user_pair
 
+from .linear_gaussian import LinearGaussian
+
 pytestmark = pytest.mark.usefixtures("float64")
 
 
