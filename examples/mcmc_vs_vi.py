@@ -63,6 +63,7 @@ def refine(vae: VAE, x: Tensor, steps: int) -> dist.Distribution:
             pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
     objective = {"name": "beta", "kl": "analytic", "num_particles": 32}
+    pyro.clear_param_store()  # so that each datum starts at its own encoding
     history = fit(
         vae.model,
         guide,

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Num
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Gamma, constraints
 
 from ..errors import InputError
 from .features import expectation, features
@@ -136,7 +136,7 @@ class _CompletedShares(_Completed):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
             shape = torch.Size(sample_shape) + self.p.concentration.shape
-            gammas = torch._standard_gamma(self.p.concentration.expand(shape))
+            gammas = Gamma(self.p.concentration.expand(shape), 1.0).sample()
             return self._divide_rest(gammas.clamp_min(torch.finfo(gammas.dtype).tiny))
 
     def log_prob(self, value: Tensor) -> Tensor:

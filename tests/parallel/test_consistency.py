@@ -73,8 +73,9 @@ def parameter_that_appears_later(rank: int) -> Settings:
 
     def model(x: Tensor) -> None:
         program["model"](x)
-        calls.append(x)
-        if len(calls) > 5:
+        if torch.is_grad_enabled():  # not in checks of the data
+            calls.append(x)
+        if len(calls) > 3:
             pyro.factor("lateness", -(pyro.param("late", torch.zeros(())) ** 2))
 
     return {"model": model}

@@ -124,9 +124,9 @@ def root_of_data(x: Tensor) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("compile", [False, True])
 def test_gradient_that_is_not_finite_is_detected_though_the_loss_is_finite(compile: bool) -> None:
-    svi = make_svi(root_of_data, compile=compile)
     batches = [GOOD[1], GOOD[2], GOOD[3], GOOD[0]]  # the last holds zeros
     before = run_steps(make_svi(root_of_data, compile=compile), batches[:3])
+    svi = make_svi(root_of_data, compile=compile)
     assert torch.equal(run_steps(svi, batches), before)
     with pytest.raises(NotFinite) as error:
         svi.check_finite()
