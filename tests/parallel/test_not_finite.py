@@ -26,8 +26,7 @@ def _setup(non_finite: str, compile: bool) -> Settings:
     def model(x: Tensor, is_bad: Tensor) -> None:
         program["model"](x)
         loc = pyro.param("loc")[0]
-        with pyro.plate("data", len(x)):
-            pyro.factor("bad", ((loc - loc.detach()).abs() + ~is_bad).sqrt())
+        pyro.factor("bad", ((loc - loc.detach()).abs() + ~is_bad.any()).sqrt())
 
     def guide(x: Tensor, is_bad: Tensor) -> None:
         program["guide"](x)

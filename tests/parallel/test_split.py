@@ -91,8 +91,7 @@ def skipped_step(is_split: bool) -> Settings:
         settings["model"](x)
         pyro.module("last", last)
         value = last(torch.ones(1))[3]
-        with pyro.plate("data", len(x)):
-            pyro.factor("bad", ((value - value.detach()).abs() + ~is_bad).sqrt())
+        pyro.factor("bad", ((value - value.detach()).abs() + ~is_bad.any()).sqrt())
 
     def guide(x: Tensor, is_bad: Tensor) -> None:
         settings["guide"](x)
