@@ -174,7 +174,8 @@ def test_more_kinds_of_batch_than_graphs_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which kinds have a graph does not depend on where the fit was resumed."""
-    monkeypatch.setattr("pyrovae.infer.compiler.tiered.MOST_SPECIALISATIONS", 3)
+    for module in ("tiered", "specialisations"):
+        monkeypatch.setattr(f"pyrovae.infer.compiler.{module}.MOST_SPECIALISATIONS", 3)
     whole = kinds(tmp_path / "whole", 4, checkpoint=tmp_path / "whole")
     kinds(tmp_path / "part", 2, checkpoint=tmp_path / "part")
     assert kinds(tmp_path / "part", 4, resume=tmp_path / "part") == whole

@@ -128,6 +128,18 @@ class TestPositional:
             guide = auto(pyro.poutine.block(model, hide=["x"]))
             assert len(find_positional_parameters(Pair(model, guide), (X,), "data")) == names
 
+    def test_found_beside_latents_that_all_data_share(self) -> None:
+        """One vector holds the latents of all data, and one that each datum depends on."""
+
+        def hierarchy(x: Tensor) -> None:
+            mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(mean, 1.0))
+                pyro.sample("x", dist.Normal(z + mean, 1.0), obs=x)
+
+        guide = AutoDiagonalNormal(hierarchy)
+        assert len(find_positional_parameters(Pair(hierarchy, guide), (X,), "data")) == 2
+
     def test_tables_and_networks_are_told_apart(self) -> None:
         model, _ = normal_pair()
         net = nn.Linear(1, NUM)
@@ -267,7 +279,13 @@ class TestScaled:
             evaluate(model, normal_pair()[1], X, batch_size=20)
 
     @pytest.mark.parametrize(
-        "scale", [lambda x: NUM / 20, lambda x: 1 / len(x), lambda x: len(x) / 7.0]
+        "scale",
+        [
+            lambda x: NUM / 20,
+            lambda x: 1 / len(x),
+            lambda x: len(x) / 7.0,
+            lambda x: NUM / 20 if len(x) == 20 else 2.0,
+        ],
     )
     def test_scales_with_two_meanings_are_refused(self, scale: Any) -> None:
         pair = normal_pair(z=scale, x=scale)

@@ -266,6 +266,16 @@ def momentum_of_what_a_step_leaves_out(make: Make) -> Any:
     return [svi.step(x) for x in (X, X[:7], X, X[:7], X[:7], X)], store()
 
 
+def parameter_that_a_step_does_not_meet(make: Make) -> Any:
+    def branching(x: Tensor) -> None:
+        loc = pyro.param("a" if len(x) == 50 else "b", torch.tensor(0.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    svi = make(branching, lambda x: None, adam(0.1), Trace_ELBO())
+    return [svi.step(x) for x in (X, X[:7], X, X[:7], X[:7], X)], store()
+
+
 def function_as_loss(make: Make) -> Any:
     def loss(model: Any, guide: Any, *args: Any) -> Tensor:
         trace = pyro.poutine.trace(model).get_trace(*args)
@@ -332,6 +342,7 @@ SCRIPTS: dict[str, Script] = {
         optimiser_of_two_svis,
         auxiliary_loss,
         momentum_of_what_a_step_leaves_out,
+        parameter_that_a_step_does_not_meet,
         function_as_loss,
         function_and_gradients,
         infinite_by_design,
