@@ -101,11 +101,12 @@ class ProgramParameters(Messenger):
         self._trainer = None if trainer is None else weakref.ref(trainer)
         self.met: dict[str, Tensor] = {}
         self._in_network: set[str] = set()
+        self._from_store: list[str] | None = None
         self._num_swaps: dict[str, int] = {}
         self._given: dict[str, tuple[Tensor, Tensor | None]] = {}
 
     def __enter__(self) -> Any:
-        self._given = {}
+        self._given, self._from_store = {}, None
         self._put_modules_in_store()
         return super().__enter__()
 
@@ -115,8 +116,9 @@ class ProgramParameters(Messenger):
 
     def key(self) -> tuple[int, ...]:
         """The identities (``id``) of the store's tensors that a recorded step may read."""
-        params = _store()._params
-        return tuple([id(params.get(n)) for n in self.met if n not in self._in_network])
+        if self._from_store is None:
+            self._from_store = [name for name in self.met if name not in self._in_network]
+        return tuple(map(id, map(_store()._params.get, self._from_store)))
 
     def claim(self) -> None:
         """Note that the trainer trains the parameters met so far."""
@@ -269,8 +271,7 @@ def name_parameter(parameter: Tensor, name: str) -> Iterator[None]:
             names.pop(parameter, None)
 
 
-def _store() -> Any:
-    return pyro.get_param_store()
+_store: Any = pyro.get_param_store
 
 
 def _replace(name: str, tensor: Tensor) -> None:

@@ -24,7 +24,7 @@ class Parameters:
         self._by_id: dict[int, Tensor] = {}
         self._names: dict[int, str] = {}
         self._met: set[int] = set()
-        self._new: set[int] = set()
+        self._new: dict[str, Tensor] = {}
         self._untrained: list[Tensor] = []
 
     def __len__(self) -> int:
@@ -55,27 +55,33 @@ class Parameters:
     def add(self, name: str, parameter: Tensor) -> None:
         """Note that the program meets a parameter; drops a gradient that a new one holds.
 
-        A parameter that needs no gradient is not trained.
+        A parameter that needs no gradient is not trained. If the same run replaces a parameter that
+        it has made, as autoguides do, the last one counts.
         """
         if id(parameter) not in self._by_id and parameter.requires_grad:
             parameter.grad = None
+            if name in self._new:
+                self._forget(self._new[name])
             self._by_id[id(parameter)] = parameter
             self._names[id(parameter)] = name
             self._untrained.append(parameter)
-            self._new.add(id(parameter))
+            self._new[name] = parameter
         self._met.add(id(parameter))
 
     def replace(self, name: str, parameter: Tensor, old: Tensor) -> None:
         """Train a parameter of a network, with its gradient, in the place of a value unused."""
-        if id(old) in self._new:
-            self._by_id.pop(id(old), None)
-            self._names.pop(id(old), None)
-            self._untrained = [p for p in self._untrained if p is not old]
+        if self._new.get(name) is old:
+            self._forget(old)
         if id(parameter) not in self._by_id:
             self._by_id[id(parameter)] = parameter
             self._names[id(parameter)] = name
             self._untrained.append(parameter)
         self._met.add(id(parameter))
+
+    def _forget(self, parameter: Tensor) -> None:
+        self._by_id.pop(id(parameter), None)
+        self._names.pop(id(parameter), None)
+        self._untrained = [each for each in self._untrained if each is not parameter]
 
     def take_gradients(self) -> Gradients:
         """Return the gradient in each parameter, and clear it there.

@@ -136,6 +136,7 @@ class SVI:
         self.optim = given
         self.model, self.guide = model, guide
         self.objective = as_loss(loss, loss_and_grads)
+        self._is_own = is_own(self.objective)
         self.loss, self.loss_and_grads = self.objective.loss, self.objective.loss_and_grads
         if shards is not None and shards.num > 1:
             check_can_be_split(self.objective)
@@ -238,7 +239,7 @@ class SVI:
                 self._optimisation.schedule.step()
         if guard.is_due:
             self.check_finite()
-        return loss if is_own(self.objective) else as_numbers(loss)
+        return loss if self._is_own else as_numbers(loss)
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """The loss in eval mode and without a step.
@@ -246,7 +247,7 @@ class SVI:
         The arguments are those of model and guide: the transform is not applied.
         """
         loss = self._gradients.evaluate(args, kwargs)
-        return loss if is_own(self.objective) else as_numbers(loss)
+        return loss if self._is_own else as_numbers(loss)
 
     def end(self) -> None:
         """End the training: another program no longer takes up the parameters of this one.
