@@ -144,8 +144,8 @@ class ProgramParameters(Messenger):
         """
         replaced = []
         for name, (given, before) in self._given.items():
-            entry = self.met[name]
-            if entry is given or given.grad is None or entry.grad is not None:
+            entry = self.met.get(name)
+            if entry is None or entry is given or given.grad is None or entry.grad is not None:
                 continue
             if before is entry and _find_claim(entry) is None:
                 raise InputError(
@@ -186,7 +186,8 @@ class ProgramParameters(Messenger):
     def _pyro_post_param(self, msg: Any) -> None:
         name = msg["name"]
         entry = _store()._params.get(name)
-        if entry is None or entry is not msg["value"].unconstrained():
+        unconstrained = getattr(msg["value"], "unconstrained", None)
+        if entry is None or unconstrained is None or entry is not unconstrained():
             return  # a parameter that does not come from the store
         self.met[name] = entry
         given = self._given.get(name)
