@@ -62,6 +62,7 @@ class Counters:
 
     owner: Any
     start: dict[str, Any] = field(default_factory=dict)
+    _seen: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.start = self._numbers()
@@ -73,16 +74,24 @@ class Counters:
     def set(self, numbers: Mapping[str, Any]) -> None:
         """Set the numbers that had changed in a saved state, and the others as at the start.
 
+        A number that the object did not have at the start, and that has not changed, is removed.
+
         Raises:
-            ValueError: if the object has no such number.
+            ValueError: if the object has had no such number.
         """
-        for name, value in {**self.start, **numbers}.items():
-            if name not in self.start or not isinstance(value, bool | int | float):
+        present, wanted = self._numbers(), {**self.start, **numbers}
+        for name, value in wanted.items():
+            if name not in self._seen or not isinstance(value, bool | int | float):
                 raise ValueError(f"{type(self.owner).__name__} counts no number {name!r}")
             setattr(self.owner, name, value)
+        for name in present.keys() - wanted.keys():
+            delattr(self.owner, name)
 
     def _numbers(self) -> dict[str, Any]:
-        return {n: v for n, v in vars(self.owner).items() if isinstance(v, bool | int | float)}
+        own = vars(self.owner).items()
+        numbers = {name: value for name, value in own if isinstance(value, bool | int | float)}
+        self._seen |= numbers.keys()
+        return numbers
 
 
 def find_counters(*owners: Any) -> list[Counters]:

@@ -102,6 +102,30 @@ def test_a_resumed_fit_goes_on_with_all_generators(kind: str, tmp_path: Path) ->
     assert resumed == whole
 
 
+class Late(Shuffled):
+    """A sampler that counts its passes from the first one on."""
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+
+    def __iter__(self) -> Iterator[int]:
+        self.passes = getattr(self, "passes", 0)
+        return super().__iter__()
+
+
+def test_numbers_that_appear_later_go_on(tmp_path: Path) -> None:
+    def train(epochs: int, **options: Any) -> Any:
+        pyro.clear_param_store()
+        torch.manual_seed(3)
+        loader = DataLoader(Noisy(), BATCH, sampler=Late(torch.Generator().manual_seed(1)))
+        options |= {"progress": False, "compile": False, "checkpoint_every": 0.0}
+        return fit(*pair(), loader, epochs=epochs, lr=0.05, **options)["loss"]
+
+    whole = train(4, checkpoint=tmp_path / "whole")
+    train(2, checkpoint=tmp_path / "part")
+    assert train(4, resume=tmp_path / "part") == whole
+
+
 def test_generators_are_found_wherever_they_are() -> None:
     sampler = Shuffled(np.random.default_rng(0))
     deep = {"list": [Shuffled(random.Random(0))]}

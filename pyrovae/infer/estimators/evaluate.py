@@ -1,6 +1,7 @@
 """The ELBO on held-out data, with its standard error over data and Monte Carlo samples."""
 
 from dataclasses import dataclass
+from itertools import chain
 from math import sqrt
 from typing import Any
 
@@ -105,7 +106,8 @@ def evaluate(
     batches = as_batches(data, batch_size, shuffle=False, transform=transform, device=device)
     size = batches.size if size is None else size
     pair = Pair(model, guide)
-    first = next(iter(batches), None)
+    remaining = iter(batches)
+    first = next(remaining, None)
     if first is None:
         raise InputError("the data gave no batch")
     pair.scaled = find_scaled_sites(
@@ -122,7 +124,7 @@ def evaluate(
     captured = TieredFunction(compute_terms, (model, guide), compile=compile, num_calls=num_calls)
     terms = [
         torch.stack([captured(batch, {}) for _ in range(num_particles)]).mean(0)
-        for batch in batches
+        for batch in chain([first], remaining)
     ]
     log_likelihood, kl = torch.cat(terms, dim=1)
     return Evaluation(

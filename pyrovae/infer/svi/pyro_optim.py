@@ -76,7 +76,8 @@ class PyroOptimiser:
         optim = self._optim
         if parameter in optim.optim_objs:
             return self._own(parameter)
-        plain = name.rpartition("@")[2].partition(".")[2] if "@" in name else name
+        # The parameters of a model of this package are named "Class@id.path".
+        plain = (name.partition("@")[2].partition(".")[2] if "@" in name else "") or name
         try:
             with name_parameter(parameter, plain):
                 made = optim._get_optim(parameter)
