@@ -50,7 +50,9 @@ _REMOVED_CALLS = frozenset({"abs", "detach", "exp", "log", "neg", "square"})
 _SWAPPED_ARGUMENTS = {"where": (1, 2), "sub": (0, 1), "div": (0, 1), "Normal": (0, 1)}
 _CALLS_LEFT_ALONE = frozenset({"warn", "cast", "TypeVar", "isinstance", "issubclass"})
 _FUNCTIONS_LEFT_ALONE = frozenset({"__repr__", "__str__"})
-_KEYWORDS_LEFT_ALONE = frozenset({"strict"})
+_KEYWORDS_LEFT_ALONE = frozenset({"repr", "stacklevel", "strict"})
+_LARGE_DEFAULT, _LARGE_LIMIT = 100, 1000
+"""From here on, a default or a limit may be one more without a fault."""
 _GENERIC_TYPES = frozenset(
     {"Bool", "Callable", "ClassVar", "Counter", "Float", "Int", "Iterable", "Iterator", "Literal"}
     | {"Mapping", "Sequence", "dict", "list", "set", "tuple", "type"}
@@ -131,7 +133,9 @@ def mutants_in(source: bytes, path: str) -> list[Mutant]:
 
     Docstrings, annotations, types, error messages, warnings and ``__all__`` are left alone. So are
     numbers with a name in capitals, such as limits on memory and starting values: results are right
-    for any such number near the one that was chosen.
+    for any such number near the one that was chosen. For the same reason, default seeds and large
+    default integers stay, and a comparison with such a name stays strict or not if the number is
+    large or a fraction.
     """
     tree = ast.parse(source)
     starts = [0]
@@ -158,6 +162,7 @@ class _Edits(ast.NodeVisitor):
         self.edits: list[_Edit] = []
         self._returns_number = False
         self._statement = 1
+        self._limits = {name for each in tree.body for name in _limits_in(each)}
         self.visit(tree)
 
     def visit(self, node: ast.AST) -> None:
@@ -182,10 +187,21 @@ class _Edits(ast.NodeVisitor):
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         is_alias = "TypeAlias" in ast.unparse(node.annotation)
         if node.value is not None and not is_alias:
-            self.visit(node.value)
+            self._visit_default(_name_of(node.target), node.value)
 
-    def visit_arg(self, node: ast.arg) -> None:
-        pass
+    def visit_arguments(self, node: ast.arguments) -> None:
+        positional = [*node.posonlyargs, *node.args]
+        with_default = positional[len(positional) - len(node.defaults) :]
+        for argument, default in zip(with_default, node.defaults, strict=True):
+            self._visit_default(argument.arg, default)
+        for argument, value in zip(node.kwonlyargs, node.kw_defaults, strict=True):
+            if value is not None:
+                self._visit_default(argument.arg, value)
+
+    def _visit_default(self, name: str, value: ast.expr) -> None:
+        number = value.value if isinstance(value, ast.Constant) else None
+        if name != "seed" and not (type(number) is int and number >= _LARGE_DEFAULT):
+            self.visit(value)
 
     def visit_Assign(self, node: ast.Assign) -> None:
         names = [target.id for target in node.targets if isinstance(target, ast.Name)]
@@ -215,7 +231,8 @@ class _Edits(ast.NodeVisitor):
 
     def visit_Return(self, node: ast.Return) -> None:
         if node.value is not None:
-            if self._returns_number and not isinstance(node.value, ast.Constant):
+            is_constant = isinstance(node.value, ast.Constant) or _is_nan(node.value)
+            if self._returns_number and not is_constant:
                 self._add(node, "scaled result", f"return 2 * ({ast.unparse(node.value)})")
             self.visit(node.value)
 
@@ -250,7 +267,11 @@ class _Edits(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Compare(self, node: ast.Compare) -> None:
+        sides = [node.left, *node.comparators]
         for place, operator in enumerate(node.ops):
+            is_order = isinstance(operator, ast.Lt | ast.LtE | ast.Gt | ast.GtE)
+            if is_order and any(_name_of(s) in self._limits for s in sides[place : place + 2]):
+                continue
             ops = [*node.ops]
             ops[place] = _SWAPPED_COMPARISONS[type(operator)]()
             changed = ast.Compare(node.left, ops, node.comparators)
@@ -321,6 +342,21 @@ def _is_number(node: ast.expr) -> bool:
     """Whether an expression is made of numbers alone."""
     kinds = (ast.Constant, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop)
     return all(isinstance(each, kinds) for each in ast.walk(node))
+
+
+def _limits_in(node: ast.stmt) -> list[str]:
+    """The names in capitals that a statement sets to a large number or a fraction."""
+    if not isinstance(node, ast.Assign) or not _is_number(node.value):
+        return []
+    value = eval(compile(ast.Expression(node.value), "limit", "eval"))
+    names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+    is_fraction = isinstance(value, float) and not value.is_integer()
+    is_limit = is_fraction or (isinstance(value, int) and value >= _LARGE_LIMIT)
+    return [name for name in names if is_limit and name.isupper()]
+
+
+def _is_nan(node: ast.expr) -> bool:
+    return ast.unparse(node) in ("float('nan')", "math.nan", "nan", "torch.nan")
 
 
 def _is_text(node: ast.expr) -> bool:

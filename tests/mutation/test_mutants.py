@@ -41,6 +41,17 @@ def changes(source: str) -> set[str]:
             {"def f() -> Tensor:\n    return 2 * (a)"},
         ),
         ("x = _MAX * 2", {"x = (_MAX / 2)", "x = _MAX * 3"}),
+        ("_MAX = 4\nx = a < _MAX", {"_MAX = 4\nx = (a <= _MAX)"}),
+        ("_MAX = 9999\nx = a == _MAX", {"_MAX = 9999\nx = (a != _MAX)"}),
+        (
+            "_MAX = 0.1\nx = a < -_MAX",
+            {"_MAX = 0.1\nx = (a <= -_MAX)", "_MAX = 0.1\nx = a < (_MAX)"},
+        ),
+        (
+            "def f(a, b=1, *, c=2): ...",
+            {"def f(a, b=2, *, c=2): ...", "def f(a, b=1, *, c=3): ..."},
+        ),
+        ("a: int = 9", {"a: int = 10"}),
         ("é = a + b  # é", {"é = (a - b)  # é"}),
     ],
 )
@@ -65,6 +76,12 @@ def test_each_kind_of_change(source: str, mutants: set[str]) -> None:
         "x = 'a' + b",
         "for x in zip(a, b, strict=True): ...",
         "def __repr__(self) -> str:\n    return str(1 + 1)",
+        "check(x, stacklevel=4)",
+        "def f(seed=0, *, num_steps=500): ...",
+        "class A:\n    num_steps: int = 500\n    kept: bool = field(repr=False)",
+        "_MAX_BYTES = 2**29\nx = a > _MAX_BYTES",
+        "_SMALL = 1e-6\nx = a > _SMALL",
+        "def f() -> float:\n    return float('nan')",
     ],
 )
 def test_what_is_left_alone(source: str) -> None:
