@@ -52,6 +52,17 @@ def test_one_component_has_the_evidence_of_the_closed_form(kind):
     assert found.is_reliable
 
 
+@pytest.mark.parametrize("kind", TYPES)
+def test_two_components_have_the_evidence_of_the_sum_over_assignments(kind):
+    x, prior, posterior = small_problem(kind, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HeavyTailWarning)
+        found = log_evidence(x, posterior, num_samples=2000)
+    # The error is small enough to notice one order of the components too few, which is log 2.
+    assert 4.5 * found.standard_error < 0.5
+    assert abs(found.log_evidence - exact_log_evidence(x, prior, 2)) < 4.5 * found.standard_error
+
+
 def test_the_sum_over_orders_is_a_permanent():
     entries = torch.randn(5, 4, 4, generator=torch.Generator().manual_seed(0)).double()
     orders = list(permutations(range(4)))
