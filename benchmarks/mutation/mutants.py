@@ -351,7 +351,7 @@ def _limits_in(node: ast.stmt) -> list[str]:
     value = eval(compile(ast.Expression(node.value), "limit", "eval"))
     names = [target.id for target in node.targets if isinstance(target, ast.Name)]
     is_fraction = isinstance(value, float) and not value.is_integer()
-    is_limit = is_fraction or (isinstance(value, int) and value >= _LARGE_LIMIT)
+    is_limit = is_fraction or (isinstance(value, int | float) and value >= _LARGE_LIMIT)
     return [name for name in names if is_limit and name.isupper()]
 
 

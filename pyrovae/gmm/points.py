@@ -24,6 +24,10 @@ __all__ = [
 _RELATIVE_SPREAD = 1e-12
 """A column is constant up to round-off if its range is below this fraction of its largest value."""
 
+_SMALLEST = 1e-100
+_LARGEST = 1e100
+"""Deviations beyond these have squares near the limits of double precision."""
+
 
 def as_points(
     x: Any, names: Sequence[str] | None = None, *, missing: bool = False
@@ -65,7 +69,7 @@ def as_points(
 
 def _as_matrix(x: Any) -> Tensor:
     """Numbers as a tensor of single or double precision, without a copy where that is possible."""
-    if isinstance(x, np.ndarray) and x.dtype.kind == "f" and x.dtype.isnative and x.itemsize <= 8:
+    if isinstance(x, np.ndarray) and x.dtype.isnative and x.dtype.char in "efd":
         # torch does not share memory that is read-only or has negative strides
         x = torch.from_numpy(np.require(x, None, ["C", "W"]))
     points = as_tensor("the data", x) if isinstance(x, Tensor) else as_double("the data", x)
@@ -189,7 +193,7 @@ def check_fittable(
             "likelihood has no maximum; leave it out"
         )
     deviation = column_moments(x)[1].sqrt()
-    extreme = ~((deviation > 1e-100) & (deviation < 1e100))
+    extreme = ~((deviation > _SMALLEST) & (deviation < _LARGEST))
     if extreme.any():
         column = int(extreme.nonzero()[0])
         raise InputError(

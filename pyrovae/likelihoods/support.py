@@ -171,7 +171,7 @@ def check_values(
         what: what to call the data.
         missing: whether entries may be missing (NaN).
     """
-    if tuple(x.shape[-len(event_shape) :]) != event_shape or x.ndim < len(event_shape):
+    if tuple(x.shape[-len(event_shape) :]) != event_shape:
         raise InputError(
             f"{what} have shape {tuple(x.shape)}; the model expects {event_shape} for each datum"
         )

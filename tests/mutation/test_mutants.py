@@ -81,6 +81,7 @@ def test_each_kind_of_change(source: str, mutants: set[str]) -> None:
         "class A:\n    num_steps: int = 500\n    kept: bool = field(repr=False)",
         "_MAX_BYTES = 2**29\nx = a > _MAX_BYTES",
         "_SMALL = 1e-6\nx = a > _SMALL",
+        "_LARGEST = 1e100\nx = a <= _LARGEST",
         "def f() -> float:\n    return float('nan')",
     ],
 )

@@ -112,7 +112,7 @@ def _fit_shape(x: Float[Tensor, "data tail"]) -> Float[Tensor, "data"]:
     quartile = x[:, int(n / 4 + 0.5) - 1].clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
     b = 1 + grid / (3 * quartile[:, None])
     k = torch.log1p(-b[:, :, None] * x[:, None]).mean(-1)
-    log_profile = n * (torch.log(-b / k) - k - 1)
+    log_profile = n * (torch.log(-b / k) - k)  # up to a constant
     best = (log_profile.softmax(1) * b).sum(1)
     k = torch.log1p(-best[:, None] * x).mean(-1)
     return (k * n + 5) / (n + 10)

@@ -93,7 +93,7 @@ def _follows_place(gradients: Sequence[Tensor | None], dim: int, num: int) -> bo
         if gradient is None or gradient.shape[dim] < num:
             return False
         by_row = gradient.movedim(dim, 0).reshape(gradient.shape[dim], -1)
-        rows.append(set(by_row.abs().sum(1).nonzero().flatten().tolist()))
+        rows.append(set(by_row.any(1).nonzero().flatten().tolist()))
     shared = set.intersection(*rows)
     first, second, last = (sorted(each - shared) for each in rows)
     if not first or not len(first) == len(second) == len(last):
