@@ -134,6 +134,7 @@ def test_attributes_of_the_prior_are_given_by_name():
         (np.c_[X, np.full(len(X), 7.0)], r"column 2 is constant \(7\).*leave it out"),
         (np.c_[X, 1e8 + 1e-7 * X[:, 0]], "column 2 is constant"),
         (np.repeat(X[:2], 20, axis=0), "only 2 of the 40 points are distinct.*use at most 2"),
+        (np.repeat(np.c_[X, X**2][:2], 20, axis=0), "only 2 of the 40 points are distinct"),
         (np.c_[X, np.full(len(X), np.nan)], r"column 2 has no values \(all are NaN\)"),
         (np.where(X[3, 1] == X, np.inf, X), "infinity"),
         (X[:, 0], "Expected 2D array, got 1D array"),

@@ -1,7 +1,7 @@
 """A model and a guide trained together: their parameters, their store, their mode."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import copy
 from typing import Any
 from weakref import WeakSet
@@ -60,9 +60,9 @@ class Pair:
 
     @contextmanager
     def store(self) -> Iterator[None]:
-        """Use the parameters of this pair within the context."""
+        """Use the parameters of this pair within the context, which may be entered again."""
         if self._is_trained and self._kept is None:
-            with self.parameters:
+            with nullcontext() if self.parameters.is_active else self.parameters:
                 yield
             return
         store = pyro.get_param_store()

@@ -16,6 +16,7 @@ import pyro
 import torch
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -109,6 +110,11 @@ class ProgramParameters(Messenger):
         self._given, self._from_store = {}, None
         self._put_modules_in_store()
         return super().__enter__()
+
+    @property
+    def is_active(self) -> bool:
+        """Whether its context has been entered."""
+        return self in _PYRO_STACK
 
     def looking(self) -> "ProgramParameters":
         """The same decisions without a trace here, for a run in a copy of the store."""

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader
 from pyrovae import InputError, fit
 from pyrovae.errors import NotFinite
 from pyrovae.infer import ELBO, SVI
+from pyrovae.infer.parallel.processes import Processes
+from pyrovae.infer.parallel.shards import Shards
 
 OPTIMISERS: dict[str, Callable[..., Any]] = {
     "Adam": partial(Adam, lr=0.1),
@@ -191,6 +193,46 @@ def test_buffer_that_is_replaced_in_later_steps() -> None:
     options: dict[str, Any] = {"epochs": 1, "batch_size": 4, "shards": 2, "progress": False}
     with pytest.raises(InputError, match="replaces a buffer by another tensor"):
         fit(lambda x: mean_of_data(network(x)), empty_guide, torch.cat(GOOD), **options)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("num_shards", [None, 1, 3])
+@pytest.mark.parametrize("row", [0, 5])
+def test_the_report_names_the_site_that_is_not_finite(row: int, num_shards: int | None) -> None:
+    x = torch.ones(6, 2)
+    x[row, 1] = torch.nan
+    shards = None if num_shards is None else Shards(num_shards, Processes())
+    svi = make_svi(shards=shards)
+    svi.step(torch.ones(6, 2))
+    svi.step(x)
+    with pytest.raises(NotFinite, match="value observed at site 'x' of the model is NaN in 1 of"):
+        svi.check_finite()
+    svi = make_svi(shards=shards, transform=lambda numbers: x[numbers])
+    svi.step(torch.arange(6).flip(0))
+    with pytest.raises(NotFinite, match=f"for datum {row}, where the batch holds NaN in datum"):
+        svi.check_finite()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_program_is_run_again_on_the_noise_of_the_step() -> None:
+    """Here one draw in two is far too large."""
+
+    def model(x: Tensor) -> None:
+        coin = torch.rand(())
+        drawn.append(coin.item())
+        mean_of_data(x if coin < 0.5 else x + torch.inf)
+
+    drawn: list[float] = []
+    torch.manual_seed(1)
+    svi = make_svi(model)
+    run_steps(svi, GOOD)
+    before = torch.get_rng_state()
+    first = next(number for number, coin in enumerate(drawn) if coin >= 0.5)
+    with pytest.raises(NotFinite, match="density of Normal at site 'x' of the model is") as error:
+        svi.check_finite()
+    assert error.value.step == first + 1
+    assert drawn[-1] == drawn[first]
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.slow

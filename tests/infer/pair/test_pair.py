@@ -16,6 +16,7 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
 
 from pyrovae import VAE, InputError, evaluate, fit
+from pyrovae.infer import SVI as OurSVI
 from pyrovae.infer import Pair
 from tests.pairs import linear_gaussian_vae, user_pair
 
@@ -239,3 +240,15 @@ def test_wrapped_modules_are_trained(wrap: Callable[[Any], Any]) -> None:
     before = copy.deepcopy(vae.state_dict())
     fit(wrap(vae.model), wrap(vae.guide), X, epochs=1, lr=0.1, progress=False)
     assert changed_names(before, vae.state_dict()) == {name for name, _ in vae.named_parameters()}
+
+
+def test_parameters_of_a_pair_in_training_may_be_taken_up_within_themselves() -> None:
+    pair = user_pair()
+    svi = OurSVI(pair.model, pair.guide, partial(torch.optim.Adam, lr=0.1), compile=False)
+    svi.step(X)
+    with svi.pair.store():
+        before = dict(svi.pair.params())
+        svi.pair.guide(X)
+        torch.testing.assert_close(dict(svi.pair.params()), before, rtol=0, atol=0)
+    svi.step(X)
+    assert changed_names(before, svi.pair.params()) == set(before)
