@@ -46,7 +46,7 @@ def main(
             recorded operations run one by one.
         word: compare only the programs whose names contain it.
         limit: seconds after which a program is given up.
-        output: path of a JSON file for the results.
+        output: path of a JSON file for the results, written after each program.
         markdown: whether to print a table in Markdown.
     """
     load_all()
@@ -59,9 +59,9 @@ def main(
         for result in compare_each(chosen, steps, compile, limit):
             results.append(result)
             progress.update(task, advance=1, description=result.name)
+            if output is not None:
+                output.write_text(json.dumps([asdict(each) for each in results], indent=2) + "\n")
     print(_as_markdown(results) if markdown else _as_text(results))
-    if output is not None:
-        output.write_text(json.dumps([asdict(each) for each in results], indent=2) + "\n")
     num = sum(each.records for each in results)
     share = 100 * num / len(results) if results else 0.0
     print(f"{num} of {len(results)} record ({share:.0f} per cent)")

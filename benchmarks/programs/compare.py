@@ -1,11 +1,11 @@
 """Compare a program under this package's SVI with the same program under Pyro's."""
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import inf, isfinite
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -27,8 +27,8 @@ __all__ = [
     "Training",
     "compare",
     "largest_difference",
-    "make_ours",
     "train",
+    "train_ours",
 ]
 
 MakeSVI = Callable[..., Any]
@@ -68,15 +68,19 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Trained:
-    """Where a training ended.
+    """A training after some steps.
 
     Attributes:
+        training: it, which can go on within the scope of its store.
+        store: its part of Pyro's store, by which two trainings keep apart.
         losses: the loss of each step.
         state: the parameters by name, constrained, and the buffers.
         warning: the first warning that steps are not recorded; empty without one.
         num_graphs: recorded and compiled graphs, where the SVI is ours.
     """
 
+    training: "Training"
+    store: Any
     losses: Tensor
     state: dict[str, Tensor]
     warning: str
@@ -138,7 +142,7 @@ def _make_svi(run: Run, make: MakeSVI) -> Any:
     return make(run.model, run.guide, run.optim, run.loss, loss_and_grads=run.loss_and_grads)
 
 
-def make_ours(*args: Any, can_compile: bool = True, **options: Any) -> SVI:
+def _make_ours(*args: Any, can_compile: bool = True, **options: Any) -> SVI:
     """Our SVI, which compiles what it records, or runs the recorded operations one by one."""
     svi = SVI(*args, num_steps=_MANY, **options)
     svi._gradients.tiered.can_compile = can_compile
@@ -146,31 +150,37 @@ def make_ours(*args: Any, can_compile: bool = True, **options: Any) -> SVI:
 
 
 def train(program: Program, make: MakeSVI, steps: int) -> Trained:
-    """Train a program from a fixed seed, with an empty store."""
-    with _start():
+    """Train a program from a fixed seed, with an empty store, and leave Pyro's store as it was."""
+    with pyro.get_param_store().scope() as store:
+        pyro.set_rng_seed(_SEED)
         training = Training(program, make)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             losses = [loss for _ in range(steps) for loss in training.step()]
-        ours = [str(each.message) for each in caught if _is_about_recording(each)]
-        warning = ours[0] if ours else ""
-        return Trained(torch.stack(losses), training.state(), warning, training.num_graphs)
-
-
-@contextmanager
-def _start() -> Iterator[None]:
-    """Begin with an empty store and a fixed seed; leave an empty store."""
-    pyro.clear_param_store()
-    pyro.set_rng_seed(_SEED)
-    try:
-        yield
-    finally:
-        pyro.clear_param_store()
+        state = training.state()
+    ours = [str(each.message) for each in caught if _is_about_recording(each)]
+    warning = ours[0] if ours else ""
+    return Trained(training, store, torch.stack(losses), state, warning, training.num_graphs)
 
 
 def _is_about_recording(caught: warnings.WarningMessage) -> bool:
     text = str(caught.message)
     return issubclass(caught.category, RuntimeWarning) and ("ordinary Python" in text)
+
+
+def train_ours(program: Program, steps: int, can_compile: bool = True) -> tuple[Trained, str]:
+    """Train a program with our SVI; also return why steps are not recorded, if they are not.
+
+    Steps that cannot be recorded then run as ordinary Python.
+    """
+    make = partial(_make_ours, can_compile=can_compile)
+    try:
+        trained = train(program, partial(make, compile=True), steps)
+    except InputError as error:
+        reason = str(error).removeprefix("compile=True, but the step cannot be recorded: ")
+        return train(program, partial(make, compile="auto"), steps), reason
+    is_recorded = trained.num_graphs[0] > 0
+    return trained, trained.warning or ("" if is_recorded else "no step was recorded")
 
 
 def compare(program: Program, steps: int, can_compile: bool = True) -> Comparison:
@@ -181,21 +191,13 @@ def compare(program: Program, steps: int, can_compile: bool = True) -> Compariso
     theirs = train(program, PyroSVI, steps)
     if any(bool(each.isnan().any()) for each in (theirs.losses, *theirs.state.values())):
         return Comparison(program.name, reason="its loss or a parameter is NaN under Pyro's SVI")
-    make = partial(make_ours, compile=True, can_compile=can_compile)
-    reason = ""
-    try:
-        ours = train(program, make, steps)
-        reason = ours.warning
-    except InputError as error:
-        reason = str(error).removeprefix("compile=True, but the step cannot be recorded: ")
-        make = partial(make_ours, compile="auto", can_compile=can_compile)
-        ours = train(program, make, steps)
-    seconds = _time(program, [PyroSVI, make])
+    ours, reason = train_ours(program, steps, can_compile)
+    seconds = _time([theirs, ours])
     return Comparison(
         name=program.name,
-        records=not reason and ours.num_graphs[0] > 0,
+        records=not reason,
         num_graphs=ours.num_graphs,
-        reason=_one_line(reason),
+        reason=_shorten(reason),
         loss_difference=largest_difference({"": theirs.losses}, {"": ours.losses}),
         parameter_difference=largest_difference(theirs.state, ours.state),
         milliseconds=1e3 * seconds[0],
@@ -203,8 +205,11 @@ def compare(program: Program, steps: int, can_compile: bool = True) -> Compariso
     )
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def _shorten(reason: str) -> str:
+    """The reason in one line, with paths as short as they can be."""
+    for folder in (f"{Path.cwd()}/", f"{Path(torch.__file__).parents[1]}/"):
+        reason = reason.replace(folder, "")
+    return " ".join(reason.split())
 
 
 def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
@@ -226,25 +231,16 @@ def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> floa
     return largest
 
 
-def _time(program: Program, makes: list[MakeSVI]) -> list[float]:
-    """The median seconds of a step under each class, in turns, after as many to warm up.
-
-    Each has a store of its own, as both train parameters of the same names.
-    """
-    store = pyro.get_param_store()
-    trainings, states = [], []
-    for make in makes:
-        with _start(), store.scope() as state:
-            trainings.append(Training(program, make))
-        states.append(state)
-    seconds: list[list[float]] = [[] for _ in makes]
-    for turn in range(2 * _TURNS):
-        for training, state, times in zip(trainings, states, seconds, strict=True):
-            with store.scope(state), warnings.catch_warnings():
+def _time(trained: list[Trained]) -> list[float]:
+    """The median seconds of a further step of each, in turns."""
+    seconds: list[list[float]] = [[] for _ in trained]
+    for _ in range(_TURNS):
+        for each, times in zip(trained, seconds, strict=True):
+            with pyro.get_param_store().scope(each.store), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                each.training.step()  # to warm up
                 for _ in range(_STEPS_OF_TURN):
                     start = perf_counter()
-                    training.step()
-                    if turn >= _TURNS:
-                        times.append(perf_counter() - start)
+                    each.training.step()
+                    times.append(perf_counter() - start)
     return [median(each) for each in seconds]
