@@ -224,8 +224,9 @@ def column_moments(
     present = ~x.isnan()
     weight = present.double() if weights is None else present * weights.unsqueeze(1)
     share = weight / weight.sum(0)
-    mean = (share * x.nan_to_num(0.0)).sum(0)
-    difference = torch.where(present, x - mean, 0.0)
+    x = x.nan_to_num()
+    mean = (share * x).sum(0)
+    difference = present * (x - mean)
     return mean, (share * difference.square()).sum(0)
 
 
