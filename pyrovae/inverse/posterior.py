@@ -124,7 +124,6 @@ def posterior(
     check_fits_memory(size, f"{num_samples:,} draws of {len(y):,} data", "lower num_samples")
     if centre is not None:
         centre = as_data("centre", centre, event, batch_dims=0)
-    if centre is not None:
         y = y.to(centre)
     elif not y.is_floating_point():
         y = y.to(torch.get_default_dtype())

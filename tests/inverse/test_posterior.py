@@ -39,6 +39,16 @@ def test_quick_settings_cover_every_method() -> None:
     assert {settings["name"] for settings in QUICK.values()} == set(METHODS)
 
 
+def test_no_more_data_are_drawn_at_once_than_the_batch_size() -> None:
+    rows: list[int] = []
+    vae = VAE((5,), latent_dim=2, likelihood=NORMAL)
+    vae.guide.register_forward_hook(lambda network, args, result: rows.append(len(args[0])))
+    y = torch.randn(9, 5)
+    found = vae.posterior(y, operator=Noise(0.5), method="amortised", num_samples=50, batch_size=2)
+    assert found.x.shape == (50, 9, 5)
+    assert max(rows) == 2 * 50
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_method_works_on_every_kind_of_model(family: str) -> None:

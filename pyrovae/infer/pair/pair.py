@@ -106,7 +106,7 @@ class Pair:
             self._model, self._guide, *args, size=size, plate=plate, scaled=self.scaled
         )
 
-    def check(self, *args: Any, size: int, plate: str = "data", sums_out: bool = False) -> None:
+    def check(self, *args: Any, size: int, plate: str, sums_out: bool) -> None:
         """Evaluate the bound on a batch under Pyro's validation, and check that it is a bound.
 
         Raises:
