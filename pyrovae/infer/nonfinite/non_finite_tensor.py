@@ -29,8 +29,8 @@ class NonFiniteTensor:
 
     name: str
     problem: str
-    rows: frozenset[int] | None = None
-    is_zero_density: bool = False
+    rows: frozenset[int] | None
+    is_zero_density: bool
 
     @staticmethod
     def find(

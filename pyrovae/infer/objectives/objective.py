@@ -141,7 +141,7 @@ class Objective(nn.Module):
             value = elbo if is_reported and not self.is_bound else self.value(terms).mean()
             reconstruction = -terms.log_likelihood.mean()
             kl = terms.kl.mean() - terms.shared
-            return Loss(-value.detach() - terms.shared.detach(), reconstruction, kl)
+            return Loss(-value - terms.shared, reconstruction, kl)
 
     def _terms(
         self, model: PyroFunction, guide: PyroFunction, args: Any, kwargs: dict[str, Any]

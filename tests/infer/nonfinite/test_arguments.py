@@ -32,3 +32,13 @@ def test_arguments_without_a_constraint() -> None:
     found = list(tensor_arguments(dist.TransformedDistribution(base.to_event(1), [affine])))
     dims = {each.name: each.event_dim for each in found if each.family == "AffineTransform"}
     assert dims == {"loc": 1, "scale": 0}
+
+
+def test_arguments_that_a_property_hands_on() -> None:
+    """A distribution that gives both logits and probs is described by its logits."""
+    beta = dist.Beta(torch.ones(2), torch.ones(2))
+    names = [f"{each.name} of {each.family}" for each in tensor_arguments(beta)]
+    assert names[:2] == ["concentration1 of Beta", "concentration0 of Beta"]
+    relaxed = dist.RelaxedBernoulli(torch.tensor(0.5), logits=torch.zeros(3))
+    own = [each.name for each in tensor_arguments(relaxed) if each.family == "RelaxedBernoulli"]
+    assert own == ["logits"]
