@@ -180,6 +180,8 @@ def density_of_splines() -> Run:
 @program("density of images, permuted channels")
 def channels() -> Run:
     permutation = transforms.generalized_channel_permute(channels=3)
+    # Pyro's store copies a parameter that is not contiguous, and would train the copy alone.
+    permutation.LU.data = permutation.LU.data.contiguous()
     images = ring(36).reshape(12, 3, 2, 2)
 
     def model(x: Tensor) -> None:
