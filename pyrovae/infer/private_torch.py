@@ -7,8 +7,9 @@ of torch changed. Inductor is imported where it is used, so that only compiling 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from operator import getitem
 from typing import Any
 from unittest.mock import patch
 
@@ -25,10 +26,15 @@ __all__ = [
     "TorchDispatchMode",
     "can_skip_updates",
     "compile_graph",
+    "global_module_hooks",
     "has_onednn_linear",
     "is_operator",
+    "is_recording",
+    "is_view",
     "lower_to_onednn",
+    "lower_to_stored_copy",
     "mark_as_stepped",
+    "not_recording",
     "observe_graph_calls",
     "onednn_linear",
     "skipping_update",
@@ -68,6 +74,19 @@ def written_nodes(node: Node) -> list[Node]:
     return [each for each in written if isinstance(each, Node)]
 
 
+def is_view(node: Node) -> bool:
+    """Whether a node shares the memory of its first argument, as views and parts of lists do."""
+    target: Any = node.target
+    if node.op != "call_function" or not node.args or not isinstance(node.args[0], Node):
+        return False
+    if target is getitem:
+        return True
+    if not is_operator(target) or not target._schema.arguments:
+        return False
+    alias = target._schema.arguments[0].alias_info
+    return alias is not None and not alias.is_write
+
+
 def compile_graph(graph: GraphModule, inputs: list[Any], *, cpp_wrapper: bool) -> Any:
     """Compile a graph for tensors of just these shapes with ``torch._inductor``.
 
@@ -89,6 +108,27 @@ def compile_graph(graph: GraphModule, inputs: list[Any], *, cpp_wrapper: bool) -
         dynamic_shapes="from_example_inputs",
         options={"config_patches": options},
     )
+
+
+def global_module_hooks() -> list[dict[int, Any]]:
+    """The hooks of all modules, where torch keeps them as dicts of known names."""
+    kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+    found = (getattr(torch.nn.modules.module, f"_global_{kind}", None) for kind in kinds)
+    return [hooks for hooks in found if isinstance(hooks, dict)]
+
+
+def is_recording() -> bool:
+    """Whether ``make_fx`` records what is computed."""
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    return get_proxy_mode() is not None
+
+
+def not_recording() -> AbstractContextManager[Any]:
+    """Within, ``make_fx`` does not record, and tensors have the values of the recorded run."""
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    return _disable_current_modes()
 
 
 @dataclass
@@ -171,6 +211,24 @@ def lower_to_onednn(operator: Any) -> None:
         return TensorBox.create(_create_output_node(packed))
 
     register_lowering(operator, type_promotion_kind=None)(linear)
+
+
+def lower_to_stored_copy(operator: Any) -> None:
+    """Have inductor compute the copy that an operator makes of its argument once, and keep it.
+
+    Where its functions have changed, inductor calls the operator itself.
+    """
+    try:
+        from torch._inductor.lowering import clone, register_lowering
+    except ImportError:
+        return
+
+    def stored_copy(x: Any) -> Any:
+        copy = clone(x)
+        copy.realize()
+        return copy
+
+    register_lowering(operator, type_promotion_kind=None)(stored_copy)
 
 
 def can_skip_updates(optimiser: Optimizer) -> bool:

@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ..private_torch import COMPILER_LOGGERS, compile_graph
+from ..private_torch import COMPILER_LOGGERS, compile_graph, written_nodes
 from .cuda_graph import CudaGraph
 from .direct_call import DirectCall
 from .onednn import use_onednn
-from .record import Recording
+from .recording.record import Recording
+from .strides import CannotCompile, owner_of, use_strides_of_owners
 
-__all__ = ["Tail", "compile_recording", "materialise"]
+__all__ = ["Tail", "compile_recording"]
 
 Tail = Callable[[list[Tensor], list[Tensor]], list[Tensor]]
 """What follows a recorded function, from the tensors that it reads and its results to new results.
@@ -59,8 +60,10 @@ def compile_recording(
     everything = [tensor.detach() for tensor in (*held, *inputs)]
     with torch.no_grad(), torch.random.fork_rng(), _quiet():
         graph = make_fx(with_tail, tracing_mode="fake")(*everything)
+        _check_memory(graph, everything)
         _keep_torch_random_numbers(graph)
         use_onednn(graph)
+        use_strides_of_owners(graph)
         try:
             compiled = compile_graph(graph, everything, cpp_wrapper=not _is_on_gpu(everything))
         except Exception:  # for example, C++ cannot call one of the operators
@@ -73,9 +76,35 @@ def compile_recording(
     return CudaGraph(run, held) if _is_on_gpu(everything) else run
 
 
-def materialise(x: Tensor) -> Tensor:
-    """The same tensor, in a view that makes inductor store it, not compute it at each use."""
-    return x.as_strided(x.shape, x.stride())
+def _check_memory(graph: GraphModule, inputs: Sequence[Tensor]) -> None:
+    """Check that what the graph writes to is stored apart from all else that it takes.
+
+    Raises:
+        CannotCompile: if not, as inductor would read it before or after it is written, by chance.
+    """
+    placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    written = {owner_of(each) for node in graph.graph.nodes for each in written_nodes(node)}
+    pairs = zip(placeholders, inputs, strict=True)
+    spans = [(_span(tensor), node in written) for node, tensor in pairs]
+    last: dict[int, tuple[int, bool]] = {}
+    for (storage, start, end), is_written in sorted(spans):
+        last_end, is_last_written = last.get(storage, (0, False))
+        if start < last_end and (is_written or is_last_written):
+            raise CannotCompile(
+                "a parameter or buffer that a step changes shares its memory with another tensor"
+            )
+        last[storage] = max(end, last_end), is_written or (start < last_end and is_last_written)
+
+
+def _span(tensor: Tensor) -> tuple[int, int, int]:
+    """Where the memory behind a tensor begins, and the part of it that the tensor lies in."""
+    storage = tensor.untyped_storage().data_ptr()
+    if not tensor.numel():
+        return storage, 0, 0
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    length = int(1 + sum((size - 1) * stride for size, stride in steps))
+    start = int(tensor.storage_offset()) * tensor.itemsize
+    return storage, start, start + length * tensor.itemsize
 
 
 def _is_on_gpu(tensors: Sequence[Tensor]) -> bool:

@@ -15,12 +15,21 @@ class Snapshot:
 
     Arguments:
         tensors: those whose values are kept.
+
+    Attributes:
+        values: the tensors, each once, and their values.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._random = get_rng_state()
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        self._values = [(t, t.clone()) for t in {id(t): t for t in tensors}.values()]
+        self.values = [(t, t.detach().clone()) for t in {id(t): t for t in tensors}.values()]
+
+    @property
+    def torch_state(self) -> Tensor:
+        """The state of torch's generator on the CPU."""
+        state: Tensor = self._random["torch"]
+        return state
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -28,7 +37,7 @@ class Snapshot:
         set_rng_state(self._random)
         if self._cuda:
             torch.cuda.set_rng_state_all(self._cuda)
-        for tensor, value in self._values:
+        for tensor, value in self.values:
             tensor.copy_(value)
 
 

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from ..trees import TreeSpec, unflatten
 from .break_even import RunTimes
-from .call import Call
-from .record import Recording
+from .call import Call, Constants
+from .recording.record import Recording
 from .watch import Watch
 
 __all__ = [
     "MOST_SPECIALISATIONS",
+    "Compiled",
     "OutputSpec",
     "Specialisation",
     "Specialisations",
@@ -23,6 +24,9 @@ __all__ = [
 
 MOST_SPECIALISATIONS = 16
 """Kinds of call that may have a graph of their own."""
+
+_MOST_UNUSED = 4
+"""Values that a program may read without one of them having come again."""
 
 
 @dataclass
@@ -44,6 +48,24 @@ class OutputSpec:
         return unflatten(self.spec, leaves)
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled recording, perhaps together with what follows it.
+
+    Attributes:
+        run: takes the inputs of the recording; returns the tree of results.
+        writes: the tensors that a run may change.
+        finish: does to the function's own results, and to ``writes``, what a run does after the
+            recorded operations, and returns what a run returns; None if nothing follows.
+        sync: brings ``writes`` up to date; called before they are read or put back.
+    """
+
+    run: Callable[..., Any]
+    writes: Sequence[Tensor]
+    finish: Callable[[Any], Any] | None = None
+    sync: Callable[[], None] = lambda: None
+
+
 @dataclass
 class Specialisation:
     """What is known about one kind of call: its run times, its recording, its compiled graph.
@@ -57,6 +79,8 @@ class Specialisation:
         outputs: the structure of their results.
         compiled: the compiled graph.
         calls_of_graph: calls since the recording, or the compiled graph, was made.
+        next_audit: the number of calls of the graph before the next audit.
+        is_refused: whether calls of this kind run as ordinary Python.
     """
 
     kept: list[Any]
@@ -65,8 +89,38 @@ class Specialisation:
     replayed: RunTimes = field(default_factory=RunTimes)
     recording: Recording | None = None
     outputs: OutputSpec | None = None
-    compiled: Callable[..., Any] | None = None
+    compiled: Compiled | None = None
     calls_of_graph: int = 0
+    next_audit: int = 0
+    is_refused: bool = False
+    _layouts: list[Hashable] = field(default_factory=list)
+    _written: frozenset[int] = frozenset()
+
+    def set_recording(self, recording: Recording) -> None:
+        """Take up a recording of the function."""
+        self.recording = recording
+        self._layouts = list(map(_layout_of_read, recording.reads))
+
+    def set_compiled(self, compiled: Compiled) -> None:
+        """Take up a compiled graph of the recording."""
+        self.compiled = compiled
+        self.calls_of_graph = self.next_audit = 0
+        self._written = frozenset(map(_address, compiled.writes))
+
+    def serves(self, inputs: Sequence[Tensor]) -> bool:
+        """Whether the recording holds for these inputs, and for the present parameters and data.
+
+        They have the layouts, and the values that the program reads, of the recorded run, and no
+        input is stored where the graph writes.
+        """
+        assert self.recording is not None
+        reads = self.recording.reads
+        if list(map(_layout_of_read, reads)) != self._layouts:
+            return False
+        if self._written and not self._written.isdisjoint(map(_address, inputs)):
+            return False
+        conditions = self.recording.conditions
+        return not conditions or conditions.hold([*reads, *inputs])
 
 
 class TooManySpecialisations(Exception):
@@ -77,8 +131,9 @@ class Specialisations:
     """Finds the specialisation of a call, by all that its graph depends on.
 
     That is the layout of tensors, other arguments by value, the watched state of the program, what
-    a key says, and torch's default type and autocast. A float argument that changes between
-    otherwise equal calls becomes an input of the graph.
+    a key says, torch's default type and autocast, and the values that the program reads. A float
+    that changes between otherwise equal calls becomes an input of the graph, be it an argument or
+    in the state of the program.
 
     Arguments:
         watch: the state of the program.
@@ -86,45 +141,66 @@ class Specialisations:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._by_state: dict[Hashable, dict[Hashable, Specialisation]] = {}
+        self._by_state: dict[Hashable, dict[Hashable, list[Specialisation]]] = {}
         self._state: Hashable = None
         self._state_before: Hashable = None
-        self._of_state: dict[Hashable, Specialisation] = {}
+        self._of_state: dict[Hashable, list[Specialisation]] = {}
         self._floats: dict[Hashable, tuple[Any, ...]] = {}
         self._float_inputs: dict[TreeSpec | None, set[int]] = {}
+        self._constants = Constants()
 
     @property
     def num_graphs(self) -> tuple[int, int]:
         """How many graphs are recorded, and how many of these are compiled."""
-        each = [found for of_state in self._by_state.values() for found in of_state.values()]
+        each = self._all()
         recorded = sum(found.recording is not None for found in each)
         return recorded, sum(found.compiled is not None for found in each)
 
     def as_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """The arguments, with floats that are inputs of graphs taken as such."""
-        return Call(args, kwargs, self._float_inputs)
+        return Call(args, kwargs, self._float_inputs, self._constants)
+
+    def inputs(self, call: Call) -> list[Tensor]:
+        """The inputs of the graph of a call: tensors, and floats made tensors."""
+        freed = self._watch.freed()
+        return call.inputs() + [torch.tensor(value) for value in freed] if freed else call.inputs()
 
     def find(self, call: Call, key: Hashable) -> Specialisation:
         """The specialisation of a call, which is new for a kind not seen before.
 
         Raises:
             TooManySpecialisations: if the kind is new and there are too many already.
+            Unwatchable: if an argument may change unseen.
         """
         state = self._watch.state()
         if state is not self._state:
             self._state_before, self._state = self._state, state
             self._of_state = self._by_state.get(state, {})
         signature = (call.signature(), key, _torch_settings())
-        found = self._of_state.get(signature)
-        if found is None:
-            if self._make_changed_floats_inputs(call):
+        variants = self._of_state.get(signature)
+        if variants is None:
+            if self._make_changed_floats_inputs(call) or self._free_changed_floats():
                 return self.find(call, key)
-            if sum(map(len, self._by_state.values())) >= MOST_SPECIALISATIONS:
-                changed = self._watch.difference(self._state_before) if self._state_before else ""
-                raise TooManySpecialisations(changed or "the arguments")
-            self._of_state = self._by_state.setdefault(state, {})
-            found = self._of_state[signature] = Specialisation(self._watch.objects())
+            variants = []
+        inputs = self.inputs(call)
+        for found in variants:
+            if found.recording is None or found.serves(inputs):
+                return found
+        if len(self._all()) >= MOST_SPECIALISATIONS or _are_useless(variants):
+            changed = self._watch.difference(self._state_before) if self._state_before else ""
+            raise TooManySpecialisations(_describe_reads(variants) or changed or "the arguments")
+        self._of_state = self._by_state.setdefault(state, {})
+        found = Specialisation([*self._watch.objects(), *self._constants.objects()])
+        self._of_state.setdefault(signature, []).append(found)
         return found
+
+    def are_refused(self) -> bool:
+        """Whether all kinds of call so far run as ordinary Python."""
+        return all(each.is_refused for each in self._all())
+
+    def _all(self) -> list[Specialisation]:
+        of_states = self._by_state.values()
+        return [each for found in of_states for variants in found.values() for each in variants]
 
     def _make_changed_floats_inputs(self, call: Call) -> bool:
         """Make inputs of the floats that differ from those of an otherwise equal call."""
@@ -138,7 +214,35 @@ class Specialisations:
         self._float_inputs.setdefault(call.spec, set()).update(changed)
         return bool(changed)
 
+    def _free_changed_floats(self) -> bool:
+        """Make inputs of the watched floats that alone differ from the state before."""
+        before = self._state_before
+        if before is None or not self._watch.free_changed_floats(before):
+            return False
+        self._state_before = None
+        return True
+
+
+def _are_useless(variants: list[Specialisation]) -> bool:
+    """Whether a value that is read is a new one in nearly each call."""
+    return len(variants) >= _MOST_UNUSED and all(each.calls <= 2 for each in variants)
+
+
+def _describe_reads(variants: list[Specialisation]) -> str:
+    """Where the values are read in which recordings of one kind of call differ."""
+    recordings = [each.recording for each in variants if each.recording is not None]
+    return recordings[0].conditions.places[0] if recordings and recordings[0].conditions else ""
+
 
 def _torch_settings() -> Hashable:
     """The settings of torch that change what a program computes."""
     return torch.get_default_dtype(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled()
+
+
+def _layout_of_read(tensor: Tensor) -> Hashable:
+    return tensor.shape, tensor.stride()
+
+
+def _address(tensor: Tensor) -> int:
+    """Where the memory of a tensor, or of what it is a view of, begins."""
+    return tensor.untyped_storage().data_ptr()

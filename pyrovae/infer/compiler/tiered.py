@@ -8,6 +8,7 @@ A tier is left for the next one where that pays. All draw the same random number
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from time import perf_counter
 from typing import Any, Literal
 
@@ -16,38 +17,39 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
 from ...errors import InputError
-from ..trees import flatten, leaves_of
+from ..trees import flatten
+from .audit import HALF_PRECISION, Outcome, agree, nudge
 from .break_even import BreakEven
-from .call import Call, tensor_layout
+from .call import Call, Unwatchable, tensor_layout
 from .inductor import compile_recording
 from .preserve import Snapshot
-from .record import CannotRecord, Recording, record
+from .recording.errors import CannotRecord
+from .recording.frames import place_of
+from .recording.record import Recording, record
 from .specialisations import (
     MOST_SPECIALISATIONS,
+    Compiled,
     OutputSpec,
     Specialisation,
     Specialisations,
     TooManySpecialisations,
 )
+from .strides import CannotCompile
 from .watch import Watch
 
-__all__ = ["HALF_PRECISION", "Compile", "TieredFunction", "compile_outputs"]
+__all__ = ["AUDIT_EVERY", "HALF_PRECISION", "Compile", "TieredFunction", "compile_outputs"]
 
 Compile = Literal["auto"] | bool
 """Whether to record and compile: ``"auto"`` where it pays, True always, False never."""
 
-Compiler = Callable[[Recording, OutputSpec, list[Tensor]], Callable[..., Any]]
+Compiler = Callable[[Recording, OutputSpec, list[Tensor]], Compiled]
 """Compiles a recording, given the structure of its results and example inputs."""
 
-_AUDIT_EVERY = 1000
-"""Calls between two comparisons of a graph with the program itself, on the same noise."""
+AUDIT_EVERY = 1000
+"""Most calls between two comparisons of a graph with the program itself, on the same noise."""
 
 _REPEATABLE_CALLS = 3000
 """Calls from which on a graph is likely to repay its cost, where no clock may decide."""
-
-_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
-HALF_PRECISION = 0.02
-"""Largest error in an audit, relative to the largest result, or to 1 where that is smaller."""
 
 
 class TieredFunction:
@@ -60,8 +62,8 @@ class TieredFunction:
         compile: ``"auto"`` for what pays. True records from the second call on, compiles the first
             kind of call at once and others where it pays. False runs the function itself.
         num_calls: number of calls to come, if it is known.
-        tolerance: largest error of results in an audit, relative to the largest result, or to 1
-            where that is smaller; by their type unless given.
+        tolerance: largest error of results in an audit, relative to the largest entry; by their
+            type unless given.
         compiler: compiles a recording, perhaps together with further work.
         on_compile: called before compiling, which takes some seconds.
         repeatable: whether no clock may decide what runs, so that the same calls give the same
@@ -102,6 +104,7 @@ class TieredFunction:
         self._break_even = BreakEven(num_calls)
         self._specialisations = Specialisations(self._watch)
         self._num_calls = 0
+        self._generator = torch.Generator().manual_seed(0)  # of nudges; leaves torch's own alone
         self._is_steady = False
         self._steady: tuple[tuple[Hashable, ...], Specialisation] | None = None
         self._has_warned = False
@@ -150,11 +153,11 @@ class TieredFunction:
         self._break_even.count()
         if self._steady is not None and not kwargs:
             signature, steady = self._steady
-            if steady.calls_of_graph % _AUDIT_EVERY and signature == _layouts(args):
+            if steady.calls_of_graph != steady.next_audit and signature == _layouts(args):
                 assert steady.compiled is not None
                 steady.calls += 1
                 steady.calls_of_graph += 1
-                return steady.compiled(*args)
+                return steady.compiled.run(*args)
         if self._refusal and self._compile is True:
             raise InputError(self._refusal)
         if self._compile is False or self._refusal or _PYRO_STACK:
@@ -163,7 +166,7 @@ class TieredFunction:
             return self._function(*args, **kwargs)
         call = self._specialisations.as_call(args, kwargs)
         found = self._find(call, key)
-        if found is None:
+        if found is None or found.is_refused:
             return self._function(*args, **kwargs)
         found.calls += 1
         if self._repeatable and found.recording is None:
@@ -184,7 +187,10 @@ class TieredFunction:
             return self._record(found, call)
         result = self._run_graph(found, call)
         is_alike = self._is_steady and found.compiled is not None and call.spec is None
-        self._steady = (_layouts(args), found) if is_alike and not self._refusal else None
+        if is_alike and not self._refusal and not found.recording.conditions:
+            self._steady = (_layouts(args), found)
+        else:
+            self._steady = None
         return result
 
     def _may_have_graph(self, args: tuple[Any, ...]) -> bool:
@@ -196,81 +202,87 @@ class TieredFunction:
 
     def _find(self, call: Call, key: Callable[[], Hashable]) -> Specialisation | None:
         """The specialisation of a call; None where it has no graph and will have none."""
-        extra = key()
-        if not call.is_plain:
-            self._refuse(
-                "an argument is neither a tensor without a gradient nor a number, string or None; "
-                "give what may change as tensors"
-            )
-            return None
         try:
-            return self._specialisations.find(call, extra)
+            return self._specialisations.find(call, key())
+        except Unwatchable as error:
+            self._refuse(str(error), of_all=False)
+            return None
         except TooManySpecialisations as error:
             self._warn(
-                f"there are more than {MOST_SPECIALISATIONS} kinds of step, and further ones run "
-                f"as ordinary Python, since {error} changed again; make numbers that change "
-                "tensors, and batches of one size"
+                f"there are too many kinds of step, and further ones run as ordinary Python: "
+                f"{error} changes again and again; make numbers that change tensors or floats, and "
+                "batches of one size"
             )
             return None
 
     def _record(self, found: Specialisation, call: Call) -> Any:
         """Run the function once for real, and record it."""
 
+        num_freed = len(self._watch.freed())
+
         def flat_function(*tensors: Tensor) -> list[Tensor]:
-            args, kwargs = call.with_inputs(tensors)
+            args, kwargs = call.with_inputs(tensors[: len(tensors) - num_freed])
             values, spec = flatten(self._function(*args, **kwargs))
             found.outputs = OutputSpec(spec, [value is not None for value in values])
             return [value for value in values if value is not None]
 
         state = self._watch.state()
         snapshot = Snapshot(self._watch.buffers())
+        inputs = self._specialisations.inputs(call)
         reason = ""
         try:
-            recording = record(flat_function, call.inputs())
-            changed = self._watch.difference(state)
+            with self._watch.replace_freed(inputs[len(inputs) - num_freed :]) as replaced:
+                recording = record(flat_function, inputs)
+            changed = ", ".join(replaced) or self._watch.difference(state)
             if changed is not None:
                 raise CannotRecord(f"{changed} changes as the program runs", recording.result)
         except CannotRecord as error:
             reason = str(error)
             if error.result is not None and self._compile is not True:
                 assert found.outputs is not None
-                self._refuse(reason)
+                found.is_refused = True
+                self._refuse(reason, of_all=self._specialisations.are_refused())
                 return found.outputs.unflatten(error.result)
         except Exception as error:  # make_fx cannot follow; or the user's error, raised again below
-            reason = f"{type(error).__name__}: {_first_line(error)}"
+            place = place_of(error.__traceback__) or "the program"
+            reason = f"torch cannot follow what {place} does ({type(error).__name__})"
         else:
             assert found.outputs is not None
-            found.recording = recording
+            found.set_recording(recording)
             return found.outputs.unflatten(recording.result)
         snapshot.restore()
         result = self._function(*call.args, **call.kwargs)
-        self._refuse(reason)
+        found.is_refused = True
+        self._refuse(reason, of_all=self._specialisations.are_refused())
         return result
 
     def _run_graph(self, found: Specialisation, call: Call) -> Any:
         assert found.recording is not None
-        assert found.outputs is not None
-        inputs = call.inputs()
+        inputs = self._specialisations.inputs(call)
         if found.compiled is None and self.can_compile and self._should_compile(found, call):
             self._compile_graph(found, inputs)
-        is_audit = found.calls_of_graph % _AUDIT_EVERY == 0
+        if found.calls_of_graph == found.next_audit:
+            return self._audit(found, call, inputs)
         found.calls_of_graph += 1
-        expected = self._run_program(found, call) if is_audit else None
-        if found.compiled is None:
-            start = perf_counter()
-            with torch.no_grad():
-                result = found.outputs.unflatten(found.recording(*inputs))
-            found.replayed.add(perf_counter() - start)
-        else:
-            result = found.compiled(*inputs)
-        if expected is not None:
-            self._compare(expected, leaves_of(result))
+        if found.compiled is not None:
+            return found.compiled.run(*inputs)
+        start = perf_counter()
+        result = self._replay(found, inputs)
+        found.replayed.add(perf_counter() - start)
         return result
 
+    def _replay(self, found: Specialisation, inputs: list[Tensor]) -> Any:
+        assert found.recording is not None
+        assert found.outputs is not None
+        with torch.no_grad():
+            return found.outputs.unflatten(found.recording(*inputs))
+
     def _should_compile(self, found: Specialisation, call: Call) -> bool:
+        assert found.recording is not None
         is_first = self.num_graphs[1] == 0
-        if self._repeatable:
-            return is_first and repr(_layouts(call.args)) == self.expected
+        if self._repeatable:  # which of several values is read first, may differ once resumed
+            has_one_value = not found.recording.conditions
+            return is_first and has_one_value and repr(_layouts(call.args)) == self.expected
         if self._compile is True and is_first:
             return True
         return self._break_even.of_compiling(found.replayed, found.calls)
@@ -281,43 +293,96 @@ class TieredFunction:
         if self._on_compile is not None:
             self._on_compile()
         try:
-            found.compiled = self._compiler(found.recording, found.outputs, inputs)
-            found.calls_of_graph = 0
+            found.set_compiled(self._compiler(found.recording, found.outputs, inputs))
+        except CannotCompile as error:
+            self._stop_compiling(found, str(error))
         except Exception as error:  # a compiler that fails, or is missing, costs speed alone
-            self.can_compile = False
-            self._warn(
-                "the recorded step runs uncompiled, since torch's compiler stopped with "
-                f"{type(error).__name__}: {_first_line(error)}"
+            self._stop_compiling(
+                found,
+                f"torch's compiler stopped with {type(error).__name__}: {_first_line(error)}",
             )
 
-    def _run_program(self, found: Specialisation, call: Call) -> list[Any]:
-        """The results of the program itself, which leaves no trace."""
+    def _stop_compiling(self, found: Specialisation, reason: str) -> None:
+        """Go on with recorded operations, one by one."""
+        self.can_compile = False
+        found.compiled = None
+        self._warn(f"the recorded step runs uncompiled, since {reason}")
+
+    def _audit(self, found: Specialisation, call: Call, inputs: list[Tensor]) -> Any:
+        """Run the program, then its graph on the same noise; keep the program's run if they differ.
+
+        The program leaves no trace where they agree.
+        """
         assert found.recording is not None
-        snapshot = Snapshot([*found.recording.writes, *self._watch.buffers()])
-        results, _ = flatten(self._function(*call.args, **call.kwargs))
-        snapshot.restore()
-        return results
+        compiled = found.compiled
+        is_first = found.calls_of_graph == 0
+        found.calls_of_graph += 1
+        found.next_audit = min(2 * found.next_audit + 1, found.next_audit + AUDIT_EVERY)
+        changed = [*found.recording.writes, *self._watch.buffers()]
+        if compiled is not None:
+            compiled.sync()
+            changed += compiled.writes
+        before = Snapshot(changed)
+        want = Outcome(self._run_program(call, compiled), changed)
+        before.restore()
+        try:
+            result = self._replay(found, inputs) if compiled is None else compiled.run(*inputs)
+        except Exception as error:
+            result, reason = None, f"it stopped with {type(error).__name__}: {_first_line(error)}"
+        else:
+            reason = "its result differs from the program's"
+        if compiled is not None:
+            compiled.sync()
+        if result is not None:
+            got = Outcome(result, changed)
+            run_again = partial(self._run_again, found, call, compiled, before)
+            if agree(want, got, before, run_again, self._tolerance):
+                got.snapshot.restore()
+                return result
+        if compiled is not None and is_first:
+            want.snapshot.restore()
+            self._stop_compiling(found, f"once compiled, {reason}")
+            return want.results
+        (before if self._compile is True else want.snapshot).restore()
+        self._refuse(
+            "the recorded step no longer computes what the program does (a tensor or an object "
+            "that it uses was replaced, or it counts its own calls); up to the last "
+            f"{AUDIT_EVERY} steps may have been computed by the program as it was before"
+        )
+        return want.results
 
-    def _compare(self, expected: list[Any], results: list[Any]) -> None:
-        """Give up the graphs if one no longer computes what the program does."""
-        for want, got in zip(expected, results, strict=False):
-            if want is None or got is None:  # a compiled step keeps its gradients to itself
-                continue
-            tolerance = self._tolerance or _TOLERANCE.get(got.dtype, HALF_PRECISION)
-            finite = want.nan_to_num(0.0, 0.0, 0.0)
-            scale = finite.abs().max().clamp_min(1.0) if want.numel() else want.new_ones(())
-            if not torch.allclose(want, got, rtol=0, atol=float(tolerance * scale), equal_nan=True):
-                self._refuse(
-                    "the recorded step no longer computes what the program does (a tensor or an "
-                    "object that it uses was replaced, or it counts its own calls); up to the last "
-                    f"{_AUDIT_EVERY} steps may have been computed by the program as it was before"
-                )
-                return
+    def _run_program(self, call: Call, compiled: Compiled | None) -> Any:
+        results = self._function(*call.args, **call.kwargs)
+        return results if compiled is None or compiled.finish is None else compiled.finish(results)
 
-    def _refuse(self, reason: str) -> None:
-        self._refusal = f"compile=True, but the step cannot be recorded: {reason}"
+    def _run_again(
+        self,
+        found: Specialisation,
+        call: Call,
+        compiled: Compiled | None,
+        before: Snapshot,
+        is_nudged: bool,
+    ) -> Outcome:
+        """The outcome of the program, perhaps from parameters nudged in their last digits."""
+        assert found.recording is not None
+        before.restore()
+        kept = Snapshot([each for each in found.recording.reads if each.requires_grad])
+        if is_nudged:
+            epsilon = None if self._tolerance is None else 2.0**-8
+            nudge([tensor for tensor, _ in kept.values], self._generator, epsilon)
+        results = self._run_program(call, compiled)
+        outcome = Outcome(results, [tensor for tensor, _ in before.values])
+        kept.restore()
+        return outcome
+
+    def _refuse(self, reason: str, *, of_all: bool = True) -> None:
+        """Run calls of this kind, or all, as ordinary Python; or raise where that is an error."""
+        refusal = f"compile=True, but the step cannot be recorded: {reason}"
         if self._compile is True:
-            raise InputError(self._refusal)
+            self._refusal = refusal
+            raise InputError(refusal)
+        if of_all:
+            self._refusal = refusal
         self._warn(f"steps run as ordinary Python, which is slower, since {reason}")
 
     def _warn(self, message: str) -> None:
@@ -326,12 +391,10 @@ class TieredFunction:
             warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
-def compile_outputs(
-    recording: Recording, outputs: OutputSpec, inputs: list[Tensor]
-) -> Callable[..., Any]:
+def compile_outputs(recording: Recording, outputs: OutputSpec, inputs: list[Tensor]) -> Compiled:
     """Compile the recording, and nothing else."""
     run = compile_recording(recording, inputs)
-    return lambda *inputs: outputs.unflatten(run(*inputs))
+    return Compiled(lambda *inputs: outputs.unflatten(run(*inputs)), recording.writes)
 
 
 def _layouts(args: tuple[Any, ...]) -> tuple[Hashable, ...]:

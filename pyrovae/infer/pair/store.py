@@ -105,9 +105,10 @@ class ProgramParameters(Messenger):
         self._from_store: list[str] | None = None
         self._num_swaps: dict[str, int] = {}
         self._given: dict[str, tuple[Tensor, Tensor | None]] = {}
+        self._met_now: set[str] = set()
 
     def __enter__(self) -> Any:
-        self._given, self._from_store = {}, None
+        self._given, self._from_store, self._met_now = {}, None, set()
         self._put_modules_in_store()
         return super().__enter__()
 
@@ -166,6 +167,20 @@ class ProgramParameters(Messenger):
             replaced.append((name, given, entry))
         return replaced
 
+    @torch.no_grad()
+    def settle_assignments(self) -> None:
+        """After a run: keep what it assigned to names of the store in the tensors that it had met.
+
+        Pyro assigns the decaying averages of baselines so. A recorded step can write to a tensor,
+        but not replace one.
+        """
+        for name in self._met_now - self._in_network:
+            met, now = self.met[name], _store()._params.get(name)
+            if now is None or now is met or now.shape != met.shape or now.dtype != met.dtype:
+                continue
+            met.copy_(now)
+            _replace(name, met)
+
     def kept_state(self) -> Any:
         """A state of Pyro's store with the parameters met, as ``store.scope`` takes it."""
         constraints = _store()._constraints
@@ -196,6 +211,7 @@ class ProgramParameters(Messenger):
         if entry is None or unconstrained is None or entry is not unconstrained():
             return  # a parameter that does not come from the store
         self.met[name] = entry
+        self._met_now.add(name)
         given = self._given.get(name)
         if given is not None and given[0] is entry:
             self._in_network.add(name)

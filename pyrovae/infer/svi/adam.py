@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
-from ..compiler.inductor import materialise
+from ..compiler.strides import materialise
 from ..private_torch import mark_as_stepped
 
 __all__ = ["AdamUpdate", "clip_gradients"]
@@ -47,6 +47,8 @@ class AdamUpdate:
         parameters: the parameters that have a gradient.
 
     Attributes:
+        moments: the means of the gradients, then those of their squares.
+        counts: the optimiser's counts of steps; see :meth:`save_step_counts`.
         tensors: what the update reads and writes besides the parameters.
     """
 
@@ -54,7 +56,7 @@ class AdamUpdate:
         self._optimiser = optimiser
         self._state = optimiser.state  # kept, as its id identifies it
         states = [_state(optimiser, p) for p in parameters]
-        self._counts = [state["step"] for state in states]
+        self.counts = [state["step"] for state in states]
         group_of = {
             id(p): i for i, group in enumerate(optimiser.param_groups) for p in group["params"]
         }
@@ -64,12 +66,8 @@ class AdamUpdate:
         self._steps = torch.zeros(len(parameters), dtype=torch.float64, device=device)
         self._rates = torch.zeros(len(parameters), 3, dtype=torch.float64, device=device)
         self._last_rates: list[_Rates] = []
-        self.tensors = [
-            self._steps,
-            self._rates,
-            *(state["exp_avg"] for state in states),
-            *(state["exp_avg_sq"] for state in states),
-        ]
+        self.moments = [state[name] for name in ("exp_avg", "exp_avg_sq") for state in states]
+        self.tensors = [self._steps, self._rates, *self.moments]
 
     @staticmethod
     def key(optimiser: Optimizer) -> Hashable | None:
@@ -84,7 +82,7 @@ class AdamUpdate:
     def load_step_counts(self) -> None:
         """Read from the optimiser how many steps each parameter has had."""
         mark_as_stepped(self._optimiser)
-        self._steps.copy_(torch.tensor([int(count) for count in self._counts]))
+        self._steps.copy_(torch.tensor([int(count) for count in self.counts]))
 
     def refresh_rates(self) -> None:
         """Read the learning rate and the betas of the coming step; call it before each run."""
@@ -96,7 +94,7 @@ class AdamUpdate:
 
     def save_step_counts(self) -> None:
         """Write to the optimiser how many steps each parameter has had; waits for the device."""
-        for count, steps in zip(self._counts, self._steps.tolist(), strict=True):
+        for count, steps in zip(self.counts, self._steps.tolist(), strict=True):
             count.fill_(steps)
 
     def __call__(

@@ -12,16 +12,16 @@ from pyro.infer import TraceTailAdaptive_ELBO
 from torch import Tensor
 
 from ...errors import Agreed, InputError
-from ..compiler.inductor import materialise
 from ..compiler.preserve import preserve_state
-from ..compiler.record import Recording
-from ..compiler.specialisations import OutputSpec
+from ..compiler.recording.record import Recording
+from ..compiler.specialisations import Compiled, OutputSpec
+from ..compiler.strides import materialise
 from ..compiler.tiered import HALF_PRECISION, Compile, TieredFunction, compile_outputs
 from ..nonfinite.guard import Guard, NonFinite, StepRecord
 from ..nonfinite.locate import locate_non_finite
 from ..pair.pair import Pair
 from ..parallel.shards import Shards
-from ..trees import TreeSpec, flatten, map_leaves, unflatten
+from ..trees import TreeSpec, flatten, leaves_of, map_leaves, unflatten
 from .optimisation import Optimisation
 from .parameters import Gradients, ParameterCollector, Parameters
 from .unregistered import UnregisteredNetworks
@@ -198,6 +198,7 @@ class LossAndGradients:
                 )
             for name, parameter, old in self._pair.parameters.settle_networks():
                 self._parameters.replace(name, parameter, old)
+            self._pair.parameters.settle_assignments()
             self._pair.parameters.claim()
             self._optimisation.add_new_parameters()
         self._unregistered.check(self._parameters)
@@ -234,22 +235,35 @@ class LossAndGradients:
         parts = tuple(parts) if isinstance(parts, tuple | list) else (parts,)
         return tuple(materialise(each) if isinstance(each, Tensor) else each for each in parts)
 
-    def _compile(
-        self, recording: Recording, outputs: OutputSpec, inputs: list[Tensor]
-    ) -> Callable[..., tuple[Any, Gradients | None]]:
+    def _compile(self, recording: Recording, outputs: OutputSpec, inputs: list[Tensor]) -> Compiled:
         """Compile the step as one graph: loss, gradients and, where possible, the update."""
         num_losses = len(outputs.present) - len(self._parameters)
         has_gradient = outputs.present[num_losses:]
-        run = None
+        update = None
         if self._shards is None and self.guard is not None:
-            run = self._optimisation.compile_with_update(
+            update = self._optimisation.compile_with_update(
                 recording, inputs, num_losses, has_gradient, self.guard
             )
-        if run is None:
+        if update is None:
             return compile_outputs(recording, outputs, inputs)
         assert self._loss_spec is not None
-        as_loss, step = _make_unflatten(self._loss_spec), run
-        return lambda *inputs: (as_loss(step(*inputs)), None)
+        as_loss, (step, writes) = _make_unflatten(self._loss_spec), update
+        return Compiled(
+            lambda *inputs: (as_loss(step(*inputs)), None),
+            [*recording.writes, *writes],
+            self._finish,
+            self._optimisation.sync,
+        )
+
+    def _finish(self, results: tuple[Any, Gradients]) -> tuple[Any, None]:
+        """Count the step and make its update, as a compiled step does."""
+        loss, gradients = results
+        assert self.guard is not None
+        self.guard.count_step(
+            self.guard.counts, leaves_of(loss), [each for each in gradients if each is not None]
+        )
+        self._optimisation.update(gradients, self.guard, step=1)
+        return loss, None
 
 
 def _make_unflatten(spec: TreeSpec) -> Callable[[list[Tensor]], Any]:

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ...errors import InputError
 from ..compiler.inductor import compile_recording
-from ..compiler.record import Recording
+from ..compiler.recording.record import Recording
 from ..nonfinite.guard import Guard
 from ..parallel.fsdp import is_split, shard_like, total_norm
 from ..private_torch import can_skip_updates, skipping_update
@@ -160,8 +160,8 @@ class Optimisation:
         num_losses: int,
         has_gradient: list[bool],
         guard: Guard,
-    ) -> Callable[..., list[Tensor]] | None:
-        """Compile a recorded step and its update as one graph, which returns the losses.
+    ) -> tuple[Callable[..., list[Tensor]], list[Tensor]] | None:
+        """Compile a recorded step and its update as one graph.
 
         Arguments:
             recording: returns losses, then the gradients that there are.
@@ -171,7 +171,8 @@ class Optimisation:
             guard: counts the step and may block the update.
 
         Returns:
-            None where the optimiser is not Adam or AdamW, or does not update after each step.
+            The graph, which returns the losses, and the tensors that the update changes; None where
+            the optimiser is not Adam or AdamW, or does not update after each step.
         """
         if self.optimiser is None:
             return None
@@ -204,7 +205,7 @@ class Optimisation:
             update.refresh_rates()
             return run(*inputs)
 
-        return step
+        return step, [guard.counts, *trained, *update.moments, *update.counts]
 
     def sync(self, *_: Any) -> None:
         """Write the number of steps taken in a graph into torch's optimiser."""

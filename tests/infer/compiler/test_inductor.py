@@ -9,7 +9,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.infer.compiler.direct_call import DirectCall
 from pyrovae.infer.compiler.inductor import compile_recording
-from pyrovae.infer.compiler.record import record
+from pyrovae.infer.compiler.recording.record import record
 
 
 def test_a_graph_is_of_the_shapes_that_it_was_made_for() -> None:

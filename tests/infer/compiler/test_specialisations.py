@@ -1,10 +1,15 @@
 """Which calls share a graph, and which get one of their own."""
 
+from argparse import Namespace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from pyrovae.infer.compiler.call import Unwatchable
 from pyrovae.infer.compiler.specialisations import (
     MOST_SPECIALISATIONS,
     Specialisation,
@@ -19,6 +24,12 @@ X = torch.ones(3)
 class Program:
     def __init__(self) -> None:
         self.scale = 1.0
+        self.mode = "a"
+
+
+@dataclass
+class Options:
+    number: int
 
 
 @pytest.fixture
@@ -54,10 +65,83 @@ def test_layouts_keys_and_words_do_not(found: Specialisations) -> None:
 
 def test_the_state_of_the_program_counts(found: Specialisations, program: Program) -> None:
     before = find(found, X)
-    program.scale = 2.0
+    program.mode = "b"
     assert find(found, X) is not before
-    program.scale = 1.0
+    program.mode = "a"
     assert find(found, X) is before
+
+
+def test_a_float_of_the_program_that_changes_is_an_input(
+    found: Specialisations, program: Program
+) -> None:
+    find(found, X)
+    program.scale = 2.0
+    second = find(found, X)
+    for scale in (3.0, 4.5, 1.0):
+        program.scale = scale
+        assert find(found, X) is second
+        assert found.inputs(found.as_call((X,), {}))[1:] == [torch.tensor(scale)]
+    program.scale = 1
+    assert find(found, X) is not second
+
+
+def test_a_float_that_changes_beside_something_else_is_none(
+    found: Specialisations, program: Program
+) -> None:
+    find(found, X)
+    program.scale, program.mode = 2.0, "b"
+    find(found, X)
+    assert len(found.inputs(found.as_call((X,), {}))) == 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: Namespace(size=number),
+        lambda number: Options(number),
+        lambda number: lambda: number,
+        lambda number: partial(max, number),
+        lambda number: {1, number},
+    ],
+    ids=["namespace", "data class", "function", "partial", "set"],
+)
+def test_objects_among_arguments_count_by_what_is_in_them(
+    found: Specialisations, make: Any
+) -> None:
+    first = find(found, X, make(3))
+    assert find(found, X, make(3)) is first
+    assert find(found, X, make(4)) is not first
+    things = make(3)
+    assert find(found, X, things) is first
+
+
+def test_an_object_among_arguments_that_changes_is_followed(found: Specialisations) -> None:
+    options = Namespace(size=3, inner=Options(2))
+    first = find(found, X, options)
+    options.inner.number = 5
+    assert find(found, X, options) is not first
+
+
+def test_functions_of_other_code_are_other_arguments(found: Specialisations) -> None:
+    assert find(found, X, lambda x: x) is not find(found, X, lambda x: x + 1)
+    assert find(found, X, torch.sin) is not find(found, X, torch.cos)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1, X.requires_grad_(False), iter([])],), r"argument 1\[2\] is a list_iterator"),
+        ((X, np.zeros(3)), "argument 2 is a NumPy array"),
+        ((X, torch.ones(2, requires_grad=True)), "argument 2 is a tensor that needs a gradient"),
+    ],
+)
+def test_arguments_that_may_change_unseen_are_named(
+    found: Specialisations, arguments: Any, message: str
+) -> None:
+    with pytest.raises(Unwatchable, match=message):
+        find(found, *arguments)
+    with pytest.raises(Unwatchable, match="argument 'y' is a list_iterator"):
+        find(found, X, y=iter([]))
 
 
 def test_settings_of_torch_count(found: Specialisations) -> None:

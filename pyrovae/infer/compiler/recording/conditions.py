@@ -1,0 +1,132 @@
+"""The values on which a recording depends, computed before each run of it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+
+from ...private_torch import is_operator, is_view, written_nodes
+from .errors import CannotRecord
+from .reads import Reads
+
+__all__ = ["Conditions", "take_conditions"]
+
+
+class Conditions:
+    """Values that a program reads, which must be those of the recorded run.
+
+    Arguments:
+        graph: computes the values from what the recording reads and its inputs.
+        values: those of the recorded run.
+        places: where they are read, in words.
+    """
+
+    def __init__(self, graph: GraphModule, values: Sequence[Tensor], places: list[str]) -> None:
+        self._graph = graph
+        self.places = places
+        self._values = list(values)
+
+    def __bool__(self) -> bool:
+        return bool(self._values)
+
+    def hold(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether all values are those of the recorded run, for these reads and inputs."""
+        if not self._values:
+            return True
+        try:
+            with torch.no_grad():
+                values = self._graph(*tensors)
+        except (RuntimeError, IndexError):  # shapes that an earlier condition would have excluded
+            return False
+        return all(map(torch.equal, values, self._values))
+
+
+def take_conditions(graph: GraphModule, num_results: int, reads: Reads) -> Conditions:
+    """Take the values that are read out of a graph, which has them behind its results.
+
+    Raises:
+        CannotRecord: if a value depends on random numbers, or on a tensor that the step changes.
+    """
+    (output,) = (node for node in graph.graph.nodes if node.op == "output")
+    results, read = output.args[0][:num_results], output.args[0][num_results:]
+    output.args = (results,)
+    order = {node: place for place, node in enumerate(graph.graph.nodes)}
+    writes = _find_writes(graph)
+    copy, copies = Graph(), dict[Node, Node]()
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            copies[node] = copy.node_copy(node)
+    outputs, values, places = [], [], []
+    for node, value, place in zip(read, reads.values, reads.places, strict=True):
+        earlier = {
+            root: [w for w in all_ if order[w] < order[node]] for root, all_ in writes.items()
+        }
+        needed = _find_needed(node, earlier)
+        for each in needed:
+            if _is_random(each):
+                raise CannotRecord(
+                    f"{place}, and it depends on random numbers; compute with tensors instead, as "
+                    "by torch.where or pyro.poutine.mask"
+                )
+            if each.op == "placeholder" and earlier.get(each):
+                raise CannotRecord(f"{place}, which the step has changed before")
+        if all(each.op != "placeholder" for each in needed):
+            continue  # the same in each run
+        for each in sorted(needed, key=order.__getitem__):
+            if each not in copies:
+                copies[each] = copy.node_copy(each, copies.__getitem__)
+        outputs.append(copies[node])
+        values.append(value)
+        places.append(place)
+    copy.output(outputs)
+    _erase_unused(graph, read)
+    graph.recompile()
+    return Conditions(GraphModule(graph, copy), values, places)
+
+
+def _find_needed(node: Node, writes: dict[Node, list[Node]]) -> set[Node]:
+    """The node, all that it is computed from, and what has written to any of that."""
+    found, pending = {node}, [node]
+    while pending:
+        each = pending.pop()
+        new = {*each.all_input_nodes, *writes.get(_root(each), ())} - found
+        found |= new
+        pending += new
+    return found
+
+
+def _find_writes(graph: GraphModule) -> dict[Node, list[Node]]:
+    """For each tensor that is written to, the operations that do so."""
+    writes: dict[Node, list[Node]] = {}
+    for node in graph.graph.nodes:
+        for each in written_nodes(node):
+            writes.setdefault(_root(each), []).append(node)
+    return writes
+
+
+def _is_random(node: Node) -> bool:
+    target: Any = node.target
+    return is_operator(target) and torch.Tag.nondeterministic_seeded in target.tags
+
+
+def _root(node: Node) -> Node:
+    """The node that a node is a view of, or that it writes to and returns."""
+    while is_view(node) or node.args[:1] == tuple(written_nodes(node)[:1]) != ():
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def _erase_unused(graph: GraphModule, read: Sequence[Node]) -> None:
+    """Erase what was computed only to be read."""
+    pending, erased = list(read), set[Node]()
+    while pending:
+        node = pending.pop()
+        is_kept = node.users or node.op != "call_function" or node.is_impure() or _is_random(node)
+        if is_kept or node in erased:
+            continue
+        erased.add(node)
+        inputs = node.all_input_nodes
+        graph.graph.erase_node(node)
+        pending += inputs

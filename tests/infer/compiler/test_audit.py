@@ -1,0 +1,243 @@
+"""A graph that differs from its program is found out, and what it did is undone."""
+
+from collections.abc import Callable
+from itertools import chain, repeat
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+from torch import Tensor, nn
+
+from pyrovae import InputError
+from pyrovae.infer import SVI
+from pyrovae.infer.compiler.audit import Outcome, agree, nudge
+from pyrovae.infer.compiler.preserve import Snapshot
+from pyrovae.infer.compiler.specialisations import Compiled, OutputSpec
+from pyrovae.infer.compiler.tiered import TieredFunction
+from pyrovae.infer.svi.gradients import LossAndGradients
+from tests.infer.programs import adam
+
+X = torch.linspace(-1, 1, 12).reshape(4, 3)
+
+
+class Program:
+    """Adds to a total, draws, and returns its argument with noise; the kind of fault is chosen."""
+
+    def __init__(self) -> None:
+        self.network = nn.BatchNorm1d(3, affine=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.network(x) + torch.randn(x.shape)
+
+
+def make_tiered(fault: Callable[..., Any], compile: Any = "auto") -> tuple[TieredFunction, Program]:
+    """A function whose compiled graph has a fault; it is compiled at its second call."""
+    program = Program()
+
+    def compiler(recording: Any, outputs: OutputSpec, inputs: list[Tensor]) -> Compiled:
+        def run(*inputs: Tensor) -> Any:
+            return fault(outputs.unflatten(recording(*inputs)), program)
+
+        return Compiled(run, recording.writes)
+
+    tiered = TieredFunction(program, (program,), compile=compile, compiler=compiler)
+    tiered._break_even.of_recording = lambda *_: True  # type: ignore[method-assign]
+    tiered._break_even.of_compiling = lambda *_: True  # type: ignore[method-assign]
+    return tiered, program
+
+
+def run(tiered: TieredFunction, num: int = 8) -> list[Tensor]:
+    return [tiered((X,), {}) for _ in range(num)]
+
+
+def wrong_result(result: Tensor, program: Program) -> Tensor:
+    return result * 1.01
+
+
+def wrong_entry(result: Tensor, program: Program) -> Tensor:
+    result[1, 2] += 0.01
+    return result
+
+
+def wrong_type(result: Tensor, program: Program) -> Tensor:
+    return result.double()
+
+
+def wrong_buffer(result: Tensor, program: Program) -> Tensor:
+    assert program.network.running_mean is not None
+    program.network.running_mean += 0.01
+    return result
+
+
+def wrong_count(result: Tensor, program: Program) -> Tensor:
+    assert program.network.num_batches_tracked is not None
+    program.network.num_batches_tracked += 1
+    return result
+
+
+def wrong_draws(result: Tensor, program: Program) -> Tensor:
+    torch.randn(())
+    return result
+
+
+def stops(result: Tensor, program: Program) -> Tensor:
+    raise ValueError("a kernel stopped")
+
+
+FAULTS = [wrong_result, wrong_entry, wrong_type, wrong_buffer, wrong_count, wrong_draws, stops]
+
+
+@pytest.mark.filterwarnings("ignore:the recorded step runs uncompiled")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_graph_leaves_no_trace(fault: Callable[..., Any]) -> None:
+    plain = Program()
+    torch.manual_seed(0)
+    want = [plain(X) for _ in range(8)]
+    tiered, program = make_tiered(fault)
+    torch.manual_seed(0)
+    got = run(tiered)
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+    torch.testing.assert_close(program.network.state_dict(), plain.network.state_dict())
+    assert tiered.num_graphs == (1, 0)
+
+
+def test_a_wrong_graph_is_named_once() -> None:
+    tiered, _ = make_tiered(wrong_result)
+    with pytest.warns(RuntimeWarning, match="its result differs from the program's") as caught:
+        run(tiered)
+    assert len(caught) == 1
+
+
+def test_a_graph_that_stops_is_named_with_its_error() -> None:
+    tiered, _ = make_tiered(stops)
+    with pytest.warns(RuntimeWarning, match="stopped with ValueError: a kernel stopped"):
+        run(tiered)
+
+
+def test_a_right_graph_is_kept() -> None:
+    tiered, _ = make_tiered(lambda result, program: result)
+    run(tiered)
+    assert tiered.num_graphs == (1, 1)
+
+
+@pytest.mark.parametrize("compile", ["auto", True])
+def test_a_change_that_is_not_watched_is_found_and_its_step_undone(compile: Any) -> None:
+    """The program reads an iterator, which nothing can watch."""
+    factors = chain([1.0] * 6, repeat(3.0))
+
+    def program(x: Tensor) -> Tensor:
+        return x * next(factors) + torch.randn(())
+
+    tiered = TieredFunction(program, (program,), compile=compile)
+    tiered._break_even.of_recording = lambda *_: True  # type: ignore[method-assign]
+    tiered.can_compile = False
+
+    if compile is True:
+        with pytest.raises(InputError, match="no longer computes what the program does"):
+            run(tiered, 200)
+    else:
+        with pytest.warns(RuntimeWarning, match="no longer computes what the program does"):
+            run(tiered, 200)
+        torch.manual_seed(0)
+        want = 3 * X + torch.randn(())
+        torch.manual_seed(0)
+        torch.testing.assert_close(tiered((X,), {}), want)
+
+
+@pytest.mark.parametrize("what", ["gradient", "moment", "parameter", "buffer"])
+@pytest.mark.filterwarnings("ignore:the recorded step runs uncompiled")
+def test_a_wrong_update_is_undone(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters, moments and their counts are those of steps that were never compiled."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = nn.Linear(3, 2)
+            self.norm = nn.BatchNorm1d(2)
+
+        def model(self, x: Tensor) -> None:
+            pyro.module("net", self)
+            with pyro.plate("data", len(x)):
+                y = self.norm(self.layer(x)).sum(-1) + torch.randn(len(x))
+                pyro.sample("x", dist.Normal(y, 1.0), obs=x[:, 0])
+
+        def guide(self, x: Tensor) -> None:
+            pass
+
+    def train(compile: Any) -> tuple[Any, Any, Any]:
+        pyro.clear_param_store()
+        net = Net()
+        svi = SVI(net.model, net.guide, adam, Trace_ELBO(), compile=compile)
+        torch.manual_seed(1)
+        losses = [svi.step(X) for _ in range(8)]
+        assert svi.optimiser is not None
+        return losses, net.state_dict(), svi.optimiser.state_dict()["state"]
+
+    want = train(False)
+    runs = []
+
+    def compile_wrongly(self: Any, recording: Any, outputs: Any, inputs: Any) -> Compiled:
+        """A graph made of the recording and the plain update, with a fault."""
+
+        def run(*inputs: Tensor) -> Any:
+            loss, gradients = outputs.unflatten(recording(*inputs))
+            runs.append(1)
+            if what == "gradient":
+                gradients[0] = gradients[0] * 1.01
+            result = self._finish((loss, gradients))
+            with torch.no_grad():
+                parameter = self._parameters.tensors[0]
+                moment = self._optimisation.optimiser.state[parameter]["exp_avg"]
+                {"moment": moment, "parameter": parameter, "buffer": recording.writes[0]}.get(
+                    what, torch.zeros(2)
+                ).mul_(1.01)
+            return result
+
+        writes = [*recording.writes, self.guard.counts]
+        for parameter in self._parameters.tensors:
+            writes += [parameter, *self._optimisation.optimiser.state[parameter].values()]
+        return Compiled(run, writes, self._finish, self._optimisation.sync)
+
+    monkeypatch.setattr(LossAndGradients, "_compile", compile_wrongly)
+    got = train(True)
+    assert len(runs) == 1
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-7)
+
+
+def test_rounding_is_told_from_a_fault_where_large_terms_cancel() -> None:
+    """1e4 (a - b) with a = b + 1e-4: the result has three right digits in single precision."""
+    a, b = torch.tensor([1.0001]), torch.tensor([1.0])
+    state = Snapshot([])
+
+    def run(factor: float = 1.0) -> Outcome:
+        return Outcome([factor * (1e4 * a - 1e4 * b)], [])
+
+    def run_again(is_nudged: bool) -> Outcome:
+        kept = Snapshot([a, b])
+        if is_nudged:
+            nudge([a, b], generator, None)
+        result = run()
+        kept.restore()
+        return result
+
+    generator = torch.Generator().manual_seed(0)
+    assert agree(run(), run(1 + 1e-3), state, run_again, None)
+    assert not agree(run(), run(1.5), state, run_again, None)
+
+
+def test_a_gradient_that_should_be_zero_is_zero() -> None:
+    want, got = Outcome([torch.zeros(3)], []), Outcome([torch.full((3,), 1e-9)], [])
+    assert not agree(want, got, Snapshot([]), lambda _: want, None)
+
+
+def test_a_nudge_moves_each_entry_in_its_last_digits() -> None:
+    x = torch.tensor([1.0, -1000.0, 1e-3])
+    moved = x.clone()
+    nudge([moved, torch.empty(0)], torch.Generator().manual_seed(0), None)
+    unit = torch.finfo(torch.float32).eps * (x.abs() + x.abs().mean())
+    assert ((moved - x).abs() > 4 * unit).all()
+    assert ((moved - x).abs() < 12 * unit).all()
