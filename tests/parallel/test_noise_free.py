@@ -169,5 +169,32 @@ def test_constant_buffers_keep_every_bit() -> None:
             pyro.sample("x", dist.Normal(network(x), network.constants).to_event(1), obs=x)
 
     data = _data(4).float()
-    fit(model, lambda x: None, data, epochs=5, batch_size=10, shards=7, progress=False)
+    history = fit(model, lambda x: None, data, epochs=5, batch_size=10, shards=7, progress=False)
     assert torch.equal(network.constants, constants)
+    assert len(history["loss"]) == 5
+
+
+def test_batches_are_cut_into_shards_of_almost_equal_size() -> None:
+    shards = Shards(3, Processes(), seed=0)
+    x, scale = torch.arange(7.0), torch.ones(2)
+    parts = shards.split((x, scale, "word"))
+    assert [share for share, _ in parts] == [3 / 7, 3 / 7, 1 / 7]
+    assert [part.tolist() for _, (part, _, _) in parts] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert all(part[1] is scale and part[2] == "word" for _, part in parts)
+    assert [len(part) for _, (part,) in shards.split((x[:2],))] == [1, 1]
+
+
+def test_a_request_holds_for_one_step() -> None:
+    shards = Shards(2, Processes(), seed=0)
+
+    def model(x: Tensor) -> None:
+        loc = pyro.param("loc", torch.tensor(0.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    optimiser = partial(SGD, lr=0.1)
+    svi = SVI(model, lambda x: None, optimiser, ELBO(), compile=False, shards=shards)
+    for stop, save in ((False, False), (True, False), (False, False), (False, True)):
+        shards.request(stop=stop, save=save)
+        svi.step(torch.ones(4))
+        assert (shards.should_stop, shards.should_save) == (stop, save)
