@@ -4,8 +4,10 @@ import math
 from typing import Any
 
 import mpmath as mp
+import pyro.distributions as dist
 import pytest
 import torch
+from torch.distributions import constraints
 
 from pyrovae import Likelihood
 from pyrovae.distributions import ContinuousBernoulli
@@ -62,3 +64,27 @@ def test_discretised_logistic_is_a_difference_of_sigmoids() -> None:
     upper[-1], lower[0] = 1, 0
     # Further out, this difference has no digits left; ours has.
     torch.testing.assert_close(p.base_dist.log_prob(x)[:10], (upper - lower).log()[:10])
+
+
+class OfProperty(dist.Normal):
+    """Its support is that of an instance alone."""
+
+    @property
+    def support(self) -> Any:
+        return constraints.real
+
+
+class OfUnknownDimension(dist.Normal):
+    """Its support does not say how many dimensions an event has."""
+
+    @constraints.dependent_property(is_discrete=False)
+    def support(self) -> Any:
+        return constraints.real
+
+
+@pytest.mark.parametrize("distribution", [OfProperty, OfUnknownDimension])
+def test_a_class_whose_support_says_little_is_of_single_numbers(distribution: Any) -> None:
+    eta, x = torch.randn(2, 1, 4), torch.randn(2, 4)
+    p: Any = Likelihood(distribution, scale=0.5).build((4,))(eta)
+    expected = dist.Normal(p.base_dist.loc, 0.5).log_prob(x).sum(1)
+    torch.testing.assert_close(p.log_prob(x), expected)
