@@ -3,10 +3,12 @@
 from typing import Any
 
 import numpy as np
+import pyro.distributions.constraints as constraints
 import pytest
 import scipy.stats
 import torch
 
+from pyrovae.likelihoods.rows import vectors_in_support
 from tests.likelihoods.test_conformance import declared, layer_and_eta
 
 
@@ -84,3 +86,11 @@ def test_units_are_those_of_the_data(name: str, source: str) -> None:
     layer.set_units(loc, scale)
     after = layer(eta).log_prob(loc + scale * x)
     torch.testing.assert_close(after, before - scale.log().sum())
+
+
+def test_a_support_of_whole_vectors_holds_for_all_their_entries() -> None:
+    x = torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0], [0.0, 1.0, 2.0], [1.0, 0.0, 0.0]])
+    expected = torch.tensor([True, False, True, False])
+    for rows in (x, x.expand(2, 4, 3)):
+        found = vectors_in_support(constraints.ordered_vector, rows)
+        assert torch.equal(found, expected[:, None].expand(rows.shape))
