@@ -1,18 +1,16 @@
 """The arguments of a call, split into what a graph depends on and what it takes as input."""
 
-from argparse import Namespace
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import is_dataclass
 from enum import Enum
 from operator import attrgetter
-from types import BuiltinFunctionType, FunctionType, SimpleNamespace
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..trees import TreeSpec, flatten, unflatten
+from ..trees import TreeSpec, flatten, open_data_class, unflatten
 from .watch import Watch, is_library
 
 __all__ = ["Call", "Constants", "Unwatchable", "tensor_layout"]
@@ -28,7 +26,7 @@ class Unwatchable(Exception):
 
 
 class Constants:
-    """Objects among arguments, which count by what is in them: namespaces, functions, sets."""
+    """Objects among arguments, which count by what is in them: functions, networks, sets."""
 
     def __init__(self) -> None:
         self._watches: dict[int, tuple[Any, Watch]] = {}
@@ -43,8 +41,7 @@ class Constants:
             return frozenset(thing)
         if isinstance(thing, np.ndarray):
             raise Unwatchable("a NumPy array, which may change unseen; give a tensor")
-        is_known = isinstance(thing, Namespace | SimpleNamespace | type) or callable(thing)
-        if isinstance(thing, Iterator) or not (is_known or is_dataclass(thing) or _is_users(thing)):
+        if isinstance(thing, Iterator) or not (callable(thing) or _is_users(thing)):
             raise Unwatchable(
                 f"a {type(thing).__name__}, which may change unseen; give what may change as "
                 "tensors, and the rest as numbers, strings, functions or a Namespace"
@@ -92,6 +89,8 @@ class Call:
             self._leaves: Sequence[Any] = args
         else:
             self._leaves, self.spec = flatten((args, kwargs))
+            while any(map(open_data_class, self._leaves)):
+                self._leaves, self.spec = flatten((args, kwargs))
         self._float_inputs: set[int] | frozenset[int] = float_inputs.get(self.spec, frozenset())
 
     def signature(self) -> Hashable:

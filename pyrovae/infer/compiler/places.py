@@ -182,4 +182,4 @@ def package_of(thing: Any) -> str:
 
 def _is_cache(thing: Any, name: str) -> bool:
     """Whether an attribute keeps what a transform computed last, and new in each run."""
-    return isinstance(thing, Transform) and (name.startswith("_cached") or name == "_inv")
+    return isinstance(thing, Transform) and (name.startswith("_cache") or name == "_inv")

@@ -105,7 +105,7 @@ class Search:
                     or (self._items.all_match(_is_same) and self._attributes.all_match(_is_same))
                 )
                 and self._contents.all_match(eq)
-                and all(type(f.get()) is float for f in self.freed)
+                and (not self.freed or all(type(f.get()) is float for f in self.freed))
             )
         except (KeyError, IndexError, ValueError, AttributeError):  # gone, or emptied
             return False

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -93,13 +94,15 @@ class Specialisation:
     calls_of_graph: int = 0
     next_audit: int = 0
     is_refused: bool = False
-    _layouts: list[Hashable] = field(default_factory=list)
+    _shapes: list[Hashable] = field(default_factory=list)
+    _strides: list[Hashable] = field(default_factory=list)
     _written: frozenset[int] = frozenset()
 
     def set_recording(self, recording: Recording) -> None:
         """Take up a recording of the function."""
         self.recording = recording
-        self._layouts = list(map(_layout_of_read, recording.reads))
+        self._shapes = list(map(_shape, recording.reads))
+        self._strides = list(map(Tensor.stride, recording.reads))
 
     def set_compiled(self, compiled: Compiled) -> None:
         """Take up a compiled graph of the recording."""
@@ -115,7 +118,9 @@ class Specialisation:
         """
         assert self.recording is not None
         reads = self.recording.reads
-        if list(map(_layout_of_read, reads)) != self._layouts:
+        if list(map(Tensor.stride, reads)) != self._strides:
+            return False
+        if list(map(_shape, reads)) != self._shapes:
             return False
         if self._written and not self._written.isdisjoint(map(_address, inputs)):
             return False
@@ -182,9 +187,8 @@ class Specialisations:
             if self._make_changed_floats_inputs(call) or self._free_changed_floats():
                 return self.find(call, key)
             variants = []
-        inputs = self.inputs(call)
         for found in variants:
-            if found.recording is None or found.serves(inputs):
+            if found.recording is None or found.serves(self.inputs(call)):
                 return found
         if len(self._all()) >= MOST_SPECIALISATIONS or _are_useless(variants):
             changed = self._watch.difference(self._state_before) if self._state_before else ""
@@ -239,8 +243,7 @@ def _torch_settings() -> Hashable:
     return torch.get_default_dtype(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled()
 
 
-def _layout_of_read(tensor: Tensor) -> Hashable:
-    return tensor.shape, tensor.stride()
+_shape = attrgetter("shape")
 
 
 def _address(tensor: Tensor) -> int:

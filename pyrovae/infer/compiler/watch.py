@@ -59,10 +59,8 @@ class Watch:
         return bool(changed)
 
     def freed(self) -> list[float]:
-        """The present values of the floats that are freed and can be reached."""
-        self.state()
-        assert self._search is not None
-        return [place.get() for place in self._search.freed]
+        """The values of the freed floats that could be reached in the last :meth:`state`."""
+        return [] if self._search is None else [place.get() for place in self._search.freed]
 
     @contextmanager
     def replace_freed(self, values: Sequence[Any]) -> Iterator[list[str]]:

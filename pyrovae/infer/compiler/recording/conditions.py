@@ -50,8 +50,11 @@ def take_conditions(graph: GraphModule, num_results: int, reads: Reads) -> Condi
         CannotRecord: if a value depends on random numbers, or on a tensor that the step changes.
     """
     (output,) = (node for node in graph.graph.nodes if node.op == "output")
-    results, read = output.args[0][:num_results], output.args[0][num_results:]
+    results, rest = output.args[0][:num_results], output.args[0][num_results:]
     output.args = (results,)
+    read, shaped = rest[: len(reads.values)], iter(rest[len(reads.values) :])
+    needed_for = [None if each is None else next(shaped) for each in reads.needed_for]
+    unused = _find_unused(graph)
     order = {node: place for place, node in enumerate(graph.graph.nodes)}
     writes = _find_writes(graph)
     copy, copies = Graph(), dict[Node, Node]()
@@ -59,7 +62,10 @@ def take_conditions(graph: GraphModule, num_results: int, reads: Reads) -> Condi
         if node.op == "placeholder":
             copies[node] = copy.node_copy(node)
     outputs, values, places = [], [], []
-    for node, value, place in zip(read, reads.values, reads.places, strict=True):
+    all_reads = zip(read, reads.values, reads.places, needed_for, strict=True)
+    for node, value, place, shaped_by_it in all_reads:
+        if shaped_by_it in unused:
+            continue
         earlier = {
             root: [w for w in all_ if order[w] < order[node]] for root, all_ in writes.items()
         }
@@ -81,7 +87,8 @@ def take_conditions(graph: GraphModule, num_results: int, reads: Reads) -> Condi
         values.append(value)
         places.append(place)
     copy.output(outputs)
-    _erase_unused(graph, read)
+    for node in reversed(_find_unused(graph)):
+        graph.graph.erase_node(node)
     graph.recompile()
     return Conditions(GraphModule(graph, copy), values, places)
 
@@ -118,15 +125,14 @@ def _root(node: Node) -> Node:
     return node
 
 
-def _erase_unused(graph: GraphModule, read: Sequence[Node]) -> None:
-    """Erase what was computed only to be read."""
-    pending, erased = list(read), set[Node]()
-    while pending:
-        node = pending.pop()
-        is_kept = node.users or node.op != "call_function" or node.is_impure() or _is_random(node)
-        if is_kept or node in erased:
-            continue
-        erased.add(node)
-        inputs = node.all_input_nodes
-        graph.graph.erase_node(node)
-        pending += inputs
+def _find_unused(graph: GraphModule) -> list[Node]:
+    """The nodes that nothing needs, in the order of the graph.
+
+    Random draws are needed, as they move the generator on.
+    """
+    unused: set[Node] = set()
+    for node in reversed(graph.graph.nodes):
+        is_pure = node.op in ("call_function", "get_attr") and not node.is_impure()
+        if is_pure and not _is_random(node) and unused.issuperset(node.users):
+            unused.add(node)
+    return [node for node in graph.graph.nodes if node in unused]

@@ -58,10 +58,13 @@ class Reads:
         tensors: what is read; at most some entries each.
         values: their values in the recorded run.
         places: where they are read, and by what, in words.
+        needed_for: for each of them the one tensor whose shape depends on its value, if it is read
+            for that alone; else None.
     """
 
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
+        self.needed_for: list[Tensor | None] = []
         self.values: list[Tensor] = []
         self.places: list[str] = []
 
@@ -75,6 +78,7 @@ class Reads:
         self.tensors.append(_aten.alias.default(tensor.detach()))
         self.values.append(value)
         self.places.append(place)
+        self.needed_for.append(None)
         return value
 
 
@@ -89,6 +93,7 @@ class ReadFunctions(TorchFunctionMode):
         super().__init__()
         self._reads = reads
         self._num_calls = 0
+        self._selected: dict[int, tuple[Tensor, Tensor, int, Tensor, int]] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -116,6 +121,11 @@ class ReadFunctions(TorchFunctionMode):
             return _one_hot(*args, **kwargs)
         if name == "__getitem__" and _is_number(args[1]):
             return args[0][args[1].reshape(1)].squeeze(0)  # not read, so it may be random
+        if name == "__setitem__" and self._assigns_what_it_selects(*args):
+            x, mask, value = args
+            _, source, *_ = self._selected[id(value)]
+            mask = mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim()))
+            return x.copy_(torch.where(mask, source, x))
         self._num_calls += name not in _PROPERTIES
         if self._num_calls > _MOST_CALLS:
             place = describe_users(outside(sys._getframe(), TORCH, PYRO, OURS, *BETWEEN))
@@ -123,7 +133,19 @@ class ReadFunctions(TorchFunctionMode):
                 f"the program calls more than {_MOST_CALLS:,} functions of tensors, and would "
                 f"take minutes to compile; a loop is unrolled, perhaps at {place}"
             )
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if name == "__getitem__" and _is_mask(args[1]):
+            x, mask = args
+            self._selected[id(result)] = result, x, x._version, mask, mask._version
+        return result
+
+    def _assigns_what_it_selects(self, x: Tensor, index: Any, value: Any) -> bool:
+        """Whether this is ``x[mask] = y[mask]``, which ``torch.where`` does at a fixed shape."""
+        if id(value) not in self._selected:
+            return False
+        _, source, version, mask, mask_version = self._selected[id(value)]
+        is_unchanged = version == source._version and mask_version == mask._version
+        return mask is index and is_unchanged and source.shape == x.shape and source is not x
 
 
 class ReadOperators(TorchDispatchMode):
@@ -174,6 +196,7 @@ class ReadOperators(TorchDispatchMode):
             with not_recording():
                 num = int(value)
             found = _aten.nonzero_static.default(mask, size=num)
+            self._reads.needed_for[-1] = found
             self._indices[key] = mask, list(found.unbind(1))
         return self._indices[key][1]
 

@@ -62,7 +62,8 @@ def record(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> R
     def run_program(*tensors: Tensor) -> list[Tensor]:
         with ReadFunctions(reads), ReadOperators(reads):
             result[:] = function(*tensors)
-        return [*result, *reads.tensors]
+        shaped = [tensor for tensor in reads.needed_for if tensor is not None]
+        return [*result, *reads.tensors, *shaped]
 
     with pyro.validation_enabled(False), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -185,6 +185,43 @@ def test_values_of_noise_are_refused_by_line(function: Function) -> None:
         recorded(function)
 
 
+def test_entries_that_are_copied_by_a_random_mask_need_no_value() -> None:
+    """As in Pyro's splines, which keep the entries that are out of bounds."""
+    weight = torch.randn(4, requires_grad=True)
+
+    def clips(x: Tensor) -> list[Tensor]:
+        noise = torch.randn(3, 4) * weight
+        outside = noise.abs() > 1
+        result = (noise + x).sin()
+        result[outside] = noise[outside]
+        rows = outside.any(1)
+        twice = result * 2
+        twice[rows] = result[rows]
+        twice[outside] = 0.5
+        return [twice.detach(), *torch.autograd.grad(twice.sum(), [weight])]
+
+    recording = record(clips, [X])
+    assert not recording.conditions
+    for seed in range(4):
+        torch.manual_seed(seed)
+        want = clips(X)
+        torch.manual_seed(seed)
+        torch.testing.assert_close(recording(X), want)
+
+
+def test_entries_by_a_random_mask_that_are_used_otherwise_are_refused() -> None:
+    def clips(x: Tensor) -> Tensor:
+        noise = torch.randn(4)
+        outside = noise > 0
+        part = noise[outside]
+        x = x.clone()
+        x[outside] = part
+        return x + part.sum()
+
+    with pytest.raises(CannotRecord, match=r"\(in clips\) reads .* by a mask"):
+        recorded(clips)
+
+
 def test_values_that_the_step_has_changed_are_refused() -> None:
     count = torch.zeros(())
 
