@@ -32,10 +32,13 @@ def diagnose_chains(draws: Float[Tensor, "kept data chains dims"]) -> Diagnostic
     if kept < MIN_DRAWS:
         unknown = draws.new_full((num_data,), torch.nan)
         return {"r_hat": unknown, "effective_samples": unknown}
-    by_chain = draws.movedim(2, 0)  # chains, kept, data, dims
+    is_constant = (draws == draws[:1, :, :1]).all(2).all(0)
+    # Pyro's effective_sample_size is NaN for all latents if one of them is constant.
+    steps = torch.arange(kept, dtype=draws.dtype, device=draws.device).view(-1, 1, 1, 1)
+    varying = torch.where(is_constant.unsqueeze(1), steps, draws)
+    by_chain = varying.movedim(2, 0)  # chains, kept, data, dims
     r_hat = split_gelman_rubin(by_chain, chain_dim=0, sample_dim=1)
     effective = effective_sample_size(by_chain, chain_dim=0, sample_dim=1)
-    is_constant = (draws == draws[:1, :, :1]).all(2).all(0)
     num = float(kept * num_chains)
     r_hat = torch.where(is_constant, 1.0, r_hat.nan_to_num(torch.inf, torch.inf))
     effective = torch.where(is_constant, num, effective.nan_to_num(1.0).clamp(max=num))
