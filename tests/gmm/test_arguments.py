@@ -34,6 +34,7 @@ from pyrovae.gmm import (
     toy,
 )
 from pyrovae.gmm.compare import Settings
+from pyrovae.gmm.randomness import as_seed
 
 from .data import TYPES, random_mixture
 
@@ -236,3 +237,10 @@ def test_each_wrong_setting_of_a_comparison_is_refused_by_name(name, values):
     for value in values:
         with pytest.raises(InputError, match=name):
             unwrap(Settings.__init__)(object.__new__(Settings), **{name: value})
+
+
+def test_the_largest_seed_is_taken():
+    """Some methods draw from the seed that follows it, and torch's largest is 2^63 - 1."""
+    assert as_seed(2**63 - 2) == 2**63 - 2
+    with pytest.raises(InputError, match="seed is 9223372036854775807"):
+        as_seed(2**63 - 1)

@@ -132,6 +132,11 @@ def test_bad_settings_are_refused(settings, message):
         load_points(Settings(**settings))
 
 
+@pytest.mark.parametrize("num_draws", [0, 4, None])
+def test_draws_may_be_left_out(num_draws):
+    assert Settings(num_draws=num_draws).num_draws == num_draws
+
+
 def test_pictures_have_the_right_titles_and_curves():
     comparison = small_comparison()
     titles = [axes.get_title() for axes in pictures.plot_bounds(comparison).axes]

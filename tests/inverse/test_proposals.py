@@ -1,12 +1,16 @@
 """Importance weights: their diagnostics, and resampling in proportion to them."""
 
+import pyro
+import pyro.distributions as dist
 import torch
+from torch import Tensor
 
 from pyrovae.inverse.methods.proposals import (
     _evidence_diagnostics,
     _weight_diagnostics,
     systematic_resample,
 )
+from pyrovae.inverse.observed_pair import compute_log_weights, draw_from_guide
 
 
 def test_diagnostics_are_those_of_a_mean_of_weights() -> None:
@@ -49,3 +53,26 @@ def test_counts_of_systematic_resampling_are_within_one_of_their_expectation() -
 def test_draws_of_resampling_are_in_random_order() -> None:
     log_weights = torch.zeros(1, 20)
     assert not systematic_resample(log_weights, 20).diff().ge(0).all()
+
+
+def test_log_weights_are_those_of_the_densities() -> None:
+    """log p(x, z) - log q(z | x) of each row, at latents drawn and at latents given."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.5, 1.0))
+            pyro.sample("x", dist.Normal(z, 2.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.7))
+
+    def expected(z: Tensor) -> Tensor:
+        log_joint = dist.Normal(0.5, 1.0).log_prob(z) + dist.Normal(z, 2.0).log_prob(x)
+        return log_joint - dist.Normal(x / 2, 0.7).log_prob(z)
+
+    x, z = torch.tensor([-1.0, 0.3, 2.0]), torch.tensor([0.2, -0.4, 1.0])
+    found = compute_log_weights(model, guide, {"z": z}, (x,), "data")
+    torch.testing.assert_close(found, expected(z))
+    drawn, log_weights = draw_from_guide(model, guide, (x,), "data")
+    torch.testing.assert_close(log_weights, expected(drawn["z"]))

@@ -15,7 +15,7 @@ from pyrovae.gmm import (
     record,
     toy,
 )
-from pyrovae.gmm.bayesian.program import _FromVector, make_mixture
+from pyrovae.gmm.bayesian.program import BayesianGuide, _FromVector, make_mixture
 
 from ..data import TYPES, start
 
@@ -117,3 +117,15 @@ def test_nuts_and_variational_bayes_have_the_same_predictive_density():
 def test_a_chain_without_draws_is_refused():
     with pytest.raises(InputError, match="num_draws is 0; it must be 4 or more"):
         nuts(X, start("toy", "full"), Prior.of(X, 3), num_draws=0)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_guide_starts_at_the_posterior_that_it_is_given(kind):
+    climb = coordinate_ascent(X, start("toy", kind), Prior.of(X, 3, kind))
+    state = [state for _, state in zip(range(3), climb, strict=False)][-1]
+    guide = BayesianGuide(state.posterior, state.log_q)
+    for name in ("concentration", "locs", "precision", "df", "scatter"):
+        torch.testing.assert_close(
+            getattr(guide.posterior(), name).detach(), getattr(state.posterior, name)
+        )
+    torch.testing.assert_close(guide.log_q().detach(), state.log_q)
