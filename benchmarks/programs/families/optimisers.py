@@ -119,17 +119,17 @@ def lambda_schedule() -> Run:
 
 @program("parameters that come at step 3 and 6")
 def late() -> Run:
-    calls = {"num": 0}
+    stage = {"number": 0}
 
-    def count(step: int) -> None:
-        calls["num"] = step
+    def advance(step: int) -> None:
+        stage["number"] = (step >= 3) + (step >= 6)
 
     def model(x: Tensor) -> None:
         loc = pyro.param("loc", torch.zeros(2))
-        if calls["num"] >= 3:
+        if stage["number"] >= 1:
             loc = loc + pyro.param("offset", lambda: torch.ones(2))
         scale = torch.ones(2)
-        if calls["num"] >= 6:
+        if stage["number"] >= 2:
             scale = pyro.param("scale", scale, constraint=constraints.positive)
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(loc, scale).to_event(1), obs=x)
@@ -137,7 +137,7 @@ def late() -> Run:
     def guide(x: Tensor) -> None:
         """There is nothing to infer."""
 
-    return Run(model, guide, cycle(10, numbers()), optim=adam(0.05), before_step=count)
+    return Run(model, guide, cycle(10, numbers()), optim=adam(0.05), before_step=advance)
 
 
 @program("parameters that come with another kind of call")
