@@ -65,7 +65,7 @@ class Search:
 
     def __init__(self, roots: tuple[Any, ...], free: Sequence[FloatPlace]) -> None:
         self.objects: list[Any] = []
-        self.floats: dict[str, FloatPlace] = {}
+        self.floats: dict[int, FloatPlace] = {}  # by their places in the state
         self.freed: list[FloatPlace] = []
         self._free = {place.key for place in free}
         self._contents = _Readings(_read_content)
@@ -131,9 +131,9 @@ class Search:
                     continue
             value = readings.add(owner, key)
             if isinstance(value, _SCALAR):
-                found.append((where, (type(value), value)))
                 if type(value) is float and not isinstance(owner, tuple | MappingProxyType):
-                    self.floats[where] = FloatPlace(where, owner, key)
+                    self.floats[len(found)] = FloatPlace(where, owner, key)
+                found.append((where, (type(value), value)))
                 continue
             if isinstance(value, CONTENTS) and _is_small(value):
                 found.append((where, self._contents.add(value, None)))

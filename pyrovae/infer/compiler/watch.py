@@ -49,12 +49,13 @@ class Watch:
         if len(before) != len(after):
             return False
         floats = self._search.floats
-        changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
-        for (old_path, old), (path, _) in changed:
+        pairs = enumerate(zip(before, after, strict=True))
+        changed = [(place, *pair) for place, pair in pairs if pair[0] != pair[1]]
+        for place, (old_path, old), (path, _) in changed:
             was_float = isinstance(old, tuple) and old[0] is float
-            if old_path != path or path not in floats or not was_float:
+            if old_path != path or place not in floats or not was_float:
                 return False
-        self._free += [floats[path] for _, (path, _) in changed]
+        self._free += [floats[place] for place, _, _ in changed]
         self._search = None
         return bool(changed)
 

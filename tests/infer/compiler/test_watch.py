@@ -2,7 +2,11 @@
 
 import argparse
 import functools
-from collections.abc import Callable
+import os
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -83,6 +87,43 @@ def in_something(thing: Any, change: Callable[[Any], Any]) -> Any:
     return lambda: (reading(thing), lambda: change(thing))
 
 
+def reads_environment() -> str:
+    return os.environ.get("PYROVAE_TEST_SCALE", "1")
+
+
+def change_environment() -> None:
+    os.environ["PYROVAE_TEST_SCALE"] = str(time.time())
+
+
+def hooked_twice() -> tuple[Any, Callable[[], Any]]:
+    layer = nn.Linear(2, 2)
+    layer.weight.register_hook(lambda g: g)
+    return layer.forward, lambda: layer.weight.register_hook(torch.zeros_like)
+
+
+def hooked_by_a_number() -> tuple[Any, Callable[[], Any]]:
+    layer, settings = nn.Linear(2, 2), Settings()
+    layer.weight.register_hook(lambda g: g * settings.beta)
+    return layer.forward, lambda: setattr(settings, "beta", 3.0)
+
+
+def hooked_everywhere() -> tuple[Any, Callable[[], Any]]:
+    return nn.Linear(2, 2).forward, lambda: HOOKS.append(
+        nn.modules.module.register_module_forward_hook(lambda *_: None)
+    )
+
+
+HOOKS: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def clean_up() -> Iterator[None]:
+    yield
+    os.environ.pop("PYROVAE_TEST_SCALE", None)
+    while HOOKS:
+        HOOKS.pop().remove()
+
+
 def of_module(change: Callable[[nn.Module], Any]) -> Any:
     def make() -> tuple[Any, Callable[[], None]]:
         module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
@@ -110,6 +151,13 @@ CHANGES: dict[str, Callable[[], tuple[Any, Callable[[], Any]]]] = {
     "type of a number": in_something(Settings(), lambda s: setattr(s, "beta", True)),
     "dict": in_something({"a": {"beta": 1.0}}, lambda s: s["a"].update(beta=2.0)),
     "array": in_something({"a": np.zeros(2)}, lambda s: s.update(a=np.ones(2))),
+    "entry of an array": in_something({"a": np.zeros(2)}, lambda s: s["a"].fill(1.0)),
+    "shape of an array": in_something({"a": np.zeros(4)}, lambda s: s["a"].resize((2, 2))),
+    "array of Python": in_something({"a": array("d", [1.0])}, lambda s: s["a"].append(2.0)),
+    "bytes": in_something({"a": bytearray(b"a")}, lambda s: s["a"].extend(b"b")),
+    "set": in_something({"a": {1, 2}}, lambda s: s["a"].add(3)),
+    "deque": in_something(deque([1.0, 2.0]), lambda d: d.rotate()),
+    "environment": lambda: (reads_environment, change_environment),
     "NumPy number": in_something({"a": np.float32(0)}, lambda s: s.update(a=np.float32(1))),
     "long list": in_something({"a": [0.0] * 1000}, lambda s: s.update(a=[1.0] * 1000)),
     "attribute": of_module(lambda m: setattr(m[1], "momentum", 0.5)),
@@ -119,6 +167,15 @@ CHANGES: dict[str, Callable[[], tuple[Any, Callable[[], Any]]]] = {
     "buffer": of_module(lambda m: setattr(m[1], "running_mean", torch.ones(2))),
     "frozen": of_module(lambda m: m[0].requires_grad_(False)),
     "hook": of_module(lambda m: m[0].register_forward_hook(lambda *_: None)),
+    "backward hook": of_module(lambda m: m[0].register_full_backward_hook(lambda *_: None)),
+    "hook before": of_module(lambda m: m[0].register_full_backward_pre_hook(lambda *_: None)),
+    "hook of a parameter": of_module(lambda m: m[0].weight.register_hook(torch.zeros_like)),
+    "second hook of a parameter": hooked_twice,
+    "hook after accumulation": of_module(
+        lambda m: m[0].weight.register_post_accumulate_grad_hook(lambda _: None)
+    ),
+    "number in a hook": hooked_by_a_number,
+    "hook of all modules": hooked_everywhere,
     "distribution": of_module(lambda m: setattr(m, "prior", dist.Normal(5.0, 1.0))),
     "list of a module": of_module(lambda m: m.betas.append(0.3)),
 }
@@ -179,3 +236,70 @@ def test_an_autoguide_that_runs_is_as_before() -> None:
     before = watch.state()
     guide()
     assert watch.state() == before
+
+
+def test_large_arrays_are_data() -> None:
+    large = np.zeros(10_000)
+    watch = Watch(reading(large))
+    before = watch.state()
+    large[0] = 1.0
+    assert watch.state() is before
+
+
+def test_what_a_flow_remembers_is_no_change() -> None:
+    flow = dist.transforms.affine_autoregressive(2, [4])
+    watch = Watch(reading(flow))
+    before = watch.state()
+    flow(torch.randn(3, 2))
+    assert watch.state() == before
+
+
+class TestFreedFloats:
+    def test_their_values_are_no_part_of_the_state(self) -> None:
+        settings, others = Settings(), {"a": [1.0, 2.0]}
+        watch = Watch(reading(settings), reading(others))
+        before = watch.state()
+        settings.beta, others["a"][1] = 5.0, 6.0
+        assert watch.free_changed_floats(before)
+        after = watch.state()
+        assert watch.freed() == [5.0, 6.0]
+        settings.beta = 7.0
+        assert watch.state() is after
+        assert watch.freed() == [7.0, 6.0]
+        others["a"][0] = 3.0
+        assert watch.state() != after
+
+    def test_a_float_that_becomes_another_type_is_a_change(self) -> None:
+        settings = Settings()
+        watch = Watch(reading(settings))
+        before = watch.state()
+        settings.beta = 5.0
+        watch.free_changed_floats(before)
+        after = watch.state()
+        settings.beta = 5
+        assert watch.state() != after
+        assert watch.freed() == []
+
+    def test_other_changes_free_nothing(self) -> None:
+        settings, others = Settings(), [1]
+        watch = Watch(reading(settings), reading(others))
+        before = watch.state()
+        assert not watch.free_changed_floats(before)
+        settings.beta, others[0] = 2.0, 2
+        assert not watch.free_changed_floats(before)
+
+    def test_they_are_replaced_and_put_back(self) -> None:
+        settings, slotted = Settings(), Slotted()
+        watch = Watch(reading(settings), reading(slotted), closed_over)
+        before = watch.state()
+        settings.beta = slotted.beta = 2.0
+        watch.free_changed_floats(before)
+        watch.state()
+        one, other = torch.tensor(1.0), torch.tensor(3.0)
+        with watch.replace_freed([one, other]) as changed:
+            assert settings.beta is one
+            assert slotted.beta is other
+            settings.beta = one + 1
+        assert (settings.beta, slotted.beta) == (2.0, 2.0)
+        assert len(changed) == 1
+        assert "beta" in changed[0]
