@@ -6,15 +6,19 @@ program itself changes if its parameters are changed in their last digits.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..trees import leaves_of
+from .call import Call
 from .preserve import Snapshot
+from .specialisations import Compiled, Specialisation
 
-__all__ = ["HALF_PRECISION", "Outcome", "agree"]
+__all__ = ["HALF_PRECISION", "Audit", "Auditor", "Outcome", "agree", "nudge"]
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 HALF_PRECISION = 0.02
@@ -25,6 +29,91 @@ _NUDGE = 8.0
 
 _MARGIN = 64.0
 """How many times the effect of a nudge still counts as rounding."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What came of the comparison of a graph with its program.
+
+    Attributes:
+        results: of the graph, which has also done what it does to tensors and random numbers; or
+            of the program, likewise, where they differ.
+        fault: what is wrong with the graph; empty where they agree.
+        before: the tensors and random numbers before either.
+    """
+
+    results: Any
+    fault: str
+    before: Snapshot
+
+
+class Auditor:
+    """Runs a program and its graph on the same noise, and keeps the run of one of them.
+
+    Arguments:
+        function: the program. Run again it does the same, as far as tensors go.
+        find_buffers: lists the buffers that it may change.
+        tolerance: as in :func:`agree`.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        find_buffers: Callable[[], Sequence[Tensor]],
+        tolerance: float | None,
+    ) -> None:
+        self._function = function
+        self._find_buffers = find_buffers
+        self._tolerance = tolerance
+        self._generator = torch.Generator().manual_seed(0)  # of nudges; leaves torch's own alone
+
+    def __call__(self, found: Specialisation, call: Call, run: Callable[[], Any]) -> Audit:
+        """Compare the program with a run of its graph."""
+        assert found.recording is not None
+        compiled = found.compiled
+        changed = [*found.recording.writes, *self._find_buffers()]
+        if compiled is not None:
+            compiled.sync()
+            changed += compiled.writes
+        before = Snapshot(changed)
+        want = Outcome(self._run_program(call, compiled), changed)
+        before.restore()
+        try:
+            results = run()
+        except Exception as error:
+            results, line = None, (str(error).strip().splitlines() or [""])[0]
+            fault = f"it stopped with {type(error).__name__}: {line}"
+        else:
+            fault = "its result differs from the program's"
+        if compiled is not None:
+            compiled.sync()
+        if results is not None:
+            got = Outcome(results, changed)
+            run_again = partial(self._run_again, found, call, before)
+            if agree(want, got, before, run_again, self._tolerance):
+                got.snapshot.restore()
+                return Audit(results, "", before)
+        want.snapshot.restore()
+        return Audit(want.results, fault, before)
+
+    def _run_program(self, call: Call, compiled: Compiled | None) -> Any:
+        results = self._function(*call.args, **call.kwargs)
+        return results if compiled is None or compiled.finish is None else compiled.finish(results)
+
+    def _run_again(
+        self, found: Specialisation, call: Call, before: Snapshot, is_nudged: bool
+    ) -> "Outcome":
+        """The outcome of the program, perhaps from parameters nudged in their last digits."""
+        assert found.recording is not None
+        before.restore()
+        kept = Snapshot([each for each in found.recording.reads if each.requires_grad])
+        if is_nudged:
+            epsilon = None if self._tolerance is None else 2.0**-8
+            nudge([tensor for tensor, _ in kept.values], self._generator, epsilon)
+        results = self._run_program(call, found.compiled)
+        outcome = Outcome(results, [tensor for tensor, _ in before.values])
+        kept.restore()
+        return outcome
 
 
 class Outcome:

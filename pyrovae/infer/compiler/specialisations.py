@@ -142,10 +142,12 @@ class Specialisations:
 
     Arguments:
         watch: the state of the program.
+        frees_floats: whether changing floats in the state of the program become inputs.
     """
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, *, frees_floats: bool = True) -> None:
         self._watch = watch
+        self._frees_floats = frees_floats
         self._by_state: dict[Hashable, dict[Hashable, list[Specialisation]]] = {}
         self._state: Hashable = None
         self._state_before: Hashable = None
@@ -221,7 +223,9 @@ class Specialisations:
     def _free_changed_floats(self) -> bool:
         """Make inputs of the watched floats that alone differ from the state before."""
         before = self._state_before
-        if before is None or not self._watch.free_changed_floats(before):
+        if before is None or not self._frees_floats:
+            return False
+        if not self._watch.free_changed_floats(before):
             return False
         self._state_before = None
         return True

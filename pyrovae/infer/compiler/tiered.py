@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ..trees import flatten
-from .audit import HALF_PRECISION, Outcome, agree, nudge
+from .audit import HALF_PRECISION, Auditor
 from .break_even import BreakEven
 from .call import Call, Unwatchable, tensor_layout
 from .inductor import compile_recording
@@ -100,11 +100,10 @@ class TieredFunction:
         self._compile = compile
         self._compiler = compile_outputs if compiler is None else compiler
         self._on_compile = on_compile
-        self._tolerance = tolerance
+        self._auditor = Auditor(function, self._watch.buffers, tolerance)
         self._break_even = BreakEven(num_calls)
-        self._specialisations = Specialisations(self._watch)
+        self._specialisations = Specialisations(self._watch, frees_floats=not repeatable)
         self._num_calls = 0
-        self._generator = torch.Generator().manual_seed(0)  # of nudges; leaves torch's own alone
         self._is_steady = False
         self._steady: tuple[tuple[Hashable, ...], Specialisation] | None = None
         self._has_warned = False
@@ -187,7 +186,8 @@ class TieredFunction:
             return self._record(found, call)
         result = self._run_graph(found, call)
         is_alike = self._is_steady and found.compiled is not None and call.spec is None
-        if is_alike and not self._refusal and not found.recording.conditions:
+        has_more = found.recording.conditions or self._watch.freed()
+        if is_alike and not self._refusal and not has_more:
             self._steady = (_layouts(args), found)
         else:
             self._steady = None
@@ -267,11 +267,11 @@ class TieredFunction:
         if found.compiled is not None:
             return found.compiled.run(*inputs)
         start = perf_counter()
-        result = self._replay(found, inputs)
+        result = self._replay(found, *inputs)
         found.replayed.add(perf_counter() - start)
         return result
 
-    def _replay(self, found: Specialisation, inputs: list[Tensor]) -> Any:
+    def _replay(self, found: Specialisation, *inputs: Tensor) -> Any:
         assert found.recording is not None
         assert found.outputs is not None
         with torch.no_grad():
@@ -309,71 +309,23 @@ class TieredFunction:
         self._warn(f"the recorded step runs uncompiled, since {reason}")
 
     def _audit(self, found: Specialisation, call: Call, inputs: list[Tensor]) -> Any:
-        """Run the program, then its graph on the same noise; keep the program's run if they differ.
-
-        The program leaves no trace where they agree.
-        """
-        assert found.recording is not None
-        compiled = found.compiled
+        """Run the program and its graph; keep what the program did if they differ."""
         is_first = found.calls_of_graph == 0
         found.calls_of_graph += 1
         found.next_audit = min(2 * found.next_audit + 1, found.next_audit + AUDIT_EVERY)
-        changed = [*found.recording.writes, *self._watch.buffers()]
-        if compiled is not None:
-            compiled.sync()
-            changed += compiled.writes
-        before = Snapshot(changed)
-        want = Outcome(self._run_program(call, compiled), changed)
-        before.restore()
-        try:
-            result = self._replay(found, inputs) if compiled is None else compiled.run(*inputs)
-        except Exception as error:
-            result, reason = None, f"it stopped with {type(error).__name__}: {_first_line(error)}"
-        else:
-            reason = "its result differs from the program's"
-        if compiled is not None:
-            compiled.sync()
-        if result is not None:
-            got = Outcome(result, changed)
-            run_again = partial(self._run_again, found, call, compiled, before)
-            if agree(want, got, before, run_again, self._tolerance):
-                got.snapshot.restore()
-                return result
-        if compiled is not None and is_first:
-            want.snapshot.restore()
-            self._stop_compiling(found, f"once compiled, {reason}")
-            return want.results
-        (before if self._compile is True else want.snapshot).restore()
-        self._refuse(
-            "the recorded step no longer computes what the program does (a tensor or an object "
-            "that it uses was replaced, or it counts its own calls); up to the last "
-            f"{AUDIT_EVERY} steps may have been computed by the program as it was before"
-        )
-        return want.results
-
-    def _run_program(self, call: Call, compiled: Compiled | None) -> Any:
-        results = self._function(*call.args, **call.kwargs)
-        return results if compiled is None or compiled.finish is None else compiled.finish(results)
-
-    def _run_again(
-        self,
-        found: Specialisation,
-        call: Call,
-        compiled: Compiled | None,
-        before: Snapshot,
-        is_nudged: bool,
-    ) -> Outcome:
-        """The outcome of the program, perhaps from parameters nudged in their last digits."""
-        assert found.recording is not None
-        before.restore()
-        kept = Snapshot([each for each in found.recording.reads if each.requires_grad])
-        if is_nudged:
-            epsilon = None if self._tolerance is None else 2.0**-8
-            nudge([tensor for tensor, _ in kept.values], self._generator, epsilon)
-        results = self._run_program(call, compiled)
-        outcome = Outcome(results, [tensor for tensor, _ in before.values])
-        kept.restore()
-        return outcome
+        run = partial(self._replay, found) if found.compiled is None else found.compiled.run
+        audit = self._auditor(found, call, lambda: run(*inputs))
+        if audit.fault and found.compiled is not None and is_first:
+            self._stop_compiling(found, f"once compiled, {audit.fault}")
+        elif audit.fault:
+            if self._compile is True:
+                audit.before.restore()
+            self._refuse(
+                "the recorded step no longer computes what the program does (a tensor or an object "
+                "that it uses was replaced, or it counts its own calls); up to the last "
+                f"{AUDIT_EVERY} steps may have been computed by the program as it was before"
+            )
+        return audit.results
 
     def _refuse(self, reason: str, *, of_all: bool = True) -> None:
         """Run calls of this kind, or all, as ordinary Python; or raise where that is an error."""
