@@ -219,10 +219,14 @@ class TieredFunction:
         """Run the function once for real, and record it."""
 
         num_freed = len(self._watch.freed())
+        replaced: list[str] = []
 
         def flat_function(*tensors: Tensor) -> list[Tensor]:
-            args, kwargs = call.with_inputs(tensors[: len(tensors) - num_freed])
-            values, spec = flatten(self._function(*args, **kwargs))
+            place = len(tensors) - num_freed
+            args, kwargs = call.with_inputs(tensors[:place])
+            with self._watch.replace_freed(tensors[place:]) as changed:
+                values, spec = flatten(self._function(*args, **kwargs))
+            replaced.extend(changed)
             found.outputs = OutputSpec(spec, [value is not None for value in values])
             return [value for value in values if value is not None]
 
@@ -231,8 +235,7 @@ class TieredFunction:
         inputs = self._specialisations.inputs(call)
         reason = ""
         try:
-            with self._watch.replace_freed(inputs[len(inputs) - num_freed :]) as replaced:
-                recording = record(flat_function, inputs)
+            recording = record(flat_function, inputs)
             changed = ", ".join(replaced) or self._watch.difference(state)
             if changed is not None:
                 raise CannotRecord(f"{changed} changes as the program runs", recording.result)

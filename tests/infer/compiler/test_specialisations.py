@@ -12,10 +12,12 @@ import torch
 from pyrovae.infer.compiler.call import Unwatchable
 from pyrovae.infer.compiler.specialisations import (
     MOST_SPECIALISATIONS,
+    Compiled,
     Specialisation,
     Specialisations,
     TooManySpecialisations,
 )
+from pyrovae.infer.compiler.tiered import TieredFunction
 from pyrovae.infer.compiler.watch import Watch
 
 X = torch.ones(3)
@@ -173,3 +175,30 @@ def test_there_are_only_so_many(found: Specialisations, program: Program) -> Non
     program.scale = 3.0
     with pytest.raises(TooManySpecialisations, match="scale"):
         find(found, X)
+
+
+def test_a_float_that_changes_is_read_anew_in_each_call() -> None:
+    program = Program()
+    tiered = TieredFunction(lambda x: x * program.scale + 1, (lambda: program,), compile=True)
+    tiered.can_compile = False
+    for number in range(12):
+        program.scale = 0.1 * number
+        torch.testing.assert_close(tiered((X,), {}), X * program.scale + 1)
+    assert tiered.num_graphs == (1, 0)
+
+
+def test_floats_are_given_to_compiled_graphs_in_a_steady_loop() -> None:
+    program = Program()
+
+    def compiler(recording: Any, outputs: Any, inputs: list[torch.Tensor]) -> Compiled:
+        return Compiled(lambda *inputs: outputs.unflatten(recording(*inputs)), [])
+
+    function = lambda x: x * program.scale  # noqa: E731
+    tiered = TieredFunction(function, (function,), compile=True, compiler=compiler)
+    for number in (1.0, 2.0, 3.0):
+        program.scale = number
+        tiered((X,), {})
+    with tiered.steady():
+        for _ in range(9):
+            torch.testing.assert_close(tiered((X,), {}), X * 3.0)
+    assert tiered.num_graphs == (1, 1)

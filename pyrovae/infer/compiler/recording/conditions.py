@@ -54,9 +54,8 @@ def take_conditions(graph: GraphModule, num_results: int, reads: Reads) -> Condi
     output.args = (results,)
     read, shaped = rest[: len(reads.values)], iter(rest[len(reads.values) :])
     needed_for = [None if each is None else next(shaped) for each in reads.needed_for]
-    unused = _find_unused(graph)
-    order = {node: place for place, node in enumerate(graph.graph.nodes)}
-    writes = _find_writes(graph)
+    unused = set(_find_unused(graph))
+    memory = _Memory(graph)
     copy, copies = Graph(), dict[Node, Node]()
     for node in graph.graph.nodes:
         if node.op == "placeholder":
@@ -66,21 +65,18 @@ def take_conditions(graph: GraphModule, num_results: int, reads: Reads) -> Condi
     for node, value, place, shaped_by_it in all_reads:
         if shaped_by_it in unused:
             continue
-        earlier = {
-            root: [w for w in all_ if order[w] < order[node]] for root, all_ in writes.items()
-        }
-        needed = _find_needed(node, earlier)
+        needed = memory.find_needed(node)
         for each in needed:
             if _is_random(each):
                 raise CannotRecord(
                     f"{place}, and it depends on random numbers; compute with tensors instead, as "
                     "by torch.where or pyro.poutine.mask"
                 )
-            if each.op == "placeholder" and earlier.get(each):
+            if each.op == "placeholder" and memory.is_written(each, before=node):
                 raise CannotRecord(f"{place}, which the step has changed before")
         if all(each.op != "placeholder" for each in needed):
             continue  # the same in each run
-        for each in sorted(needed, key=order.__getitem__):
+        for each in sorted(needed, key=memory.order.__getitem__):
             if each not in copies:
                 copies[each] = copy.node_copy(each, copies.__getitem__)
         outputs.append(copies[node])
@@ -93,24 +89,45 @@ def take_conditions(graph: GraphModule, num_results: int, reads: Reads) -> Condi
     return Conditions(GraphModule(graph, copy), values, places)
 
 
-def _find_needed(node: Node, writes: dict[Node, list[Node]]) -> set[Node]:
-    """The node, all that it is computed from, and what has written to any of that."""
-    found, pending = {node}, [node]
-    while pending:
-        each = pending.pop()
-        new = {*each.all_input_nodes, *writes.get(_root(each), ())} - found
-        found |= new
-        pending += new
-    return found
+class _Memory:
+    """Which nodes of a graph share their memory, and which operations write to it.
 
+    Attributes:
+        order: the places of the nodes in the graph.
+    """
 
-def _find_writes(graph: GraphModule) -> dict[Node, list[Node]]:
-    """For each tensor that is written to, the operations that do so."""
-    writes: dict[Node, list[Node]] = {}
-    for node in graph.graph.nodes:
-        for each in written_nodes(node):
-            writes.setdefault(_root(each), []).append(node)
-    return writes
+    def __init__(self, graph: GraphModule) -> None:
+        self.order: dict[Node, int] = {}
+        self._owners: dict[Node, Node] = {}
+        self._writes: dict[Node, list[Node]] = {}
+        for place, node in enumerate(graph.graph.nodes):
+            self.order[node] = place
+            written = written_nodes(node)
+            is_same = is_view(node) or (node.args and node.args[0] in written)
+            first: Any = node.args[0] if is_same else None
+            self._owners[node] = node if first is None else self._owners[first]
+            for each in written:
+                self._writes.setdefault(self._owners[each], []).append(node)
+
+    def is_written(self, node: Node, *, before: Node) -> bool:
+        """Whether something has written to the memory of a node before another one ran."""
+        return bool(self._find_writes(node, self.order[before]))
+
+    def find_needed(self, node: Node) -> set[Node]:
+        """The node, all that it is computed from, and what has written to any of that."""
+        time = self.order[node]
+        found, pending = {node}, [node]
+        while pending:
+            each = pending.pop()
+            new = {*each.all_input_nodes, *self._find_writes(each, time)} - found
+            found |= new
+            pending += new
+        return found
+
+    def _find_writes(self, node: Node, time: int) -> list[Node]:
+        """The operations that write to the memory of a node before a place in the graph."""
+        writes = self._writes.get(self._owners[node], ())
+        return [each for each in writes if self.order[each] < time]
 
 
 def _is_random(node: Node) -> bool:
