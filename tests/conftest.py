@@ -1,12 +1,16 @@
 """Fixtures for the whole suite, and run-time checks of the shapes and types in signatures."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one core per worker; torch reads this on import
     os.environ["OMP_NUM_THREADS"] = "1"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells have it in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pyro
 import pytest
