@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..infer.compiler.watch import is_library
+from ..infer.compiler.places import is_library
 
 __all__ = ["Counters", "RandomSource", "find_counters", "find_random_sources"]
 

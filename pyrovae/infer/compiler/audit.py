@@ -110,10 +110,11 @@ class Auditor:
         if is_nudged:
             epsilon = None if self._tolerance is None else 2.0**-8
             nudge([tensor for tensor, _ in kept.values], self._generator, epsilon)
-        results = self._run_program(call, found.compiled)
-        outcome = Outcome(results, [tensor for tensor, _ in before.values])
-        kept.restore()
-        return outcome
+        try:
+            results = self._run_program(call, found.compiled)
+            return Outcome(results, [tensor for tensor, _ in before.values])
+        finally:
+            kept.restore()
 
 
 class Outcome:

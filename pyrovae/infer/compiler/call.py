@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..trees import TreeSpec, flatten, open_data_class, unflatten
-from .watch import Watch, is_library
+from .places import is_library
+from .watch import Watch
 
 __all__ = ["Call", "Constants", "Unwatchable", "tensor_layout"]
 

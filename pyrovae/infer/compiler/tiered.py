@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ..trees import flatten
-from .audit import HALF_PRECISION, Auditor
+from .audit import Auditor
 from .break_even import BreakEven
 from .call import Call, Unwatchable, tensor_layout
 from .inductor import compile_recording
@@ -37,7 +37,7 @@ from .specialisations import (
 from .strides import CannotCompile
 from .watch import Watch
 
-__all__ = ["AUDIT_EVERY", "HALF_PRECISION", "Compile", "TieredFunction", "compile_outputs"]
+__all__ = ["AUDIT_EVERY", "Compile", "TieredFunction", "compile_outputs"]
 
 Compile = Literal["auto"] | bool
 """Whether to record and compile: ``"auto"`` where it pays, True always, False never."""

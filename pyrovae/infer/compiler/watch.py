@@ -12,10 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .places import is_library
 from .search import FloatPlace, Search
 
-__all__ = ["Watch", "is_library"]
+__all__ = ["Watch"]
 
 
 class Watch:

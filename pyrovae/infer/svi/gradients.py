@@ -12,11 +12,12 @@ from pyro.infer import TraceTailAdaptive_ELBO
 from torch import Tensor
 
 from ...errors import Agreed, InputError
+from ..compiler.audit import HALF_PRECISION
 from ..compiler.preserve import preserve_state
 from ..compiler.recording.record import Recording
 from ..compiler.specialisations import Compiled, OutputSpec
 from ..compiler.strides import materialise
-from ..compiler.tiered import HALF_PRECISION, Compile, TieredFunction, compile_outputs
+from ..compiler.tiered import Compile, TieredFunction, compile_outputs
 from ..nonfinite.guard import Guard, NonFinite, StepRecord
 from ..nonfinite.locate import locate_non_finite
 from ..pair.pair import Pair

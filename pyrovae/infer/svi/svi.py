@@ -47,9 +47,10 @@ class SVI:
     same in each case, to round-off.
 
     Changes of what a program reads are followed, by a new recording where necessary: Python
-    numbers, replaced tensors, ``train()`` and ``eval()``, frozen parameters. Make numbers that
-    change all the time tensors, or arguments of :meth:`step`, which turns floats into tensors. From
-    time to time a compiled step is compared with the program itself, on the same noise.
+    numbers, replaced tensors, ``train()`` and ``eval()``, frozen parameters. Floats that change
+    become inputs; make other numbers that change all the time tensors. The first calls of a graph,
+    and later each thousandth at least, are compared with the program itself on the same noise,
+    and undone where they differ.
 
     Parameters of ``pyro.param`` and ``pyro.module`` are in Pyro's store, as with
     ``pyro.infer.SVI``, but a program never takes up what a finished training of another program

@@ -94,6 +94,7 @@ class ReadFunctions(TorchFunctionMode):
         self._reads = reads
         self._num_calls = 0
         self._selected: dict[int, tuple[Tensor, Tensor, int, Tensor, int]] = {}
+        self._entries: list[tuple[Tensor, int]] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -117,10 +118,12 @@ class ReadFunctions(TorchFunctionMode):
                 value = self._reads.add(args[0], name)
                 with not_recording():
                     return func(value, *args[1:], **kwargs)
-        if name == "one_hot" and isinstance(args[0], Tensor):
+        if name == "one_hot" and args:
             return _one_hot(*args, **kwargs)
         if name == "__getitem__" and _is_number(args[1]):
-            return args[0][args[1].reshape(1)].squeeze(0)  # not read, so it may be random
+            entry = args[0][args[1].reshape(1)].squeeze(0)  # not read, so it may be random
+            self._entries.append((entry, entry._version))
+            return entry
         if name == "__setitem__" and self._assigns_what_it_selects(*args):
             x, mask, value = args
             _, source, *_ = self._selected[id(value)]
@@ -138,6 +141,13 @@ class ReadFunctions(TorchFunctionMode):
             x, mask = args
             self._selected[id(result)] = result, x, x._version, mask, mask._version
         return result
+
+    def check_entries(self) -> None:
+        """Check that the program wrote to no entry ``x[i]``, which is a copy in the recording."""
+        if any(entry._version != version for entry, version in self._entries):
+            raise CannotRecord(
+                "the program writes into x[i], with a tensor i; write x[i] = ... instead"
+            )
 
     def _assigns_what_it_selects(self, x: Tensor, index: Any, value: Any) -> bool:
         """Whether this is ``x[mask] = y[mask]``, which ``torch.where`` does at a fixed shape."""

@@ -60,8 +60,9 @@ def record(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> R
     reads = Reads()
 
     def run_program(*tensors: Tensor) -> list[Tensor]:
-        with ReadFunctions(reads), ReadOperators(reads):
+        with ReadFunctions(reads) as functions, ReadOperators(reads):
             result[:] = function(*tensors)
+        functions.check_entries()
         shaped = [tensor for tensor in reads.needed_for if tensor is not None]
         return [*result, *reads.tensors, *shaped]
 

@@ -165,6 +165,16 @@ def test_an_entry_at_a_random_place_is_taken_without_reading() -> None:
     assert len({float(each) for each in got}) > 1
 
 
+def test_an_entry_that_is_written_to_is_refused() -> None:
+    def writes(x: Tensor) -> Tensor:
+        y = x * 2
+        y[torch.tensor(1)].zero_()
+        return y
+
+    with pytest.raises(CannotRecord, match=r"writes into x\[i\]"):
+        recorded(writes)
+
+
 def reads_noise(x: Tensor) -> Tensor:
     return x if torch.randn(()) > 0 else -x
 
