@@ -2,10 +2,12 @@
 
 Results agree if they differ by what rounding explains. First by a small part of what they are, or
 of how much a tensor is changed. Where that is not so, because large terms cancel, by what the
-program itself changes if its parameters are changed in their last digits.
+program itself changes if its parameters, and what each operator computes, are changed in their last
+digits.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,19 +18,17 @@ from torch import Tensor
 from ..trees import leaves_of
 from .call import Call
 from .preserve import Snapshot
+from .rounding import move_in_last_digits, rounding_at_random
 from .specialisations import Compiled, Specialisation
 
-__all__ = ["HALF_PRECISION", "Audit", "Auditor", "Outcome", "agree", "nudge"]
+__all__ = ["HALF_PRECISION", "Audit", "Auditor", "Outcome", "agree"]
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 HALF_PRECISION = 0.02
 """Largest error relative to the largest entry; for half precision, and where it is asked for."""
 
-_NUDGE = 8.0
-"""By how many units in the last place parameters are moved to see what rounding may do."""
-
-_MARGIN = 64.0
-"""How many times the effect of a nudge still counts as rounding."""
+_MARGIN = 16.0
+"""How many times the effect of last digits still counts as rounding."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Auditor:
         self._function = function
         self._find_buffers = find_buffers
         self._tolerance = tolerance
-        self._generator = torch.Generator().manual_seed(0)  # of nudges; leaves torch's own alone
+        self._generator = torch.Generator().manual_seed(0)  # of last digits
 
     def __call__(self, found: Specialisation, call: Call, run: Callable[[], Any]) -> Audit:
         """Compare the program with a run of its graph."""
@@ -101,17 +101,19 @@ class Auditor:
         return results if compiled is None or compiled.finish is None else compiled.finish(results)
 
     def _run_again(
-        self, found: Specialisation, call: Call, before: Snapshot, is_nudged: bool
+        self, found: Specialisation, call: Call, before: Snapshot, is_rounded_at_random: bool
     ) -> "Outcome":
-        """The outcome of the program, perhaps from parameters nudged in their last digits."""
+        """The outcome of the program, perhaps with other last digits."""
         assert found.recording is not None
         before.restore()
         kept = Snapshot([each for each in found.recording.reads if each.requires_grad])
-        if is_nudged:
-            epsilon = None if self._tolerance is None else 2.0**-8
-            nudge([tensor for tensor, _ in kept.values], self._generator, epsilon)
+        rounding: Any = nullcontext()
+        if is_rounded_at_random:
+            move_in_last_digits([tensor for tensor, _ in kept.values], self._generator)
+            rounding = rounding_at_random(self._generator)
         try:
-            results = self._run_program(call, found.compiled)
+            with rounding:
+                results = self._run_program(call, found.compiled)
             return Outcome(results, [tensor for tensor, _ in before.values])
         finally:
             kept.restore()
@@ -145,8 +147,8 @@ def agree(
         want: that of the program.
         got: that of its graph.
         before: the same tensors before either.
-        run_again: the outcome of another run of the program; from parameters that are nudged at
-            random, if its argument is True.
+        run_again: the outcome of another run of the program; with last digits changed at random,
+            if its argument is True.
         tolerance: largest error relative to the largest entry, or change; by type unless given.
     """
     if not torch.equal(want.snapshot.torch_state, got.snapshot.torch_state):
@@ -164,30 +166,11 @@ def agree(
         return False  # the program itself does not do the same twice
     allowed = [0.0] * len(pairs)
     for _ in range(2):
-        nudged = run_again(True).values
+        other = run_again(True).values
         for place in doubtful:
-            effect = _distance(want.values[place], nudged[place])
+            effect = _distance(want.values[place], other[place])
             allowed[place] = max(allowed[place], _MARGIN * effect)
     return all(_distance(pairs[i][0], pairs[i][1]) <= allowed[i] for i in doubtful)
-
-
-def nudge(tensors: Sequence[Tensor], generator: torch.Generator, epsilon: float | None) -> None:
-    """Move each entry up or down in its last digits, at random.
-
-    Arguments:
-        tensors: of floating-point numbers.
-        generator: draws the directions.
-        epsilon: relative distance of two numbers; that of their type unless given.
-    """
-    with torch.no_grad():
-        for tensor in tensors:
-            if not tensor.numel():
-                continue
-            unit = torch.finfo(tensor.dtype).eps if epsilon is None else epsilon
-            sign = torch.randint(0, 2, tensor.shape, generator=generator).to(tensor) * 2 - 1
-            size = tensor.abs() + tensor.abs().mean()
-            size = torch.where(size > 0, size, torch.ones_like(size))
-            tensor.add_(_NUDGE * unit * sign * size)
 
 
 def _is_close(

@@ -1,6 +1,7 @@
 """A graph that differs from its program is found out, and what it did is undone."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import chain, repeat
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from pyrovae import InputError
 from pyrovae.infer import SVI
-from pyrovae.infer.compiler.audit import Outcome, agree, nudge
+from pyrovae.infer.compiler.audit import Outcome, agree
 from pyrovae.infer.compiler.preserve import Snapshot
+from pyrovae.infer.compiler.rounding import move_in_last_digits, rounding_at_random
 from pyrovae.infer.compiler.specialisations import Compiled, OutputSpec
 from pyrovae.infer.compiler.tiered import TieredFunction
 from pyrovae.infer.svi.gradients import LossAndGradients
@@ -216,13 +218,9 @@ def test_rounding_is_told_from_a_fault_where_large_terms_cancel() -> None:
     def run(factor: float = 1.0) -> Outcome:
         return Outcome([factor * (1e4 * a - 1e4 * b)], [])
 
-    def run_again(is_nudged: bool) -> Outcome:
-        kept = Snapshot([a, b])
-        if is_nudged:
-            nudge([a, b], generator, None)
-        result = run()
-        kept.restore()
-        return result
+    def run_again(is_rounded_at_random: bool) -> Outcome:
+        with rounding_at_random(generator) if is_rounded_at_random else nullcontext():
+            return run()
 
     generator = torch.Generator().manual_seed(0)
     assert agree(run(), run(1 + 1e-3), state, run_again, None)
@@ -234,10 +232,41 @@ def test_a_gradient_that_should_be_zero_is_zero() -> None:
     assert not agree(want, got, Snapshot([]), lambda _: want, None)
 
 
-def test_a_nudge_moves_each_entry_in_its_last_digits() -> None:
+def test_a_vanished_scale_loses_digits_that_no_parameter_shows() -> None:
+    """(loc + 1e-7 eps - loc) / 1e-14: whole units in the last place of loc stay what they are."""
+    loc, eps = torch.tensor([1.7, -2.3, 0.4]), torch.tensor([0.5, -1.1, 0.3])
+
+    def run(loc: Tensor) -> Tensor:
+        return (loc + 1e-7 * eps - loc) / 1e-14
+
+    generator = torch.Generator().manual_seed(0)
+    moved = loc.clone()
+    move_in_last_digits([moved], generator)
+    assert (moved != loc).all()
+    with rounding_at_random(generator):
+        rounded = run(loc)
+    lost = (run(loc.double()).float() - run(loc)).abs()
+    assert ((rounded - run(loc)).abs() > 0.1 * lost).any()
+
+
+def test_draws_and_whole_numbers_are_not_rounded_at_random() -> None:
+    counts = torch.tensor([0.0, 3.0, 500.0])
+    torch.manual_seed(0)
+    want = torch.randn(50)
+    torch.manual_seed(0)
+    with rounding_at_random(torch.Generator().manual_seed(0)):
+        got = torch.randn(50)
+        doubled = counts * 2
+        halves = counts * 0.3
+    assert torch.equal(got, want)
+    assert torch.equal(doubled, counts * 2)
+    assert (halves != counts * 0.3).tolist() == [False, True, False]
+
+
+def test_last_digits_move_each_entry() -> None:
     x = torch.tensor([1.0, -1000.0, 1e-3])
     moved = x.clone()
-    nudge([moved, torch.empty(0)], torch.Generator().manual_seed(0), None)
+    move_in_last_digits([moved, torch.empty(0)], torch.Generator().manual_seed(0))
     unit = torch.finfo(torch.float32).eps * (x.abs() + x.abs().mean())
     assert ((moved - x).abs() > 4 * unit).all()
     assert ((moved - x).abs() < 12 * unit).all()
