@@ -67,6 +67,7 @@ def main(
         bool, Parameter(name="--compile", negative=["--no-compile", "--replay"])
     ] = True,
     word: Annotated[str, Parameter(name=["--word", "-k"])] = "",
+    one_of: int = 1,
 ) -> None:
     """Train each program and model with all its steps compared, and print what differed.
 
@@ -76,11 +77,13 @@ def main(
         compile: whether recorded steps are compiled, which takes 10 to 20 s each; otherwise the
             recorded operations run one by one.
         word: only the trainings whose names contain it.
+        one_of: take one of so many of these.
     """
     load_all()
     torch.set_num_threads(1)
     tiered.AUDIT_EVERY = 1
     chosen = [(name, run) for name, run in _trainings() if word.lower() in name.lower()]
+    chosen = chosen[::one_of]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
     num_compared, table = 0, Table("training", "what happened")

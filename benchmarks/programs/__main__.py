@@ -31,6 +31,7 @@ def main(
     ] = True,
     word: Annotated[str, Parameter(name=["--word", "-k"])] = "",
     limit: float = 300.0,
+    jobs: int = 1,
     output: Path | None = None,
     markdown: bool = False,
 ) -> None:
@@ -46,6 +47,7 @@ def main(
             recorded operations run one by one.
         word: compare only the programs whose names contain it.
         limit: seconds after which a program is given up.
+        jobs: number of programs at a time; with more than one, times are of a busy machine.
         output: path of a JSON file for the results, written after each program.
         markdown: whether to print a table in Markdown.
     """
@@ -56,11 +58,13 @@ def main(
     results: list[Comparison] = []
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task("programs", total=len(chosen))
-        for result in compare_each(chosen, steps, compile, limit):
+        for result in compare_each(chosen, steps, compile, limit, jobs):
             results.append(result)
             progress.update(task, advance=1, description=result.name)
             if output is not None:
                 output.write_text(json.dumps([asdict(each) for each in results], indent=2) + "\n")
+    order = {each.name: place for place, each in enumerate(chosen)}
+    results.sort(key=lambda each: order[each.name])
     print(_as_markdown(results) if markdown else _as_text(results))
     num = sum(each.records for each in results)
     share = 100 * num / len(results) if results else 0.0

@@ -6,6 +6,10 @@ import signal
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from time import monotonic
+from typing import Any, TypeAlias
 
 import torch
 
@@ -15,47 +19,70 @@ from .program import PROGRAMS, Program
 
 __all__ = ["compare_each"]
 
+_Pipe: TypeAlias = "multiprocessing.connection.Connection[Comparison]"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A process that compares a program, to be ended at a time of the monotonic clock."""
+
+    name: str
+    process: BaseProcess
+    end: float
+
 
 def compare_each(
-    programs: Sequence[Program], steps: int, can_compile: bool, limit: float
+    programs: Sequence[Program], steps: int, can_compile: bool, limit: float, jobs: int = 1
 ) -> Iterator[Comparison]:
-    """Compare programs one after another.
+    """Compare programs, and yield each result when it is there.
 
     Arguments:
         programs: registered programs.
         steps: number of steps of each.
         can_compile: whether recorded steps are compiled.
         limit: seconds after which a program is given up.
+        jobs: number of processes at a time.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    for program in programs:
-        pipe, far_end = context.Pipe(duplex=False)
-        arguments = (far_end, program.name, steps, can_compile)
-        process = context.Process(target=_serve, args=arguments, daemon=True)
-        process.start()
-        far_end.close()
-        result = Comparison(program.name, reason=f"it took more than {limit:g} s")
-        if pipe.poll(limit):
-            result = _receive(pipe, program.name)
-        else:
-            process.kill()
-        process.join()
-        if not result.reason and process.exitcode:
-            name = signal.Signals(-process.exitcode).name if process.exitcode < 0 else "an error"
-            result = Comparison(program.name, reason=f"its process ended with {name}")
-        pipe.close()
-        yield result
+    waiting, running = list(reversed(programs)), dict[Any, _Job]()
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            program = waiting.pop()
+            pipe, far_end = context.Pipe(duplex=False)
+            arguments = (far_end, program.name, steps, can_compile)
+            process = context.Process(target=_serve, args=arguments, daemon=True)
+            process.start()
+            far_end.close()
+            running[pipe] = _Job(program.name, process, monotonic() + limit)
+        first_end = min(job.end for job in running.values())
+        multiprocessing.connection.wait(list(running), max(0.0, first_end - monotonic()))
+        for pipe, job in list(running.items()):
+            if pipe.poll():
+                yield _receive(pipe, job)
+            elif monotonic() >= job.end:
+                job.process.kill()
+                job.process.join()
+                yield Comparison(job.name, reason=f"it took more than {limit:g} s")
+            else:
+                continue
+            pipe.close()
+            del running[pipe]
 
 
-def _receive(pipe: "multiprocessing.connection.Connection[Comparison]", name: str) -> Comparison:
+def _receive(pipe: _Pipe, job: _Job) -> Comparison:
     with suppress(EOFError):
-        return pipe.recv()
-    return Comparison(name, reason="its process ended without a result")
+        result: Comparison = pipe.recv()
+        job.process.join()
+        return result
+    job.process.join()
+    code = job.process.exitcode or 0
+    how = f"with {signal.Signals(-code).name}" if code < 0 else "without a result"
+    return Comparison(job.name, reason=f"its process ended {how}")
 
 
 def _serve(
-    pipe: "multiprocessing.connection.Connection[Comparison]",
+    pipe: _Pipe,
     name: str,
     steps: int,
     can_compile: bool,

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ..trees import TreeSpec, flatten, open_data_class, unflatten
 from .places import is_library
+from .search import tensor_layout
 from .watch import Watch
 
-__all__ = ["Call", "Constants", "Unwatchable", "tensor_layout"]
+__all__ = ["Call", "Constants", "Unwatchable"]
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, Enum)
 
@@ -178,11 +179,6 @@ class Call:
 
 
 _requires_grad = attrgetter("requires_grad")
-
-
-def tensor_layout(tensor: Tensor) -> Hashable:
-    """All that a graph depends on in a tensor, except its values."""
-    return (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
 
 
 def _is_users(thing: Any) -> bool:

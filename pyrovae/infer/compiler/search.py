@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 from ..private_torch import global_module_hooks
 from .places import CONTENTS, LONGEST, Slots, find_places, package_of
 
-__all__ = ["FloatPlace", "Search"]
+__all__ = ["Place", "Search", "tensor_layout"]
 
 _SCALAR = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, np.generic)
 
@@ -32,8 +32,8 @@ _MOST_OBJECTS = 20_000
 
 
 @dataclass(frozen=True)
-class FloatPlace:
-    """Where a program keeps a float: an item, a variable of a closure, or a slot."""
+class Place:
+    """Where a program keeps a float or a tensor: an item, a variable of a closure, or a slot."""
 
     path: str
     owner: Any
@@ -60,13 +60,37 @@ class FloatPlace:
         return getitem if isinstance(self.owner, dict | list | deque) else getattr
 
 
-class Search:
-    """One walk over everything that can be reached, and a fast way to read it all again."""
+def tensor_layout(tensor: Tensor) -> Hashable:
+    """All that a graph depends on in a tensor, except its values."""
+    return (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
 
-    def __init__(self, roots: tuple[Any, ...], free: Sequence[FloatPlace]) -> None:
+
+def _kind_of_input(value: Any) -> Hashable:
+    """What a graph depends on in a value that is its input; None if it cannot be one."""
+    if type(value) is float:
+        return float
+    return tensor_layout(value) if type(value) is Tensor and not value.requires_grad else None
+
+
+class Search:
+    """One walk over everything that can be reached, and a fast way to read it all again.
+
+    Arguments:
+        roots: where it begins.
+        free: places that are no part of the state, apart from the kind of what is there.
+
+    Attributes:
+        objects: all that was found.
+        inputs: the places that may be freed, by their numbers in the state.
+        freed: the places among those to free that were found.
+        state: paths and values.
+    """
+
+    def __init__(self, roots: tuple[Any, ...], free: Sequence[Place]) -> None:
         self.objects: list[Any] = []
-        self.floats: dict[int, FloatPlace] = {}  # by their places in the state
-        self.freed: list[FloatPlace] = []
+        self.inputs: dict[int, Place] = {}
+        self.freed: list[Place] = []
+        self._kinds: list[Hashable] = []
         self._free = {place.key for place in free}
         self._contents = _Readings(_read_content)
         self._seen: set[int] = set()
@@ -105,7 +129,7 @@ class Search:
                     or (self._items.all_match(_is_same) and self._attributes.all_match(_is_same))
                 )
                 and self._contents.all_match(eq)
-                and (not self.freed or all(type(f.get()) is float for f in self.freed))
+                and (not self.freed or [_kind_of_input(f.get()) for f in self.freed] == self._kinds)
             )
         except (KeyError, IndexError, ValueError, AttributeError):  # gone, or emptied
             return False
@@ -124,15 +148,19 @@ class Search:
             else:
                 owner, key, readings = place, name, self._items
             if (id(owner), key) in self._free:
-                float_place = FloatPlace(where, owner, key)
-                if type(float_place.get()) is float:
-                    self.freed.append(float_place)
-                    found.append((where, float))
+                place_of_input = Place(where, owner, key)
+                kind = _kind_of_input(place_of_input.get())
+                if kind is not None:
+                    self.freed.append(place_of_input)
+                    self._kinds.append(kind)
+                    found.append((where, kind))
                     continue
             value = readings.add(owner, key)
+            if _kind_of_input(value) is not None and not isinstance(
+                owner, tuple | MappingProxyType
+            ):
+                self.inputs[len(found)] = Place(where, owner, key)
             if isinstance(value, _SCALAR):
-                if type(value) is float and not isinstance(owner, tuple | MappingProxyType):
-                    self.floats[len(found)] = FloatPlace(where, owner, key)
                 found.append((where, (type(value), value)))
                 continue
             if isinstance(value, CONTENTS) and _is_small(value):
@@ -140,7 +168,7 @@ class Search:
             others.append((f"{path}.{name}" if path else str(name), value))
             # Items of a short container are listed themselves: its identity does not count.
             if _has_identity(value):
-                found.append((f"{path}.{name}", id(value)))
+                found.append((f"{path}.{name}", (type(value), id(value))))
         if isinstance(place, dict | list | deque):
             self._containers.append(place)
         return others

@@ -138,16 +138,16 @@ class Specialisations:
     That is the layout of tensors, other arguments by value, the watched state of the program, what
     a key says, torch's default type and autocast, and the values that the program reads. A float
     that changes between otherwise equal calls becomes an input of the graph, be it an argument or
-    in the state of the program.
+    in the state of the program; so does a tensor in that state which is replaced by another.
 
     Arguments:
         watch: the state of the program.
-        frees_floats: whether changing floats in the state of the program become inputs.
+        frees_values: whether what changes in the state of the program may become inputs.
     """
 
-    def __init__(self, watch: Watch, *, frees_floats: bool = True) -> None:
+    def __init__(self, watch: Watch, *, frees_values: bool = True) -> None:
         self._watch = watch
-        self._frees_floats = frees_floats
+        self._frees_values = frees_values
         self._by_state: dict[Hashable, dict[Hashable, list[Specialisation]]] = {}
         self._state: Hashable = None
         self._state_before: Hashable = None
@@ -170,7 +170,9 @@ class Specialisations:
     def inputs(self, call: Call) -> list[Tensor]:
         """The inputs of the graph of a call: tensors, and floats made tensors."""
         freed = self._watch.freed()
-        return call.inputs() + [torch.tensor(value) for value in freed] if freed else call.inputs()
+        if not freed:
+            return call.inputs()
+        return call.inputs() + [v if isinstance(v, Tensor) else torch.tensor(v) for v in freed]
 
     def find(self, call: Call, key: Hashable) -> Specialisation:
         """The specialisation of a call, which is new for a kind not seen before.
@@ -186,7 +188,7 @@ class Specialisations:
         signature = (call.signature(), key, _torch_settings())
         variants = self._of_state.get(signature)
         if variants is None:
-            if self._make_changed_floats_inputs(call) or self._free_changed_floats():
+            if self._make_changed_floats_inputs(call) or self._free_changes():
                 return self.find(call, key)
             variants = []
         for found in variants:
@@ -220,12 +222,12 @@ class Specialisations:
         self._float_inputs.setdefault(call.spec, set()).update(changed)
         return bool(changed)
 
-    def _free_changed_floats(self) -> bool:
-        """Make inputs of the watched floats that alone differ from the state before."""
+    def _free_changes(self) -> bool:
+        """Make inputs of the watched floats and tensors that alone differ from the state before."""
         before = self._state_before
-        if before is None or not self._frees_floats:
+        if before is None or not self._frees_values:
             return False
-        if not self._watch.free_changed_floats(before):
+        if not self._watch.free_changes(before):
             return False
         self._state_before = None
         return True

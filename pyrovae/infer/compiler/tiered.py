@@ -20,12 +20,13 @@ from ...errors import InputError
 from ..trees import flatten
 from .audit import Auditor
 from .break_even import BreakEven
-from .call import Call, Unwatchable, tensor_layout
+from .call import Call, Unwatchable
 from .inductor import compile_recording
 from .preserve import Snapshot
 from .recording.errors import CannotRecord
 from .recording.frames import place_of
 from .recording.record import Recording, record
+from .search import tensor_layout
 from .specialisations import (
     MOST_SPECIALISATIONS,
     Compiled,
@@ -102,7 +103,7 @@ class TieredFunction:
         self._on_compile = on_compile
         self._auditor = Auditor(function, self._watch.buffers, tolerance)
         self._break_even = BreakEven(num_calls)
-        self._specialisations = Specialisations(self._watch, frees_floats=not repeatable)
+        self._specialisations = Specialisations(self._watch, frees_values=not repeatable)
         self._num_calls = 0
         self._is_steady = False
         self._steady: tuple[tuple[Hashable, ...], Specialisation] | None = None
@@ -174,16 +175,14 @@ class TieredFunction:
             snapshot.restore()
             if found.recording is None:
                 return self._function(*args, **kwargs)
-        if found.recording is None and not (
-            self._num_calls > 1
-            and (self._compile is True or self._break_even.of_recording(found.eager, found.calls))
-        ):
+        if found.recording is None and self._should_record(found):
+            return self._record(found, call)
+        if found.recording is None:
             start = perf_counter()
-            result = self._function(*args, **kwargs)
+            with self._watch.test_freed():
+                result = self._function(*args, **kwargs)
             found.eager.add(perf_counter() - start)
             return result
-        if found.recording is None:
-            return self._record(found, call)
         result = self._run_graph(found, call)
         is_alike = self._is_steady and found.compiled is not None and call.spec is None
         has_more = found.recording.conditions or self._watch.freed()
@@ -215,6 +214,11 @@ class TieredFunction:
             )
             return None
 
+    def _should_record(self, found: Specialisation) -> bool:
+        if self._num_calls == 1 or self._watch.has_untested:
+            return False
+        return self._compile is True or self._break_even.of_recording(found.eager, found.calls)
+
     def _record(self, found: Specialisation, call: Call) -> Any:
         """Run the function once for real, and record it."""
 
@@ -236,7 +240,9 @@ class TieredFunction:
         reason = ""
         try:
             recording = record(flat_function, inputs)
-            changed = ", ".join(replaced) or self._watch.difference(state)
+            if replaced:  # and put back, so that the program has to run again
+                raise CannotRecord(f"{', '.join(replaced)} changes as the program runs")
+            changed = self._watch.difference(state)
             if changed is not None:
                 raise CannotRecord(f"{changed} changes as the program runs", recording.result)
         except CannotRecord as error:

@@ -27,6 +27,7 @@ class Program:
     def __init__(self) -> None:
         self.scale = 1.0
         self.mode = "a"
+        self.data = torch.ones(3)
 
 
 @dataclass
@@ -85,6 +86,22 @@ def test_a_float_of_the_program_that_changes_is_an_input(
         assert found.inputs(found.as_call((X,), {}))[1:] == [torch.tensor(scale)]
     program.scale = 1
     assert find(found, X) is not second
+
+
+def test_a_tensor_of_the_program_that_is_replaced_is_an_input(
+    found: Specialisations, program: Program
+) -> None:
+    first = find(found, X)
+    program.data = torch.zeros(3)
+    second = find(found, X)
+    assert second is not first
+    for number in range(3):
+        program.data = torch.full((3,), float(number))
+        assert find(found, X) is second
+        assert found.inputs(found.as_call((X,), {}))[1] is program.data
+    for other in (torch.ones(4), torch.ones(3).double(), torch.ones(6)[::2]):
+        program.data = other
+        assert find(found, X) is not second
 
 
 def test_a_float_that_changes_beside_something_else_is_none(
@@ -185,6 +202,52 @@ def test_a_float_that_changes_is_read_anew_in_each_call() -> None:
         program.scale = 0.1 * number
         torch.testing.assert_close(tiered((X,), {}), X * program.scale + 1)
     assert tiered.num_graphs == (1, 0)
+
+
+def test_a_tensor_that_is_replaced_is_read_anew_in_each_call() -> None:
+    program = Program()
+    tiered = TieredFunction(lambda x: x * program.data.sum(), (lambda: program,), compile=True)
+    tiered.can_compile = False
+    for number in range(12):
+        program.data = torch.full((3,), float(number))
+        torch.testing.assert_close(tiered((X,), {}), X * 3.0 * number)
+    assert tiered.num_graphs == (1, 0)
+
+
+def test_a_program_that_replaces_its_tensors_is_not_recorded() -> None:
+    program = Program()
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        program.data, program.scale = program.data + x, program.scale + 0.5
+        return program.data * program.scale
+
+    tiered = TieredFunction(function, (function,), compile="auto")
+    tiered._break_even.of_recording = lambda *_: True  # type: ignore[method-assign]
+    with pytest.warns(RuntimeWarning, match="changes as the program runs"):
+        results = [tiered((X,), {}) for _ in range(9)]
+    want = [X * (number + 2) * (1.5 + number / 2) for number in range(9)]
+    torch.testing.assert_close(results, want)
+
+
+def test_a_program_that_writes_to_tensors_given_to_it_is_not_recorded() -> None:
+    program = Program()
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        program.data.add_(x)
+        return program.data * 1
+
+    tiered = TieredFunction(function, (function,), compile="auto")
+    tiered._break_even.of_recording = lambda *_: True  # type: ignore[method-assign]
+    for number in range(12):
+        program.data = torch.full((3,), float(number))
+        torch.testing.assert_close(tiered((X,), {}), X + number)
+        torch.testing.assert_close(program.data, X + number)
+    assert len(found_inputs(tiered)) == 1
+
+
+def found_inputs(tiered: TieredFunction) -> list[torch.Tensor]:
+    found = tiered._specialisations
+    return found.inputs(found.as_call((X,), {}))
 
 
 def test_floats_are_given_to_compiled_graphs_in_a_steady_loop() -> None:

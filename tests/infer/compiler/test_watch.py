@@ -254,13 +254,13 @@ def test_what_a_flow_remembers_is_no_change() -> None:
     assert watch.state() == before
 
 
-class TestFreedFloats:
+class TestFreed:
     def test_their_values_are_no_part_of_the_state(self) -> None:
         settings, others = Settings(), {"a": [1.0, 2.0]}
         watch = Watch(reading(settings), reading(others))
         before = watch.state()
         settings.beta, others["a"][1] = 5.0, 6.0
-        assert watch.free_changed_floats(before)
+        assert watch.free_changes(before)
         after = watch.state()
         assert watch.freed() == [5.0, 6.0]
         settings.beta = 7.0
@@ -274,7 +274,7 @@ class TestFreedFloats:
         watch = Watch(reading(settings))
         before = watch.state()
         settings.beta = 5.0
-        watch.free_changed_floats(before)
+        watch.free_changes(before)
         after = watch.state()
         settings.beta = 5
         assert watch.state() != after
@@ -284,16 +284,26 @@ class TestFreedFloats:
         settings, others = Settings(), [1]
         watch = Watch(reading(settings), reading(others))
         before = watch.state()
-        assert not watch.free_changed_floats(before)
+        assert not watch.free_changes(before)
         settings.beta, others[0] = 2.0, 2
-        assert not watch.free_changed_floats(before)
+        assert not watch.free_changes(before)
+
+    @pytest.mark.parametrize("name", ["weight", "running_mean"])
+    def test_parameters_and_buffers_stay_part_of_the_state(self, name: str) -> None:
+        network = nn.BatchNorm1d(3)
+        watch = Watch(reading(network))
+        before = watch.state()
+        old = getattr(network, name)
+        setattr(network, name, type(old)(torch.zeros(3)))
+        assert watch.state() != before
+        assert not watch.free_changes(before)
 
     def test_they_are_replaced_and_put_back(self) -> None:
         settings, slotted = Settings(), Slotted()
         watch = Watch(reading(settings), reading(slotted), closed_over)
         before = watch.state()
         settings.beta = slotted.beta = 2.0
-        watch.free_changed_floats(before)
+        watch.free_changes(before)
         watch.state()
         one, other = torch.tensor(1.0), torch.tensor(3.0)
         with watch.replace_freed([one, other]) as changed:
