@@ -7,7 +7,7 @@ of torch changed. Inductor is imported where it is used, so that only compiling 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from operator import getitem
 from typing import Any
@@ -37,6 +37,8 @@ __all__ = [
     "not_recording",
     "observe_graph_calls",
     "onednn_linear",
+    "recording_quickly",
+    "returns_new_tensors",
     "skipping_update",
     "written_nodes",
 ]
@@ -53,6 +55,11 @@ _Operator = type(torch.ops.aten.add.Tensor)
 def is_operator(target: Any) -> bool:
     """Whether the target of a node is an operator of torch, rather than a Python function."""
     return isinstance(target, _Operator)
+
+
+def returns_new_tensors(target: Any) -> bool:
+    """Whether an operator of torch neither returns views nor writes to its arguments."""
+    return is_operator(target) and all(each.alias_info is None for each in target._schema.returns)
 
 
 def written_nodes(node: Node) -> list[Node]:
@@ -129,6 +136,19 @@ def not_recording() -> AbstractContextManager[Any]:
     from torch.utils._python_dispatch import _disable_current_modes
 
     return _disable_current_modes()
+
+
+def recording_quickly() -> AbstractContextManager[Any]:
+    """Within, ``make_fx`` notes shapes by means of one fake mode, not of a new one for each result.
+
+    A new one lists the whole stack of Python calls, which takes most of the time of a recording.
+    """
+    try:
+        from torch._guards import TracingContext, tracing
+        from torch._subclasses.fake_tensor import FakeTensorMode
+    except ImportError:
+        return nullcontext()
+    return tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
 
 
 @dataclass

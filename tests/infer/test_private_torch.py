@@ -23,16 +23,22 @@ from torch.optim import Adam
 import pyrovae
 from pyrovae import VAE, cli
 from pyrovae.infer import ELBO, SVI, private_torch
-from pyrovae.infer.compiler import onednn
+from pyrovae.infer.compiler import onednn, strides
 from pyrovae.infer.compiler.direct_call import DirectCall
 from pyrovae.infer.private_torch import (
     can_skip_updates,
     compile_graph,
+    global_module_hooks,
     has_onednn_linear,
     is_operator,
+    is_recording,
+    is_view,
     lower_to_onednn,
+    not_recording,
     observe_graph_calls,
     onednn_linear,
+    recording_quickly,
+    returns_new_tensors,
     skipping_update,
     written_nodes,
 )
@@ -118,6 +124,84 @@ def test_operators_say_what_they_write_to() -> None:
     assert not any(found for node, found in written.items() if node is not in_place[0])
     assert is_operator(in_place[0].target)
     assert not is_operator(len)
+
+
+def test_operators_say_whether_they_are_views() -> None:
+    graph = trace(lambda x: [x.t(), x.unbind()[1], x + 1, x.clone().add_(1)], X)
+    views = {node.name for node in graph.graph.nodes if is_view(node)}
+    aten = torch.ops.aten
+    names = {aten.add.Tensor: True, aten.add_.Tensor: False, aten.t.default: False}
+    message = fails(
+        "no longer says by operator._schema.arguments[i].alias_info what operators share with "
+        "their arguments. Recorded steps may miss a write to a tensor until private_torch.is_view "
+        "and returns_new_tensors are mended"
+    )
+    assert views == {"t", "unbind", "getitem", "getitem_1"}, message
+    assert {name: returns_new_tensors(name) for name in names} == names, message
+
+
+def test_recording_can_be_asked_for_and_suspended() -> None:
+    seen = []
+
+    def program(x: Tensor) -> Tensor:
+        seen.append(is_recording())
+        with not_recording():
+            seen.append(is_recording())
+            seen.append(bool((x.detach() * 2).sum() == 30))
+        return x + 1
+
+    graph = make_fx(program)(X)
+    assert seen == [True, False, True], fails(
+        "no longer leaves make_fx by torch.utils._python_dispatch._disable_current_modes. Steps "
+        "that read values cannot be recorded until private_torch.not_recording is mended"
+    )
+    assert "mul" not in graph.code
+    assert not is_recording()
+
+
+def test_recording_makes_no_fake_mode_for_each_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._subclasses import fake_tensor
+
+    made = []
+    init = fake_tensor.FakeTensorMode.__init__
+
+    def count(self: Any, *args: Any, **kwargs: Any) -> None:
+        made.append(1)
+        init(self, *args, **kwargs)
+
+    monkeypatch.setattr(fake_tensor.FakeTensorMode, "__init__", count)
+    with recording_quickly():
+        graph = make_fx(lambda x: (x + 1).exp().sin().cos())(X)
+    assert len(made) == 1, fails(
+        "makes a FakeTensorMode for each result that make_fx records, in spite of a "
+        "TracingContext. Recording takes twice as long until private_torch.recording_quickly is "
+        "mended"
+    )
+    torch.testing.assert_close(graph(X), (X + 1).exp().sin().cos(), rtol=0, atol=0)
+
+
+def test_hooks_of_all_modules_are_found() -> None:
+    seen: list[Any] = []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: seen.append(1))
+    try:
+        found = sum(len(hooks) for hooks in global_module_hooks())
+    finally:
+        handle.remove()
+    assert found == 1, fails(
+        "keeps the hooks of all modules elsewhere than in "
+        "torch.nn.modules.module._global_forward_hooks. Steps recorded before such a hook is set "
+        "are found wrong by comparison alone, until private_torch.global_module_hooks is mended"
+    )
+
+
+def test_a_copy_with_the_strides_of_eager_mode_can_be_lowered() -> None:
+    from torch._inductor.lowering import lowerings
+
+    strides._lower()
+    assert torch.ops.pyrovae.stored_copy.default in lowerings, fails(
+        "no longer takes lowerings by torch._inductor.lowering.register_lowering. Steps with a "
+        "transform run uncompiled until private_torch.lower_to_stored_copy is mended"
+    )
 
 
 @pytest.mark.parametrize("skipped", [False, True])

@@ -12,7 +12,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from ..private_torch import TorchDispatchMode, is_operator
+from ..private_torch import TorchDispatchMode, returns_new_tensors
 from ..trees import map_leaves
 
 __all__ = ["move_in_last_digits", "rounding_at_random"]
@@ -84,9 +84,7 @@ class _RoundedResults(TorchDispatchMode):
 
 def _computes(func: Any) -> bool:
     """Whether an operator computes new numbers, rather than draw, view, or write in place."""
-    if not is_operator(func) or torch.Tag.nondeterministic_seeded in func.tags:
-        return False
-    return all(each.alias_info is None for each in func._schema.returns)
+    return returns_new_tensors(func) and torch.Tag.nondeterministic_seeded not in func.tags
 
 
 def _draw_signs(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -4,13 +4,14 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 
-from .frames import TORCH, describe, is_library_frame, outside
+from .frames import LIBRARIES, TORCH, describe, outside
 
 __all__ = ["watch_random_draws"]
 
@@ -39,10 +40,11 @@ def watch_random_draws() -> Iterator[list[str]]:
             draws.append(f"{describe(frame)} draws from NumPy's random numbers")
         return bool(draws)
 
+    name_of: Any = attrgetter("f_code.co_filename")
     # Called for every event; a lambda, as a type checker would check each call of a function.
     see: Any = lambda frame, event, called: (  # noqa: E731
         (event == "c_call" and called.__self__ is _SHARED and of_python(frame, called.__name__))
-        or (event == "return" and not is_library_frame(frame) and of_numpy(frame))
+        or (event == "return" and not name_of(frame).startswith(LIBRARIES) and of_numpy(frame))
     )
     outer = sys.getprofile()
     sys.setprofile(see)

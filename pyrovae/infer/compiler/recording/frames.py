@@ -10,6 +10,7 @@ import torch
 
 __all__ = [
     "BETWEEN",
+    "LIBRARIES",
     "OURS",
     "PYRO",
     "TORCH",
@@ -34,7 +35,7 @@ BETWEEN = (
 
 _RECORDER = str(Path(__file__).with_name("record.py"))
 
-_LIBRARIES = (
+LIBRARIES = (
     PYRO,
     OURS,
     "<string>",
@@ -42,6 +43,7 @@ _LIBRARIES = (
     *BETWEEN,
     *(get_path(kind) for kind in ("stdlib", "purelib", "platlib")),
 )
+"""Files of code that is not the user's begin with one of these."""
 
 
 def describe(frame: FrameType) -> str:
@@ -83,7 +85,7 @@ def _is_recorder(frame: FrameType) -> bool:
 
 def is_library_frame(frame: FrameType) -> bool:
     """Whether the code of a frame is not the user's."""
-    return frame.f_code.co_filename.startswith(_LIBRARIES)
+    return frame.f_code.co_filename.startswith(LIBRARIES)
 
 
 def outside(frame: FrameType, *packages: str) -> FrameType:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ...private_torch import is_operator, is_view, written_nodes
+from ...private_torch import is_operator, is_view, recording_quickly, written_nodes
 from .conditions import Conditions, take_conditions
 from .draws import watch_random_draws
 from .errors import CannotRecord
@@ -68,7 +68,7 @@ def record(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> R
 
     with pyro.validation_enabled(False), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with watch_random_draws() as draws:
+        with watch_random_draws() as draws, recording_quickly():
             # Detached, so that a tensor in two places, or held by the program too, stays apart.
             graph = make_fx(run_program)(*[tensor.detach() for tensor in inputs])
     real = [tensor.detach() for tensor in result]
