@@ -155,6 +155,7 @@ class Specialisations:
         self._floats: dict[Hashable, tuple[Any, ...]] = {}
         self._float_inputs: dict[TreeSpec | None, set[int]] = {}
         self._constants = Constants()
+        self._first: Specialisation | None = None
 
     @property
     def num_graphs(self) -> tuple[int, int]:
@@ -200,11 +201,17 @@ class Specialisations:
         self._of_state = self._by_state.setdefault(state, {})
         found = Specialisation([*self._watch.objects(), *self._constants.objects()])
         self._of_state.setdefault(signature, []).append(found)
+        self._first = self._first or found
         return found
 
     def are_refused(self) -> bool:
-        """Whether all kinds of call so far run as ordinary Python."""
-        return all(each.is_refused for each in self._all())
+        """Whether all kinds of call so far run as ordinary Python, but for that of the first call.
+
+        What the first call sets up makes later ones another kind.
+        """
+        return all(
+            each.is_refused or (each is self._first and each.calls == 1) for each in self._all()
+        )
 
     def _all(self) -> list[Specialisation]:
         of_states = self._by_state.values()

@@ -49,6 +49,9 @@ Compiler = Callable[[Recording, OutputSpec, list[Tensor]], Compiled]
 AUDIT_EVERY = 1000
 """Most calls between two comparisons of a graph with the program itself, on the same noise."""
 
+_MOST_MISSES = 100
+"""Calls in a row without a graph, for want of room, after which none is looked for."""
+
 _REPEATABLE_CALLS = 3000
 """Calls from which on a graph is likely to repay its cost, where no clock may decide."""
 
@@ -104,7 +107,7 @@ class TieredFunction:
         self._auditor = Auditor(function, self._watch.buffers, tolerance)
         self._break_even = BreakEven(num_calls)
         self._specialisations = Specialisations(self._watch, frees_values=not repeatable)
-        self._num_calls = 0
+        self._num_calls = self._num_misses = 0
         self._is_steady = False
         self._steady: tuple[tuple[Hashable, ...], Specialisation] | None = None
         self._has_warned = False
@@ -202,17 +205,24 @@ class TieredFunction:
     def _find(self, call: Call, key: Callable[[], Hashable]) -> Specialisation | None:
         """The specialisation of a call; None where it has no graph and will have none."""
         try:
-            return self._specialisations.find(call, key())
+            found = self._specialisations.find(call, key())
         except Unwatchable as error:
             self._refuse(str(error), of_all=False)
             return None
         except TooManySpecialisations as error:
+            self._num_misses += 1
+            reason = (
+                f"there are too many kinds of step: {error} changes again and again; make numbers "
+                "that change tensors or floats, and batches of one size"
+            )
+            if self._num_misses > _MOST_MISSES:  # looking for a graph costs time, too
+                self._refusal = reason
             self._warn(
-                f"there are too many kinds of step, and further ones run as ordinary Python: "
-                f"{error} changes again and again; make numbers that change tensors or floats, and "
-                "batches of one size"
+                f"further kinds of step run as ordinary Python, which is slower, since {reason}"
             )
             return None
+        self._num_misses = 0
+        return found
 
     def _should_record(self, found: Specialisation) -> bool:
         if self._num_calls == 1 or self._watch.has_untested:

@@ -106,6 +106,8 @@ class ProgramParameters(Messenger):
         self._num_swaps: dict[str, int] = {}
         self._given: dict[str, tuple[Tensor, Tensor | None]] = {}
         self._met_now: set[str] = set()
+        self._claimed: dict[str, Tensor] = {}
+        self._report: Callable[[str, Tensor], None] | None = None
 
     def __enter__(self) -> Any:
         self._given, self._from_store, self._met_now = {}, None, set()
@@ -121,6 +123,15 @@ class ProgramParameters(Messenger):
         """The same decisions without a trace here, for a run in a copy of the store."""
         return ProgramParameters(self._owners, self._reachable, None)
 
+    @contextmanager
+    def reporting(self, report: Callable[[str, Tensor], None]) -> Iterator[None]:
+        """Within, report each ``pyro.param`` by its name and its unconstrained value."""
+        self._report = report
+        try:
+            yield
+        finally:
+            self._report = None
+
     def key(self) -> tuple[int, ...]:
         """The identities (``id``) of the store's tensors that a recorded step may read."""
         if self._from_store is None:
@@ -131,10 +142,15 @@ class ProgramParameters(Messenger):
         """Note that the trainer trains the parameters met so far."""
         assert self._trainer is not None
         for name, tensor in self.met.items():
+            if self._claimed.get(name) is tensor:
+                continue
             known = _find_claim(tensor)
-            if known is None or not (known.is_training or known.is_of(self._owners)):
+            if known is not None and known.trainer is self._trainer:
+                self._claimed[name] = tensor
+            elif known is None or not (known.is_training or known.is_of(self._owners)):
                 owners = self._owners if (module := self._module_of(name)) is None else (module,)
                 _claims[tensor] = _Claim(self._trainer, _as_refs(owners))
+                self._claimed[name] = tensor
 
     def settle_networks(self) -> list[tuple[str, Tensor, Tensor]]:
         """After a backward pass: put networks into the store where it holds other values.
@@ -167,7 +183,6 @@ class ProgramParameters(Messenger):
             replaced.append((name, given, entry))
         return replaced
 
-    @torch.no_grad()
     def settle_assignments(self) -> None:
         """After a run: keep what it assigned to names of the store in the tensors that it had met.
 
@@ -178,7 +193,8 @@ class ProgramParameters(Messenger):
             met, now = self.met[name], _store()._params.get(name)
             if now is None or now is met or now.shape != met.shape or now.dtype != met.dtype:
                 continue
-            met.copy_(now)
+            with torch.no_grad():
+                met.copy_(now)
             _replace(name, met)
 
     def kept_state(self) -> Any:
@@ -189,6 +205,14 @@ class ProgramParameters(Messenger):
             "params": dict(self.met),
             "constraints": {name: constraints.get(name, real) for name in self.met},
         }
+
+    def _process_message(self, msg: Any) -> None:
+        if msg["type"] == "param":
+            self._pyro_param(msg)
+
+    def _postprocess_message(self, msg: Any) -> None:
+        if msg["type"] == "param":
+            self._pyro_post_param(msg)
 
     def _pyro_param(self, msg: Any) -> None:
         name, args = msg["name"], msg["args"]
@@ -205,10 +229,13 @@ class ProgramParameters(Messenger):
             del _store()[name]
 
     def _pyro_post_param(self, msg: Any) -> None:
-        name = msg["name"]
+        name, value = msg["name"], msg["value"]
+        if hasattr(value, "unconstrained"):
+            value = value.unconstrained()
+        if self._report is not None:
+            self._report(name, value)
         entry = _store()._params.get(name)
-        unconstrained = getattr(msg["value"], "unconstrained", None)
-        if entry is None or unconstrained is None or entry is not unconstrained():
+        if entry is None or entry is not value:
             return  # a parameter that does not come from the store
         self.met[name] = entry
         self._met_now.add(name)

@@ -1,7 +1,7 @@
 """The loss of a batch and its gradients, computed by Pyro or by a compiled graph."""
 
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from operator import itemgetter
 from typing import Any, cast
@@ -24,7 +24,7 @@ from ..pair.pair import Pair
 from ..parallel.shards import Shards
 from ..trees import TreeSpec, flatten, leaves_of, map_leaves, unflatten
 from .optimisation import Optimisation
-from .parameters import Gradients, ParameterCollector, Parameters
+from .parameters import Gradients, Parameters
 from .unregistered import UnregisteredNetworks
 
 __all__ = ["LossAndGradients"]
@@ -193,7 +193,7 @@ class LossAndGradients:
         """The loss and the gradients by Pyro, without any other trace."""
         self._parameters.begin_run()
         with self._context(), torch.enable_grad():
-            with ParameterCollector(self._parameters):
+            with self._pair.parameters.reporting(self._parameters.add):
                 loss = self._loss.loss_and_grads(
                     *self._pair.functions, *self._transformed(args), **kwargs
                 )
@@ -210,7 +210,7 @@ class LossAndGradients:
             self.guard = Guard(self._policy, device, checks_loss=not is_infinite)
         gradients = self._parameters.take_gradients()
         loss = _as_tensors(loss, parameters)
-        self._loss_spec = flatten(loss)[1]
+        self._loss_spec = _LEAF if isinstance(loss, Tensor) else flatten(loss)[1]
         return loss, gradients
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -221,13 +221,14 @@ class LossAndGradients:
     @contextmanager
     def _context(self) -> Iterator[None]:
         """Within, the pair has its own parameter store, and autocast is on if it was asked for."""
-        parameters = self._parameters.tensors
-        device = parameters[0].device.type if parameters else "cpu"
-        cast: Any = nullcontext()
-        if self._autocast is not None:
-            cast = torch.autocast(device, self._autocast, cache_enabled=False)
-        with self._pair.store(), cast:
-            yield
+        with self._pair.store():
+            if self._autocast is None:
+                yield
+                return
+            parameters = self._parameters.tensors
+            device = parameters[0].device.type if parameters else "cpu"
+            with torch.autocast(device, self._autocast, cache_enabled=False):
+                yield
 
     def _transformed(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         if self._transform is None:
@@ -267,6 +268,9 @@ class LossAndGradients:
         return loss, None
 
 
+_LEAF = flatten(0)[1]
+
+
 def _make_unflatten(spec: TreeSpec) -> Callable[[list[Tensor]], Any]:
     """A function from leaves to a tree, which is fast for a tensor or a named tuple."""
     if spec.is_leaf():
@@ -284,4 +288,4 @@ def _as_tensors(loss: Any, parameters: list[Tensor]) -> Any:
     def as_tensor(value: Any) -> Tensor:
         return value.detach() if isinstance(value, Tensor) else torch.tensor(value, device=device)
 
-    return map_leaves(as_tensor, loss)
+    return as_tensor(loss) if isinstance(loss, Tensor | float) else map_leaves(as_tensor, loss)

@@ -114,7 +114,6 @@ class Optimisation:
             return nan
         return float(self.optimiser.param_groups[0].get("lr", nan))
 
-    @torch.no_grad()
     def update(self, gradients: Gradients, guard: Guard, step: int) -> None:
         """Update the parameters after a step, unless the guard blocks it.
 
@@ -149,7 +148,7 @@ class Optimisation:
             context = skipping_update(self.optimiser, blocked)
         elif are_split:
             context = _separate_groups(self.optimiser)
-        with context:
+        with torch.no_grad(), context:
             self.optimiser.step()
         self._parameters.clear_gradients()
 

@@ -1,13 +1,10 @@
 """The parameters that a pair trains, in the order in which its programs meet them."""
 
-from typing import Any
-
 import torch
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["Gradients", "ParameterCollector", "Parameters"]
+__all__ = ["Gradients", "Parameters"]
 
 Gradients = list[Tensor | None]
 """The gradient in each parameter; None where there is none."""
@@ -25,7 +22,7 @@ class Parameters:
         self._names: dict[int, str] = {}
         self._met: set[int] = set()
         self._new: dict[str, Tensor] = {}
-        self._untrained: list[Tensor] = []
+        self._untrained: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -39,7 +36,7 @@ class Parameters:
     def num_trained(self) -> int:
         """How many of them have had a gradient, in this SVI or in another."""
         if self._untrained:
-            self._untrained = [p for p in self._untrained if p not in _trained]
+            self._untrained = {i: p for i, p in self._untrained.items() if p not in _trained}
         return len(self._by_id) - len(self._untrained)
 
     def name(self, parameter: Tensor) -> str:
@@ -64,7 +61,7 @@ class Parameters:
                 self._forget(self._new[name])
             self._by_id[id(parameter)] = parameter
             self._names[id(parameter)] = name
-            self._untrained.append(parameter)
+            self._untrained[id(parameter)] = parameter
             self._new[name] = parameter
         self._met.add(id(parameter))
 
@@ -75,13 +72,13 @@ class Parameters:
         if id(parameter) not in self._by_id:
             self._by_id[id(parameter)] = parameter
             self._names[id(parameter)] = name
-            self._untrained.append(parameter)
+            self._untrained[id(parameter)] = parameter
         self._met.add(id(parameter))
 
     def _forget(self, parameter: Tensor) -> None:
         self._by_id.pop(id(parameter), None)
         self._names.pop(id(parameter), None)
-        self._untrained = [each for each in self._untrained if each is not parameter]
+        self._untrained.pop(id(parameter), None)
 
     def take_gradients(self) -> Gradients:
         """Return the gradient in each parameter, and clear it there.
@@ -94,7 +91,8 @@ class Parameters:
         for key, parameter in self._by_id.items():
             gradient = parameter.grad
             if gradient is not None:
-                _trained[parameter] = True
+                if self._untrained.pop(key, None) is not None:
+                    _trained[parameter] = True
             elif key in self._met and parameter in _trained:
                 gradient = torch.zeros_like(parameter)
             gradients.append(gradient)
@@ -105,20 +103,3 @@ class Parameters:
         """Set all gradients to None."""
         for parameter in self._by_id.values():
             parameter.grad = None
-
-
-class ParameterCollector(Messenger):
-    """A handler of effects that adds each ``pyro.param`` of a program to the parameters.
-
-    Arguments:
-        parameters: where to add them.
-    """
-
-    def __init__(self, parameters: Parameters) -> None:
-        super().__init__()
-        self._parameters = parameters
-
-    def _pyro_post_param(self, msg: Any) -> None:
-        value = msg["value"]
-        unconstrained = value.unconstrained() if hasattr(value, "unconstrained") else value
-        self._parameters.add(msg["name"], unconstrained)

@@ -265,3 +265,46 @@ def test_floats_are_given_to_compiled_graphs_in_a_steady_loop() -> None:
         for _ in range(9):
             torch.testing.assert_close(tiered((X,), {}), X * 3.0)
     assert tiered.num_graphs == (1, 1)
+
+
+def run_modes(tiered: TieredFunction, program: Program, modes: list[str]) -> None:
+    for mode in modes:
+        program.mode = mode
+        torch.testing.assert_close(tiered((X,), {}), X + len(mode))
+
+
+def test_a_program_whose_kinds_never_come_again_is_let_alone() -> None:
+    program = Program()
+    function = lambda x: x + len(program.mode)  # noqa: E731
+    tiered = TieredFunction(function, (function,), compile="auto")
+    with pytest.warns(RuntimeWarning, match="mode changes again and again") as caught:
+        run_modes(tiered, program, [str(number) for number in range(150)])
+    assert len(caught) == 1
+    assert tiered._refusal
+
+
+def test_kinds_without_room_run_beside_others_that_have_a_graph() -> None:
+    program = Program()
+    function = lambda x: x + len(program.mode)  # noqa: E731
+    tiered = TieredFunction(function, (function,), compile=True)
+    tiered.can_compile = False
+    modes = ["a" if number % 2 else str(number) for number in range(300)]
+    with pytest.warns(RuntimeWarning, match="mode changes again and again"):
+        run_modes(tiered, program, modes)
+    assert not tiered._refusal
+    assert tiered.num_graphs[0] == MOST_SPECIALISATIONS - 1  # all but that of the first call
+
+
+def test_a_program_that_cannot_be_recorded_is_not_looked_at_again() -> None:
+    program = Program()
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        program.mode = "b"  # as the first step makes the optimiser
+        return x * float(torch.randn(()))
+
+    tiered = TieredFunction(function, (function,), compile="auto")
+    tiered._break_even.of_recording = lambda *_: True  # type: ignore[method-assign]
+    tiered((X,), {})
+    with pytest.warns(RuntimeWarning, match="reads the value"):
+        tiered((X,), {})
+    assert tiered._refusal
