@@ -31,6 +31,7 @@ from .models.mixture import MixtureVAE as MixtureVAE
 from .models.pca import ProbabilisticPCA as ProbabilisticPCA
 from .models.semi_supervised import SemiSupervisedVAE as SemiSupervisedVAE
 from .models.vae import VAE as VAE
+from .runs.open import open as open
 from .tables.imputation import impute as impute
 from .tables.imputed import Imputation as Imputation
 from .training.fit import fit as fit

@@ -46,6 +46,12 @@ _SEEDS = 2**62
 """Seeds are below this."""
 
 Run = Annotated[Path, Parameter(help="Directory of a run of pyrovae train.")]
+Device = Annotated[
+    str | None,
+    Parameter(
+        help="auto, cpu, cuda, cuda:1 or mps. Default: that of the training, if there is one here."
+    ),
+]
 
 
 @app.command
@@ -186,24 +192,32 @@ def sample(
     *,
     num: Annotated[int, Parameter(help="Number of samples.")] = 64,
     seed: Annotated[int, Parameter(help="Random seed.")] = 0,
+    device: Device = None,
 ) -> None:
-    """Draw samples from a trained model. Writes samples.npz and .png to the run directory."""
+    """Draw samples from a trained model. Writes samples.npz and .png to the run directory.
+
+    The training data are not needed.
+    """
     _check_at_least(1, num=num)
     _check_seed(seed)
     from . import jobs
 
-    jobs.sample(run, num, seed, make_console())
+    jobs.sample(run, num, seed, device, make_console())
 
 
 @app.command
 def reconstruct(
-    run: Run, /, *, num: Annotated[int, Parameter(help="Number of test data to reconstruct.")] = 64
+    run: Run,
+    /,
+    *,
+    num: Annotated[int, Parameter(help="Number of test data to reconstruct.")] = 64,
+    device: Device = None,
 ) -> None:
     """Reconstruct test data. Writes reconstructions.npz and .png to the run directory."""
     _check_at_least(1, num=num)
     from . import jobs
 
-    jobs.reconstruct(run, num, make_console())
+    jobs.reconstruct(run, num, device, make_console())
 
 
 @app.command
@@ -246,6 +260,7 @@ def restore(
         int, Parameter(help="Number of draws per image, for its mean and intervals; at least 21.")
     ] = 200,
     seed: Annotated[int, Parameter(help="Seed of the degradation and of all draws.")] = 0,
+    device: Device = None,
 ) -> None:
     """Degrade test images and restore them with a trained model.
 
@@ -269,6 +284,7 @@ def restore(
             method=declared,
             num_samples=num_samples,
             seed=seed,
+            device=device,
             console=make_console(),
         )
 
@@ -297,6 +313,7 @@ def evaluate(
             negative=(),
         ),
     ] = False,
+    device: Device = None,
 ) -> None:
     """Evaluate a trained model on test data: its ELBO, and optionally log p(x)."""
     if num_particles is not None:
@@ -305,7 +322,7 @@ def evaluate(
         _check_at_least(2, num_samples=num_samples)
     from . import jobs
 
-    jobs.evaluate(run, num_particles, num_samples, ais, make_console())
+    jobs.evaluate(run, num_particles, num_samples, ais, device, make_console())
 
 
 @app.command

@@ -22,9 +22,9 @@ from ..runs.trained import apply_in_chunks, open_run, refuse_non_finite
 __all__ = ["compare", "evaluate", "reconstruct", "sample"]
 
 
-def sample(path: Path, num: int, seed: int, console: Console) -> None:
+def sample(path: Path, num: int, seed: int, device: str | None, console: Console) -> None:
     """Draw from a trained model: ``samples.npz`` (draws x, means, z) and ``samples.png``."""
-    trained = open_run(path)
+    trained = open_run(path, device)
     torch.manual_seed(seed)
     with refuse_non_finite(path):
         z, drawn, means = trained.draw(num)
@@ -36,9 +36,9 @@ def sample(path: Path, num: int, seed: int, console: Console) -> None:
     )
 
 
-def reconstruct(path: Path, num: int, console: Console) -> None:
+def reconstruct(path: Path, num: int, device: str | None, console: Console) -> None:
     """Reconstruct test data: ``reconstructions.npz`` (x, mean, z) and ``reconstructions.png``."""
-    trained = open_run(path)
+    trained = open_run(path, device)
     family, parts = trained.family, tuple(part[:num] for part in trained.data.test.parts)
     x = parts[0].float()
     with refuse_non_finite(path):
@@ -54,7 +54,12 @@ def reconstruct(path: Path, num: int, console: Console) -> None:
 
 
 def evaluate(
-    path: Path, num_particles: int | None, num_samples: int | None, ais: bool, console: Console
+    path: Path,
+    num_particles: int | None,
+    num_samples: int | None,
+    ais: bool,
+    device: str | None,
+    console: Console,
 ) -> None:
     """Evaluate the test ELBO, and log p(x) by importance sampling and by AIS if asked for.
 
@@ -63,9 +68,10 @@ def evaluate(
         num_particles: samples of z per datum in the ELBO; those of the run if None.
         num_samples: samples of z per datum in importance sampling, which is left out if None.
         ais: whether to run annealed importance sampling.
+        device: where to compute; None for that of the training.
         console: to print to.
     """
-    trained = open_run(path)
+    trained = open_run(path, device)
     if num_particles is not None:
         trained.config = trained.config.model_copy(update={"num_particles": num_particles})
     evaluate_elbo(trained, console)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..arguments import as_shape, as_wholes
 from ..data.memory import check_num_parameters
+from ..described import Described
 from ..errors import InputError
 
 __all__ = ["ConvDecoder", "ConvEncoder", "check_image_shape"]
@@ -17,7 +18,7 @@ _CHANNELS = (32, 64)
 """Widths of the two convolutions, each of which halves the height and the width."""
 
 
-class ConvEncoder(nn.Module):
+class ConvEncoder(Described, nn.Module):
     """Two convolutions (32 and 64 channels, kernel 3, stride 2), then a linear map.
 
     Arguments:
@@ -50,7 +51,7 @@ class ConvEncoder(nn.Module):
         return y.reshape(batch + self._out_shape)
 
 
-class ConvDecoder(nn.Module):
+class ConvDecoder(Described, nn.Module):
     """The mirror of :class:`ConvEncoder`: a linear map, then two transposed convolutions.
 
     Arguments:

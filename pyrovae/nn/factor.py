@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ..arguments import as_shape
+from ..described import Described
 from ..links import link_to
 from .mlp import MLP
 
@@ -19,7 +20,7 @@ _LEAST_VARIANCE = 0.05**2
 """Floor of the noise variance, in the data's units; the posterior needs it in single precision."""
 
 
-class FactorEncoder(nn.Module):
+class FactorEncoder(Described, nn.Module):
     """The posterior of factor analysis given the present entries, corrected by a network.
 
     Under x_d = v_d' z + b_d + Normal(0, 1 / a_d) and z ~ Normal(0, I), with m_d = 1 where x_d is
@@ -81,7 +82,7 @@ class FactorEncoder(nn.Module):
         return torch.cat([loc.squeeze(-1), diagonal, below], -1)
 
 
-class FactorDecoder(nn.Module):
+class FactorDecoder(Described, nn.Module):
     """A linear map of z, as in factor analysis, plus a network that starts at zero.
 
     Arguments:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..arguments import as_callable, as_shape, as_wholes
 from ..data.memory import check_num_parameters
+from ..described import Described
 from ..errors import InputError
 
 __all__ = ["MAX_LAYERS", "MLP", "make_activation"]
@@ -17,7 +18,7 @@ MAX_LAYERS = 1000
 """The largest number of hidden layers."""
 
 
-class MLP(nn.Module):
+class MLP(Described, nn.Module):
     """A multilayer perceptron on the flattened input.
 
     Arguments:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..arguments import as_shape, as_wholes
 from ..data.memory import check_num_parameters
+from ..described import Described
 from ..errors import InputError
 from .conv import check_image_shape
 from .mlp import MAX_LAYERS, make_activation
@@ -33,7 +34,7 @@ _CHANNELS = (32, 64)
 """Numbers of channels at a half and at a quarter of the height and width of an image."""
 
 
-class ResidualMLP(nn.Module):
+class ResidualMLP(Described, nn.Module):
     """A linear map, a residual block for each hidden width, then a linear map.
 
     Each block has two linear maps. Its shortcut is the identity if the block keeps the width, and a
@@ -97,7 +98,7 @@ class ResidualMLP(nn.Module):
         return y.reshape(y.shape[:-1] + self._out_shape)
 
 
-class ResidualEncoder(nn.Module):
+class ResidualEncoder(Described, nn.Module):
     """A convolution to half the size, a block to a quarter, a block there, then a linear map.
 
     Widths and sizes are as in :class:`~pyrovae.nn.ConvEncoder` (32 and 64 channels, kernel 3,
@@ -143,7 +144,7 @@ class ResidualEncoder(nn.Module):
         return y.reshape(x.shape[:-3] + self._out_shape)
 
 
-class ResidualDecoder(nn.Module):
+class ResidualDecoder(Described, nn.Module):
     """The mirror of :class:`ResidualEncoder`: a linear map, two blocks, a transposed convolution.
 
     The shortcut of the block that doubles the size is a 1 by 1 convolution that repeats each pixel.

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from ..arguments import as_real, as_whole
 from ..data.memory import check_num_parameters
+from ..described import Described
 from ..distributions.relaxed import RelaxedOneHot, StraightThroughOneHot
 from ..priors.discrete import UniformConcrete, UniformOneHot
 
 __all__ = ["Concrete", "StraightThrough"]
 
 
-class _CategoricalPosterior(nn.Module):
+class _CategoricalPosterior(Described, nn.Module):
     """Shared by both posteriors: h holds the class logits of each variable."""
 
     temperature: Tensor

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import AffineTransform, constraints
 
 from ..arguments import as_whole, as_wholes
+from ..described import Described
 from ..distributions.flows import (
     MAX_HIDDEN,
     MAX_TRANSFORMS,
@@ -25,7 +26,7 @@ from ..priors import StandardNormal
 __all__ = ["InverseAutoregressive", "SplineFlow"]
 
 
-class _Autoregressive(nn.Module):
+class _Autoregressive(Described, nn.Module):
     """Shared by both flows: h = (loc, unlinked scale, context) and a stack of transforms.
 
     The transforms start as the identity, as the last layer of each of their networks is zero.

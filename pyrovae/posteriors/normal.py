@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from ..arguments import as_whole
 from ..data.memory import check_num_parameters
+from ..described import Described
 from ..distributions import LowRankNormal as LowRankNormalDistribution
 from ..errors import InputError
 from ..links import link_to
@@ -18,7 +19,7 @@ from ..priors import StandardNormal
 __all__ = ["DiagonalNormal", "FullRankNormal", "LowRankNormal"]
 
 
-class DiagonalNormal(nn.Module):
+class DiagonalNormal(Described, nn.Module):
     """q(z | x) = Normal(z; loc, diag(scale^2)), with h = (loc, unlinked scale).
 
     It is reparameterised as z = loc + scale * eps with eps ~ Normal(0, I), so log q(z | x) =
@@ -60,7 +61,7 @@ class DiagonalNormal(nn.Module):
         return StandardNormal(self.in_shape[1])
 
 
-class FullRankNormal(nn.Module):
+class FullRankNormal(Described, nn.Module):
     """q(z | x) = Normal(z; loc, L L'), with h = (loc, unlinked diagonal of L, L below it by rows).
 
     L is lower triangular. q is reparameterised as z = loc + L eps with eps ~ Normal(0, I), so
@@ -114,7 +115,7 @@ class FullRankNormal(nn.Module):
         return StandardNormal(self.latent_dim)
 
 
-class LowRankNormal(nn.Module):
+class LowRankNormal(Described, nn.Module):
     """q(z | x) = Normal(z; loc, W W' + diag(scale^2)), with h = (loc, unlinked scale, W').
 
     W has D rows and few columns. q is reparameterised as z = loc + W eps + scale * eps' with

@@ -6,12 +6,13 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from ..arguments import as_whole
+from ..described import Described
 from ..priors.flat import Flat
 
 __all__ = ["Point"]
 
 
-class Point(nn.Module):
+class Point(Described, nn.Module):
     """q(z | x) = Delta(z - h): the code itself, with log q(z | x) = 0 by convention.
 
     A point has no density, so there is no KL and no bound on log p(x). What is left of the ELBO is

@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 from ..arguments import as_real, as_whole
 from ..data.memory import check_num_parameters
+from ..described import Described
 from ..distributions.relaxed import RelaxedOneHot
 
 __all__ = ["UniformConcrete", "UniformOneHot"]
 
 
-class UniformConcrete(nn.Module):
+class UniformConcrete(Described, nn.Module):
     """p(z) = prod_d Concrete(z_d; equal probabilities, temperature) on the simplex.
 
     :class:`~pyrovae.distributions.relaxed.RelaxedOneHot` documents the density.
@@ -44,7 +45,7 @@ class UniformConcrete(nn.Module):
         return p
 
 
-class UniformOneHot(nn.Module):
+class UniformOneHot(Described, nn.Module):
     """p(z) = prod_d 1 / K for one-hot vectors z_d of K classes; log p(z) = -latent_dim log K.
 
     Arguments:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ..arguments import as_whole
+from ..described import Described
 from ..errors import InputError
 
 __all__ = ["Flat"]
@@ -28,7 +29,7 @@ class _ImproperFlat(ImproperUniform):
         )
 
 
-class Flat(nn.Module):
+class Flat(Described, nn.Module):
     """The improper p(z) that is 1 everywhere: log p(z) = 0, so z adds nothing to the loss.
 
     Its distribution has a ``log_prob``, but no samples: ``sample`` raises InputError.

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from ..arguments import as_whole, as_wholes
+from ..described import Described
 from ..distributions.flows import (
     MAX_HIDDEN,
     MAX_TRANSFORMS,
@@ -18,7 +19,7 @@ from ..distributions.flows import (
 __all__ = ["FlowPrior"]
 
 
-class FlowPrior(nn.Module):
+class FlowPrior(Described, nn.Module):
     """p(z) = Normal(f(z); 0, I) |det df/dz| with neural spline transforms f (Durkan et al. 2019).
 
     f is autoregressive: f_d is a monotonic rational-quadratic spline of z_d on [-5, 5], and the

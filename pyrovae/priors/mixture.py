@@ -11,6 +11,7 @@ from torch.distributions import constraints
 
 from ..arguments import as_data, as_whole
 from ..data.memory import check_num_parameters
+from ..described import Described
 from ..distributions import DiagonalNormalMixture
 from ..errors import InputError
 from ..links import link_to
@@ -18,7 +19,7 @@ from ..links import link_to
 __all__ = ["NormalMixture"]
 
 
-class NormalMixture(nn.Module):
+class NormalMixture(Described, nn.Module):
     """p(z) = sum_k pi_k Normal(z; loc_k, diag(scale_k^2)) with learned pi, loc and scale.
 
     Components that start equal have the same gradients and stay equal. So their locations start at

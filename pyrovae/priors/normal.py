@@ -8,12 +8,13 @@ from torch.distributions import constraints
 
 from ..arguments import as_whole
 from ..data.memory import check_num_parameters
+from ..described import Described
 from ..links import link_to
 
 __all__ = ["LearnedNormal", "StandardNormal"]
 
 
-class StandardNormal(nn.Module):
+class StandardNormal(Described, nn.Module):
     """p(z) = Normal(z; 0, I).
 
     Arguments:
@@ -41,7 +42,7 @@ class StandardNormal(nn.Module):
         return p
 
 
-class LearnedNormal(nn.Module):
+class LearnedNormal(Described, nn.Module):
     """p(z) = Normal(z; loc, diag(scale^2)) with learned loc and scale, which start at 0 and 1.
 
     scale is the softplus of its parameter, as in the normal posteriors.

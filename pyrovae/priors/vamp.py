@@ -13,6 +13,7 @@ from torch.distributions import Independent, Normal
 
 from ..arguments import as_data, as_instance, as_shape, as_whole
 from ..data.memory import check_num_parameters
+from ..described import Described
 from ..distributions import DiagonalNormalMixture
 from ..distributions.flows import FlowDistribution
 from ..errors import InputError
@@ -23,7 +24,7 @@ _NOISE = 0.01
 """Standard deviation, in standardised units, of the noise on pseudo-inputs of the same datum."""
 
 
-class VampPrior(nn.Module):
+class VampPrior(Described, nn.Module):
     """p(z) = sum_k pi_k q(z | u_k), a mixture of the guide's q at learned pseudo-inputs u_k.
 
     (Tomczak and Welling 2018.) In the paper's first form all pi_k are 1 / K; here they are learned

@@ -5,6 +5,7 @@
     RUN/config.yaml        the resolved options
     RUN/metrics.csv        one line per epoch
     RUN/times.csv          the seconds of each epoch
+    RUN/description.json   how to build the model, and what its data are
     RUN/model.safetensors  the weights
     RUN/checkpoint/        states of training, to continue from
     RUN/evaluation.json    test results, with their protocol
@@ -22,22 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 from numpy.typing import NDArray
 from torch import nn
 
 from ..errors import InputError, error_reason, short_repr
-from ..storage import atomic
-from ..storage.checksum import checksum
-from ..storage.tensors import save_tensors
-from ..storage.versions import versions
+from ..storage import atomic, weights
 from .config import RunConfig, read_config, to_yaml
 
 __all__ = ["RunDirectory"]
 
-_DIGEST = "sha256"
 _CLOCK = "seconds"
-_VERSIONS = "versions"
 
 _MAX_CLASHES = 1000
 """The largest number of runs that start in one second, and more."""
@@ -46,14 +41,12 @@ _TRAINING_FILES = (
     "config.yaml",
     "metrics.csv",
     "times.csv",
+    "description.json",
     "model.safetensors",
     "evaluation.json",
     "training.png",
 )
 """Files that training writes."""
-
-_READ_ERRORS = (OSError, ValueError, RuntimeError, safetensors.SafetensorError)
-"""Errors of reading a damaged file of weights; RuntimeError includes RecursionError."""
 
 
 def _invalid_name(path: Path) -> InputError:
@@ -173,7 +166,7 @@ class RunDirectory:
         try:
             return read_config(self.path / "config.yaml", {"download": False})
         except InputError as error:
-            raise InputError(f"{error}{self._describe_versions()}") from None
+            raise InputError(f"{error}{weights.describe_versions(self._weights)}") from None
 
     def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write ``metrics.csv``, with one row per epoch, and what clocks measured as ``times.csv``.
@@ -221,11 +214,7 @@ class RunDirectory:
 
     def write_weights(self, module: nn.Module, metadata: Mapping[str, Any]) -> None:
         """Write the weights, with metadata that is needed to build the module again."""
-        tensors = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
-        entries = {**metadata, _VERSIONS: versions()}
-        text = {key: json.dumps(value) for key, value in entries.items()}
-        text[_DIGEST] = checksum(tensors, json.dumps(text, sort_keys=True))
-        self._write("model.safetensors", save_tensors(tensors, text))
+        weights.write(self._weights, module, metadata)
 
     def read_metadata(self, *names: str) -> list[Any]:
         """Read metadata that was written with the weights.
@@ -233,14 +222,7 @@ class RunDirectory:
         Raises:
             InputError: if the file is damaged, or lacks one of the names.
         """
-        try:
-            with safetensors.safe_open(self._weights, framework="pt") as file:
-                texts = file.metadata() or {}
-            return [json.loads(texts[name]) for name in names]
-        except (*_READ_ERRORS, KeyError) as error:
-            raise InputError(
-                f"{self._weights} is damaged, or not from a run: {error_reason(error)}"
-            ) from error
+        return weights.read_metadata(self._weights, *names)
 
     def weights_size(self) -> int:
         """Bytes of the file of weights.
@@ -248,10 +230,7 @@ class RunDirectory:
         Raises:
             InputError: if it cannot be read.
         """
-        try:
-            return self._weights.stat().st_size
-        except OSError as error:
-            raise InputError(f"cannot read {self._weights}: {error_reason(error)}") from error
+        return weights.size(self._weights)
 
     def read_weights(self, module: nn.Module) -> None:
         """Load the weights into a module of the same structure.
@@ -260,48 +239,7 @@ class RunDirectory:
             InputError: if the file is damaged, or holds weights of another model, or numbers that
                 are not finite.
         """
-        try:
-            with safetensors.safe_open(self._weights, framework="pt") as file:
-                text = dict(file.metadata() or {})
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except _READ_ERRORS as error:
-            raise InputError(
-                f"{self._weights} is damaged, and does not fit its config.yaml: "
-                f"{error_reason(error)}"
-            ) from error
-        digest = text.pop(_DIGEST, None)  # older runs have none
-        if digest not in (None, checksum(tensors, json.dumps(text, sort_keys=True))):
-            raise InputError(
-                f"{self._weights} is damaged or was changed: its checksum does not match"
-            )
-        own = module.state_dict()
-        for name, tensor in tensors.items():
-            if name in own and tensor.dtype != own[name].dtype:
-                raise InputError(
-                    f"{self._weights} does not fit its config.yaml: {name} has type "
-                    f"{tensor.dtype}, and should have {own[name].dtype}"
-                )
-            if not bool(tensor.isfinite().all()):
-                raise InputError(f"{self._weights} holds NaN or infinite numbers in {name}")
-        try:
-            module.load_state_dict(tensors)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"{self._weights} does not fit its config.yaml: {reason}{self._describe_versions()}"
-            ) from error
-
-    def _describe_versions(self) -> str:
-        """Return a clause with the versions that trained the run, if they differ from now."""
-        try:
-            (recorded,) = self.read_metadata(_VERSIONS)
-        except InputError:
-            return ""
-        names = [
-            f"{name} {recorded.get(name)}" for name in versions() if isinstance(recorded, dict)
-        ]
-        is_same = recorded == versions()
-        return "" if is_same else f"; the run was trained under {', '.join(names)}"
+        weights.read(self._weights, module, "config.yaml")
 
     def write_arrays(self, name: str, **arrays: NDArray[Any]) -> None:
         """Write arrays as ``NAME.npz``."""

@@ -1,5 +1,6 @@
 """Draw the pictures of a run from its trained model and its data."""
 
+from contextlib import suppress
 from functools import partial
 
 import torch
@@ -7,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from ..errors import InputError
 from ..models import VAE
 from . import plots
 from .trained import EVALUATION_BATCH, Trained, apply_in_chunks
@@ -46,16 +48,20 @@ def draw_reconstructions(trained: Trained) -> None:
 
 
 def draw_samples(trained: Trained, drawn: Tensor, means: Tensor) -> None:
-    """Draw samples from the model.
+    """Draw samples from the model; those of tables beside test data, if the data are there.
 
     Arguments:
         trained: the model and its data.
         drawn: draws from p(x).
         means: E[x | z] at the same latents.
     """
-    shown = means[:_NUM_IMAGES] if plots.is_image(trained.family.event_shape) else drawn
-    x = trained.data.test.x.float()
-    figure = plots.samples(x, shown, _limits(trained), trained.data.features)
+    is_image = plots.is_image(trained.family.event_shape)
+    x = None
+    if not is_image:
+        with suppress(InputError):  # the data were moved or changed
+            x = trained.data.test.x.float()
+    shown = means[:_NUM_IMAGES] if is_image else drawn
+    figure = plots.samples(x, shown, _limits(trained), trained.about.features)
     trained.run.write_figure("samples", figure)
 
 
@@ -98,11 +104,10 @@ def _measure_use(trained: Trained, vae: VAE, codes: Tensor) -> tuple[Float[Tenso
 
 def _limits(trained: Trained) -> tuple[float, float]:
     """Return the values of a black and of a white pixel in the prepared data."""
-    if trained.config.binarise != "none":
+    about = trained.about
+    if about.binarise != "none":
         return 0.0, 1.0
-    if trained.data.levels is not None:
-        return 0.0, trained.data.levels
-    x = trained.data.train.x
-    if x.is_floating_point():
-        x = x[~x.isnan()]
-    return min(0.0, x.min().item()), max(1.0, x.max().item())
+    if about.levels is not None:
+        return 0.0, about.levels
+    lowest, highest = about.limits or (0.0, 1.0)
+    return min(0.0, lowest), max(1.0, highest)

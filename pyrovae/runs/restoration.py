@@ -58,6 +58,7 @@ def restore(
     num_samples: int,
     seed: int,
     console: Console,
+    device: str | None = None,
 ) -> None:
     """Degrade test images of a run and restore them by p(x | y).
 
@@ -78,13 +79,14 @@ def restore(
         num_samples: number of draws from p(x | y) for each image.
         seed: seed of the degradation and of the draws.
         console: to print to.
+        device: where to compute; None for that of the training.
 
     Raises:
         InputError: before any work, if the data of the run are not complete images, or its model
             does not support the method or the degradation.
     """
     parse_declaration("method", METHODS, method)
-    trained = open_run(path)
+    trained = open_run(path, device)
     _check_supported(trained)
     x, limits = _load_originals(trained, degradation, num)
     is_binarised = trained.config.binarise != "none"

@@ -20,6 +20,7 @@ from ..infer import objective_of
 from ..infer.parallel.processes import Processes
 from ..likelihoods import Likelihood
 from ..models.base import LatentVariableModel
+from ..models.base.saved import DESCRIPTION, write_description
 from ..models.catalogue import check_declared
 from ..models.pca import ProbabilisticPCA
 from ..storage import atomic
@@ -43,7 +44,7 @@ from .prepare import (
     prepare_data,
 )
 from .resolve import INFER, resolve_options, resolve_parts
-from .trained import Trained, make_ordered_batches
+from .trained import Trained, describe_data, make_ordered_batches, read_data
 
 __all__ = ["resume", "run_name", "train"]
 
@@ -147,7 +148,7 @@ def _reopen(path: Path) -> tuple[RunConfig, Dataset, Dataset, LatentVariableMode
         raise InputError(
             f"{path} is a finished run without checkpoints, so there is nothing to continue"
         )
-    dataset = arrange_data(config, load_data(config))
+    dataset = read_data(config)
     with _budget_of(run):
         return config, dataset, *_make_data_and_model(config, dataset)
 
@@ -193,7 +194,11 @@ def _run(
     """Train, evaluate and draw pictures. All processes train; only the first does the rest."""
     _announce(config, dataset, family, console)
     device = find_device(config.device)
-    trained = Trained(run, config, prepared, family, device)
+    about = describe_data(config, dataset)
+    trained = Trained(run, config, family, about, device, prepared)
+    if processes.is_first:
+        dtype = torch.get_default_dtype()
+        write_description(run.path, family.describe(), dtype, about)
     if isinstance(family, ProbabilisticPCA):
         method = "em" if config.missing else "exact"
         family.fit(prepared.train.x.to(device), method)
@@ -277,7 +282,8 @@ def _clear_untrained(run: RunDirectory) -> None:
     snapshots = Snapshots(_checkpoint_folder(run))
     with suppress(OSError):
         if not ((run.path / "model.safetensors").exists() or snapshots.exist()):
-            (run.path / "config.yaml").unlink(missing_ok=True)
+            for name in ("config.yaml", DESCRIPTION):
+                (run.path / name).unlink(missing_ok=True)
             if snapshots.folder.is_dir() and not any(snapshots.folder.iterdir()):
                 snapshots.folder.rmdir()
 

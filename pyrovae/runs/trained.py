@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,12 @@ import torch
 from torch import Tensor
 
 from ..data import Batches, Dataset, Split
+from ..data.description import DataDescription
 from ..data.memory import parameter_budget
 from ..device import find_device
 from ..errors import InputError, short_repr
 from ..models.base import LatentVariableModel
+from ..models.base.saved import DESCRIPTION, rebuild
 from .config import RunConfig
 from .directory import RunDirectory
 from .prepare import arrange_data, build_model, load_data, prepare_data
@@ -23,8 +24,10 @@ __all__ = [
     "EVALUATION_BATCH",
     "Trained",
     "apply_in_chunks",
+    "describe_data",
     "make_ordered_batches",
     "open_run",
+    "read_data",
     "refuse_non_finite",
 ]
 
@@ -32,59 +35,140 @@ EVALUATION_BATCH = 1000
 """Number of data in a batch outside training."""
 
 
-@dataclass
 class Trained:
-    """A trained model and its data."""
+    """A trained model, what it was trained on, and its data, which are read where they are needed.
 
-    run: RunDirectory
-    config: RunConfig
-    data: Dataset
-    family: LatentVariableModel
-    device: torch.device
+    Arguments:
+        run: the run directory.
+        config: its options.
+        family: the model, on the device.
+        about: what is known of the data without reading them.
+        device: where the model is.
+        data: the data as the likelihood sees them; None to read them when they are asked for.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        config: RunConfig,
+        family: LatentVariableModel,
+        about: DataDescription,
+        device: torch.device,
+        data: Dataset | None = None,
+    ) -> None:
+        self.run = run
+        self.config = config
+        self.family = family
+        self.about = about
+        self.device = device
+        self._data = data
+
+    @property
+    def data(self) -> Dataset:
+        """The data as the likelihood sees them.
+
+        Raises:
+            InputError: if they cannot be read, or are not those of the training.
+        """
+        if self._data is None:
+            dataset = read_data(self.config)
+            _check_layout(self.config, dataset, self.about.event_shape, self.about.features)
+            self.about.check_same(dataset)
+            self._data = prepare_data(self.config, dataset)
+        return self._data
 
     @torch.no_grad()
     def draw(self, num: int) -> tuple[Tensor, Tensor, Tensor]:
         """Draw latents z from the prior and x from p(x | z); return z, x and E[x | z].
 
-        A model that is conditioned on classes gets classes drawn from the labels of the training
-        data.
+        A model that is conditioned on classes gets classes drawn as they are distributed in the
+        training data.
         """
         given: tuple[Tensor, ...] = ()
-        y = self.data.train.y
-        if self.data.train.label is not None and y is not None:
-            y = y[y >= 0]
-            given = (y[torch.randint(len(y), (num,))].to(self.device),)
+        if self.family.num_conditions and self.about.class_counts is not None:
+            frequencies = torch.tensor(self.about.class_counts, dtype=torch.float64)
+            given = (torch.multinomial(frequencies, num, replacement=True).to(self.device),)
         z, eta = self.family.draw(num, *given)
         likelihood = self.family.likelihood
         return z.cpu(), likelihood(eta).sample().cpu(), likelihood.mean(eta).cpu()
 
 
-def open_run(path: Path) -> Trained:
-    """Open a run directory: its model in eval mode, and its data.
+def read_data(config: RunConfig) -> Dataset:
+    """The data of a run, before binarisation, as its model takes them."""
+    return arrange_data(config, load_data(config))
+
+
+def open_run(path: Path, device: str | None = None) -> Trained:
+    """Open a run directory: its model in eval mode. Data are read only where they are needed.
+
+    Arguments:
+        path: the run directory.
+        device: where to put the model; by default that of the training, if this machine has it.
 
     Raises:
-        InputError: if the directory holds no run, or the data have changed since.
+        InputError: if the directory holds no run; or if it is of a version that did not describe
+            its data, and they have changed since.
     """
     run = RunDirectory.open(path)
     config = run.read_config()
-    device = find_device(config.device)
+    place = find_device(device) if device is not None else _find_own_device(config.device)
+    if (path / DESCRIPTION).is_file():
+        family, about = rebuild(path)
+        if not isinstance(family, LatentVariableModel) or about is None:
+            raise InputError(f"{path / DESCRIPTION} does not describe a run of pyrovae train")
+        return Trained(run, config, family.to(place).eval(), about, place)
     event_shape, features = run.read_metadata("event_shape", "features")
-    dataset = arrange_data(config, load_data(config))
+    dataset = read_data(config)
+    _check_layout(config, dataset, event_shape, features)
+    with parameter_budget(run.weights_size()):
+        family = build_model(config, dataset)
+    run.read_weights(family)
+    about = describe_data(config, dataset)
+    prepared = prepare_data(config, dataset)
+    return Trained(run, config, family.to(place).eval(), about, place, prepared)
+
+
+def describe_data(config: RunConfig, dataset: Dataset) -> DataDescription:
+    """What a run keeps of its data.
+
+    Arguments:
+        config: the resolved options.
+        dataset: the data before binarisation, as the model takes them.
+    """
+    return DataDescription.of(
+        dataset,
+        label=config.label,
+        exposure=config.exposure,
+        binarise=config.binarise or "none",
+        dequantise=config.dequantise,
+    )
+
+
+def _find_own_device(name: str) -> torch.device:
+    """The device of the training, or the best one of a machine that does not have it."""
+    try:
+        return find_device(name)
+    except InputError:
+        return find_device("auto")
+
+
+def _check_layout(config: RunConfig, dataset: Dataset, event_shape: Any, features: Any) -> None:
+    event_shape, features = _as_list(event_shape), _as_list(features)
     if list(dataset.event_shape) != event_shape:
         raise InputError(
             f"{config.data} now has data of shape {list(dataset.event_shape)}, but the run was "
             f"trained on {short_repr(event_shape)}"
         )
-    columns = None if dataset.features is None else list(dataset.features)
+    columns = _as_list(dataset.features)
     if columns != features:
         raise InputError(
             f"{config.data} now has columns {_join_names(columns)}, but the run was trained on "
             f"{_join_names(features)}"
         )
-    with parameter_budget(run.weights_size()):
-        family = build_model(config, dataset)
-    run.read_weights(family)
-    return Trained(run, config, prepare_data(config, dataset), family.to(device).eval(), device)
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 @contextmanager

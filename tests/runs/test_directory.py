@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from pyrovae import InputError
-from pyrovae.runs import directory as checkpoint
 from pyrovae.runs.config import RunConfig
 from pyrovae.runs.directory import RunDirectory
+from pyrovae.storage import weights
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_runs_of_other_versions_are_read_or_the_versions_are_named(
 ) -> None:
     older = {"pyrovae": "0.0.9", "torch": "2.14.0", "pyro-ppl": "1.9.1"}
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "versions", lambda: older)
+        patch.setattr(weights, "versions", lambda: older)
         run.write_weights(nn.Linear(2, 3), {})
         (run.path / "config.yaml").write_text("an_option: 3")
     run.read_weights(nn.Linear(2, 3))

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
+from ...described import MADE_WITH
+
 __all__ = ["CONTENTS", "LONGEST", "Slots", "find_places", "is_library", "package_of"]
 
 _SCALAR = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, np.generic)
@@ -48,7 +50,7 @@ _OF_PARAMETERS = ("requires_grad", "_backward_hooks", "_post_accumulate_grad_hoo
 _CLASS_ATTRIBUTES = (*_SCALAR, FunctionType, Tensor, staticmethod, classmethod, property)
 """Types of the class attributes that are watched."""
 
-_MODULE_ATTRIBUTES = frozenset(vars(nn.Module())) - {"training"}
+_MODULE_ATTRIBUTES = frozenset({*vars(nn.Module()), MADE_WITH}) - {"training"}
 """Attributes of every module; its tensors and submodules are listed by name instead."""
 
 LONGEST = 100

@@ -254,7 +254,7 @@ class LossAndGradients:
             lambda *inputs: (as_loss(step(*inputs)), None),
             [*recording.writes, *writes],
             self._finish,
-            self._optimisation.sync,
+            self._optimisation.sync_shared,
         )
 
     def _finish(self, results: tuple[Any, Gradients]) -> tuple[Any, None]:

@@ -206,6 +206,12 @@ class Optimisation:
 
         return step, [guard.counts, *trained, *update.moments, *update.counts]
 
+    def sync_shared(self) -> None:
+        """Bring the states of the optimiser up to date, whichever SVI has stepped it last."""
+        if self._pyro is not None:
+            self._pyro.take_turn()
+        self.sync()
+
     def sync(self, *_: Any) -> None:
         """Write the number of steps taken in a graph into torch's optimiser."""
         if self._compiled_update is not None:

@@ -2,20 +2,34 @@
 
 from collections.abc import Mapping
 from math import prod
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
-from ...arguments import TensorLike, as_data, as_flag, as_instance, as_tensor, as_whole, describe
+from ...arguments import (
+    TensorLike,
+    as_data,
+    as_flag,
+    as_instance,
+    as_path,
+    as_tensor,
+    as_whole,
+    describe,
+)
+from ...data.description import DataDescription
 from ...data.memory import check_fits_memory
+from ...described import Described
 from ...errors import InputError
 from ...inverse import Mask, Operator, Posterior, posterior
 from ...inverse.posterior import check_given
 from ...likelihoods.support import check_values
+from ...storage import weights
 from .generative import GenerativeModel, Layer
 from .recognition import RecognitionModel
+from .saved import WEIGHTS, write_description
 
 __all__ = ["Given", "LatentVariableModel"]
 
@@ -26,7 +40,7 @@ Given = Mapping[str, Tensor] | None
 """Tensors that the likelihood takes besides the decoder's output, by name."""
 
 
-class LatentVariableModel(nn.Module):
+class LatentVariableModel(Described, nn.Module):
     """A generative model p(x, z) and an amortised guide q(z | x), assembled from parts.
 
     ``model`` and ``guide`` are ordinary Pyro functions of the data. They are also ``nn.Module``s,
@@ -38,7 +52,10 @@ class LatentVariableModel(nn.Module):
         event_shape: shape of one datum.
         model: p(x, z).
         guide: q(z | x).
+        about: what is known of the data that it was trained on, if it was opened from a file.
     """
+
+    about: DataDescription | None = None
 
     has_prior: ClassVar[bool] = True
     """Whether you can draw latents from p(z)."""
@@ -56,6 +73,31 @@ class LatentVariableModel(nn.Module):
     def likelihood(self) -> Layer:
         """p(x | z) as a function of the decoder's output."""
         return self.model.likelihood
+
+    def save(self, path: str | Path) -> Path:
+        """Save the model in a folder, from which :func:`pyrovae.open` opens it anywhere.
+
+        Arguments:
+            path: the folder, which is created; files of an earlier model in it are replaced.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InputError: if the model has parts that a file cannot keep, such as a network of your
+                own, or the folder cannot be written to.
+
+        Example:
+            >>> from pyrovae import VAE
+            >>> VAE((3,), 2).save(42)
+            Traceback (most recent call last):
+            ...
+            pyrovae.errors.InputError: path is 42; it must be a path, such as 'runs/first'
+        """
+        folder = as_path("path", path)
+        write_description(folder, self.describe(), self.guide.standardise.loc.dtype, self.about)
+        weights.write(folder / WEIGHTS, self, {})
+        return folder
 
     def as_data(self, x: TensorLike, name: str = "x", batch_dims: int | None = None) -> Tensor:
         """x as a tensor on the device of the model, after a check of its shape.

@@ -63,26 +63,28 @@ def reconstructions(
 
 
 def samples(
-    x: Tensor, drawn: Tensor, limits: Limits, features: Sequence[str] | None = None
+    x: Tensor | None, drawn: Tensor, limits: Limits, features: Sequence[str] | None = None
 ) -> Figure:
     """Plot samples from the model: E[x|z] for images; histograms of draws and data for tables.
 
     Arguments:
-        x: data of shape (num, *event_shape).
+        x: data of shape (num, *event_shape) to compare with; None if there are none.
         drawn: samples of shape (num', *event_shape).
         limits: the values of a black and of a white pixel.
         features: names of the columns of a table.
     """
-    if is_image(x.shape[1:]):
+    if is_image(drawn.shape[1:]):
         columns = _count_columns(drawn)
         title = "samples: means of p(x|z) for z from the prior"
         return plot_images(drawn, columns, limits, title)
-    figure, panels = _make_panels(x, features, "test data and samples from the model")
+    shown = {"samples": drawn} if x is None else {"data": x, "samples": drawn}
+    title = "samples from the model" if x is None else "test data and samples from the model"
+    figure, panels = _make_panels(drawn if x is None else x, features, title)
     for axes, i in panels:
-        pair = (t.flatten(1)[:, i].double() for t in (x, drawn))
-        both = [column[column.isfinite()].numpy() for column in pair]
-        bins = _find_bin_edges(np.concatenate(both))
-        for values, label in zip(both, ("data", "samples"), strict=True):
+        values_of = {label: each.flatten(1)[:, i].double() for label, each in shown.items()}
+        finite = {label: each[each.isfinite()].numpy() for label, each in values_of.items()}
+        bins = _find_bin_edges(np.concatenate(list(finite.values())))
+        for label, values in finite.items():
             axes.hist(values, bins=bins, density=True, histtype="step", label=label, linewidth=1.5)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, loc="outside upper right", ncols=2)

@@ -212,6 +212,12 @@ def optimiser_of_two_svis(make: Make) -> Any:
     return steps(make(model, guide, optim, Trace_ELBO(num_particles=2)), 6), store()
 
 
+def two_svis_in_turns(make: Make) -> Any:
+    optim = adam(0.1)
+    svis = [make(model, guide, optim, Trace_ELBO(num_particles=num)) for num in (1, 2)]
+    return [steps(svi, 1) for _ in range(20) for svi in svis], store()
+
+
 class Labelled(nn.Module):
     """A semi-supervised pair with an auxiliary loss, as in Pyro's example of Kingma et al. 2014."""
 
@@ -340,6 +346,7 @@ SCRIPTS: dict[str, Script] = {
         other_optimisers,
         optimiser_state_saved_and_loaded,
         optimiser_of_two_svis,
+        two_svis_in_turns,
         auxiliary_loss,
         momentum_of_what_a_step_leaves_out,
         parameter_that_a_step_does_not_meet,

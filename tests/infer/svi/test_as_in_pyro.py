@@ -29,6 +29,7 @@ from .scripts import (
     options_by_parameter,
     steps,
     store,
+    two_svis_in_turns,
 )
 
 
@@ -60,7 +61,13 @@ def test_same_as_pyro(name: str, kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "script", [options_by_parameter, optimiser_of_two_svis, optimiser_state_saved_and_loaded]
+    "script",
+    [
+        options_by_parameter,
+        optimiser_of_two_svis,
+        two_svis_in_turns,
+        optimiser_state_saved_and_loaded,
+    ],
 )
 @pytest.mark.usefixtures("float64")
 def test_compiled_updates_share_the_state_of_the_optimiser(script: Script) -> None:

@@ -1,0 +1,53 @@
+"""Open a trained model in Python, wherever its files are."""
+
+from pathlib import Path
+
+from ..arguments import as_path, as_text
+from ..device import find_device
+from ..errors import InputError
+from ..models.base import LatentVariableModel
+from ..models.base.saved import DESCRIPTION, rebuild
+from .trained import open_run
+
+__all__ = ["open"]
+
+
+def open(path: str | Path, *, device: str = "auto") -> LatentVariableModel:
+    """Open a model that ``pyrovae train`` or ``model.save`` has saved, in eval mode.
+
+    The training data and the machine of the training are not needed, and no code of the file runs.
+    ``model.about`` says what the data were: names of columns, words, classes.
+
+    Arguments:
+        path: a run directory, or the folder of a saved model.
+        device: where to put the model: ``auto`` (CUDA if there is any, else the CPU), ``cpu``,
+            ``cuda``, ``cuda:1`` or ``mps``.
+
+    Raises:
+        InputError: if there is no model, a file is damaged, or the device cannot be used.
+
+    Example:
+        >>> import tempfile
+        >>> from pyrovae import VAE
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = VAE((3,), latent_dim=2, likelihood="Normal").save(folder)
+        ...     model = open(folder)
+        >>> model.sample(5).shape
+        torch.Size([5, 3])
+    """
+    folder = as_path("path", path)
+    name = as_text("device", device)
+    place = find_device(name)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give a run directory, or where you saved a model")
+    if not (folder / DESCRIPTION).is_file():
+        if (folder / "config.yaml").is_file():  # a run of a version that described no data
+            return open_run(folder, name).family
+        raise InputError(
+            f"{folder} holds no {DESCRIPTION}; give a run directory, or where you saved a model"
+        )
+    model, about = rebuild(folder)
+    if not isinstance(model, LatentVariableModel):
+        raise InputError(f"{folder / DESCRIPTION} describes no model, but a part of one")
+    model.about = about
+    return model.to(place).eval()
