@@ -84,6 +84,15 @@ def _cells(result: Comparison) -> list[str]:
     ]
 
 
+def _remark(result: Comparison) -> str:
+    """Why steps are not recorded, or where a difference is from."""
+    if result.rounding is not None:
+        return (
+            f"rounding: Pyro's parameters differ by {result.rounding:.0e} if their last digit does"
+        )
+    return result.reason[:_LONGEST]
+
+
 def _format(value: float | None, spec: str) -> str:
     return "" if value is None else f"{value:{spec}}"
 
@@ -95,13 +104,13 @@ def _as_text(results: list[Comparison]) -> str:
         lines.append(
             f"{first[0]:{first[1]}}" + "".join(f" {cell:>{width}}" for cell, width in rest)
         )
-    by_name = {each.name: each.reason[:_LONGEST] for each in results if each.reason}
+    by_name = {each.name: _remark(each) for each in results if _remark(each)}
     return "\n".join([*lines, *(f"{name}: {reason}" for name, reason in by_name.items())])
 
 
 def _as_markdown(results: list[Comparison]) -> str:
-    rows = [[*_cells(each), each.reason[:_LONGEST].replace("|", "\\|")] for each in results]
-    heads = [*_COLUMNS, "reason"]
+    rows = [[*_cells(each), _remark(each).replace("|", "\\|")] for each in results]
+    heads = [*_COLUMNS, "remark"]
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 

@@ -85,7 +85,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "StepLR": {"step_size": 2, "gamma": 0.5},
     "MultiStepLR": {"milestones": [2, 4], "gamma": 0.2},
     "CosineAnnealingLR": {"T_max": 5},
-    "OneCycleLR": {"max_lr": 0.1, "total_steps": 20},
+    "OneCycleLR": {"max_lr": 0.1, "total_steps": 200},
 }
 """The options of a schedule by its name."""
 

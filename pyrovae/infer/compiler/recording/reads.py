@@ -34,6 +34,11 @@ _READS = _READ_MEMORY | frozenset(
 _PROPERTIES = frozenset({"__get__", "size", "dim", "stride", "__len__", "numel"})
 """Functions of tensors that compute nothing."""
 
+_READ_SECOND = frozenset(
+    {"rnn_tanh", "rnn_relu", "gru", "lstm", "_pad_packed_sequence", "tensor_split"}
+)
+"""Functions that read their second argument by no operator, where it holds whole numbers."""
+
 _BY_INDEX = frozenset(
     {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default}
     | {_aten._index_put_impl_.default, _aten._unsafe_index.Tensor}
@@ -58,6 +63,7 @@ class Reads:
         tensors: what is read; at most some entries each.
         values: their values in the recorded run.
         places: where they are read, and by what, in words.
+        constants: tensors made of values that are noted already, by their identities.
         needed_for: for each of them the one tensor whose shape depends on its value, if it is read
             for that alone; else None.
     """
@@ -65,6 +71,7 @@ class Reads:
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
         self.needed_for: list[Tensor | None] = []
+        self.constants: dict[int, Tensor] = {}
         self.values: list[Tensor] = []
         self.places: list[str] = []
 
@@ -118,6 +125,8 @@ class ReadFunctions(TorchFunctionMode):
                 value = self._reads.add(args[0], name)
                 with not_recording():
                     return func(value, *args[1:], **kwargs)
+        if name in _READ_SECOND and len(args) > 1 and _is_unread(args[1], self._reads):
+            self._reads.add(args[1], name)
         if name == "one_hot" and args:
             return _one_hot(*args, **kwargs)
         if name == "__getitem__" and _is_number(args[1]):
@@ -137,6 +146,11 @@ class ReadFunctions(TorchFunctionMode):
                 f"take minutes to compile; a loop is unrolled, perhaps at {place}"
             )
         result = func(*args, **kwargs)
+        if name == "_pad_packed_sequence":  # torch fills in the lengths by no operator
+            with not_recording():
+                lengths = result[1].clone()
+            self._reads.constants[id(lengths)] = lengths
+            return result[0], lengths
         if name == "__getitem__" and _is_mask(args[1]):
             x, mask = args
             self._selected[id(result)] = result, x, x._version, mask, mask._version
@@ -186,6 +200,8 @@ class ReadOperators(TorchDispatchMode):
             value = self._reads.add((args[0] == args[1]).all(), "equal")
             with not_recording():
                 return bool(value)
+        if func is _aten._pack_padded_sequence.default:
+            return self._pack(*args)
         if func is _aten.nonzero.default:
             return torch.stack(self._positions(args[0] != 0), 1)
         if func is _aten.masked_select.default:
@@ -198,6 +214,17 @@ class ReadOperators(TorchDispatchMode):
             return func(args[0], indices, *args[2:], **kwargs)
         return func(*args, **kwargs)
 
+    def _pack(self, x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
+        """``torch.nn.utils.rnn.pack_padded_sequence`` for the lengths of the recorded run."""
+        value = self._reads.add(lengths, "pack_padded_sequence")
+        with not_recording():
+            is_there = torch.arange(int(value.max()))[:, None] < value
+            steps, sequences = (index.to(x.device) for index in is_there.nonzero(as_tuple=True))
+            batch_sizes = is_there.sum(1)
+        self._reads.constants[id(batch_sizes)] = batch_sizes
+        index = [sequences, steps] if batch_first else [steps, sequences]
+        return _aten.index.Tensor(x, index), batch_sizes
+
     def _positions(self, mask: Tensor) -> list[Tensor]:
         """The indices where a mask is true, one tensor for each dimension."""
         key = id(mask), mask._version
@@ -209,6 +236,13 @@ class ReadOperators(TorchDispatchMode):
             self._reads.needed_for[-1] = found
             self._indices[key] = mask, list(found.unbind(1))
         return self._indices[key][1]
+
+
+def _is_unread(value: Any, reads: Reads) -> bool:
+    """Whether a value is a tensor of whole numbers that is not noted yet."""
+    if not isinstance(value, Tensor) or value.is_floating_point():
+        return False
+    return id(value) not in reads.constants
 
 
 def _one_hot(x: Tensor, num_classes: int = -1) -> Tensor:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pyro
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
+from torch.nn.utils import rnn
 
 from pyrovae.infer.compiler.inductor import compile_recording
 from pyrovae.infer.compiler.recording.errors import CannotRecord
@@ -247,3 +248,43 @@ def test_values_that_the_step_has_changed_are_refused() -> None:
 def test_many_numbers_are_data() -> None:
     with pytest.raises(CannotRecord, match="by tolist, of 2,000 numbers"):
         recorded(lambda x: torch.tensor(x.tolist()), torch.ones(2000))
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("is_sorted", [False, True])
+def test_lengths_of_packed_sequences_are_conditions(kind: str, is_sorted: bool) -> None:
+    """Torch reads them within its kernels, by no operator."""
+    torch.manual_seed(0)
+    network = getattr(nn, kind)(2, 3, batch_first=True, bidirectional=True)
+    lengths = torch.tensor([5, 4, 2] if is_sorted else [4, 2, 5])
+
+    def function(x: Tensor, lengths: Tensor) -> list[Tensor]:
+        packed = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=is_sorted)
+        padded, found = rnn.pad_packed_sequence(network(packed)[0], batch_first=True)
+        return [padded, found, *torch.autograd.grad(padded.sum(), list(network.parameters()))]
+
+    x = torch.randn(3, 5, 2)
+    recording = record(function, [x, lengths])
+    other = torch.randn(3, 5, 2)
+    assert holds(recording, other, lengths.clone())
+    torch.testing.assert_close(recording(other, lengths), function(other, lengths))
+    for changed in ([5, 4, 3], [5, 5, 1], [5, 1, 1]):
+        assert not holds(recording, other, torch.tensor(changed))
+
+
+def test_places_of_a_split_are_conditions() -> None:
+    def function(x: Tensor, places: Tensor) -> list[Tensor]:
+        return [part.sum() for part in torch.tensor_split(x, places)]
+
+    recording = record(function, [X, torch.tensor([1, 2])])
+    assert holds(recording, -X, torch.tensor([1, 2]))
+    assert not holds(recording, -X, torch.tensor([1, 3]))
+
+
+def test_random_lengths_are_refused() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        lengths = torch.randint(1, 3, (2,))
+        return [rnn.pack_padded_sequence(x, lengths, enforce_sorted=False).data]
+
+    with pytest.raises(CannotRecord, match="reads the value of a tensor"):
+        record(function, [torch.randn(3, 2, 1)])
