@@ -46,8 +46,8 @@ def open(path: str | Path, *, device: str = "auto") -> LatentVariableModel:
         raise InputError(
             f"{folder} holds no {DESCRIPTION}; give a run directory, or where you saved a model"
         )
-    model, about = rebuild(folder)
+    model, description = rebuild(folder)
     if not isinstance(model, LatentVariableModel):
         raise InputError(f"{folder / DESCRIPTION} describes no model, but a part of one")
-    model.about = about
+    model.about = description.data
     return model.to(place).eval()

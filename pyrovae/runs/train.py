@@ -20,7 +20,7 @@ from ..infer import objective_of
 from ..infer.parallel.processes import Processes
 from ..likelihoods import Likelihood
 from ..models.base import LatentVariableModel
-from ..models.base.saved import DESCRIPTION, write_description
+from ..models.base.saved import DESCRIPTION, Description
 from ..models.catalogue import check_declared
 from ..models.pca import ProbabilisticPCA
 from ..storage import atomic
@@ -44,7 +44,7 @@ from .prepare import (
     prepare_data,
 )
 from .resolve import INFER, resolve_options, resolve_parts
-from .trained import Trained, describe_data, make_ordered_batches, read_data
+from .trained import Trained, describe_data, make_ordered_batches, model_options, read_data
 
 __all__ = ["resume", "run_name", "train"]
 
@@ -197,8 +197,8 @@ def _run(
     about = describe_data(config, dataset)
     trained = Trained(run, config, family, about, device, prepared)
     if processes.is_first:
-        dtype = torch.get_default_dtype()
-        write_description(run.path, family.describe(), dtype, about)
+        dtype, options = torch.get_default_dtype(), model_options(config)
+        Description(family.describe(), dtype, about, options).write(run.path)
     if isinstance(family, ProbabilisticPCA):
         method = "em" if config.missing else "exact"
         family.fit(prepared.train.x.to(device), method)

@@ -1,7 +1,7 @@
 """Open a run directory: the trained model and its data."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,17 @@ __all__ = [
     "apply_in_chunks",
     "describe_data",
     "make_ordered_batches",
+    "model_options",
     "open_run",
     "read_data",
     "refuse_non_finite",
 ]
+
+_OF_MODEL = (
+    *("model", "prior", "posterior", "inference", "likelihood", "latent_dim", "network"),
+    *("hidden", "missing", "binarise", "dequantise", "label", "exposure"),
+)
+"""Options that a trained model cannot change."""
 
 EVALUATION_BATCH = 1000
 """Number of data in a batch outside training."""
@@ -113,10 +120,11 @@ def open_run(path: Path, device: str | None = None) -> Trained:
     config = run.read_config()
     place = find_device(device) if device is not None else _find_own_device(config.device)
     if (path / DESCRIPTION).is_file():
-        family, about = rebuild(path)
-        if not isinstance(family, LatentVariableModel) or about is None:
+        family, description = rebuild(path)
+        if not isinstance(family, LatentVariableModel) or description.data is None:
             raise InputError(f"{path / DESCRIPTION} does not describe a run of pyrovae train")
-        return Trained(run, config, family.to(place).eval(), about, place)
+        _check_options(path, config, description.options)
+        return Trained(run, config, family.to(place).eval(), description.data, place)
     event_shape, features = run.read_metadata("event_shape", "features")
     dataset = read_data(config)
     _check_layout(config, dataset, event_shape, features)
@@ -142,6 +150,23 @@ def describe_data(config: RunConfig, dataset: Dataset) -> DataDescription:
         binarise=config.binarise or "none",
         dequantise=config.dequantise,
     )
+
+
+def model_options(config: RunConfig) -> dict[str, Any]:
+    """The options that determine the model, in plain values."""
+    plain = config.model_dump(mode="json")
+    return {name: plain[name] for name in _OF_MODEL}
+
+
+def _check_options(path: Path, config: RunConfig, trained_with: Mapping[str, Any]) -> None:
+    """Check that nobody changed config.yaml since the training, where that describes the model."""
+    for name, value in model_options(config).items():
+        if name in trained_with and trained_with[name] != value:
+            raise InputError(
+                f"{path / 'config.yaml'} says {name} is {short_repr(value)}, but the run was "
+                f"trained with {short_repr(trained_with[name])} ({DESCRIPTION}); put it back, or "
+                "train again"
+            )
 
 
 def _find_own_device(name: str) -> torch.device:

@@ -96,8 +96,10 @@ def test_reading_a_run_never_downloads(tmp_path: Path) -> None:
 
 
 def test_metadata_of_a_wrong_type_is_refused(run: FileTree, tmp_path: Path) -> None:
+    """Of runs of versions that wrote no description."""
     tensors, metadata = load_tensors(run["run/model.safetensors"], tmp_path)
     del metadata["sha256"]
+    run = {name: data for name, data in run.items() if name != "run/description.json"}
     for name in ("event_shape", "features"):
         for value in (5, None, {"a": 1}, [[]], "x"):
             data = safetensors.torch.save(tensors, metadata | {name: json.dumps(value)})
@@ -198,6 +200,7 @@ def test_run_resumes_after_the_disk_was_full(tmp_path: Path) -> None:
     assert rest[rest.index("0") + 1 :] == [
         "checkpoint",
         "config.yaml",
+        "description.json",
         "evaluation.json",
         "latent_space.png",
         "metrics.csv",

@@ -152,7 +152,8 @@ def change(folder: Path, **changes: Any) -> None:
             {"model": {"class": "MLP", "settings": {"in_shape": [2], "out_shape": [3]}}},
             "does not fit",
         ),
-        ({"dtype": "int8"}, "has dtype 'int8'"),
+        ({"dtype": "int8"}, "has dtype .int8."),
+        ({"options": 3}, "has options 3"),
         ({"data": {"name": 3}}, "does not describe data: name"),
         (
             {"model": {"class": "VAE", "settings": {"event_shape": [5], "latent_dim": 2}}},

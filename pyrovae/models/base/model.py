@@ -29,7 +29,7 @@ from ...likelihoods.support import check_values
 from ...storage import weights
 from .generative import GenerativeModel, Layer
 from .recognition import RecognitionModel
-from .saved import WEIGHTS, write_description
+from .saved import WEIGHTS, Description
 
 __all__ = ["Given", "LatentVariableModel"]
 
@@ -95,7 +95,8 @@ class LatentVariableModel(Described, nn.Module):
             pyrovae.errors.InputError: path is 42; it must be a path, such as 'runs/first'
         """
         folder = as_path("path", path)
-        write_description(folder, self.describe(), self.guide.standardise.loc.dtype, self.about)
+        dtype = self.guide.standardise.loc.dtype
+        Description(self.describe(), dtype, self.about).write(folder)
         weights.write(folder / WEIGHTS, self, {})
         return folder
 

@@ -10,6 +10,7 @@ Opening it needs neither the data nor the code that trained it, and runs no code
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ...described import from_plain
 from ...errors import InputError, error_reason, short_repr
 from ...storage import atomic, weights
 
-__all__ = ["DESCRIPTION", "WEIGHTS", "read_description", "rebuild", "write_description"]
+__all__ = ["DESCRIPTION", "WEIGHTS", "Description", "rebuild"]
 
 DESCRIPTION = "description.json"
 
@@ -33,81 +34,93 @@ _FORMAT = 1
 
 _MOST_CHARACTERS = 20_000_000
 
-
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def write_description(
-    folder: Path, model: Mapping[str, Any], dtype: torch.dtype, data: DataDescription | None
-) -> None:
-    """Write ``description.json``.
+@dataclass(frozen=True)
+class Description:
+    """What ``description.json`` holds.
 
-    Arguments:
-        folder: is made if it is not there.
+    Attributes:
         model: how to build the model, in plain values.
         dtype: type of its weights.
         data: what is known of the data; None if nothing is.
-
-    Raises:
-        InputError: if it cannot be written.
+        options: the options of the run that determine the model, in plain values.
     """
-    record = {
-        "format": _FORMAT,
-        "dtype": str(dtype).removeprefix("torch."),
-        "model": model,
-        "data": None if data is None else data.to_plain(),
-    }
-    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic.write(folder / DESCRIPTION, text.encode())
-    except OSError as error:
-        raise InputError(f"cannot write {folder / DESCRIPTION}: {error_reason(error)}") from error
+
+    model: Mapping[str, Any]
+    dtype: torch.dtype
+    data: DataDescription | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Write the file, into a folder that is made if it is not there.
+
+        Raises:
+            InputError: if it cannot be written.
+        """
+        record = {
+            "format": _FORMAT,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "model": self.model,
+            "data": None if self.data is None else self.data.to_plain(),
+            "options": self.options,
+        }
+        path = folder / DESCRIPTION
+        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            atomic.write(path, text.encode())
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error_reason(error)}") from error
+
+    @classmethod
+    def read(cls, folder: Path) -> "Description":
+        """Read the file.
+
+        Raises:
+            InputError: if it cannot be read, or is of a later format.
+        """
+        path = folder / DESCRIPTION
+        try:
+            with path.open(encoding="utf-8") as file:
+                record = json.loads(file.read(_MOST_CHARACTERS))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{path} cannot be read: {error_reason(error)}") from error
+        if not isinstance(record, dict) or not isinstance(record.get("model"), dict):
+            raise InputError(f"{path} does not describe a model")
+        if record.get("format") != _FORMAT:
+            raise InputError(
+                f"{path} has format {short_repr(record.get('format'))}, and this version of "
+                f"pyrovae reads format {_FORMAT}; install a later version"
+            )
+        data, dtype, options = (record.get(name) for name in ("data", "dtype", "options"))
+        if not isinstance(dtype, str) or dtype not in _DTYPES:
+            known = ", ".join(_DTYPES)
+            raise InputError(f"{path} has dtype {short_repr(dtype)}; known are {known}")
+        if not isinstance(options, dict):
+            raise InputError(f"{path} has options {short_repr(options)}, which are no mapping")
+        about = None if data is None else DataDescription.parse(data, str(path))
+        return cls(record["model"], _DTYPES[dtype], about, options)
 
 
-def read_description(folder: Path) -> tuple[dict[str, Any], torch.dtype, DataDescription | None]:
-    """Read ``description.json``: the model in plain values, its type, and what data it is for.
-
-    Raises:
-        InputError: if it cannot be read, or is of a later format.
-    """
-    path = folder / DESCRIPTION
-    try:
-        with path.open(encoding="utf-8") as file:
-            record = json.loads(file.read(_MOST_CHARACTERS))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read: {error_reason(error)}") from error
-    if not isinstance(record, dict) or not isinstance(record.get("model"), dict):
-        raise InputError(f"{path} does not describe a model")
-    if record.get("format") != _FORMAT:
-        raise InputError(
-            f"{path} has format {short_repr(record.get('format'))}, and this version of pyrovae "
-            f"reads format {_FORMAT}; install a later version"
-        )
-    data, dtype = record.get("data"), record.get("dtype")
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise InputError(f"{path} has dtype {short_repr(dtype)}; known are {', '.join(_DTYPES)}")
-    about = None if data is None else DataDescription.parse(data, str(path))
-    return record["model"], _DTYPES[dtype], about
-
-
-def rebuild(folder: Path) -> tuple[nn.Module, DataDescription | None]:
-    """The module that a folder holds, with its weights, on the CPU; and what data it is for.
+def rebuild(folder: Path) -> tuple[nn.Module, Description]:
+    """The module that a folder holds, with its weights, on the CPU; and its description.
 
     Raises:
         InputError: if a file is missing or damaged, or the two do not belong together.
     """
-    model, dtype, data = read_description(folder)
+    description = Description.read(folder)
     path = folder / WEIGHTS
     with parameter_budget(weights.size(path)):
         try:
-            module = from_plain(model)
+            module = from_plain(description.model)
         except InputError as error:
             raise InputError(
                 f"{folder / DESCRIPTION} cannot be used: {error}{weights.describe_versions(path)}"
             ) from error
     if not isinstance(module, nn.Module):
         raise InputError(f"{folder / DESCRIPTION} does not describe a model")
-    module.to(dtype)
+    module.to(description.dtype)
     weights.read(path, module, DESCRIPTION)
-    return module, data
+    return module, description
