@@ -128,7 +128,7 @@ class Search:
                     (self._items.all_match(is_) and self._attributes.all_match(is_))
                     or (self._items.all_match(_is_same) and self._attributes.all_match(_is_same))
                 )
-                and self._contents.all_match(eq)
+                and (not self._contents or self._contents.all_match(eq))
                 and (not self.freed or [_kind_of_input(f.get()) for f in self.freed] == self._kinds)
             )
         except (KeyError, IndexError, ValueError, AttributeError):  # gone, or emptied
@@ -190,6 +190,9 @@ class _Readings:
         self._names.append(name)
         self._values.append(value)
         return value
+
+    def __len__(self) -> int:
+        return len(self._values)
 
     def all_match(self, same: Callable[[Any, Any], bool]) -> bool:
         """Whether all values are still the same."""

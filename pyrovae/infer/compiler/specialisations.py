@@ -122,8 +122,10 @@ class Specialisation:
             return False
         if list(map(_shape, reads)) != self._shapes:
             return False
-        if self._written and not self._written.isdisjoint(map(_address, inputs)):
-            return False
+        if self._written:
+            for each in inputs:
+                if each.untyped_storage().data_ptr() in self._written:
+                    return False
         conditions = self.recording.conditions
         return not conditions or conditions.hold([*reads, *inputs])
 
@@ -192,8 +194,9 @@ class Specialisations:
             if self._make_changed_floats_inputs(call) or self._free_changes():
                 return self.find(call, key)
             variants = []
+        call.of_graph = inputs = self.inputs(call)
         for found in variants:
-            if found.recording is None or found.serves(self.inputs(call)):
+            if found.recording is None or found.serves(inputs):
                 return found
         if len(self._all()) >= MOST_SPECIALISATIONS or _are_useless(variants):
             changed = self._watch.difference(self._state_before) if self._state_before else ""

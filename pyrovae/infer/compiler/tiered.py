@@ -187,13 +187,20 @@ class TieredFunction:
             found.eager.add(perf_counter() - start)
             return result
         result = self._run_graph(found, call)
-        is_alike = self._is_steady and found.compiled is not None and call.spec is None
-        has_more = found.recording.conditions or self._watch.freed()
-        if is_alike and not self._refusal and not has_more:
-            self._steady = (_layouts(args), found)
-        else:
-            self._steady = None
+        if self._is_steady:
+            self._steady = self._as_steady(found, call)
         return result
+
+    def _as_steady(
+        self, found: Specialisation, call: Call
+    ) -> tuple[tuple[Hashable, ...], Specialisation] | None:
+        """What further calls like this one need no look for; None where they need one."""
+        assert found.recording is not None
+        if found.compiled is None or call.spec is not None or self._refusal:
+            return None
+        if found.recording.conditions or self._watch.freed():
+            return None
+        return _layouts(call.args), found
 
     def _may_have_graph(self, args: tuple[Any, ...]) -> bool:
         """Whether calls are of one of the first kinds, of which there may be so many."""
@@ -277,7 +284,7 @@ class TieredFunction:
 
     def _run_graph(self, found: Specialisation, call: Call) -> Any:
         assert found.recording is not None
-        inputs = self._specialisations.inputs(call)
+        inputs = call.of_graph
         if found.compiled is None and self.can_compile and self._should_compile(found, call):
             self._compile_graph(found, inputs)
         if found.calls_of_graph == found.next_audit:

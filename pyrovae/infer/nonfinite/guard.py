@@ -95,7 +95,9 @@ class Guard:
     def record(self, step: StepRecord) -> None:
         """Keep the record of a step until the next report."""
         self._records.append(step)
-        self._num_bytes += sum(each.nbytes for each in step.args if isinstance(each, Tensor))
+        for each in step.args:
+            if isinstance(each, Tensor):
+                self._num_bytes += each.nbytes
 
     @property
     def is_due(self) -> bool:

@@ -74,10 +74,10 @@ class AdamUpdate:
         """What a compiled update depends on; None for an optimiser that cannot be compiled."""
         if type(optimiser) not in (Adam, AdamW):
             return None
-        constants = tuple([_constants(group) for group in optimiser.param_groups])
-        if any(group["amsgrad"] or group["maximize"] for group in optimiser.param_groups):
-            return None
-        return id(optimiser.state), constants
+        for group in optimiser.param_groups:
+            if group["amsgrad"] or group["maximize"]:
+                return None
+        return id(optimiser.state), tuple([_constants(each) for each in optimiser.param_groups])
 
     def load_step_counts(self) -> None:
         """Read from the optimiser how many steps each parameter has had."""

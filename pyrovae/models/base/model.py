@@ -88,11 +88,11 @@ class LatentVariableModel(Described, nn.Module):
                 own, or the folder cannot be written to.
 
         Example:
+            >>> import tempfile
             >>> from pyrovae import VAE
-            >>> VAE((3,), 2).save(42)
-            Traceback (most recent call last):
-            ...
-            pyrovae.errors.InputError: path is 42; it must be a path, such as 'runs/first'
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     sorted(each.name for each in VAE((3,), 2).save(folder).iterdir())
+            ['description.json', 'model.safetensors']
         """
         folder = as_path("path", path)
         dtype = self.guide.standardise.loc.dtype
