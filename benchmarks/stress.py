@@ -47,7 +47,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 _MODELS: dict[str, dict[str, Any]] = {
     "VAE, counts": {"likelihood": "NegativeBinomial"},
-    "VAE, flow": {"likelihood": "Normal", "posterior": "flow"},
+    "VAE, flow": {"likelihood": "Normal", "posterior": "spline"},
     "VAE, mixture": {"likelihood": "Normal", "prior": "mixture"},
 }
 

@@ -49,6 +49,8 @@ Compiler = Callable[[Recording, OutputSpec, list[Tensor]], Compiled]
 AUDIT_EVERY = 1000
 """Most calls between two comparisons of a graph with the program itself, on the same noise."""
 
+_CHANGES = "{} changes as the program runs; keep it in a tensor, and write to that in place"
+
 _MOST_MISSES = 100
 """Calls in a row without a graph, for want of room, after which none is looked for."""
 
@@ -258,10 +260,10 @@ class TieredFunction:
         try:
             recording = record(flat_function, inputs)
             if replaced:  # and put back, so that the program has to run again
-                raise CannotRecord(f"{', '.join(replaced)} changes as the program runs")
+                raise CannotRecord(_CHANGES.format(", ".join(replaced)))
             changed = self._watch.difference(state)
             if changed is not None:
-                raise CannotRecord(f"{changed} changes as the program runs", recording.result)
+                raise CannotRecord(_CHANGES.format(changed), recording.result)
         except CannotRecord as error:
             reason = str(error)
             if error.result is not None and self._compile is not True:

@@ -212,6 +212,12 @@ class ReadOperators(TorchDispatchMode):
             for index in args[1]:
                 indices += self._positions(index) if _is_mask(index) else [index]
             return func(args[0], indices, *args[2:], **kwargs)
+        if torch.Tag.dynamic_output_shape in func.tags and func not in _BY_INDEX:
+            raise CannotRecord(
+                f"{describe_users(sys._getframe())} calls {_plain_name(func)}, and "
+                "the shape of its result depends on values; compute it before the step, and give "
+                "the result as an argument"
+            )
         return func(*args, **kwargs)
 
     def _pack(self, x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
@@ -264,6 +270,11 @@ def _reading_function() -> str:
             return str(getattr(frame.f_locals.get("func"), "__name__", "item"))
         frame = frame.f_back  # type: ignore[assignment]
     return "item"
+
+
+def _plain_name(operator: Any) -> str:
+    """The name by which a user knows an operator."""
+    return str(operator.__name__).partition(".")[0].strip("_0123456789")
 
 
 def _is_mask(index: Any) -> bool:

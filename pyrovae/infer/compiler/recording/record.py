@@ -9,7 +9,6 @@ NumPy. Values that a program reads of its arguments, parameters and data become 
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyro
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ...private_torch import is_operator, is_view, recording_quickly, written_nodes
+from ...private_torch import is_view, recording_quickly, written_nodes
 from .conditions import Conditions, take_conditions
 from .draws import watch_random_draws
 from .errors import CannotRecord
@@ -74,12 +73,6 @@ def record(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> R
     real = [tensor.detach() for tensor in result]
     if draws:
         raise CannotRecord(draws[0], real)
-    for node in graph.graph.nodes:
-        if _is_shaped_by_values(node):
-            raise CannotRecord(
-                f"the program calls {node.name}, and the shape of its result depends on values",
-                real,
-            )
     written = _find_written(graph)
     held = _lift(graph)
     try:
@@ -87,13 +80,6 @@ def record(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> R
     except CannotRecord as error:
         raise CannotRecord(str(error), real) from error
     return Recording(graph, held, [t for t in held if id(t) in written], real, conditions)
-
-
-def _is_shaped_by_values(node: Node) -> bool:
-    target: Any = node.target
-    if not is_operator(target) or target is torch.ops.aten.index.Tensor:  # by numbers, not masks
-        return False
-    return torch.Tag.dynamic_output_shape in target.tags
 
 
 def _find_written(graph: GraphModule) -> set[int]:

@@ -288,3 +288,9 @@ def test_random_lengths_are_refused() -> None:
 
     with pytest.raises(CannotRecord, match="reads the value of a tensor"):
         record(function, [torch.randn(3, 2, 1)])
+
+
+def test_shapes_that_depend_on_values_are_named_with_their_place() -> None:
+    message = r"test_conditions\.py:\d+ \(in <lambda>\) calls unique, and the shape .* compute it"
+    with pytest.raises(CannotRecord, match=message):
+        recorded(lambda x: torch.unique(x) + 1)
