@@ -114,10 +114,15 @@ class Search:
         self.state: Hashable = tuple(found)
 
     @functools.cached_property
+    def modules(self) -> list[nn.Module]:
+        """The modules among the objects, and their parts, each once."""
+        found = (each for each in self.objects if isinstance(each, nn.Module))
+        return list({id(part): part for each in found for part in each.modules()}.values())
+
+    @functools.cached_property
     def buffers(self) -> list[Tensor]:
         """The buffers of all modules among the objects."""
-        modules = (each for each in self.objects if isinstance(each, nn.Module))
-        return list({id(b): b for module in modules for b in module.buffers()}.values())
+        return list({id(b): b for module in self.modules for b in module.buffers()}.values())
 
     def is_current(self) -> bool:
         """Whether everything reads as it did in the walk."""

@@ -123,7 +123,7 @@ class TieredFunction:
 
     def buffers(self) -> list[Tensor]:
         """The buffers found so far in what is watched."""
-        return list(self._watch.buffers())
+        return self._watch.known_buffers() if self._refusal else list(self._watch.buffers())
 
     def expect(self, args: tuple[Any, ...]) -> None:
         """Compile calls like these, in whatever order they come, as most calls will be so."""

@@ -91,6 +91,7 @@ class Guard:
         self._checks_loss = checks_loss
         self._records: list[StepRecord] = []
         self._num_bytes = 0
+        self._was_blocked: bool | None = None
 
     def record(self, step: StepRecord) -> None:
         """Keep the record of a step until the next report."""
@@ -121,6 +122,7 @@ class Guard:
         first = steps if bad and not num_bad else first
         counts = [steps, num_bad + bad, first, run + 1 if bad else 0, blocked]
         self.counts.copy_(torch.tensor(counts))
+        self._was_blocked = blocked
 
     def count_step(
         self, counts: Int[Tensor, "5"], losses: Sequence[Tensor], gradients: Sequence[Tensor]
@@ -133,6 +135,7 @@ class Guard:
             losses: losses of the step.
             gradients: its gradients.
         """
+        self._was_blocked = None
         bad = ~is_finite([*losses, *gradients] if self._checks_loss else gradients)
         steps, num_bad, first, run, _ = counts.unbind()
         steps = steps + 1
@@ -141,6 +144,10 @@ class Guard:
         run = torch.where(bad, run + 1, 0)
         counts.copy_(torch.stack([steps, num_bad + bad, first, run, blocked.long()]))
         return blocked
+
+    def was_blocked(self) -> bool:
+        """Whether the update of the step that was counted last is blocked; waits for the device."""
+        return bool(self.blocked) if self._was_blocked is None else self._was_blocked
 
     @property
     def blocked(self) -> Bool[Tensor, ""]:

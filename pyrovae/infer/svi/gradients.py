@@ -1,7 +1,7 @@
 """The loss of a batch and its gradients, computed by Pyro or by a compiled graph."""
 
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from operator import itemgetter
 from typing import Any, cast
@@ -218,17 +218,17 @@ class LossAndGradients:
             loss = self._loss.loss(*self._pair.functions, *args, **kwargs)
         return _as_tensors(loss, self._parameters.tensors)
 
-    @contextmanager
-    def _context(self) -> Iterator[None]:
+    def _context(self) -> AbstractContextManager[None]:
         """Within, the pair has its own parameter store, and autocast is on if it was asked for."""
-        with self._pair.store():
-            if self._autocast is None:
-                yield
-                return
-            parameters = self._parameters.tensors
-            device = parameters[0].device.type if parameters else "cpu"
-            with torch.autocast(device, self._autocast, cache_enabled=False):
-                yield
+        return self._pair.store() if self._autocast is None else self._store_and_autocast()
+
+    @contextmanager
+    def _store_and_autocast(self) -> Iterator[None]:
+        assert self._autocast is not None
+        parameters = self._parameters.tensors
+        device = parameters[0].device.type if parameters else "cpu"
+        with self._pair.store(), torch.autocast(device, self._autocast, cache_enabled=False):
+            yield
 
     def _transformed(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         if self._transform is None:

@@ -124,17 +124,21 @@ class Optimisation:
             return
         if self._pyro is not None:
             self._pyro.take_turn()
-        blocked, tensors = guard.blocked, self._parameters.tensors
+        tensors = self._parameters.tensors
+        are_split = any(map(is_split, tensors))
+        on_device = can_skip_updates(self.optimiser) and not are_split
+        blocked: Tensor | None = None
         if self._accumulator.num_steps > 1:
+            blocked = guard.blocked
             self._accumulator.add(gradients, blocked)
             if not self.is_due(step):
                 return
             gradients, is_empty = self._accumulator.take_mean(len(tensors))
             if not guard.stops:
                 blocked = is_empty
-        are_split = any(map(is_split, tensors))
-        on_device = can_skip_updates(self.optimiser) and not are_split
-        if not on_device and bool(blocked):
+        elif on_device:
+            blocked = guard.blocked
+        if not on_device and (guard.was_blocked() if blocked is None else bool(blocked)):
             return
         for parameter, gradient in zip(tensors, gradients, strict=True):
             parameter.grad = gradient
@@ -145,6 +149,7 @@ class Optimisation:
             torch.nn.utils.clip_grad_norm_(tensors, self._clip_norm)
         context: Any = nullcontext()
         if on_device:
+            assert blocked is not None
             context = skipping_update(self.optimiser, blocked)
         elif are_split:
             context = _separate_groups(self.optimiser)

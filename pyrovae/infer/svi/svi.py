@@ -231,7 +231,7 @@ class SVI:
         guard.record(record)
         if gradients is not None:  # otherwise the update was part of the step
             present = [gradient for gradient in gradients if gradient is not None]
-            guard.count(leaves_of(loss), present)
+            guard.count([loss] if isinstance(loss, Tensor) else leaves_of(loss), present)
             self._optimisation.update(gradients, guard, self._num_steps)
         self._buffer_guard.restore_if(lambda: guard.blocked, in_graph=gradients is None)
         if self._optimisation.is_due(self._num_steps):

@@ -313,3 +313,12 @@ class TestFreed:
         assert (settings.beta, slotted.beta) == (2.0, 2.0)
         assert len(changed) == 1
         assert "beta" in changed[0]
+
+
+def test_known_buffers_are_searched_again_from_time_to_time() -> None:
+    owner = SimpleNamespace(network=nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2)))
+    watch = Watch(reading(owner))
+    assert {id(b) for b in watch.known_buffers()} == {id(b) for b in owner.network.buffers()}
+    owner.network = nn.BatchNorm1d(3)
+    found = [{id(b) for b in watch.known_buffers()} for _ in range(100)]
+    assert found[-1] == {id(b) for b in owner.network.buffers()}
