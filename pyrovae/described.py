@@ -46,7 +46,7 @@ class Described:
     def __new__(cls: type[Made], *args: Any, **kwargs: Any) -> Made:
         """Keep the arguments."""
         made: Made = super().__new__(cls)  # type: ignore[misc]
-        object.__setattr__(made, MADE_WITH, (args, kwargs))
+        object.__setattr__(made, MADE_WITH, (_copy(args), _copy(kwargs)))
         return made
 
     def describe(self) -> dict[str, Any]:
@@ -140,6 +140,15 @@ def from_plain(value: Any) -> Any:
     except TypeError as error:
         raise InputError(f"{made.__name__} does not take its settings: {error}") from None
     return made(**settings)
+
+
+def _copy(value: Any) -> Any:
+    """Lists and mappings copied, as their owner may change them; other values as they are."""
+    if isinstance(value, list | tuple):
+        return [_copy(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _copy(each) for key, each in value.items()}
+    return value
 
 
 def _find(known: Mapping[str, Any], name: Any, what: str) -> Any:

@@ -132,6 +132,14 @@ def test_what_a_file_cannot_keep_is_named(
     assert not folder.exists()
 
 
+def test_later_changes_of_an_argument_are_not_kept(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"name": "mlp", "hidden": [5]}
+    model = VAE((4,), 2, "Normal", encoder=settings)
+    settings["hidden"].append(7)
+    opened = pyrovae.open(model.save(tmp_path))
+    torch.testing.assert_close(opened.state_dict(), model.state_dict())
+
+
 def change(folder: Path, **changes: Any) -> None:
     path = folder / "description.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
