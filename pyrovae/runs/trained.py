@@ -78,7 +78,13 @@ class Trained:
             InputError: if they cannot be read, or are not those of the training.
         """
         if self._data is None:
-            dataset = read_data(self.config)
+            try:
+                dataset = read_data(self.config)
+            except InputError as error:
+                raise InputError(
+                    f"{error} (the model of {self.run.path} opens without its data, but its test "
+                    "data are needed here)"
+                ) from None
             _check_layout(self.config, dataset, self.about.event_shape, self.about.features)
             self.about.check_same(dataset)
             self._data = prepare_data(self.config, dataset)

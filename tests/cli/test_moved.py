@@ -71,7 +71,7 @@ def test_a_moved_run_is_the_same_without_its_data(
         np.testing.assert_allclose(after[name], before[name], rtol=1e-6, atol=1e-6)
     outcome = pyrovae("evaluate", str(elsewhere))
     assert outcome.code == 2
-    assert "counts.csv" in outcome.err
+    assert "counts.csv (the model of" in outcome.err
     assert outcome.err.count("\n") == 1
 
     about = package.open(elsewhere).about
