@@ -46,7 +46,7 @@ class Described:
     def __new__(cls: type[Made], *args: Any, **kwargs: Any) -> Made:
         """Keep the arguments."""
         made: Made = super().__new__(cls)  # type: ignore[misc]
-        object.__setattr__(made, MADE_WITH, (_copy(args), _copy(kwargs)))
+        object.__setattr__(made, MADE_WITH, (_copy(args, {}), _copy(kwargs, {})))
         return made
 
     def describe(self) -> dict[str, Any]:
@@ -142,12 +142,23 @@ def from_plain(value: Any) -> Any:
     return made(**settings)
 
 
-def _copy(value: Any) -> Any:
-    """Lists and mappings copied, as their owner may change them; other values as they are."""
+def _copy(value: Any, copies: dict[int, Any]) -> Any:
+    """Lists and mappings copied, as their owner may change them; other values as they are.
+
+    What holds itself, or one thing in many places, does so in the copy.
+    """
+    if id(value) in copies:
+        return copies[id(value)]
     if isinstance(value, list | tuple):
-        return [_copy(each) for each in value]
+        copied: Any = []
+        copies[id(value)] = copied
+        copied += [_copy(each, copies) for each in value]
+        return copied
     if isinstance(value, dict):
-        return {key: _copy(each) for key, each in value.items()}
+        copied = {}
+        copies[id(value)] = copied
+        copied |= {key: _copy(each, copies) for key, each in value.items()}
+        return copied
     return value
 
 

@@ -13,7 +13,7 @@ from ..arguments import as_flag, as_shape, as_tensor, as_whole, describe, is_ten
 from ..data.memory import check_num_parameters
 from ..errors import InputError
 from ..links import find_link, link_to
-from .families import LEARNED, Source, family_of
+from .families import LEARNED, family_of
 
 __all__ = ["Declaration"]
 
@@ -42,7 +42,7 @@ class Declaration:
         num_components: int | None = None,
         exposure: bool = False,
         links: Mapping[str, str] | None = None,
-        **sources: Source,
+        **sources: Any,  # a Source each, which is checked below
     ) -> None:
         self.family = family_of(family)
         self.sources = self.family.resolve(
