@@ -46,12 +46,7 @@ _SEEDS = 2**62
 """Seeds are below this."""
 
 Run = Annotated[Path, Parameter(help="Directory of a run of pyrovae train.")]
-Device = Annotated[
-    str | None,
-    Parameter(
-        help="auto, cpu, cuda, cuda:1 or mps. Default: that of the training, if there is one here."
-    ),
-]
+Device = Annotated[str | None, Parameter(help="As in pyrovae train. Default: that of the run.")]
 
 
 @app.command

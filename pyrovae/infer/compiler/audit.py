@@ -27,7 +27,7 @@ HALF_PRECISION = 0.02
 """Largest error relative to the largest entry; for half precision, and where it is asked for."""
 
 _DIGITS_OF_STATE, _DIGITS_OF_RESULT = 2, 32
-"""By how many units in the last place each entry may differ at least."""
+"""By how many units in the last place each entry may differ in any case."""
 
 _MARGIN = 16.0
 """How many times the effect of last digits still counts as rounding."""
@@ -191,10 +191,11 @@ def _is_close(
         return False
     if not want.is_floating_point():
         return torch.equal(want, got)
-    digits = _DIGITS_OF_STATE if start is not None else _DIGITS_OF_RESULT
-    if torch.allclose(want, got, digits * torch.finfo(want.dtype).eps, 0.0, equal_nan=True):
-        return True  # within the bounds below, at a fraction of their cost
     part = tolerance or _TOLERANCE.get(want.dtype, HALF_PRECISION)
+    digits = _DIGITS_OF_STATE if start is not None else _DIGITS_OF_RESULT
+    few = min(part, digits * torch.finfo(want.dtype).eps)
+    if torch.allclose(want, got, few, 0.0, equal_nan=True):
+        return True  # within the bounds below, at a fraction of their cost
     if start is None:
         allowed = part * _largest(want)
     else:

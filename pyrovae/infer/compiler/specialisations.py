@@ -124,7 +124,7 @@ class Specialisation:
             return False
         if self._written:
             for each in inputs:
-                if each.untyped_storage().data_ptr() in self._written:
+                if _address(each) in self._written:
                     return False
         conditions = self.recording.conditions
         return not conditions or conditions.hold([*reads, *inputs])

@@ -224,8 +224,8 @@ class TieredFunction:
                 f"there are too many kinds of step: {error} changes again and again; make numbers "
                 "that change tensors or floats, and batches of one size"
             )
-            if self._num_misses > _MOST_MISSES:  # looking for a graph costs time, too
-                self._refusal = reason
+            if self._compile == "auto" and self._num_misses > _MOST_MISSES:
+                self._refusal = reason  # as looking for a graph costs time, too
             self._warn(
                 f"further kinds of step run as ordinary Python, which is slower, since {reason}"
             )

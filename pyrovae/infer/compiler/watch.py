@@ -134,8 +134,7 @@ class Watch:
         if self._search is None or self._num_known % _LONGEST_KNOWN == 0:
             self.state()
         assert self._search is not None
-        modules = self._search.modules
-        return [each for module in modules for each in module._buffers.values() if each is not None]
+        return [each for module in self._search.modules for each in module.buffers(recurse=False)]
 
     def difference(self, before: Hashable) -> str | None:
         """The names of what changed since an earlier state, three at most; None if nothing did."""

@@ -227,6 +227,13 @@ def test_rounding_is_told_from_a_fault_where_large_terms_cancel() -> None:
     assert not agree(run(), run(1.5), state, run_again, None)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_result_that_is_wrong_by_a_tenth_differs_in_any_precision(dtype: torch.dtype) -> None:
+    x = torch.tensor([1.0, 3.0, -2.0], dtype=dtype)
+    want, got = Outcome([x], []), Outcome([x * 1.1], [])
+    assert not agree(want, got, Snapshot([]), lambda _: want, None)
+
+
 def test_a_gradient_that_should_be_zero_is_zero() -> None:
     want, got = Outcome([torch.zeros(3)], []), Outcome([torch.full((3,), 1e-9)], [])
     assert not agree(want, got, Snapshot([]), lambda _: want, None)

@@ -308,3 +308,13 @@ def test_a_program_that_cannot_be_recorded_is_not_looked_at_again() -> None:
     with pytest.warns(RuntimeWarning, match="reads the value"):
         tiered((X,), {})
     assert tiered._refusal
+
+
+def test_kinds_without_room_are_no_error_where_the_program_can_be_recorded() -> None:
+    program = Program()
+    function = lambda x: x + len(program.mode)  # noqa: E731
+    tiered = TieredFunction(function, (function,), compile=True)
+    tiered.can_compile = False
+    with pytest.warns(RuntimeWarning, match="mode changes again and again"):
+        run_modes(tiered, program, [str(number) for number in range(150)])
+    assert not tiered._refusal
