@@ -98,7 +98,7 @@ def evaluate(
 @torch.no_grad()
 def sample_codes(vae: VAE, images: Tensor) -> Tensor:
     """Draw z ~ q(z | x). The means would reveal differences that are lost in the noise of q."""
-    return torch.cat([vae.encode(part).sample() for part in images.split(500)])
+    return torch.cat([vae.q(part).sample() for part in images.split(500)])
 
 
 def describe_changes(name: str, evaluation: Evaluation, base: Evaluation) -> str:
@@ -130,7 +130,7 @@ def draw_traversals(axes: Axes, title: str, vae: VAE, images: Tensor, factors: T
     rows = report.kl.argsort(descending=True)
     codes = sample_codes(vae, images)
     line = torch.linspace(-2, 2, 9)
-    z = vae.encode(images[:1]).mean[0].repeat(len(rows), len(line), 1)
+    z = vae.q(images[:1]).mean[0].repeat(len(rows), len(line), 1)
     for row, latent in enumerate(rows):
         z[row, :, latent] = line
     axes.imshow(image_grid(vae.decode_mean(z.flatten(0, 1)), len(line)), cmap="gray")

@@ -53,7 +53,7 @@ def refine(vae: VAE, x: Tensor, steps: int) -> dist.Distribution:
 
     The result is a local maximum. If the posterior has several modes, it need not be the best.
     """
-    start = vae.encode(x)
+    start = vae.q(x)
 
     def guide(x: Tensor) -> None:
         # The four numbers of q are trained for this datum alone. The decoder is frozen.
@@ -83,7 +83,7 @@ def draw_by_nuts(vae: VAE, x: Tensor, warmup: int, draws: int) -> Tensor:
     # vae.model is an ordinary Pyro program. Copies of a datum have independent latents, so one run
     # of NUTS on all copies is equivalent to one chain per copy.
     copies = x.expand(NUM_CHAINS, *x.shape[1:])
-    start = {"z": vae.encode(copies).sample()}
+    start = {"z": vae.q(copies).sample()}
     kernel = NUTS(vae.model, jit_compile=True, ignore_jit_warnings=True)
     mcmc = MCMC(kernel, draws, warmup_steps=warmup, initial_params=start, disable_progbar=True)
     with warnings.catch_warnings():
@@ -134,7 +134,7 @@ def main(
     figure = Figure(figsize=(13, 5), layout="constrained")
     for axes, (title, i) in zip(figure.subplots(1, 3), chosen.items(), strict=True):
         x = test[i : i + 1]
-        qs = {"amortised": vae.encode(x), "refined": refine(vae, x, refinements)}
+        qs = {"amortised": vae.q(x), "refined": refine(vae, x, refinements)}
 
         # A finer grid, over the region where p(z | x) or a q is not negligible
         log_p = log_joint(vae, plane, x) - log_px[i]

@@ -141,7 +141,7 @@ def log_posterior(vae: VAE, x: Tensor, points: Tensor, area: float) -> Tensor:
 def log_q(vae: VAE, x: Tensor, points: Tensor) -> Tensor:
     """log q(z | x) of one digit on a grid of z."""
     # Flows take a flat list of values for one digit, so flatten the grid.
-    return vae.encode(x).log_prob(points.flatten(0, 1)).view(points.shape[:2]).double()
+    return vae.q(x).log_prob(points.flatten(0, 1)).view(points.shape[:2]).double()
 
 
 def contour_levels(density: Tensor, area: float) -> list[float]:
@@ -159,7 +159,7 @@ def draw_prior(above: Axes, below: Axes, vae: VAE, test: Tensor, y: Tensor) -> A
     points, _ = grid(*corners, 120)
     p = vae.model.prior().log_prob(points).exp()
     # q(z) = (1/N) sum_n q(z | x_n)
-    q = vae.encode(test).log_prob(points.unsqueeze(2)).exp().mean(2)
+    q = vae.q(test).log_prob(points.unsqueeze(2)).exp().mean(2)
     (left, bottom), (right, top) = (corner.tolist() for corner in corners)
     for axes, density in ((above, p), (below, q)):
         # The square root makes low densities visible.

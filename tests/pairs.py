@@ -100,6 +100,6 @@ def exact_kl_to_posterior(vae: VAE, x: Tensor, scale: float = 0.6) -> Tensor:
     precision = torch.eye(2) + linear.weight.T @ linear.weight / scale**2
     covariance = precision.inverse()
     loc = (x - linear.bias) @ linear.weight @ covariance / scale**2
-    q = vae.encode(x).base_dist
+    q = vae.q(x).base_dist
     q = MultivariateNormal(q.loc, torch.diag_embed(q.scale**2))
     return kl_divergence(q, MultivariateNormal(loc, covariance))

@@ -4,7 +4,7 @@ This module does not import torch; a command imports it only once there is work 
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -13,7 +13,7 @@ from ..runs.config import RunConfig, from_yaml, read_config, to_yaml
 from ..storage.versions import describe_versions
 from ..training.launch import is_first
 
-__all__ = ["DECLARED", "app", "make_console"]
+__all__ = ["DECLARED", "app", "check_at_least", "check_seed", "make_console"]
 
 
 app = App(
@@ -44,9 +44,6 @@ def _describe(name: str) -> Parameter:
 
 _SEEDS = 2**62
 """Seeds are below this."""
-
-Run = Annotated[Path, Parameter(help="Directory of a run of pyrovae train.")]
-Device = Annotated[str | None, Parameter(help="As in pyrovae train. Default: that of the run.")]
 
 
 @app.command
@@ -180,215 +177,13 @@ def compare_em_vi(
     compare_em_vi(settings, output, make_console())
 
 
-@app.command
-def sample(
-    run: Run,
-    /,
-    *,
-    num: Annotated[int, Parameter(help="Number of samples.")] = 64,
-    seed: Annotated[int, Parameter(help="Random seed.")] = 0,
-    device: Device = None,
-) -> None:
-    """Draw samples from a trained model. Writes samples.npz and .png to the run directory.
-
-    The training data are not needed.
-    """
-    _check_at_least(1, num=num)
-    _check_seed(seed)
-    from . import jobs
-
-    jobs.sample(run, num, seed, device, make_console())
-
-
-@app.command
-def reconstruct(
-    run: Run,
-    /,
-    *,
-    num: Annotated[int, Parameter(help="Number of test data to reconstruct.")] = 64,
-    device: Device = None,
-) -> None:
-    """Reconstruct test data. Writes reconstructions.npz and .png to the run directory."""
-    _check_at_least(1, num=num)
-    from . import jobs
-
-    jobs.reconstruct(run, num, device, make_console())
-
-
-@app.command
-def restore(
-    run: Run,
-    /,
-    *,
-    task: Annotated[
-        Literal["inpaint", "denoise", "super-resolve"],
-        Parameter(help="How to degrade the images: remove pixels, add noise, or shrink them."),
-    ],
-    num: Annotated[int, Parameter(help="Number of test images to restore.")] = 64,
-    fraction: Annotated[
-        float | None,
-        Parameter(help="inpaint: share of the pixels to remove at random. Default: 0.5."),
-    ] = None,
-    region: Annotated[
-        Literal["lower", "upper", "left", "right", "centre"] | None,
-        Parameter(help="inpaint: half of the image, or square in its centre, to remove instead."),
-    ] = None,
-    noise: Annotated[
-        float | None,
-        Parameter(
-            help="denoise, super-resolve: standard deviation of the noise, as a share of the range "
-            "of grey levels. Default: 0.3 for denoise, 0.05 for super-resolve."
-        ),
-    ] = None,
-    factor: Annotated[
-        int | None,
-        Parameter(help="super-resolve: how many times to shrink height and width. Default: 2."),
-    ] = None,
-    method: Annotated[
-        str,
-        Parameter(
-            help="How to sample from p(z|y): amortised, refined, importance, pseudo_gibbs, "
-            "metropolis_within_gibbs or nuts. Settings as in --method.num_steps 300."
-        ),
-    ] = "importance",
-    num_samples: Annotated[
-        int, Parameter(help="Number of draws per image, for its mean and intervals; at least 21.")
-    ] = 200,
-    seed: Annotated[int, Parameter(help="Seed of the degradation and of all draws.")] = 0,
-    device: Device = None,
-) -> None:
-    """Degrade test images and restore them with a trained model.
-
-    Writes restorations-TASK.npz, .json and .png to the run directory.
-    """
-    _check_at_least(1, num=num)
-    _check_at_least(21, num_samples=num_samples)
-    _check_seed(seed)
-    declared = from_yaml(method, "method")
-    if isinstance(declared, dict):
-        declared = {"name": "importance", **declared}
-    from ..runs.degradation import Degradation
-    from ..runs.restoration import restore
-    from ..runs.trained import refuse_non_finite
-
-    with refuse_non_finite(run):
-        restore(
-            run,
-            Degradation(task, fraction=fraction, region=region, noise=noise, factor=factor),
-            num=num,
-            method=declared,
-            num_samples=num_samples,
-            seed=seed,
-            device=device,
-            console=make_console(),
-        )
-
-
-@app.command
-def evaluate(
-    run: Run,
-    /,
-    *,
-    num_particles: Annotated[
-        int | None,
-        Parameter(help="Number of samples of z per datum, for the ELBO. Default: as in the run."),
-    ] = None,
-    num_samples: Annotated[
-        int | None,
-        Parameter(
-            help="Also estimate log p(x) by importance sampling, with this many samples of z per "
-            "datum. 5000 is usual."
-        ),
-    ] = None,
-    ais: Annotated[
-        bool,
-        Parameter(
-            help="Also estimate log p(x) of the first 100 test data by annealed importance "
-            "sampling (slow).",
-            negative=(),
-        ),
-    ] = False,
-    device: Device = None,
-) -> None:
-    """Evaluate a trained model on test data: its ELBO, and optionally log p(x)."""
-    if num_particles is not None:
-        _check_at_least(1, num_particles=num_particles)
-    if num_samples is not None:
-        _check_at_least(2, num_samples=num_samples)
-    from . import jobs
-
-    jobs.evaluate(run, num_particles, num_samples, ais, device, make_console())
-
-
-@app.command
-def impute(
-    table: Annotated[
-        Path,
-        Parameter(
-            help="CSV file whose first line names the columns. Missing cells are empty, NA, nan "
-            "or the like."
-        ),
-    ],
-    /,
-    *,
-    output: Annotated[Path, Parameter(help="CSV file to write.")],
-    overwrite: Annotated[
-        bool, Parameter(help="Replace output files that exist already.", negative=())
-    ] = False,
-    level: Annotated[
-        float, Parameter(help="Probability that an interval contains the value.")
-    ] = 0.9,
-    likelihood: Annotated[
-        str | None,
-        Parameter(
-            help="p(x|z) of all numeric columns, or of some by name, as in "
-            '"{family: Mixed, blocks: [{columns: [visits], likelihood: Poisson}]}". Default: '
-            "chosen for each column from its values."
-        ),
-    ] = None,
-    latent_dim: Annotated[
-        int | None,
-        Parameter(help="Number of latent dimensions. Default: half the number of columns."),
-    ] = None,
-    steps: Annotated[int, Parameter(help="Number of training steps, with 64 rows each.")] = 1500,
-    imputations: Annotated[
-        int,
-        Parameter(
-            help="Number of further files to write, OUTPUT-1.csv and so on, each with a random "
-            "draw of the missing cells (multiple imputation)."
-        ),
-    ] = 0,
-    seed: Annotated[int, Parameter(help="Seed of the networks, the batches and all draws.")] = 0,
-) -> None:
-    """Fill the missing cells of a CSV file, and add columns with their uncertainty."""
-    _check_at_least(1, steps=steps)
-    _check_at_least(0, imputations=imputations)
-    _check_seed(seed)
-    if latent_dim is not None:
-        _check_at_least(1, latent_dim=latent_dim)
-    from ..tables.impute_file import impute_file
-
-    impute_file(
-        table,
-        output,
-        make_console(),
-        overwrite=overwrite,
-        level=level,
-        likelihood=None if likelihood is None else from_yaml(likelihood, "likelihood"),
-        latent_dim=latent_dim,
-        steps=steps,
-        num_imputations=imputations,
-        seed=seed,
-    )
-
-
-def _check_at_least(lowest: int, **given: int) -> None:
+def check_at_least(lowest: int, **given: int) -> None:
     for name, value in given.items():
         if value < lowest:
             raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least {lowest}")
 
 
-def _check_seed(seed: int) -> None:
+def check_seed(seed: int) -> None:
     if not 0 <= seed < _SEEDS:
         raise InputError(f"--seed is {seed}; it must be a whole number from 0 to 2^62 - 1")
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from ..errors import InputError, Interrupted, Separated, error_reason, printable
 from ..runs.config import explain, from_yaml
 from ..training.launch import is_first, num_processes
-from . import listings  # noqa: F401 - adds its commands
+from . import asking, listings, restoring  # noqa: F401 - they add their commands
 from .commands import DECLARED, app
 
 __all__ = ["main"]

@@ -5,6 +5,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +22,11 @@ from .memory import check_fits_memory, memory_guard
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SUFFIXES", "read_file"]
+__all__ = ["SUFFIXES", "as_column", "read_arrays", "read_csv_table", "read_file"]
 
 SUFFIXES = (".npz", ".npy", ".csv")
+
+_PARTS = {"x_train", "x_test"}
 
 _READ_ERRORS = (
     ValueError,
@@ -74,7 +77,7 @@ def read_file(
                 f"{option} must name a column of a CSV file, and {path.name} is not one"
             )
     arrays = _load_arrays(path)
-    if "x_train" in arrays and "x_test" in arrays:
+    if arrays.keys() >= _PARTS:
         train = _make_split(path, arrays, "_train")
         test = _make_split(path, arrays, "_test")
         if train.x.shape[1:] != test.x.shape[1:] or train.x.dtype != test.x.dtype:
@@ -84,15 +87,36 @@ def read_file(
                 f"{tuple(test.x.shape[1:])} ({test.x.dtype})"
             )
         return _renumber_labels(RawDataset(train, test, _grey_levels(train.x)))
-    if "x" not in arrays:
-        if len(arrays) != 1:
-            raise InputError(
-                f"{path} holds arrays {', '.join(arrays) or '(none)'}; name the data 'x', or "
-                "'x_train' and 'x_test'"
-            )
-        arrays = {"x": next(iter(arrays.values()))}
-    data = _make_split(path, arrays, "")
+    data = _make_split(path, _name_single(path, arrays), "")
     return _renumber_labels(RawDataset(data, None, _grey_levels(data.x)))
+
+
+def read_arrays(path: Path) -> Split:
+    """Read all data of a ``.npy`` or ``.npz``, with labels as the file holds them.
+
+    Raises:
+        InputError: as :func:`read_file` does; or if the file holds training and test data.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    arrays = _load_arrays(path)
+    if arrays.keys() >= _PARTS:
+        raise InputError(
+            f"{path} holds both x_train and x_test; save the data that you mean as one array 'x'"
+        )
+    return _make_split(path, _name_single(path, arrays), "")
+
+
+def _name_single(path: Path, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The arrays of data that are not split, where a single array is called x."""
+    if "x" in arrays:
+        return arrays
+    if len(arrays) != 1:
+        raise InputError(
+            f"{path} holds arrays {', '.join(arrays) or '(none)'}; name the data 'x', or "
+            "'x_train' and 'x_test'"
+        )
+    return {"x": next(iter(arrays.values()))}
 
 
 def _renumber_labels(raw: RawDataset) -> RawDataset:
@@ -180,9 +204,18 @@ def _grey_levels(x: Tensor) -> float | None:
     return 255.0 if x.dtype == torch.uint8 and x.ndim > 2 else None
 
 
-def _read_csv(path: Path, label: str | None, exposure: str | None, words: bool) -> RawDataset:
+def read_csv_table(path: Path, names: Collection[str] = ()) -> "pd.DataFrame":
+    """Read a ``.csv`` as it is, with names of columns as text.
+
+    The first line names the columns if it holds one of ``names``, or fewer numbers than the second.
+
+    Raises:
+        InputError: if the file is missing, or cannot be read as a table.
+    """
     import pandas as pd
 
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
     with path.open(encoding="utf-8", errors="replace") as file:
         line = file.readline()
     if "," not in line and (";" in line or "\t" in line):
@@ -191,17 +224,25 @@ def _read_csv(path: Path, label: str | None, exposure: str | None, words: bool) 
         start = pd.read_csv(path, nrows=2, header=None, dtype=str)
         has_names = len(start) > 1 and _count_numbers(start.iloc[0]) < _count_numbers(start.iloc[1])
         has_names = has_names or (len(start) == 1 and _count_numbers(start.iloc[0]) == 0)
+        has_names = has_names or bool(start.iloc[0].isin(list(names)).any())
         table = pd.read_csv(path, header=0 if has_names else None)
     except (ValueError, OSError) as error:  # pandas' own parser errors are ValueErrors
         raise InputError(f"{path} cannot be read as a table: {str(error).strip()}") from error
     table.columns = table.columns.astype(str)
+    return table
+
+
+def _read_csv(path: Path, label: str | None, exposure: str | None, words: bool) -> RawDataset:
+    import pandas as pd
+
+    table = read_csv_table(path)
     y, classes = None, None
     if label is not None:
         y, classes = _pop_labels(path, table, label)
     exposures = None
     if exposure is not None:
         _check_column_exists(path, table, exposure)
-        exposures = _as_column(path, exposure, table.pop(exposure))
+        exposures = as_column(path, exposure, table.pop(exposure))
         if not bool(((exposures > 0) & exposures.isfinite()).all()):
             raise InputError(
                 f"{path}: column {exposure!r} holds exposures that are not positive and finite"
@@ -216,7 +257,7 @@ def _read_csv(path: Path, label: str | None, exposure: str | None, words: bool) 
             codes, found = pd.factorize(column, sort=True)
             categories[name] = tuple(str(word) for word in found)
             column = pd.Series(codes, dtype=float).where(codes >= 0)
-        columns.append(_as_column(path, name, column))
+        columns.append(as_column(path, name, column))
     data = Split(torch.stack(columns, dim=1), y, exposures)
     return RawDataset(data, None, None, tuple(table.columns), classes, categories)
 
@@ -248,14 +289,26 @@ def _pop_labels(
     return torch.tensor(codes.astype(np.int64)), tuple(str(name) for name in names)
 
 
-def _as_column(path: Path, name: str, column: "pd.Series[Any]") -> Tensor:
+def as_column(path: Path | str, name: str, column: "pd.Series[Any]", label: bool = True) -> Tensor:
+    """The numbers of a column in double precision, NaN where they are missing.
+
+    Arguments:
+        path: what to call the table, for the message.
+        name: name of the column.
+        column: the column.
+        label: whether the column may be the class, which is said if it holds words.
+
+    Raises:
+        InputError: if it holds something else than numbers, or numbers that overflow in single
+            precision.
+    """
     import pandas as pd
 
     numbers = pd.to_numeric(column, errors="coerce")
     wrong = np.flatnonzero(numbers.isna() & column.notna())
     if len(wrong):
         hint = "columns must be numbers"
-        if len(wrong) == column.notna().sum():
+        if label and len(wrong) == column.notna().sum():
             hint += f". If it is the class, pass --label {name}"
         value = column.iloc[wrong[0]]
         raise InputError(f"{path}: column {name!r} holds {value!r} in row {wrong[0] + 1}; {hint}")

@@ -14,7 +14,7 @@ from .images import read_digits, read_fashion_mnist, read_kmnist, read_mnist, re
 from .sprites import read_dsprites, read_sprites
 from .tables import read_iris, read_wine
 
-__all__ = ["DATASETS", "SPLIT_SEED", "load"]
+__all__ = ["DATASETS", "SPLIT_SEED", "load", "open_data_set"]
 
 SPLIT_SEED = 0
 """Splits have their own generator, so that the test data do not depend on the training seed."""
@@ -85,8 +85,7 @@ def load(
                 raise InputError(
                     f"{option} must name a column of a CSV file, and {data} is not one"
                 )
-        folder = root if root is not None else os.environ.get("PYROVAE_DATA")
-        raw = DATASETS[str(data)](Path(folder) if folder else None, download)
+        raw = open_data_set(str(data), root, download)
         name = str(data)
     elif path.suffix.lower() in SUFFIXES:
         raw = read_file(path, label, exposure, words)
@@ -103,3 +102,18 @@ def load(
     train, validation = split_off(train, validation_fraction, SPLIT_SEED + 1, "validation")
     names = (raw.features, raw.classes, raw.categories)
     return Dataset(name, train, validation, test, raw.levels, *names)
+
+
+def open_data_set(name: str, root: Path | None = None, download: bool = False) -> RawDataset:
+    """Read a data set by its name, as it was published.
+
+    Arguments:
+        name: one of :data:`DATASETS`.
+        root: folder of downloaded data sets; ``PYROVAE_DATA`` by default.
+        download: whether to download what is not there.
+
+    Raises:
+        InputError: if it is not there.
+    """
+    folder = root if root is not None else os.environ.get("PYROVAE_DATA")
+    return DATASETS[name](Path(folder) if folder else None, download)

@@ -1,7 +1,7 @@
 """Model families: pairs of a Pyro model p(x, z) and a Pyro guide q(z | x)."""
 
 from .autoencoder import Autoencoder
-from .base import LatentVariableModel
+from .base import Encoding, LatentVariableModel, Prediction
 from .conditional import ConditionalVAE
 from .hierarchical import HierarchicalVAE
 from .mixture import MixtureVAE
@@ -13,9 +13,11 @@ __all__ = [
     "VAE",
     "Autoencoder",
     "ConditionalVAE",
+    "Encoding",
     "HierarchicalVAE",
     "LatentVariableModel",
     "MixtureVAE",
+    "Prediction",
     "ProbabilisticPCA",
     "SemiSupervisedVAE",
 ]

@@ -67,6 +67,10 @@ class Autoencoder(VAE):
             missing=missing,
         )
 
+    @property
+    def _is_exact_at_centre(self) -> bool:
+        return True
+
     def draw(self, num: int, *given: TensorLike) -> NoReturn:
         """Raise InputError, as there is no prior; ``sample`` does too.
 

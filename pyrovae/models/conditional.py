@@ -244,7 +244,7 @@ class ConditionalVAE(LatentVariableModel):
         batch = None if x is None else tuple(x.shape[: x.ndim - len(self.event_shape)])
         return self.model.condition.as_condition(y, self.guide.standardise.loc, batch)
 
-    def encode(self, x: TensorLike, y: TensorLike) -> TorchDistributionMixin:
+    def q(self, x: TensorLike, y: TensorLike) -> TorchDistributionMixin:
         """q(z | x, y), of event shape ``(latent_dim,)``."""
         x = self.as_data(x)
         y = self.as_condition(y, x)
@@ -281,10 +281,6 @@ class ConditionalVAE(LatentVariableModel):
         x = self.as_data(x)
         y = self.as_condition(y, x)
         return self.guide.centre(self.guide.encoder_input(x), y)
-
-    def reconstruct(self, x: TensorLike, y: TensorLike, *given: TensorLike) -> Float[Tensor, "..."]:
-        """E[x' | z, y] at ``z = embed(x, y)``."""
-        return self.transfer(x, y, y, *given)
 
     @torch.no_grad()
     def transfer(
@@ -324,3 +320,20 @@ class ConditionalVAE(LatentVariableModel):
         p: Any = self.model.p(c)
         z: Tensor = p.sample(() if p.batch_shape else (num,))
         return z, self.model.eta_given(z, c)
+
+    def _q(self, x: Tensor, given: tuple[Tensor, ...]) -> TorchDistributionMixin:
+        return self.guide.q(self.guide.encoder_input(x), self.as_condition(given[0], x))
+
+    def _draw_latents(
+        self, num: int | None, x: Tensor, given: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        if num is None:
+            return (self.embed(x, given[0]),)
+        return (self._q(x, given).sample((num,)),)
+
+    def _decode(
+        self, latents: tuple[Tensor, ...], x: Tensor, given: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        y, *others = given
+        eta = self.model.eta_given(latents[0], self.model.condition(self.as_condition(y, x)))
+        return eta, self.likelihood.given_with(x, *others)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -144,14 +145,6 @@ class HierarchicalVAE(LatentVariableModel):
         """z_1, ..., z_L: each is the mean of its q given the means of the layers drawn before."""
         return self.guide.chain(self.as_data(x), lambda _, q: q.mean)
 
-    @torch.no_grad()
-    def reconstruct(self, x: TensorLike, *given: TensorLike) -> Float[Tensor, "..."]:
-        """E[x' | z_1] at z_1 from :meth:`means`."""
-        x = self.as_data(x)
-        given = self.as_given(given, x)
-        eta = self.model.decoder(self.means(x)[0])
-        return self.likelihood.mean(eta, self.likelihood.given_with(x, *given))
-
     def draw(
         self, num: int, *given: TensorLike
     ) -> tuple[Float[Tensor, "num top"], Float[Tensor, "..."]]:
@@ -199,3 +192,41 @@ class HierarchicalVAE(LatentVariableModel):
                 kl = q[layer].log_prob(z[layer - 1]) - p.log_prob(z[layer - 1])
             terms.append(kl.mean())
         return torch.stack(terms)
+
+    def _q(self, x: Tensor, given: tuple[Tensor, ...]) -> TorchDistributionMixin | None:
+        """q(z_L | x), where it does not depend on layers below."""
+        if isinstance(self.guide, TopDownGuide):
+            top: TorchDistributionMixin = self.guide.evidence(x)[-1]
+            return top
+        if len(self.latent_dims) > 1:
+            return None
+        found: list[TorchDistributionMixin] = []
+
+        def keep(_: int, q: TorchDistributionMixin) -> Tensor:
+            found.append(q)
+            mean: Tensor = q.mean
+            return mean
+
+        self.guide.chain(x, keep)
+        return found[0]
+
+    def _draw_latents(
+        self, num: int | None, x: Tensor, given: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        if num is None:
+            return tuple(self.means(x))
+        first = 1 if isinstance(self.guide, BottomUpGuide) else len(self.latent_dims)
+
+        def draw(layer: int, q: TorchDistributionMixin) -> Tensor:
+            z: Tensor = q.sample((num,) if layer == first else ())
+            return z
+
+        return tuple(self.guide.chain(x, draw))
+
+    def _decode(
+        self, latents: tuple[Tensor, ...], x: Tensor, given: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return self.model.decoder(latents[0]), self.likelihood.given_with(x, *given)
+
+    def _code(self, latents: tuple[Tensor, ...]) -> Tensor:
+        return latents[-1]

@@ -6,6 +6,7 @@ from typing import Any
 import pyro
 import torch
 from jaxtyping import Float, Int, Num
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from ..arguments import TensorLike, as_flag, as_shape, as_whole
@@ -150,14 +151,6 @@ class MixtureVAE(LatentVariableModel):
         mean: Tensor = self.guide.q(x).mean
         return mean
 
-    @torch.no_grad()
-    def reconstruct(self, x: TensorLike, *given: TensorLike) -> Float[Tensor, "..."]:
-        """E[x' | z] at the mean z of q(z | x)."""
-        x = self.as_data(x)
-        given = self.as_given(given, x)
-        eta = self.model.decoder(self.embed(x))
-        return self.likelihood.mean(eta, self.likelihood.given_with(x, *given))
-
     def draw(
         self, num: int, *given: TensorLike
     ) -> tuple[Float[Tensor, "num latent"], Float[Tensor, "..."]]:
@@ -213,3 +206,23 @@ class MixtureVAE(LatentVariableModel):
             for each in (mixture.weights_, mixture.means_, mixture.covariances_)
         )
         self.model.prior.set(weights, loc, variance.sqrt())
+
+    def _q(self, x: Tensor, given: tuple[Tensor, ...]) -> TorchDistributionMixin:
+        return self.guide.q(x)
+
+    @property
+    def _is_discrete(self) -> bool:
+        return True
+
+    def _draw_latents(
+        self, num: int | None, x: Tensor, given: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        return (self.embed(x) if num is None else self.guide.q(x).sample((num,)),)
+
+    def _decode(
+        self, latents: tuple[Tensor, ...], x: Tensor, given: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return self.model.decoder(latents[0]), self.likelihood.given_with(x, *given)
+
+    def _probabilities(self, x: Tensor, given: tuple[Tensor, ...]) -> Tensor:
+        return self.component_probabilities(x)

@@ -155,6 +155,10 @@ class ProbabilisticPCA(VAE):
         sigma: Tensor = self.guide.standardise.scale.flatten()[0] * _noise_scale(self.model)
         return sigma
 
+    @property
+    def _is_exact_at_centre(self) -> bool:
+        return True
+
     def log_prob(self, x: TensorLike) -> Float[Tensor, "..."]:
         """log p(x) = log Normal(x; mu, W W^T + sigma^2 I) of the observed entries, in nats.
 
@@ -165,7 +169,7 @@ class ProbabilisticPCA(VAE):
             InputError: if x has another shape or is not finite.
         """
         x = self.as_data(x)
-        q: Any = self.encode(x)
+        q: Any = self.q(x)
         z: Tensor = q.mean
         x = x.to(z.dtype)
         observed = None

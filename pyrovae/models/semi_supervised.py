@@ -3,23 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyro
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float
 from pyro.distributions import Categorical
 from pyro.distributions.torch_distribution import TorchDistributionMixin
-from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from ..arguments import TensorLike, as_flag, as_real, as_shape, as_tensor, as_whole
 from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
-from ..nn import MLP, concatenate
+from ..nn import MLP
 from .base import (
     Body,
-    GenerativeModel,
     LatentVariableModel,
-    Layer,
     Part,
     build_decoder,
     build_encoder,
@@ -28,127 +25,11 @@ from .base import (
     build_prior,
     encoder_input_shape,
 )
-from .base.condition import Condition, check_condition_shape, check_labels, check_latent_vector
+from .base.condition import Condition, check_labels, check_latent_vector
 from .base.model import Given
-from .conditional import ConditionalGuide
+from .labels import LabelGuide, LabelModel
 
-__all__ = ["LabelGuide", "LabelModel", "SemiSupervisedVAE"]
-
-
-class LabelGuide(ConditionalGuide):
-    """The Pyro guide q(y | x) q(z | x, y): a classifier, and posterior(encoder(x, y))."""
-
-    def __init__(
-        self,
-        condition: Condition,
-        classifier: nn.Module,
-        encoder: nn.Module,
-        posterior: nn.Module,
-        event_shape: Sequence[int],
-        missing: bool,
-    ) -> None:
-        super().__init__(condition, encoder, posterior, event_shape, missing)
-        self.classifier = classifier
-
-    def forward(
-        self, x: Num[Tensor, "batch *event"], y: Num[Tensor, "..."], *given: Tensor
-    ) -> Tensor:
-        """Sample sites ``y_unobserved`` and ``z`` in the plate ``data``.
-
-        If y is known, ``y_unobserved`` is drawn from its prior, and nothing depends on it.
-
-        Raises:
-            InputError: if x has another shape or is not finite, or y are not valid labels (under
-                Pyro's validation).
-        """
-        self.begin(x)
-        _validate_labels(x, y, self.condition)
-        is_missing = (y < 0).unsqueeze(-1)
-        inputs = self.encoder_input(x)
-        with pyro.plate("data", x.shape[0]):
-            logits = torch.where(is_missing, self.logits(inputs), 0.0)
-            q_y = Categorical(logits=logits)
-            y_sample = pyro.sample("y_unobserved", q_y, infer={"enumerate": "parallel"})
-            z: Tensor = pyro.sample("z", self.q(inputs, torch.where(y < 0, y_sample, y)))
-            return z
-
-    def logits(self, inputs: Float[Tensor, "..."]) -> Float[Tensor, "*batch classes"]:
-        """log q(y | x) up to a constant, from ``encoder_input(x)``."""
-        logits: Tensor = self.classifier(inputs).to(inputs.dtype)
-        return logits
-
-
-class LabelModel(GenerativeModel):
-    """The Pyro model p(y) p(z) p(x | z, y), where known labels y are observed.
-
-    Arguments:
-        condition: module from y to one-hot.
-        prior: module that returns p(z).
-        decoder: network from (z, one-hot y) to eta.
-        likelihood: layer from eta to p(x | z, y).
-        missing: whether entries of x may be missing.
-        guide: the guide, with a log q(y | x) that training adds to the objective; not owned.
-        weight: weight of log q(y | x), for each datum with a known label.
-    """
-
-    logits: Tensor
-
-    def __init__(
-        self,
-        condition: Condition,
-        prior: nn.Module,
-        decoder: nn.Module,
-        likelihood: Layer,
-        missing: bool,
-        guide: LabelGuide,
-        weight: float,
-    ) -> None:
-        super().__init__(decoder, likelihood, missing)
-        self.condition = condition
-        self.prior = prior
-        self.weight = weight
-        self._guide = (guide,)  # in a tuple, so that it is not registered here too
-        self.register_buffer("logits", torch.zeros(condition.dim), persistent=False)
-
-    def forward(
-        self, x: Num[Tensor, "batch *event"], y: Num[Tensor, "..."], *given: Tensor
-    ) -> Tensor:
-        """Sample sites ``y_unobserved`` and ``z``; ``y_observed`` and ``x`` are observed.
-
-        In train mode there is also the factor ``classification``. All are in the plate ``data``.
-
-        Arguments:
-            x: data.
-            y: labels, -1 where they are missing.
-            given: the tensors that come with each datum, as ``likelihood.given`` lists them.
-
-        Raises:
-            InputError: if x lies outside the support of the likelihood, or y are not valid labels
-                (under Pyro's validation).
-        """
-        named_given = self.begin(x, *given)
-        _validate_labels(x, y, self.condition)
-        is_known = y >= 0
-        known = torch.where(is_known, y, 0)
-        with pyro.plate("data", x.shape[0]):
-            p_y = Categorical(logits=self.logits)
-            pyro.sample("y_observed", p_y.mask(is_known), obs=known)
-            # No mask here, as Pyro's masks do not mask score functions. If y is known, model and
-            # guide draw this site from the same p(y), which cancels whether summed or sampled.
-            y_sample = pyro.sample("y_unobserved", p_y)
-            z = pyro.sample("z", self.prior())
-            eta = self.eta_given(z, torch.where(is_known, y, y_sample))
-            if self.training:
-                (guide,) = self._guide
-                log_q = Categorical(logits=guide.logits(guide.encoder_input(x))).log_prob(known)
-                pyro.factor("classification", torch.where(is_known, self.weight * log_q, 0.0))
-            return self.observe(x, eta, named_given)
-
-    def eta_given(
-        self, z: Float[Tensor, "*_ latent"], y: Int[Tensor, "..."]
-    ) -> Float[Tensor, "..."]:
-        """The output of the decoder for z and y; their batch shapes broadcast."""
-        return self.eta(concatenate(z, self.condition(y)))
+__all__ = ["SemiSupervisedVAE"]
 
 
 class SemiSupervisedVAE(LatentVariableModel):
@@ -212,6 +93,7 @@ class SemiSupervisedVAE(LatentVariableModel):
 
     objective = "enumerated"
     num_conditions = 1
+    needs_condition = False
 
     model: LabelModel
     guide: LabelGuide
@@ -308,7 +190,7 @@ class SemiSupervisedVAE(LatentVariableModel):
             )
         return labels.long()
 
-    def encode(self, x: TensorLike, y: TensorLike | None = None) -> TorchDistributionMixin:
+    def q(self, x: TensorLike, y: TensorLike | None = None) -> TorchDistributionMixin:
         """q(z | x, y), at the most probable y if y is missing or not given."""
         x = self.as_data(x)
         return self.guide.q(self.guide.encoder_input(x), self._label(x, y))
@@ -343,16 +225,6 @@ class SemiSupervisedVAE(LatentVariableModel):
         x = self.as_data(x)
         return self.guide.centre(self.guide.encoder_input(x), self._label(x, y))
 
-    @torch.no_grad()
-    def reconstruct(
-        self, x: TensorLike, y: TensorLike | None = None, *given: TensorLike
-    ) -> Float[Tensor, "..."]:
-        """E[x' | z, y] at ``z = embed(x, y)`` and the same y."""
-        x = self.as_data(x)
-        named_given = self.likelihood.given_with(x, *self.as_given(given, x))
-        y = self._label(x, y)
-        return self.decode_mean(self.embed(x, y), y, named_given)
-
     def draw(
         self, num: int, y: TensorLike | None = None, *given: TensorLike
     ) -> tuple[Float[Tensor, "num latent"], Float[Tensor, "..."]]:
@@ -373,6 +245,46 @@ class SemiSupervisedVAE(LatentVariableModel):
         z: Tensor = self.model.prior().sample((num,))
         return z, self.model.eta_given(z, self.model.condition.expand(y, num))
 
+    @property
+    def _is_discrete(self) -> bool:
+        return True
+
+    def _draw_latents(
+        self, num: int | None, x: Tensor, given: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        y = given[0]
+        if num is None:
+            y = self._label(x, y)
+            return self.embed(x, y), y
+        inputs = self.guide.encoder_input(x)
+        drawn = Categorical(logits=self.guide.logits(inputs)).sample((num,))
+        y = torch.where(y < 0, drawn, y)
+        return self.guide.q(inputs, y).sample(), y
+
+    def _decode(
+        self, latents: tuple[Tensor, ...], x: Tensor, given: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return self.model.eta_given(*latents), self.likelihood.given_with(x, *given[1:])
+
+    def _moments(self, x: Tensor, given: tuple[Tensor, ...]) -> tuple[Tensor, Tensor] | None:
+        """Those of the mixture over the label, where it is missing."""
+        y, inputs = given[0], self.guide.encoder_input(x)
+        classes = torch.arange(self.num_classes, device=x.device)
+        q: Any = self.guide.q(inputs, classes.unsqueeze(1).expand(-1, len(x)))
+        probabilities = self.guide.logits(inputs).softmax(-1)
+        known = one_hot(y.clamp_min(0), self.num_classes).to(probabilities)
+        weight = torch.where((y < 0).unsqueeze(1), probabilities, known).T.unsqueeze(-1)
+        try:
+            mean, variance = q.mean, q.variance
+        except NotImplementedError:
+            return None
+        overall = (weight * mean).sum(0)
+        spread = variance + (mean - overall).square()
+        return overall, (weight * spread).sum(0).sqrt()
+
+    def _probabilities(self, x: Tensor, given: tuple[Tensor, ...]) -> Tensor:
+        return self.classify(x)
+
     def _label(self, x: Tensor, y: TensorLike | None) -> Tensor:
         """Return y, with the most probable label where it is not known."""
         y = None if y is None else self.as_labels(y, x)
@@ -380,9 +292,3 @@ class SemiSupervisedVAE(LatentVariableModel):
             return y
         most_probable = self.classify(x).argmax(-1)
         return most_probable if y is None else torch.where(y < 0, most_probable, y)
-
-
-def _validate_labels(x: Tensor, y: Tensor, condition: Condition) -> None:
-    if is_validation_enabled():
-        check_condition_shape(x, y)
-        check_labels(y, condition.dim, missing=True)

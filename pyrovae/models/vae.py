@@ -13,7 +13,7 @@ from ..declared import build_part, parse_declaration
 from ..errors import InputError
 from ..likelihoods import Likelihood, Mixed
 from ..nn import MLP
-from ..priors import VampPrior
+from ..priors import NormalMixture, VampPrior
 from .base import (
     AmortisedGuide,
     Body,
@@ -138,7 +138,7 @@ class VAE(LatentVariableModel):
             device = self.guide.standardise.loc.device
             prior.start_at(self.guide.standardise(x.to(device)))
 
-    def encode(self, x: TensorLike, *given: TensorLike) -> TorchDistributionMixin:
+    def q(self, x: TensorLike, *given: TensorLike) -> TorchDistributionMixin:
         """q(z | x), of event shape ``(latent_dim,)``, or the event shape of the posterior."""
         x = self.as_data(x)
         given = self.as_given(given, x)
@@ -156,17 +156,6 @@ class VAE(LatentVariableModel):
         z = self.as_latent(z, self.latent_shape)
         self.check_given(given)
         return self.likelihood.mean(self.model.decoder(z), given)
-
-    @torch.no_grad()
-    def reconstruct(self, x: TensorLike, *given: TensorLike) -> Float[Tensor, "..."]:
-        """E[x' | z] at ``z = embed(x)``, without gradients."""
-        x = self.as_data(x)
-        given = self.as_given(given, x)
-        # With free inference, the indices of the data may follow what the likelihood takes.
-        likelihood_given = given[: len(self.likelihood.likelihood.given)]
-        return self.decode_mean(
-            self.embed(x, *given), self.likelihood.given_with(x, *likelihood_given)
-        )
 
     def embed(self, x: TensorLike, *given: TensorLike) -> Float[Tensor, "..."]:
         """The centre of q(z | x), which is its mean if it is known."""
@@ -193,3 +182,32 @@ class VAE(LatentVariableModel):
         weight = torch.linspace(0, 1, num_steps, dtype=z_start.dtype, device=z_start.device)
         weight = weight.reshape(-1, *[1] * z_start.ndim)
         return self.decode_mean(torch.lerp(z_start, z_end, weight))
+
+    def _q(self, x: Tensor, given: tuple[Tensor, ...]) -> TorchDistributionMixin:
+        return self.guide.q(x, *given)
+
+    @property
+    def _is_discrete(self) -> bool:
+        prior: Any = self.model.prior()
+        return bool(prior.support.is_discrete)
+
+    def _draw_latents(
+        self, num: int | None, x: Tensor, given: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        if num is None:
+            return (self.guide.centre(x, *given),)
+        return (self.guide.q(x, *given).sample((num,)),)
+
+    def _decode(
+        self, latents: tuple[Tensor, ...], x: Tensor, given: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        # With free inference, the indices of the data may follow what the likelihood takes.
+        likelihood_given = given[: len(self.likelihood.likelihood.given)]
+        return self.model.decoder(latents[0]), self.likelihood.given_with(x, *likelihood_given)
+
+    def _probabilities(self, x: Tensor, given: tuple[Tensor, ...]) -> Tensor:
+        prior = self.model.prior
+        if not isinstance(prior, NormalMixture):
+            return super()._probabilities(x, given)
+        probabilities: Tensor = prior.posterior(self.guide.centre(x, *given)).probs
+        return probabilities

@@ -54,8 +54,8 @@ def evaluate_elbo(trained: Trained, console: Console) -> None:
         evaluation = evaluate_pair(
             trained.family.model,
             trained.family.guide,
-            make_ordered_batches(trained.data.test, trained.device),
-            size=len(trained.data.train),
+            make_ordered_batches(trained.test, trained.device),
+            size=trained.about.num["training"],
             num_particles=trained.config.num_particles,
         )
     kind = _find_kind(trained)
@@ -66,7 +66,7 @@ def evaluate_elbo(trained: Trained, console: Console) -> None:
     record["latents"], sentence = _report_latents(trained)
     metrics = compute_family_metrics(trained)
     record |= metrics
-    trained.run.write_evaluation(record)
+    trained.write_record("evaluation", record)
     print_evaluation(record, console)
     for line in filter(None, (sentence, *describe_family_metrics(metrics))):
         console.print(line, highlight=False, soft_wrap=True)
@@ -85,7 +85,7 @@ def _report_latents(trained: Trained) -> tuple[dict[str, Any] | None, str]:
         (latents,) = latent_report(
             trained.family.model,
             trained.family.guide,
-            make_ordered_batches(trained.data.test, trained.device),
+            make_ordered_batches(trained.test, trained.device),
             max_data=_REPORTED,
             seed=_SEED,
         )
@@ -117,7 +117,7 @@ def evaluate_log_likelihood(
         estimate = importance_sample(
             trained.family.model,
             trained.family.guide,
-            make_ordered_batches(trained.data.test, trained.device),
+            make_ordered_batches(trained.test, trained.device),
             num_samples=num_samples,
             bounds=[k for k in _BOUNDS if k < num_samples],
             seed=_SEED,
@@ -133,9 +133,11 @@ def evaluate_log_likelihood(
         "likelihood": str(trained.family.likelihood.likelihood),
         "data": _describe_data(trained),
     }
-    trained.run.write_record("log_likelihood", record)
-    trained.run.write_table("log_likelihood", _rows(estimate))
+    trained.write_record("log_likelihood", record)
     print_log_likelihood(record, console)
+    if trained.rows is not None:
+        return estimate
+    trained.run.write_table("log_likelihood", _rows(estimate))
     path = trained.run.path / "log_likelihood.csv"
     console.print(f"wrote the log-likelihood of each datum to {path}", soft_wrap=True)
     return estimate
@@ -153,7 +155,7 @@ def evaluate_annealed(trained: Trained, other: ImportanceEstimate | None, consol
         console: to print to.
     """
     _refuse_autoencoders(trained)
-    model, parts = trained.family.model, trained.data.test.parts
+    model, parts = trained.family.model, trained.test.parts
     data = tuple(part[:_ANNEALED].to(trained.device) for part in parts)
     with refuse_non_finite(trained.run.path):
         estimate = annealed_importance_sample(model, data, seed=_SEED)
@@ -176,7 +178,7 @@ def evaluate_annealed(trained: Trained, other: ImportanceEstimate | None, consol
         "likelihood": str(trained.family.likelihood.likelihood),
         "data": f"the first of {_describe_data(trained)}",
     }
-    trained.run.write_record("annealed", record)
+    trained.write_record("annealed", record)
     print_annealed(record, console)
 
 
@@ -239,7 +241,7 @@ def _find_kind(trained: Trained) -> str:
 
 def _describe_data(trained: Trained) -> str:
     """Return the name of the data, and how they were binarised or dequantised."""
-    name = trained.data.name
+    name = trained.test_name
     if trained.config.dequantise:
         return f"{name}, dequantised by uniform noise (seed {NOISE_SEED})"
     return {

@@ -19,16 +19,16 @@ _SEED = 0
 @torch.no_grad()
 def compute_family_metrics(trained: Trained) -> dict[str, Any]:
     """Compute the test metrics of this kind of model other than the ELBO; empty if it has none."""
-    family, test = trained.family, trained.data.test
+    family, test = trained.family, trained.test
     x, device = test.x, trained.device
     y = test.y
     if y is not None and bool((is_known := y >= 0).any()):
         if isinstance(family, SemiSupervisedVAE):
             predicted = apply_in_chunks(family.classify, x, device=device).argmax(-1)
-            labels = trained.data.train.label
+            num_labels = trained.config.num_labels or trained.about.num["training"]
             return {
                 "label_accuracy": (predicted == y)[is_known].double().mean().item(),
-                "num_labels": 0 if labels is None else int((labels >= 0).sum()),
+                "num_labels": num_labels,
                 "num_classes": family.num_classes,
             }
         if isinstance(family, MixtureVAE):

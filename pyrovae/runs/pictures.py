@@ -32,7 +32,8 @@ def draw_pictures(trained: Trained) -> None:
         return
     is_image = plots.is_image(family.event_shape)
     torch.manual_seed(trained.config.seed)
-    draw_samples(trained, *trained.draw(_NUM_IMAGES if is_image else max(len(test), 500))[1:])
+    _, drawn, means, _ = trained.draw(_NUM_IMAGES if is_image else max(len(test), 500))
+    draw_samples(trained, drawn, means)
     if is_image and isinstance(family, VAE):
         _draw_latents(trained, family, codes)
 
@@ -40,10 +41,9 @@ def draw_pictures(trained: Trained) -> None:
 def draw_reconstructions(trained: Trained) -> None:
     """Draw test data and their reconstructions."""
     is_image = plots.is_image(trained.family.event_shape)
-    num = _NUM_IMAGES if is_image else EVALUATION_BATCH
-    parts = tuple(part[:num] for part in trained.data.test.parts)
-    mean = apply_in_chunks(trained.family.reconstruct, *parts, device=trained.device)
-    figure = plots.reconstructions(parts[0].float(), mean, _limits(trained), trained.data.features)
+    rows = trained.test_rows[: _NUM_IMAGES if is_image else EVALUATION_BATCH]
+    mean = trained.family.reconstruct(rows).cpu()
+    figure = plots.reconstructions(rows.x.float(), mean, _limits(trained), trained.about.features)
     trained.run.write_figure("reconstructions", figure)
 
 
@@ -91,13 +91,13 @@ def _measure_use(trained: Trained, vae: VAE, codes: Tensor) -> tuple[Float[Tenso
     variance of the posterior means otherwise.
     """
     x = trained.data.test.parts
-    q, p = vae.encode(*(part[:1].to(trained.device) for part in x)), vae.model.prior()
+    q, p = vae.q(*(part[:1].to(trained.device) for part in x)), vae.model.prior()
     factors = (getattr(each, "base_dist", None) for each in (q, p))
     if not all(isinstance(each, Normal) for each in factors):
         return codes.var(0), "variance of means"
 
     def kl(*parts: Tensor) -> Tensor:
-        return kl_divergence(vae.encode(*parts).base_dist, vae.model.prior().base_dist)
+        return kl_divergence(vae.q(*parts).base_dist, vae.model.prior().base_dist)
 
     return apply_in_chunks(kl, *x, device=trained.device).mean(0), "nats"
 

@@ -20,6 +20,7 @@ from ..infer.estimators.pareto import MAX_PARETO_K
 from ..inverse import METHODS, Downsample, Noise, Posterior
 from . import plots
 from .degradation import Degradation
+from .directory import RunDirectory
 from .prepare import arrange_data, load_data
 from .quality import calibration_error, psnr
 from .trained import Trained, open_run
@@ -59,11 +60,13 @@ def restore(
     seed: int,
     console: Console,
     device: str | None = None,
+    data: str | None = None,
+    output: Path | None = None,
 ) -> None:
-    """Degrade test images of a run and restore them by p(x | y).
+    """Degrade images and restore them by p(x | y).
 
-    Writes to the run directory: ``restorations-TASK.npz`` (x, y, mean, sd, low, high, and each
-    latent as latent_NAME), ``.json`` (metrics and protocol) and ``.png``.
+    Writes to the run directory, or to another folder: ``restorations-TASK.npz`` (x, y, mean, sd,
+    low, high, and each latent as latent_NAME), ``.json`` (metrics and protocol) and ``.png``.
 
     Images are in units of the data. If the run was trained on binarised images, pixels are removed
     from the binarised images, but noise and block means apply to the grey levels as shares of
@@ -80,21 +83,26 @@ def restore(
         seed: seed of the degradation and of the draws.
         console: to print to.
         device: where to compute; None for that of the training.
+        data: file of the images; None for the test images of the run.
+        output: the folder to write to; None for the run directory.
 
     Raises:
-        InputError: before any work, if the data of the run are not complete images, or its model
+        InputError: before any work, if the data are not complete images, or its model
             does not support the method or the degradation.
     """
     parse_declaration("method", METHODS, method)
     trained = open_run(path, device)
+    trained.use(data)
     _check_supported(trained)
+    if output is not None:
+        RunDirectory.refuse_used(output)
     x, limits = _load_originals(trained, degradation, num)
     is_binarised = trained.config.binarise != "none"
     operator = _choose_operator(trained, degradation, limits[1] - limits[0], x[:1], is_binarised)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         y = operator.observe(x) if operator else degradation.remove(x)
-    parts = (part[: len(x)].to(trained.device) for part in trained.data.test.parts[1:])
+    parts = (part[: len(x)].to(trained.device) for part in trained.test.parts[1:])
     result = trained.family.posterior(
         y.to(trained.device),
         *parts,
@@ -126,20 +134,21 @@ def restore(
         "seed": seed,
         "range": limits[1] - limits[0],
         "likelihood": str(trained.family.likelihood.likelihood),
-        "data": trained.data.name,
+        "data": trained.test_name,
     }
     name = f"restorations-{degradation.task}"
-    trained.run.write_arrays(name, **{key: values.numpy() for key, values in arrays.items()})
-    trained.run.write_record(name, record)
+    folder = trained.run if output is None else RunDirectory.create(output)
+    folder.write_arrays(name, **{key: values.numpy() for key, values in arrays.items()})
+    folder.write_record(name, record)
     shown = {key: arrays[key][:_NUM_SHOWN] for key in ("x", "y", "mean", "sd")}
-    title = f"{trained.data.name}: {degradation}"
+    title = f"{trained.test_name}: {degradation}"
     figure = plots.restorations(**shown, limits=limits, title=title)
-    trained.run.write_figure(name, figure)
+    folder.write_figure(name, figure)
     _print(record, console)
     for sentence in describe_doubts(result.diagnostics):
         console.print(sentence, highlight=False, soft_wrap=True)
     console.print(
-        f"wrote {len(x):,} restorations to {path / name}.npz, .json and .png", soft_wrap=True
+        f"wrote {len(x):,} restorations to {folder.path / name}.npz, .json and .png", soft_wrap=True
     )
 
 
@@ -170,9 +179,9 @@ def _check_supported(trained: Trained) -> None:
             f"{trained.run.path} is an autoencoder, which has no p(z) to restore images with; "
             "train a vae instead"
         )
-    if trained.data.has_missing:
+    if bool(trained.test.x.isnan().any()):
         raise InputError(
-            f"the images of {trained.data.name} have missing (NaN) pixels, so restorations cannot "
+            f"the images of {trained.test_name} have missing (NaN) pixels, so restorations cannot "
             "be compared with them; use a run with complete images"
         )
 
@@ -181,17 +190,19 @@ def _load_originals(
     trained: Trained, degradation: Degradation, num: int
 ) -> tuple[Float[Tensor, "num channels height width"], plots.Limits]:
     """Return test images in the units of the observations, and the values of black and white."""
-    data = trained.data
-    real = torch.get_default_dtype()
+    about, real = trained.about, torch.get_default_dtype()
     if trained.config.binarise != "none" and degradation.task != "inpaint":
-        grey = arrange_data(trained.config, load_data(trained.config)).test.x[:num]
-        return grey.to(real) / (data.levels or 1.0), (0.0, 1.0)
-    x = data.test.x[:num].to(real)
+        if trained.rows is not None and trained.rows.as_read is not None:
+            grey = trained.rows.as_read[:num]
+        else:
+            grey = arrange_data(trained.config, load_data(trained.config)).test.x[:num]
+        return grey.to(real) / (about.levels or 1.0), (0.0, 1.0)
+    x = trained.test.x[:num].to(real)
     if trained.config.binarise != "none":
         return x, (0.0, 1.0)
-    if data.levels is not None:
-        return x, (0.0, data.levels)
-    return x, (data.train.x.min().item(), data.train.x.max().item())
+    if about.levels is not None:
+        return x, (0.0, about.levels)
+    return x, about.limits or (0.0, 1.0)
 
 
 def _choose_operator(

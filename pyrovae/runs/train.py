@@ -32,6 +32,7 @@ from . import plots
 from .config import RunConfig
 from .directory import RunDirectory
 from .evaluation import evaluate_elbo
+from .held_out import NUM_SAMPLES, HeldOut
 from .pictures import draw_pictures
 from .prepare import (
     arrange_data,
@@ -213,6 +214,8 @@ def _run(
         return
     family.eval()
     evaluate_elbo(trained, console)
+    if family.has_prior:
+        HeldOut.of(trained, NUM_SAMPLES).write(run)
     draw_pictures(trained)
     pictures = ", ".join(sorted(picture.name for picture in run.path.glob("*.png")))
     console.print(f"wrote pictures to {run.path}: {pictures}", soft_wrap=True)

@@ -12,8 +12,9 @@ from torch import Tensor
 from ..data import Batches, Dataset, Split
 from ..data.description import DataDescription
 from ..data.memory import parameter_budget
+from ..data.rows import Rows
 from ..device import find_device
-from ..errors import InputError, short_repr
+from ..errors import InputError, did_you_mean, short_repr
 from ..models.base import LatentVariableModel
 from ..models.base.saved import DESCRIPTION, rebuild
 from .config import RunConfig
@@ -52,6 +53,11 @@ class Trained:
         about: what is known of the data without reading them.
         device: where the model is.
         data: the data as the likelihood sees them; None to read them when they are asked for.
+
+    Attributes:
+        rows: new data, which then take the place of the test data; None if there are none.
+        key: column that identifies each row of the new data, if any.
+        records: results, by name.
     """
 
     def __init__(
@@ -68,7 +74,11 @@ class Trained:
         self.family = family
         self.about = about
         self.device = device
+        self.rows: Rows | None = None
+        self.key: str | None = None
+        self.records: dict[str, Mapping[str, Any]] = {}
         self._data = data
+        family.about = about
 
     @property
     def data(self) -> Dataset:
@@ -90,20 +100,96 @@ class Trained:
             self._data = prepare_data(self.config, dataset)
         return self._data
 
-    @torch.no_grad()
-    def draw(self, num: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw latents z from the prior and x from p(x | z); return z, x and E[x | z].
+    def use(self, source: str | None, key: str | None = None) -> None:
+        """Put new data in the place of the test data.
 
-        A model that is conditioned on classes gets classes drawn as they are distributed in the
-        training data.
+        Arguments:
+            source: a file, or the name of a data set; None for the test data of the run.
+            key: column of a table that identifies each row.
+
+        Raises:
+            InputError: if the data are not such as the model was trained on.
         """
-        given: tuple[Tensor, ...] = ()
-        if self.family.num_conditions and self.about.class_counts is not None:
+        if source is None:
+            if key is not None:
+                raise InputError("--id names a column of new data; name the file too")
+            return
+        rows = self.family.as_rows(source, key)
+        self.family.read(rows, ())
+        self.rows, self.key = rows, key
+
+    @property
+    def test(self) -> Split:
+        """The test data of the run, or the new data."""
+        if self.rows is None:
+            return self.data.test
+        rows, label = self.rows, None
+        if self.family.num_conditions:
+            label = self.family.given_of(rows)[0]
+        exposure = rows.exposure if self.about.exposure is not None else None
+        return Split(rows.x, rows.y, exposure, label)
+
+    @property
+    def test_rows(self) -> Rows:
+        """The same, as a model takes it."""
+        if self.rows is not None:
+            return self.rows
+        test = self.data.test
+        return Rows(self.data.name, test.x, test.y, test.exposure)
+
+    @property
+    def test_name(self) -> str:
+        """What to call the test data, or the new data."""
+        return self.data.name if self.rows is None else self.rows.name
+
+    def write_record(self, name: str, record: Mapping[str, Any]) -> None:
+        """Write results on test data to the run; those on new data are kept in ``records``."""
+        if self.rows is None:
+            self.run.write_record(name, record)
+        self.records[name] = record
+
+    @torch.no_grad()
+    def draw(
+        self, num: int, label: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Draw latents z from the prior and x from p(x | z); return z, x, E[x | z] and the classes.
+
+        Arguments:
+            num: number of draws.
+            label: class of all draws, for a model that is conditioned on classes; by default,
+                classes are drawn as they are distributed in the training data.
+        """
+        labels = None
+        if self.family.num_conditions and label is not None:
+            labels = torch.full((num,), label)
+        elif self.family.num_conditions and self.about.class_counts is not None:
             frequencies = torch.tensor(self.about.class_counts, dtype=torch.float64)
-            given = (torch.multinomial(frequencies, num, replacement=True).to(self.device),)
+            labels = torch.multinomial(frequencies, num, replacement=True)
+        given = () if labels is None else (labels.to(self.device),)
         z, eta = self.family.draw(num, *given)
         likelihood = self.family.likelihood
-        return z.cpu(), likelihood(eta).sample().cpu(), likelihood.mean(eta).cpu()
+        drawn, mean = likelihood(eta).sample().cpu(), likelihood.mean(eta).cpu()
+        return z.cpu(), drawn, mean, labels
+
+    def find_class(self, word: str) -> int:
+        """The number of a class by its name.
+
+        Raises:
+            InputError: if the model is not conditioned on classes, or there is no such class.
+        """
+        about = self.about
+        if not self.family.num_conditions:
+            raise InputError(
+                f"the model of {self.run.path} is not conditioned on classes; train a conditional "
+                "model to draw from one"
+            )
+        names = about.classes or tuple(map(str, range(len(about.class_counts or ()))))
+        if word not in names:
+            raise InputError(
+                f"there is no class {word!r} in {about.label or 'the labels'}: "
+                f"{did_you_mean(word, names)}"
+            )
+        return names.index(word)
 
 
 def read_data(config: RunConfig) -> Dataset:

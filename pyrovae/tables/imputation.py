@@ -14,6 +14,7 @@ from ..arguments import as_flag, as_real, as_whole, as_wholes
 from ..errors import InputError
 from ..infer.compiler.tiered import Compile
 from ..likelihoods import Likelihood, Mixed
+from ..models.base import LatentVariableModel
 from ..models.vae import VAE
 from ..nn.factor import FactorDecoder, FactorEncoder
 from ..posteriors import FullRankNormal
@@ -25,7 +26,7 @@ from .imputed import Cells, Imputation, collect_results
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NUM_SAMPLES", "check_level", "impute"]
+__all__ = ["NUM_SAMPLES", "check_level", "impute", "sample_missing"]
 
 NUM_SAMPLES = 500
 """Default number of draws of each missing cell."""
@@ -151,7 +152,7 @@ def impute(
         torch.manual_seed(seed)
         vae = _build_vae(columns, latent_dim, hidden)
         history = _train(vae, columns, x, steps, num_particles, compile, progress)
-        cells, effective = _sample_missing(vae, columns, x, num_samples, progress)
+        cells, effective = sample_missing(vae, columns, x, num_samples, progress)
     notes = tuple(_write_notes(columns, x, effective))
     return collect_results(table, columns, left_out, notes, vae, history, effective, cells, level)
 
@@ -297,12 +298,13 @@ def _initialise(vae: VAE, x: Float[Tensor, "rows columns"]) -> None:
             place, column = place + numbers * width, column + width
 
 
-def _sample_missing(
-    vae: VAE,
+def sample_missing(
+    model: LatentVariableModel,
     columns: Sequence[Column],
     x: Float[Tensor, "rows columns"],
     num_samples: int,
     progress: bool,
+    *given: Tensor,
 ) -> tuple[list[Cells], Float[Tensor, "asked"]]:
     """Draw the missing cells of each column; return them and the effective samples per row."""
     absent = x.isnan()
@@ -315,8 +317,9 @@ def _sample_missing(
     num_numbers = _NUM_PROPOSALS * x.shape[1]
     rows = absent.any(1).nonzero().squeeze(1)
     for part in rows.split(max(1, _MAX_STORED // (num_samples * x.shape[1]))):
-        posterior = vae.posterior(
+        posterior = model.posterior(
             x[part],
+            *(each[part] for each in given),
             method={"name": "importance", "proposal": "amortised", "num_proposals": _NUM_PROPOSALS},
             num_samples=num_samples,
             batch_size=max(1, min(100, _MAX_PROPOSED // num_numbers)),

@@ -1,7 +1,7 @@
 """``pyrovae impute``: fill the missing cells of a CSV file, and change nothing else."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import floor, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,13 @@ from rich.text import Text
 
 from ..data.csv_text import CsvText
 from ..errors import InputError
-from ..likelihoods import Likelihood, Mixed
+from ..likelihoods import Likelihood
+from ..models.base import LatentVariableModel
 from ..storage import atomic
 from .columns import Column, choose_columns
 from .imputation import NUM_SAMPLES, check_level, impute
 from .imputed import Imputation
+from .with_model import columns_of_model, impute_with
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +40,7 @@ def impute_file(
     console: Console,
     *,
     likelihood: Any = None,
+    model: LatentVariableModel | None = None,
     num_imputations: int = 0,
     overwrite: bool = False,
     level: float = 0.9,
@@ -54,11 +57,12 @@ def impute_file(
         output: the file to write.
         console: where to print.
         likelihood: as for :func:`impute`.
+        model: a model that was trained on a table with these columns; None to train one.
         num_imputations: number of further files ``OUTPUT-1.csv``, ... to write, each with a draw of
             the missing cells, and without further columns.
         overwrite: whether to replace files that exist already.
         level: probability that an interval contains the value.
-        settings: other arguments of :func:`impute`.
+        settings: other arguments of :func:`impute`, or of :func:`impute_with`.
 
     Raises:
         InputError: before training, if a file cannot be read or written, or names clash.
@@ -74,9 +78,13 @@ def impute_file(
     targets += [_find_target(path, each, overwrite) for each in drawn]
     csv = CsvText.read(path)
     table = csv.table()
-    declared = None if likelihood is None else Likelihood.of(likelihood)
-    _announce(path, csv, table, declared, console)
-    result = impute(table, likelihood=declared, level=level, **settings)
+    if model is None:
+        declared = None if likelihood is None else Likelihood.of(likelihood)
+        _announce(path, csv, *choose_columns(table, declared), console)
+        result = impute(table, likelihood=declared, level=level, **settings)
+    else:
+        _announce(path, csv, *columns_of_model(model, table), console)
+        result = impute_with(model, table, level=level, **settings)
     writers = _make_writers(result, csv)
     filled = _format_cells(result.filled, writers, result)
     _write(targets[0], csv.with_cells(filled, _format_uncertainty(writers, result, csv.num_rows)))
@@ -127,12 +135,11 @@ def _write(target: Path, text: str) -> None:
 def _announce(
     path: Path,
     csv: CsvText,
-    table: "pd.DataFrame",
-    declared: Likelihood | Mixed | None,
+    columns: Sequence[Column],
+    left_out: Mapping[str, str],
     console: Console,
 ) -> None:
     """Print the likelihood of each column, after checking that names of added columns are free."""
-    columns, left_out = choose_columns(table, declared)
     incomplete = {csv.names[column] for _, column in csv.missing}
     for column in columns:
         if column.name in incomplete:

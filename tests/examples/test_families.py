@@ -104,7 +104,7 @@ def test_priors_and_posteriors(
     fit(vae.model, vae.guide, x, epochs=3, progress=False)
     kl = module.draw_posterior(Figure().subplots(), vae.eval(), test)
     with torch.no_grad():
-        q, p = vae.encode(test), vae.model.prior()
+        q, p = vae.q(test), vae.model.prior()
         log_joint = (p.log_prob(points) + vae.decode(points).log_prob(test)).double()
         z = q.sample((10_000,))
         ratio = vae.decode(z).log_prob(test) + p.log_prob(z) - q.log_prob(z)

@@ -63,7 +63,7 @@ def test_bound_is_tight_at_the_exact_posterior() -> None:
 def test_sampled_kl_has_the_analytic_kl_as_its_mean() -> None:
     vae, x = linear_gaussian_vae(), torch.randn(NUM_DATA, 3)
     _, kl = terms(vae, x)
-    exact = kl_divergence(vae.encode(x).base_dist, vae.model.prior().base_dist).sum(-1)
+    exact = kl_divergence(vae.q(x).base_dist, vae.model.prior().base_dist).sum(-1)
     assert_unbiased(kl, exact.detach())
 
 
@@ -98,7 +98,7 @@ def test_evaluate_refuses_no_samples_and_no_data() -> None:
 def test_reparameterised_log_q_is_the_change_of_variables() -> None:
     """log q(z) = log Normal(eps; 0, I) - log |det dz/deps| at z = z(eps)."""
     vae, x = linear_gaussian_vae(), torch.randn(NUM_DATA, 3)
-    q = vae.encode(x)
+    q = vae.q(x)
     eps = torch.randn(NUM_DATA, 2)
     base = q.base_dist
 

@@ -57,7 +57,7 @@ def test_bad_arguments_are_refused(settings: dict[str, Any], message: str) -> No
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ((), "takes x and exposure; got 0"),
+        ((), "takes exposure with each datum: give it after x"),
         ((torch.ones(2),), r"has shape \(2,\); it needs a row for each of 3"),
         ((torch.ones(()),), r"has shape \(\); it needs a row"),
         ((torch.tensor([1.0, 1.0, -1.0]),), "exposures must be positive"),

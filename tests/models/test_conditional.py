@@ -118,11 +118,11 @@ def test_training_learns_how_x_depends_on_y() -> None:
 def test_methods_return_the_right_shapes(options: dict[str, Any], y: Tensor) -> None:
     cvae = ConditionalVAE((1, 8, 8), 3, **options)
     cvae.standardise(X, y)
-    assert cvae.encode(X, y).batch_shape == (10,)
+    assert cvae.q(X, y).batch_shape == (10,)
     assert cvae.embed(X[0], y[0]).shape == (3,)
     assert cvae.decode(torch.zeros(7, 1, 3), y).batch_shape == (7, 10)
     assert cvae.decode_mean(torch.zeros(7, 10, 3), y[0]).shape == (7, 10, 1, 8, 8)
-    assert cvae.reconstruct(X, y).shape == X.shape
+    assert cvae.reconstruct(X, y, num_samples=0).shape == X.shape
     assert cvae.sample(4, y[0]).shape == (4, 1, 8, 8)
     assert cvae.sample(10, y, mean=True).shape == X.shape
     assert cvae.transfer(X, y, y[3]).shape == X.shape
@@ -134,8 +134,10 @@ def test_transfer_and_draw_decode_with_the_given_y() -> None:
     other = (CLASSES + 1) % 3
     moved = cvae.transfer(X, CLASSES, other)
     torch.testing.assert_close(moved, cvae.decode_mean(z, other).detach())
-    torch.testing.assert_close(cvae.transfer(X, CLASSES, CLASSES), cvae.reconstruct(X, CLASSES))
-    assert (moved - cvae.reconstruct(X, CLASSES)).abs().amax((1, 2, 3)).min() > 1e-3
+    torch.testing.assert_close(
+        cvae.transfer(X, CLASSES, CLASSES), cvae.reconstruct(X, CLASSES, num_samples=0)
+    )
+    assert (moved - cvae.reconstruct(X, CLASSES, num_samples=0)).abs().amax((1, 2, 3)).min() > 1e-3
     z, eta = cvae.draw(10, CLASSES)
     torch.testing.assert_close(eta, cvae.model.eta_given(z, cvae.model.condition(CLASSES)))
     assert not any(t.requires_grad for t in (moved, cvae.sample(4, CLASSES[0], mean=True)))
@@ -187,14 +189,14 @@ def test_copies_and_state_dicts_give_the_same_pair(options: dict[str, Any], y: T
     cvae.standardise(X, y)
     fresh = ConditionalVAE((1, 8, 8), 3, conditional_prior=True, **options)
     fresh.load_state_dict(cvae.state_dict())
-    expected = cvae.reconstruct(X, y)
+    expected = cvae.reconstruct(X, y, num_samples=0)
     for other in (copy.deepcopy(cvae), fresh):
-        assert torch.equal(other.reconstruct(X, y), expected)
+        assert torch.equal(other.reconstruct(X, y, num_samples=0), expected)
     own = {p.data_ptr() for p in copy.deepcopy(cvae).parameters()}
     assert not own & {p.data_ptr() for p in cvae.parameters()}
     stored = [t.data_ptr() for t in cvae.state_dict().values()]
     assert len(stored) == len(set(stored))
-    doubled = fresh.double().reconstruct(X.double(), y)
+    doubled = fresh.double().reconstruct(X.double(), y, num_samples=0)
     assert doubled.dtype == torch.float64
     torch.testing.assert_close(doubled, expected.double(), rtol=1e-4, atol=1e-4)
 
@@ -251,7 +253,7 @@ def test_missing_entries_are_integrated_out() -> None:
     p = MultivariateNormal(linear.bias[kept] + y @ of_y.T, of_z @ of_z.T + 0.36 * torch.eye(2))
     off = (found.log_likelihood - p.log_prob(x[:, kept]).detach()).abs()
     assert (off <= 4.5 * found.standard_error).all()
-    assert cvae.reconstruct(x, y).isfinite().all()
+    assert cvae.reconstruct(x, y, num_samples=0).isfinite().all()
 
 
 def test_given_parts_are_used() -> None:

@@ -47,7 +47,7 @@ def test_a_linear_vae_reaches_the_ppca_maximum_with_a_tight_elbo(load: Any) -> N
 
     precision = torch.eye(2) + weight.T @ weight / noise
     mean = torch.linalg.solve(precision, weight.T @ (x - bias).T / noise).T
-    q: Any = vae.encode(x)
+    q: Any = vae.q(x)
     q = MultivariateNormal(q.mean, torch.diag_embed(q.variance))
     gap = kl_divergence(q, MultivariateNormal(mean, precision_matrix=precision)).mean().item()
     assert gap < 0.05

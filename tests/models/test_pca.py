@@ -139,7 +139,7 @@ def test_the_guide_is_the_exact_posterior(gaps: bool) -> None:
     x = remove_entries(make_table(40)) if gaps else make_table(40)
     ppca = fit_ppca(x, method="em")
     weight, noise = ppca.loadings, ppca.scale**2
-    q: Any = ppca.encode(x)
+    q: Any = ppca.q(x)
     for n in range(5):
         present = ~x[n].isnan()
         w = weight[present]

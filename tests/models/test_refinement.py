@@ -65,7 +65,7 @@ def test_refined_full_rank_posteriors_reach_the_exact_one(start: str) -> None:
     x = sample_data(vae)
     log_p, mean, covariance = exact(vae, x)
     with torch.no_grad():
-        q = vae.encode(x)
+        q = vae.q(x)
         assert (q.mean - mean).abs().max() < 0.05 * covariance.diagonal().sqrt().max()
     gap = (
         log_p - importance_sample(vae.model, vae.guide, x, num_samples=200, compile=False).elbo
@@ -108,13 +108,13 @@ def test_the_encoder_gets_the_gradient_at_the_refined_parameters() -> None:
 def test_q_is_a_function_of_each_datum_alone(inference: Any) -> None:
     vae = make_vae(inference)
     x = sample_data(vae)
-    together = vae.encode(x).mean
+    together = vae.q(x).mean
     torch.manual_seed(5)
-    torch.testing.assert_close(vae.encode(x).mean, together)
-    alone = torch.stack([vae.encode(each[None]).mean[0] for each in x[:3]])
+    torch.testing.assert_close(vae.q(x).mean, together)
+    alone = torch.stack([vae.q(each[None]).mean[0] for each in x[:3]])
     torch.testing.assert_close(alone, together[:3], rtol=1e-4, atol=1e-4)
     with torch.no_grad():
-        torch.testing.assert_close(vae.encode(x).mean, together)
+        torch.testing.assert_close(vae.q(x).mean, together)
 
 
 @pytest.mark.slow
@@ -160,10 +160,10 @@ def test_copies_and_state_dicts_keep_everything() -> None:
     twin = copy.deepcopy(vae)
     with torch.no_grad():
         twin.model.decoder.w.mul_(2)  # changes the refined posteriors of the copy only
-        assert not torch.allclose(twin.encode(x).mean, vae.encode(x).mean)
+        assert not torch.allclose(twin.q(x).mean, vae.q(x).mean)
     other = make_vae({"name": "free", "num_data": NUM})
     other.load_state_dict(twin.state_dict())
-    torch.testing.assert_close(other.encode(x).mean, twin.encode(x).mean)
+    torch.testing.assert_close(other.q(x).mean, twin.q(x).mean)
     assert evaluate(vae.model, vae.guide, x).elbo.mean > -1e3
 
 

@@ -20,19 +20,19 @@ X = (torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.5).
 
 def test_methods_return_the_right_shapes() -> None:
     vae = VAE((1, 8, 8), latent_dim=3)
-    assert vae.encode(X).event_shape == (3,)
-    assert vae.encode(X).batch_shape == (10,)
+    assert vae.q(X).event_shape == (3,)
+    assert vae.q(X).batch_shape == (10,)
     assert vae.decode(torch.zeros(5, 2, 3)).batch_shape == (5, 2)
     assert vae.decode_mean(torch.zeros(5, 2, 3)).shape == (5, 2, 1, 8, 8)
-    assert vae.reconstruct(X).shape == X.shape
+    assert vae.reconstruct(X, num_samples=0).shape == X.shape
     assert vae.sample(4).shape == (4, 1, 8, 8)
     assert vae.interpolate(X[0], X[1], 7).shape == (7, 1, 8, 8)
 
 
 def test_reconstruct_sample_and_interpolate_match_their_definitions() -> None:
     vae = VAE((1, 8, 8), latent_dim=3)
-    z = vae.encode(X).mean
-    torch.testing.assert_close(vae.reconstruct(X), vae.decode_mean(z))
+    z = vae.q(X).mean
+    torch.testing.assert_close(vae.reconstruct(X, num_samples=0), vae.decode_mean(z))
     path = vae.interpolate(X[0], X[1], 5)
     torch.testing.assert_close(path[0], vae.decode_mean(z[0]), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(path[-1], vae.decode_mean(z[1]), rtol=1e-4, atol=1e-5)
@@ -41,7 +41,7 @@ def test_reconstruct_sample_and_interpolate_match_their_definitions() -> None:
     assert set(vae.sample(4).unique().tolist()) == {0.0, 1.0}
     means = vae.sample(4, mean=True)
     assert ((means > 0) & (means < 1)).all()
-    assert not any(t.requires_grad for t in (path, means, vae.reconstruct(X)))
+    assert not any(t.requires_grad for t in (path, means, vae.reconstruct(X, num_samples=0)))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_given_parts_are_used() -> None:
     )
     assert vae.model.prior is prior
     assert vae.guide.posterior is posterior
-    assert vae.encode(X).mean.abs().max() <= 1
+    assert vae.q(X).mean.abs().max() <= 1
     fit(vae.model, vae.guide, X, epochs=1, progress=False)
 
 

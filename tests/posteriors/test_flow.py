@@ -222,7 +222,7 @@ def test_a_flow_beats_the_best_diagonal_normal() -> None:
         torch.zeros(2), weight @ weight.T + 0.25 * torch.eye(2)
     ).log_prob(x)
     with torch.no_grad():
-        q = vae.encode(x)
+        q = vae.q(x)
         z = q.rsample((200,))
         elbo = vae.decode(z).log_prob(x) + vae.model.prior().log_prob(z) - q.log_prob(z)
     gaps = evidence - elbo

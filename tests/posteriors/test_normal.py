@@ -146,7 +146,7 @@ def test_a_diagonal_posterior_leaves_the_known_gap() -> None:
     gap = (precision.diagonal().log().sum() - precision.logdet()) / 2
     assert gap > 0.1
     particles = 4000
-    q = vae.encode(X)
+    q = vae.q(X)
     z = q.sample((particles,))
     elbos = vae.decode(z).log_prob(X) + vae.model.prior().log_prob(z) - q.log_prob(z)
     assert_unbiased(elbos, exact_log_evidence(vae, X, SCALE) - gap)

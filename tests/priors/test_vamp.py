@@ -82,7 +82,7 @@ def test_density_is_the_weighted_sum_of_the_guides_densities(
     prior: Any = vae.model.prior
     scale, loc = vae.guide.standardise.scale, vae.guide.standardise.loc
     terms = [
-        weight * vae.encode(scale * u + loc).log_prob(z).exp()
+        weight * vae.q(scale * u + loc).log_prob(z).exp()
         for weight, u in zip(prior.logits.softmax(0), prior.pseudo_inputs, strict=True)
     ]
     p = prior()

@@ -22,7 +22,12 @@ __all__ = ["Estimate", "Evaluation", "check_log_likelihood", "evaluate"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over data and its standard error."""
+    """A mean over data and its standard error; ``float(estimate)`` is the mean.
+
+    >>> estimate = Estimate(-97.7, 0.2)
+    >>> print(estimate, float(estimate))
+    -97.70 ± 0.20 -97.7
+    """
 
     mean: float
     standard_error: float
@@ -33,6 +38,9 @@ class Estimate:
         values = values.double()
         error = values.std().item() / sqrt(len(values)) if len(values) > 1 else float("nan")
         return cls(values.mean().item(), error)
+
+    def __float__(self) -> float:
+        return self.mean
 
     def __str__(self) -> str:
         return f"{self.mean:.2f} ± {self.standard_error:.2f}"

@@ -12,15 +12,18 @@ from .parts import (
     build_prior,
 )
 from .recognition import AmortisedGuide, RecognitionModel, encoder_input_shape
+from .results import Encoding, Prediction
 
 __all__ = [
     "AmortisedGuide",
     "Body",
     "DeepLatentModel",
+    "Encoding",
     "GenerativeModel",
     "LatentVariableModel",
     "Layer",
     "Part",
+    "Prediction",
     "RecognitionModel",
     "build_decoder",
     "build_encoder",

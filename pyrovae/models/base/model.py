@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Num
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...arguments import (
     TensorLike,
@@ -23,24 +23,20 @@ from ...data.description import DataDescription
 from ...data.memory import check_fits_memory
 from ...described import Described
 from ...errors import InputError
-from ...inverse import Mask, Operator, Posterior, posterior
-from ...inverse.posterior import check_given
 from ...likelihoods.support import check_values
 from ...storage import weights
 from .generative import GenerativeModel, Layer
+from .new_data import NewData
 from .recognition import RecognitionModel
 from .saved import WEIGHTS, Description
 
 __all__ = ["Given", "LatentVariableModel"]
 
-_TOO_LARGE = 1e15
-"""Squares of larger numbers overflow in single precision, or nearly so."""
-
 Given = Mapping[str, Tensor] | None
 """Tensors that the likelihood takes besides the decoder's output, by name."""
 
 
-class LatentVariableModel(Described, nn.Module):
+class LatentVariableModel(Described, NewData):
     """A generative model p(x, z) and an amortised guide q(z | x), assembled from parts.
 
     ``model`` and ``guide`` are ordinary Pyro functions of the data. They are also ``nn.Module``s,
@@ -99,50 +95,6 @@ class LatentVariableModel(Described, nn.Module):
         Description(self.describe(), dtype, self.about).write(folder)
         weights.write(folder / WEIGHTS, self, {})
         return folder
-
-    def as_data(self, x: TensorLike, name: str = "x", batch_dims: int | None = None) -> Tensor:
-        """x as a tensor on the device of the model, after a check of its shape.
-
-        Every method takes tensors, NumPy arrays and data frames of numbers, by this check.
-
-        Arguments:
-            x: data.
-            name: what to call them.
-            batch_dims: number of dimensions before those of a datum; None for any.
-
-        Raises:
-            InputError: if x are no finite real numbers, or have another shape than the model
-                expects, or are tensors on another device. NaN is taken where entries of x may be
-                missing.
-        """
-        like = self.guide.standardise.loc
-        data = as_data(name, x, self.event_shape, like=like, batch_dims=batch_dims)
-        check_values(data, self.event_shape, what=name, missing=self.guide.missing)
-        size = self.guide.standardise(data).abs().nan_to_num(0.0).max()
-        if not bool(size < _TOO_LARGE):
-            raise InputError(
-                f"{name} holds numbers of {size.item():.3g} standard deviations, whose squares "
-                "overflow; rescale the data"
-            )
-        return data
-
-    def as_given(self, given: tuple[TensorLike, ...], x: Tensor) -> tuple[Tensor, ...]:
-        """What comes with data x as tensors, after a check that each has a row for each datum.
-
-        Raises:
-            InputError: if one has another number of rows, or is no tensor, array or frame.
-        """
-        batch = tuple(x.shape[: x.ndim - len(self.event_shape)])
-        tensors = []
-        for i, each in enumerate(given):
-            tensor = as_tensor(f"given[{i}]", each, like=self.guide.standardise.loc)
-            if tuple(tensor.shape[: len(batch)]) != batch:
-                raise InputError(
-                    f"given[{i}] has shape {tuple(tensor.shape)}; it must begin with {batch}, as x "
-                    "does"
-                )
-            tensors.append(tensor)
-        return tuple(tensors)
 
     def as_latent(self, z: TensorLike, shape: tuple[int, ...], name: str = "z") -> Tensor:
         """Latents z as a tensor of the model's type and device, after a check of their shape.
@@ -218,10 +170,6 @@ class LatentVariableModel(Described, nn.Module):
         """A point of the latent space that represents x: the mean of q(z | x) if it is known."""
         raise NotImplementedError
 
-    def reconstruct(self, x: TensorLike, *given: TensorLike) -> Float[Tensor, "..."]:
-        """E[x' | z] at ``z = embed(x)``, without gradients."""
-        raise NotImplementedError
-
     def draw(
         self, num: int, *given: TensorLike
     ) -> tuple[Float[Tensor, "num code"], Float[Tensor, "..."]]:
@@ -243,76 +191,3 @@ class LatentVariableModel(Described, nn.Module):
         num_samples = self.as_number(num_samples, "num_samples")
         _, eta = self.draw(num_samples, *given)
         return self.likelihood.mean(eta) if mean else self.likelihood(eta).sample()
-
-    def posterior(
-        self,
-        y: TensorLike,
-        *given: TensorLike,
-        operator: Operator | None = None,
-        method: str | Mapping[str, Any] = "importance",
-        num_samples: int = 200,
-        batch_size: int = 100,
-        seed: int = 0,
-        progress: bool = True,
-    ) -> Posterior:
-        """Draw from p(z, x | y) for a degraded observation y of each datum.
-
-        The trained model stays the same. An operator turns its likelihood p(x | z) into p(y | z),
-        so you can restore data that are incomplete, noisy or of low resolution. See
-        :func:`pyrovae.inverse.posterior`.
-
-        Arguments:
-            y: observations, with NaN where nothing was observed.
-            given: the tensors that come with each datum, as the model takes them after x.
-            operator: how y comes from x, from :mod:`pyrovae.inverse`; by default some entries of x
-                are missing, and the others are observed exactly.
-            method: how to draw z: ``amortised``, ``refined``, ``importance``, ``pseudo_gibbs``,
-                ``metropolis_within_gibbs`` or ``nuts``, as a name or as settings with the name.
-            num_samples: number of draws for each datum.
-            batch_size: number of observations at a time.
-            seed: seed of all random numbers.
-            progress: show a progress bar if it takes more than two seconds.
-
-        Raises:
-            InputError: before any draw, if an argument is invalid, or the operator has no p(y | z)
-                for this likelihood.
-
-        Example:
-            >>> from pyrovae import VAE
-            >>> y = torch.tensor([[1.0, torch.nan, 0.0]])
-            >>> result = VAE((3,), 2).posterior(y, method="amortised")
-            >>> result.x.shape, result.mean[0, 0].item()
-            (torch.Size([200, 1, 3]), 1.0)
-        """
-        if not self.has_prior:
-            raise InputError(
-                f"{type(self).__name__} has no prior p(z) to infer the missing information from; "
-                "use a vae"
-            )
-        likelihood, guide = self.likelihood, self.guide
-        y = as_tensor("y", y, like=guide.standardise.loc)
-        given = tuple(as_tensor(f"given[{i}]", each, like=y) for i, each in enumerate(given))
-        if operator is None or isinstance(operator, Mask):
-            check_values(y, self.event_shape, what="the observations", missing=True)
-            check_given(given, len(y))
-            first = self.num_conditions
-            likelihood_given = given[first : first + len(likelihood.likelihood.given)]
-            likelihood.check(
-                y, what="the observations", given=likelihood.given_with(y, *likelihood_given)
-            )
-        return posterior(
-            self.model,
-            guide,
-            y,
-            *given,
-            operator=operator,
-            method=method,
-            num_samples=num_samples,
-            batch_size=batch_size,
-            seed=seed,
-            event_shape=self.event_shape,
-            centre=guide.standardise.loc,
-            fill=likelihood.fill,
-            missing=guide.missing,
-            progress=progress,
-        )

@@ -151,7 +151,7 @@ def test_loss_splits_into_reconstruction_and_kl() -> None:
         log_likelihood, kl = bound.per_datum()
 
     z = bound.guide_trace.nodes["z"]["value"]
-    q, prior = vae.encode(x), vae.model.prior()
+    q, prior = vae.q(x), vae.model.prior()
     torch.testing.assert_close(log_likelihood, vae.decode(z).log_prob(x))
     torch.testing.assert_close(kl, q.log_prob(z) - prior.log_prob(z))
     torch.testing.assert_close(log_likelihood.sum(), bound.log_likelihood())
