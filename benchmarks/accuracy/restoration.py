@@ -27,8 +27,8 @@ from pyrovae import VAE, binarise, fit
 from pyrovae.infer import Estimate
 from pyrovae.inverse import Downsample, Noise, Operator, Posterior
 from pyrovae.nn import MLP
-from pyrovae.runs.degradation import Degradation
-from pyrovae.runs.quality import calibration_error, psnr
+from pyrovae.runs.questions.degradation import Degradation
+from pyrovae.runs.questions.quality import calibration_error, psnr
 
 from ..data import images, test_images
 from .linear_gaussian import LinearGaussian

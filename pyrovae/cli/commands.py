@@ -72,7 +72,10 @@ def train(
     ] = False,
     resume: Annotated[
         Path | None,
-        Parameter(help="Run directory of an interrupted run to continue, with its own options."),
+        Parameter(
+            help="Run directory of an interrupted run to continue, with its own options; with a "
+            "larger --epochs, also of a finished one."
+        ),
     ] = None,
     options: Annotated[RunConfig, Parameter(name="*")] = RunConfig(),  # noqa: B008
 ) -> None:
@@ -85,14 +88,20 @@ def train(
         if text is not None:
             given[name] = from_yaml(text, name)
     if resume is not None:
+        epochs = given.pop("epochs", None)
         if given or config is not None:
             other = next(iter(given), "config")
             raise InputError(f"--resume uses the options of the run; leave out {other}")
         from ..runs.train import resume as resume_run
 
-        resume_run(resume, make_console())
+        resume_run(resume, make_console(), epochs)
         return
-    resolved = read_config(config, given)
+    if options.from_run is not None:
+        from ..runs.start import options_from
+
+        resolved = options_from(options.from_run, config, given)
+    else:
+        resolved = read_config(config, given)
     if print_config:
         print(to_yaml(resolved), end="")
         return
@@ -101,28 +110,63 @@ def train(
     train_run(resolved, make_console())
 
 
+def _several(what: str) -> Parameter:
+    return Parameter(help=f"{what} to compare, separated by commas; a single one is used by all.")
+
+
 @app.command
 def compare(
-    data: Annotated[str, Parameter(help="Data set or file, as for pyrovae train.")],
-    /,
-    *,
-    likelihoods: Annotated[
+    *targets: Annotated[
         str,
-        Parameter(help='Two or more, as in "normal,poisson,{family: binomial, total_count: 16}".'),
+        Parameter(help="A data set or file to train on, as for pyrovae train; or finished runs."),
     ],
+    likelihoods: Annotated[
+        str | None,
+        Parameter(
+            help='Likelihoods to compare, as in "normal,poisson,{family: binomial, total_count: '
+            '16}".'
+        ),
+    ] = None,
+    model: Annotated[str | None, _several("Models")] = None,
+    prior: Annotated[str | None, _several("Priors")] = None,
+    posterior: Annotated[str | None, _several("Posteriors")] = None,
+    objective: Annotated[str | None, _several("Objectives")] = None,
     config: Annotated[
         Path | None,
         Parameter(help="YAML file of options. Options on the command line override it."),
     ] = None,
     options: Annotated[RunConfig, Parameter(name="*")] = RunConfig(),  # noqa: B008
 ) -> None:
-    """Train one model per likelihood on the same data, and compare their test ELBOs."""
+    """Compare the test ELBOs of runs, or of new models that differ in one part."""
     given: dict[str, Any] = {name: getattr(options, name) for name in options.model_fields_set}
-    resolved = read_config(config, {**given, "data": data})
-    specs = from_yaml(f"[{likelihoods}]", "likelihoods")
-    from . import jobs
+    texts = {
+        "likelihood": likelihoods,
+        "model": model,
+        "prior": prior,
+        "posterior": posterior,
+        "objective": objective,
+    }
+    parts = {name: from_yaml(f"[{text}]", name) for name, text in texts.items() if text is not None}
+    from . import comparing
 
-    jobs.compare(resolved, specs, make_console())
+    if len(targets) > 1:
+        if parts or given or config is not None:
+            raise InputError("finished runs are compared as they are; leave out all options")
+        comparing.compare_runs([Path(each) for each in targets], make_console())
+        return
+    if not targets:
+        raise InputError("compare needs data to train on, or two or more run directories")
+    several = [name for name, specs in parts.items() if len(specs) > 1]
+    if len(several) != 1:
+        found = ", ".join(several) or "none"
+        raise InputError(
+            "compare varies one part: give two or more of likelihoods, model, prior, posterior or "
+            f"objective, separated by commas; got {found}"
+        )
+    (varied,) = several
+    fixed = {name: specs[0] for name, specs in parts.items() if name != varied and specs}
+    resolved = read_config(config, {**given, **fixed, "data": targets[0]})
+    comparing.compare(resolved, varied, parts[varied], make_console())
 
 
 @app.command

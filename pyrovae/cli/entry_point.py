@@ -112,6 +112,8 @@ def _one_line_warnings() -> Iterator[None]:
 
 def _merge_settings(arguments: Sequence[str]) -> list[str]:
     """Merge options such as ``--likelihood normal --likelihood.scale 1`` into one, in YAML."""
+    if arguments[:1] == ["compare"]:  # whose options are lists of these
+        return list(arguments)
     rest: list[str] = []
     settings: dict[str, dict[str, Any]] = {option: {} for option in _SETTINGS}
     words = iter(arguments)

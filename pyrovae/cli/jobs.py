@@ -1,26 +1,18 @@
 """What the commands do, given a configuration or a run directory."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
 from ..errors import InputError
-from ..likelihoods import Likelihood, Mixed
-from ..runs import answers, plots
-from ..runs.config import RunConfig
-from ..runs.directory import RunDirectory
-from ..runs.evaluation import evaluate_annealed, evaluate_elbo, evaluate_log_likelihood
-from ..runs.output import JSON, Target
 from ..runs.pictures import draw_reconstructions, draw_samples
-from ..runs.prepare import arrange_data, build_model, check_data, load_data, prepare_data
-from ..runs.report import print_comparison
-from ..runs.resolve import resolve_options
-from ..runs.train import run_name, train
+from ..runs.questions import answers
+from ..runs.questions.evaluation import evaluate_annealed, evaluate_elbo, evaluate_log_likelihood
+from ..runs.questions.output import JSON, Target
 from ..runs.trained import Trained, open_run, refuse_non_finite
 
-__all__ = ["answers", "ask", "compare", "evaluate", "reconstruct", "sample"]
+__all__ = ["answers", "ask", "evaluate", "reconstruct", "sample"]
 
 
 def ask(
@@ -161,66 +153,3 @@ def evaluate(
     if target is not None:
         target.write_record(trained.records)
         console.print(f"wrote the results to {target.path}", soft_wrap=True)
-
-
-def compare(config: RunConfig, likelihoods: list[Any], console: Console) -> Path:
-    """Train one model per likelihood with the same options, and print a table of test ELBOs.
-
-    Runs are ranked only among those whose ELBOs bound the same quantity: a density in the units of
-    the data, a probability mass of the values, or a probability mass of binarised pixels.
-
-    Returns:
-        The directory that holds a run directory for each likelihood.
-
-    Raises:
-        InputError: before any training, if a likelihood or the data cannot be used.
-    """
-    if len(likelihoods) < 2:
-        raise InputError(f"compare needs two or more likelihoods; got {len(likelihoods)}")
-    declared = [Likelihood.of(spec) for spec in likelihoods]
-    names = [_directory_name(likelihood, i) for i, likelihood in enumerate(declared)]
-    parent = config.output or Path("runs") / f"compare-{run_name(config)}"
-    RunDirectory.refuse_used(parent)
-    shape = load_data(config).event_shape if config.dequantise else None
-    configs = []
-    for likelihood, name in zip(declared, names, strict=True):
-        is_density = (
-            shape is not None
-            and isinstance(likelihood, Likelihood)
-            and not likelihood.build(shape).is_discrete
-        )
-        changes = {
-            "likelihood": likelihood.to_dict(),
-            "output": parent / name,
-            "dequantise": is_density,
-        }
-        each = config.model_copy(update=changes)
-        dataset = load_data(each)
-        resolved = resolve_options(each, dataset, parent / name, console)
-        dataset = arrange_data(resolved, dataset)
-        check_data(build_model(resolved, dataset), prepare_data(resolved, dataset))
-        configs.append(each)
-    records = {}
-    for name, each in zip(names, configs, strict=True):
-        console.rule(name)
-        records[name] = RunDirectory.open(train(each, console)).read_evaluation()
-    print_comparison(records, console)
-    x = dataset.test.x
-    is_whole = bool(((x == x.round()) | x.isnan()).all())
-    if is_whole and not config.dequantise and len({r["kind"] for r in records.values()}) > 1:
-        console.print(
-            "The data are whole numbers. With --dequantise, densities give bounds on probability "
-            "mass, which you can compare with the others.",
-            soft_wrap=True,
-        )
-    figure = plots.gallery([parent / name / "reconstructions.png" for name in names], names)
-    RunDirectory(parent).write_figure("comparison", figure)
-    console.print(
-        f"wrote the reconstructions of all runs to {parent / 'comparison.png'}", soft_wrap=True
-    )
-    return parent
-
-
-def _directory_name(likelihood: Likelihood | Mixed, number: int) -> str:
-    family = "Mixed" if isinstance(likelihood, Mixed) else likelihood.family.name
-    return f"{number + 1}-{family}"

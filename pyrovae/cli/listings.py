@@ -1,8 +1,13 @@
-"""Commands that list what can be named: likelihoods, and the other parts of a model."""
+"""Commands that list: likelihoods, other parts of a model, and runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from .commands import app, make_console
 
-__all__ = ["likelihoods", "parts"]
+__all__ = ["likelihoods", "parts", "runs"]
 
 
 @app.command
@@ -19,3 +24,14 @@ def parts() -> None:
     from ..runs.report import print_parts
 
     print_parts(make_console())
+
+
+@app.command
+def runs(
+    folder: Annotated[Path, Parameter(help="Folder of run directories.")] = Path("runs"),
+    /,
+) -> None:
+    """List the runs in a folder with their data, models and test ELBOs, the best of each first."""
+    from ..runs.listing import find_runs, print_runs
+
+    print_runs(find_runs(folder), folder, make_console())

@@ -71,8 +71,8 @@ def restore(
     declared = from_yaml(method, "method")
     if isinstance(declared, dict):
         declared = {"name": "importance", **declared}
-    from ..runs.degradation import Degradation
-    from ..runs.restoration import restore
+    from ..runs.questions.degradation import Degradation
+    from ..runs.questions.restoration import restore
     from ..runs.trained import refuse_non_finite
 
     with refuse_non_finite(run):

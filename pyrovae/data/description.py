@@ -1,10 +1,13 @@
 """What is known of the data that a model was trained on, without the data themselves."""
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
@@ -114,6 +117,40 @@ class DataDescription(BaseModel):
         """The attributes in plain values."""
         return self.model_dump(mode="json")
 
+    def recode(self, dataset: Dataset) -> Dataset:
+        """The data with words and classes numbered as they are here.
+
+        Raises:
+            InputError: if they hold a word or a class that is not known here.
+        """
+        names = {name: self.categories.get(name) for name in dataset.categories}
+        if dict(dataset.categories) == dict(self.categories) and dataset.classes == self.classes:
+            return dataset
+        maps = {}
+        for name, words in dataset.categories.items():
+            known = names[name]
+            if known is None:
+                raise InputError(f"column {name!r} of {dataset.name} holds words, not numbers")
+            maps[name] = _codes_of(words, known, f"column {name!r} of {dataset.name}")
+        classes = None
+        if dataset.classes is not None and self.classes is not None:
+            classes = _codes_of(dataset.classes, self.classes, f"the labels of {dataset.name}")
+
+        def recode(part: Split) -> Split:
+            x = part.x.clone()
+            for name, codes in maps.items():
+                column = x[:, (dataset.features or ()).index(name)]
+                present = ~column.isnan()
+                column[present] = codes.to(x.dtype)[column[present].long()]
+            y = part.y
+            if y is not None and classes is not None:
+                y = torch.where(y < 0, y, classes[y.clamp_min(0)])
+            return replace(part, x=x, y=y)
+
+        parts = [recode(part) for part in dataset.splits.values()]
+        changed = replace(dataset, categories=dict(self.categories), classes=self.classes)
+        return changed.with_splits(*parts)
+
     def check_same(self, dataset: Dataset) -> None:
         """Check that these are the data that are described here.
 
@@ -131,6 +168,14 @@ class DataDescription(BaseModel):
 def _find_limits(x: Tensor) -> tuple[float, float] | None:
     present = x[x.isfinite()]
     return (present.min().item(), present.max().item()) if len(present) else None
+
+
+def _codes_of(words: Sequence[str], known: Sequence[str], what: str) -> Int[Tensor, "words"]:
+    """For each word, its number among those that are known."""
+    unknown = [word for word in words if word not in known]
+    if unknown:
+        raise InputError(f"{what} holds {unknown[0]!r}, which the model was not trained with")
+    return torch.tensor([known.index(word) for word in words])
 
 
 def _digest(part: Split) -> str:

@@ -188,6 +188,11 @@ class RunConfig(BaseModel):
     output: Path | None = Field(
         None, description="New or empty run directory. Default: runs/DATA-TIME."
     )
+    from_run: Annotated[Path | None, Parameter(name="--from")] = Field(
+        None,
+        description="Run directory whose model and weights to start from, on data with the same "
+        "columns. Options of the model are those of that run.",
+    )
 
 
 _MAX_CHARACTERS = 2_000_000

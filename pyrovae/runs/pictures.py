@@ -26,10 +26,16 @@ def draw_pictures(trained: Trained) -> None:
     family, test = trained.family, trained.data.test
     draw_reconstructions(trained)
     codes = apply_in_chunks(family.embed, *test.parts, device=trained.device).flatten(1)
+    if family.has_prior:
+        _draw_from_prior(trained, codes)
+    # Last, so that a run with this picture is known to be finished.
     figure = plots.latent_space(codes, test.y, trained.data.classes)
     trained.run.write_figure("latent_space", figure)
-    if not family.has_prior:
-        return
+
+
+def _draw_from_prior(trained: Trained, codes: Float[Tensor, "num latent"]) -> None:
+    """Draw samples, and the effect of each latent on images."""
+    family, test = trained.family, trained.data.test
     is_image = plots.is_image(family.event_shape)
     torch.manual_seed(trained.config.seed)
     _, drawn, means, _ = trained.draw(_NUM_IMAGES if is_image else max(len(test), 500))

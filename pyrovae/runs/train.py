@@ -3,7 +3,7 @@
 import shlex
 import signal
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,8 @@ import torch
 from rich.console import Console
 
 from ..data import Batches, Dataset
-from ..data.memory import parameter_budget
 from ..device import find_device
-from ..errors import Agreed, InputError, Interrupted
+from ..errors import Agreed, Interrupted
 from ..infer import objective_of
 from ..infer.parallel.processes import Processes
 from ..likelihoods import Likelihood
@@ -31,21 +30,25 @@ from ..training.snapshots import Snapshots
 from . import plots
 from .config import RunConfig
 from .directory import RunDirectory
-from .evaluation import evaluate_elbo
-from .held_out import NUM_SAMPLES, HeldOut
 from .pictures import draw_pictures
 from .prepare import (
     arrange_data,
-    build_model,
-    check_data,
-    check_memory,
-    check_step_memory,
     load_data,
     make_training_batches,
-    prepare_data,
+)
+from .questions.evaluation import evaluate_elbo
+from .questions.held_out import NUM_SAMPLES, HeldOut
+from .reopen import (
+    checkpoint_folder,
+    count_epochs,
+    go_further,
+    is_finished,
+    make_data_and_model,
+    reopen,
 )
 from .resolve import INFER, resolve_options, resolve_parts
-from .trained import Trained, describe_data, make_ordered_batches, model_options, read_data
+from .start import recode_as
+from .trained import Trained, describe_data, make_ordered_batches, model_options
 
 __all__ = ["resume", "run_name", "train"]
 
@@ -95,8 +98,15 @@ def train(config: RunConfig, console: Console) -> Path:
     return path
 
 
-def resume(path: Path, console: Console) -> Path:
+def resume(path: Path, console: Console, epochs: int | None = None) -> Path:
     """Continue a run that was interrupted or killed; it ends as it would have without a break.
+
+    A run that is finished is left as it is, unless there are more epochs to train.
+
+    Arguments:
+        path: the run directory.
+        console: to print to.
+        epochs: number of epochs in all; None for that of the run.
 
     Returns:
         The run directory.
@@ -107,6 +117,15 @@ def resume(path: Path, console: Console) -> Path:
         Interrupted: as in :func:`train`.
     """
     with join_processes() as (processes, _):
+        processes.run_in_first(partial(go_further, path, epochs))
+        done = count_epochs(path)
+        if is_finished(path):
+            console.print(
+                f"{path} is finished after {done} epochs; train it further with --epochs, as in "
+                f"--epochs {2 * done}",
+                soft_wrap=True,
+            )
+            return path
         return _continue(path, processes, console)
 
 
@@ -124,63 +143,24 @@ def _set_up(
     if config.output is not None:
         RunDirectory.refuse_used(path)
     dataset = load_data(config)
+    if config.from_run is not None:
+        dataset = recode_as(config.from_run, dataset)
     config = resolve_options(config, dataset, path, console)
     dataset = arrange_data(config, dataset)
-    return config, dataset, *_make_data_and_model(config, dataset)
+    return config, dataset, *make_data_and_model(config, dataset)
 
 
 def _continue(path: Path, processes: Processes, console: Console) -> Path:
-    config, dataset, prepared, family = processes.run_in_all(partial(_reopen, path))
+    config, dataset, prepared, family = processes.run_in_all(partial(reopen, path))
     processes.run_in_first(partial(atomic.remove_partial_files, path))
     with _advise_to_resume(path):
         _run(RunDirectory(path), config, dataset, prepared, family, processes, console)
     return path
 
 
-def _reopen(path: Path) -> tuple[RunConfig, Dataset, Dataset, LatentVariableModel]:
-    run = RunDirectory.open(path, "config.yaml")
-    config = run.read_config().model_copy(update={"output": path})
-    is_finished = (path / "evaluation.json").is_file()
-    if (
-        is_finished
-        and _name(config.model) != "ppca"
-        and not Snapshots(_checkpoint_folder(run)).exist()
-    ):
-        raise InputError(
-            f"{path} is a finished run without checkpoints, so there is nothing to continue"
-        )
-    dataset = read_data(config)
-    with _budget_of(run):
-        return config, dataset, *_make_data_and_model(config, dataset)
-
-
-def _budget_of(run: RunDirectory) -> AbstractContextManager[None]:
-    """Within, the model must fit what the run has saved, where it has saved something."""
-    paths = [run.path / "model.safetensors", *_checkpoint_folder(run).glob("*.safetensors")]
-    sizes = [path.stat().st_size for path in paths if path.is_file()]
-    return parameter_budget(max(sizes)) if sizes else nullcontext()
-
-
 def run_name(config: RunConfig) -> str:
     """Return a name for a run from its data and the time."""
     return f"{Path(config.data).stem}-{datetime.now():%Y%m%d-%H%M%S}"
-
-
-def _make_data_and_model(
-    config: RunConfig, dataset: Dataset
-) -> tuple[Dataset, LatentVariableModel]:
-    """Return the data as the likelihood sees them, and a model for them with new parameters."""
-    device = find_device(config.device)
-    torch.manual_seed(config.seed)
-    prepared = prepare_data(config, dataset)
-    family = build_model(config, dataset)
-    check_memory(family, device)
-    batch = min(config.batch_size, len(dataset.train))
-    check_step_memory(config.model_copy(update={"batch_size": batch}), dataset.event_shape)
-    family.to(device)
-    check_data(family, prepared)
-    family.standardise(*(part.to(device) for part in prepared.train.parts))
-    return prepared, family
 
 
 def _run(
@@ -235,7 +215,7 @@ def _train(
         _write_weights(trained)
         trained.run.write_metrics(history.rows())
 
-    folder = _checkpoint_folder(trained.run)
+    folder = checkpoint_folder(trained.run)
     is_resumed = Snapshots(folder).exist()
     history = fit(
         family.model,
@@ -273,16 +253,12 @@ def _train(
     trained.run.write_figure("training", plots.training_curves(history.rows()))
 
 
-def _checkpoint_folder(run: RunDirectory) -> Path:
-    return run.path / "checkpoint"
-
-
 def _clear_untrained(run: RunDirectory) -> None:
     """Empty the directory if nothing was trained, so that another run can use it.
 
     Errors are ignored, as the error that ended the run is the one to tell.
     """
-    snapshots = Snapshots(_checkpoint_folder(run))
+    snapshots = Snapshots(checkpoint_folder(run))
     with suppress(OSError):
         if not ((run.path / "model.safetensors").exists() or snapshots.exist()):
             for name in ("config.yaml", DESCRIPTION):
@@ -331,10 +307,6 @@ def _announce(
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _name(declared: str | dict[str, Any]) -> str:
-    return declared if isinstance(declared, str) else str(declared["name"])
 
 
 def _describe(declared: str | dict[str, Any]) -> str:

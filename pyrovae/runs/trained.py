@@ -96,6 +96,8 @@ class Trained:
                     "data are needed here)"
                 ) from None
             _check_layout(self.config, dataset, self.about.event_shape, self.about.features)
+            if self.config.from_run is not None:
+                dataset = self.about.recode(dataset)
             self.about.check_same(dataset)
             self._data = prepare_data(self.config, dataset)
         return self._data

@@ -61,7 +61,7 @@ def test_compare_ranks_only_what_is_comparable(pyrovae: Any, tmp_path: Path) -> 
 def test_one_likelihood_cannot_be_compared(pyrovae: Any, few: str) -> None:
     outcome = pyrovae("compare", "digits", "--likelihoods", few)
     assert outcome.code == 2
-    assert "compare needs two or more likelihoods" in outcome.err
+    assert "compare varies one part: give two or more of likelihoods" in outcome.err
 
 
 @pytest.mark.slow

@@ -138,7 +138,8 @@ def test_print_config(pyrovae: Any, tmp_path: Path) -> None:
 def test_help_names_every_option(pyrovae: Any) -> None:
     shown = pyrovae("train", "--help").out
     for name in RunConfig.model_fields:
-        assert name == "data" or f"--{name.replace('_', '-')}" in shown
+        option = "--from" if name == "from_run" else f"--{name.replace('_', '-')}"
+        assert name == "data" or option in shown
     assert "[DATA]" in shown or "DATA" in shown
 
 

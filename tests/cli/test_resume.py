@@ -90,17 +90,54 @@ def test_an_interrupted_and_killed_run_ends_like_a_complete_one(
     pictures = {path.name for path in (other / "run").glob("*.png")}
     assert {path.name for path in run.glob("*.png")} == pictures
 
-    assert resume(folder).code == 0  # which is finished already
+    picture = (run / "samples.png").stat().st_mtime_ns
+    again = resume(folder)
+    assert again.code == 0
+    assert "run is finished after 3 epochs; train it further with --epochs" in again.out
     assert results(run) == expected
+    assert (run / "samples.png").stat().st_mtime_ns == picture
+
+
+@pytest.mark.slow
+def test_a_run_trained_further_equals_one_trained_so_long(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("whole")
+    write_table(other)
+    assert train(other).code == 0
+    short = [*OPTIONS]
+    short[1] = "1"
+    done = command("train", "table.csv", "--output", "run", *short, folder=folder)
+    assert done.code == 0
+    first = results(folder / "run")
+    refused = resume(folder, None, "--epochs", "1")
+    assert refused.code == 2
+    assert "run has 1 epochs already; give a larger number" in one_line(refused)
+    assert results(folder / "run") == first
+    assert resume(folder, Kill(STEPS + 1, number=signal.SIGINT), "--epochs", "3").code == 130
+    assert not (folder / "run" / "evaluation.json").exists()
+    assert resume(folder).code == 0
+    assert results(folder / "run") == results(other / "run")
+
+
+@pytest.mark.slow
+def test_a_decaying_rate_is_not_trained_further(folder: Path) -> None:
+    options = [*OPTIONS, "--schedule", "cosine"]
+    done = command("train", "table.csv", "--output", "run", *options, folder=folder)
+    assert done.code == 0
+    refused = resume(folder, None, "--epochs", "5")
+    assert refused.code == 2
+    assert "falls to zero over 3 epochs (schedule cosine); start a new run from it with --from" in (
+        one_line(refused)
+    )
+    assert (folder / "run" / "evaluation.json").exists()
 
 
 @pytest.mark.slow
 def test_runs_that_cannot_continue_are_refused(folder: Path) -> None:
     assert train(folder, Kill(4, number=signal.SIGINT)).code == 130
     refused = {
-        "--resume uses the options of the run; leave out epochs": resume(
-            folder, None, "--epochs", "5"
-        ),
+        "--resume uses the options of the run; leave out lr": resume(folder, None, "--lr", "0.1"),
         "leave out config": resume(folder, None, "--config", "run/config.yaml"),
         "nowhere is not a run directory: it holds no config.yaml": command(
             "train", "--resume", "nowhere", folder=folder

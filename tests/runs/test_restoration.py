@@ -14,12 +14,12 @@ from pyrovae.errors import InputError
 from pyrovae.models.pca import ProbabilisticPCA
 from pyrovae.runs import plots
 from pyrovae.runs.config import RunConfig
-from pyrovae.runs.degradation import Degradation
 from pyrovae.runs.directory import RunDirectory
 from pyrovae.runs.prepare import arrange_data, build_model, prepare_data
-from pyrovae.runs.quality import calibration_error, psnr
+from pyrovae.runs.questions.degradation import Degradation
+from pyrovae.runs.questions.quality import calibration_error, psnr
+from pyrovae.runs.questions.restoration import describe_doubts, restore
 from pyrovae.runs.resolve import resolve_options
-from pyrovae.runs.restoration import describe_doubts, restore
 from pyrovae.runs.trained import open_run
 
 QUIET = Console(quiet=True)

@@ -136,9 +136,8 @@ class ReadsData(nn.Module):
         for name in self.likelihood.likelihood.given:
             if name != "exposure" or rows.exposure is None:
                 exposure = self.about.exposure if self.about is not None else None
-                raise InputError(
-                    f"the likelihood takes {name} with each datum: {_advise(rows, exposure or name)}"
-                )
+                advice = _advise(rows, exposure or name)
+                raise InputError(f"the likelihood takes {name} with each datum: {advice}")
             given.append(rows.exposure)
         return tuple(given)
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ..errors import InputError
-from ..infer import (
+from ...errors import InputError
+from ...infer import (
     Estimate,
     ImportanceEstimate,
     annealed_importance_sample,
@@ -17,15 +17,15 @@ from ..infer import (
     importance_sample,
     latent_report,
 )
-from ..infer import evaluate as evaluate_pair
-from ..infer.estimators.pareto import MAX_PARETO_K, USELESS_PARETO_K, HeavyTailWarning
-from ..models.hierarchical import HierarchicalVAE
-from ..models.mixture import MixtureVAE
-from ..models.semi_supervised import SemiSupervisedVAE
+from ...infer import evaluate as evaluate_pair
+from ...infer.estimators.pareto import MAX_PARETO_K, USELESS_PARETO_K, HeavyTailWarning
+from ...models.hierarchical import HierarchicalVAE
+from ...models.mixture import MixtureVAE
+from ...models.semi_supervised import SemiSupervisedVAE
+from ..prepare import NOISE_SEED
+from ..report import evaluation_record, print_annealed, print_evaluation, print_log_likelihood
+from ..trained import Trained, make_ordered_batches, refuse_non_finite
 from .families import compute_family_metrics, describe_family_metrics
-from .prepare import NOISE_SEED
-from .report import evaluation_record, print_annealed, print_evaluation, print_log_likelihood
-from .trained import Trained, make_ordered_batches, refuse_non_finite
 
 __all__ = ["evaluate_annealed", "evaluate_elbo", "evaluate_log_likelihood"]
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..errors import InputError
+from ...errors import InputError
 
 __all__ = ["Degradation"]
 

@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from ..data.rows import Rows
-from ..errors import InputError
-from ..infer.estimators.pareto import (
+from ...data.rows import Rows
+from ...errors import InputError
+from ...infer.estimators.pareto import (
     MAX_PARETO_K,
     USELESS_PARETO_K,
     HeavyTailWarning,
     describe_heavy_tails,
 )
+from ..trained import Trained, refuse_non_finite
 from .held_out import HELD_OUT, HeldOut, feature_terms
 from .output import Output, Target
-from .trained import Trained, refuse_non_finite
 
 __all__ = ["encode", "predict", "reconstruct", "sample", "score"]
 

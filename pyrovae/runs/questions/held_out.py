@@ -16,12 +16,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data.rows import Rows
-from ..errors import InputError, error_reason
-from ..infer.estimators.pareto import HeavyTailWarning
-from ..models.base.feature_terms import feature_terms as entry_terms
-from .directory import RunDirectory
-from .trained import Trained
+from ...data.rows import Rows
+from ...errors import InputError, error_reason
+from ...infer.estimators.pareto import HeavyTailWarning
+from ...models.base.feature_terms import feature_terms as entry_terms
+from ..directory import RunDirectory
+from ..trained import Trained
 
 __all__ = ["HELD_OUT", "NUM_SAMPLES", "HeldOut", "feature_terms"]
 

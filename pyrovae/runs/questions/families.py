@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from ..models.clustering import clustering_accuracy
-from ..models.hierarchical import HierarchicalVAE
-from ..models.mixture import MixtureVAE
-from ..models.semi_supervised import SemiSupervisedVAE
-from .trained import EVALUATION_BATCH, Trained, apply_in_chunks
+from ...models.clustering import clustering_accuracy
+from ...models.hierarchical import HierarchicalVAE
+from ...models.mixture import MixtureVAE
+from ...models.semi_supervised import SemiSupervisedVAE
+from ..trained import EVALUATION_BATCH, Trained, apply_in_chunks
 
 __all__ = ["compute_family_metrics", "describe_family_metrics"]
 

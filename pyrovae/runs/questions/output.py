@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, error_reason
-from ..storage import atomic
+from ...errors import InputError, error_reason
+from ...storage import atomic
 
 __all__ = ["JSON", "OUTPUTS", "Output", "Target"]
 

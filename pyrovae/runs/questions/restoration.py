@@ -13,17 +13,17 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from ..declared import parse_declaration
-from ..errors import InputError
-from ..infer import Estimate
-from ..infer.estimators.pareto import MAX_PARETO_K
-from ..inverse import METHODS, Downsample, Noise, Posterior
-from . import plots
+from ...declared import parse_declaration
+from ...errors import InputError
+from ...infer import Estimate
+from ...infer.estimators.pareto import MAX_PARETO_K
+from ...inverse import METHODS, Downsample, Noise, Posterior
+from .. import plots
+from ..directory import RunDirectory
+from ..prepare import arrange_data, load_data
+from ..trained import Trained, open_run
 from .degradation import Degradation
-from .directory import RunDirectory
-from .prepare import arrange_data, load_data
 from .quality import calibration_error, psnr
-from .trained import Trained, open_run
 
 __all__ = ["describe_doubts", "restore"]
 

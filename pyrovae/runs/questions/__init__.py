@@ -1,0 +1,1 @@
+"""What a trained run is asked: codes, scores, test figures, restored images."""

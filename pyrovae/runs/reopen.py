@@ -1,0 +1,138 @@
+"""Open a run that is to be trained: where it stopped, or further than it was asked for."""
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+
+from ..data import Dataset
+from ..data.memory import parameter_budget
+from ..described import from_plain
+from ..device import find_device
+from ..errors import InputError
+from ..models.base import LatentVariableModel
+from ..models.base.saved import Description
+from ..training.snapshots import Snapshots
+from .config import RunConfig
+from .directory import RunDirectory
+from .prepare import build_model, check_data, check_memory, check_step_memory, prepare_data
+from .resolve import as_settings
+from .start import start_from
+from .trained import read_data
+
+__all__ = [
+    "checkpoint_folder",
+    "count_epochs",
+    "go_further",
+    "is_finished",
+    "make_data_and_model",
+    "reopen",
+]
+
+_RESULTS = ("evaluation.json", "held_out.json", "latent_space.png")
+"""Files that a run writes after its training; the last of them in the end."""
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a run has trained all its epochs, and written its results."""
+    return all((path / name).is_file() for name in (_RESULTS[0], _RESULTS[-1]))
+
+
+def count_epochs(path: Path) -> int:
+    """The number of epochs that a run has trained."""
+    metrics = path / "metrics.csv"
+    return len(metrics.read_text().splitlines()) - 1 if metrics.is_file() else 0
+
+
+def go_further(path: Path, epochs: int | None) -> None:
+    """Set a larger number of epochs, and remove the results of the smaller one.
+
+    Raises:
+        InputError: if the run cannot be trained further.
+    """
+    if epochs is None:
+        return
+    run = RunDirectory.open(path, "config.yaml")
+    config = run.read_config()
+    done = count_epochs(path)
+    if epochs <= done:
+        raise InputError(f"{path} has {done} epochs already; give a larger number of --epochs")
+    if config.schedule != "constant" and epochs != config.epochs:
+        raise InputError(
+            f"the learning rate of {path} falls to zero over {config.epochs} epochs (schedule "
+            f"{config.schedule}); start a new run from it with --from"
+        )
+    if as_settings(config.model)["name"] == "ppca" or not Snapshots(checkpoint_folder(run)).exist():
+        raise InputError(f"{path} has no checkpoint to go on from; train a new run with --from")
+    run.write_config(config.model_copy(update={"epochs": epochs}))
+    for name in _RESULTS:
+        (path / name).unlink(missing_ok=True)
+
+
+def reopen(path: Path) -> tuple[RunConfig, Dataset, Dataset, LatentVariableModel]:
+    run = RunDirectory.open(path, "config.yaml")
+    config = run.read_config().model_copy(update={"output": path})
+    is_finished = (path / "evaluation.json").is_file()
+    if (
+        is_finished
+        and as_settings(config.model)["name"] != "ppca"
+        and not Snapshots(checkpoint_folder(run)).exist()
+    ):
+        raise InputError(
+            f"{path} is a finished run without checkpoints, so there is nothing to continue"
+        )
+    dataset = read_data(config)
+    if config.from_run is not None:
+        return config, *_reopen_started(run, config, dataset)
+    with _budget_of(run):
+        return config, dataset, *make_data_and_model(config, dataset)
+
+
+def _reopen_started(
+    run: RunDirectory, config: RunConfig, dataset: Dataset
+) -> tuple[Dataset, Dataset, LatentVariableModel]:
+    """Data and model of a run that started from another, which is not needed once there is a state.
+
+    Raises:
+        InputError: if nothing was saved yet, and the other run is gone.
+    """
+    description = Description.read(run.path)
+    assert description.data is not None
+    dataset = description.data.recode(dataset)
+    if not Snapshots(checkpoint_folder(run)).exist():
+        return dataset, *make_data_and_model(config, dataset)
+    prepared = prepare_data(config, dataset)
+    with _budget_of(run):
+        family = from_plain(description.model)
+    assert isinstance(family, LatentVariableModel)
+    return dataset, prepared, family.to(find_device(config.device))
+
+
+def _budget_of(run: RunDirectory) -> AbstractContextManager[None]:
+    """Within, the model must fit what the run has saved, where it has saved something."""
+    paths = [run.path / "model.safetensors", *checkpoint_folder(run).glob("*.safetensors")]
+    sizes = [path.stat().st_size for path in paths if path.is_file()]
+    return parameter_budget(max(sizes)) if sizes else nullcontext()
+
+
+def make_data_and_model(config: RunConfig, dataset: Dataset) -> tuple[Dataset, LatentVariableModel]:
+    """Return the data as the likelihood sees them, and a model for them with new parameters."""
+    device = find_device(config.device)
+    torch.manual_seed(config.seed)
+    prepared = prepare_data(config, dataset)
+    if config.from_run is not None:
+        family = start_from(config.from_run, dataset)
+    else:
+        family = build_model(config, dataset)
+    check_memory(family, device)
+    batch = min(config.batch_size, len(dataset.train))
+    check_step_memory(config.model_copy(update={"batch_size": batch}), dataset.event_shape)
+    family.to(device)
+    check_data(family, prepared)
+    if config.from_run is None:
+        family.standardise(*(part.to(device) for part in prepared.train.parts))
+    return prepared, family
+
+
+def checkpoint_folder(run: RunDirectory) -> Path:
+    return run.path / "checkpoint"
