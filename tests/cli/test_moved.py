@@ -9,32 +9,54 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import pyrovae as package
 from pyrovae.models import ConditionalVAE
+from pyrovae.priors import PRIORS
 
+COUNTS = ("--likelihood", "Poisson")
 MODELS = {
-    "vae": ("--likelihood", "Poisson"),
-    "prior": ("--likelihood", "NegativeBinomial", "--prior", "vamp", "--posterior", "full_rank"),
-    "mixture": ("--model", "mixture", "--likelihood", "Poisson"),
-    "conditional": ("--model", "conditional", "--label", "kind", "--likelihood", "Poisson"),
-    "semi-supervised": ("--model", "semi_supervised", "--label", "kind", "--likelihood", "Poisson"),
+    "vae": COUNTS,
+    "posterior": ("--likelihood", "NegativeBinomial", "--posterior", "full_rank"),
+    "semi-amortised": (*COUNTS, "--inference", "semi_amortised"),
+    "flow": (*COUNTS, "--posterior", "iaf"),
+    "discrete": (*COUNTS, "--posterior", "straight_through"),
+    "words": ("--likelihood", "infer"),
+    "mixture": ("--model", "mixture", *COUNTS),
+    "conditional": ("--model", "conditional", "--label", "kind", *COUNTS),
+    "semi-supervised": ("--model", "semi_supervised", "--label", "kind", *COUNTS),
     "ppca": ("--model", "ppca", "--label", "kind"),
-    "hierarchical": ("--model", "hierarchical", "--likelihood", "Poisson"),
+    "autoencoder": ("--model", "autoencoder", *COUNTS),
+    "hierarchical": ("--model", "hierarchical", *COUNTS),
+    "top-down": ("--model", "hierarchical", "--model.guide", "top_down", *COUNTS),
+} | {
+    f"prior {name}": (*COUNTS, "--prior", name)
+    for name in PRIORS
+    if name not in ("concrete", "one_hot", "standard")
 }
 
 
-def write_counts(path: Path) -> None:
-    draw = np.random.default_rng(0)
-    kinds = np.array(["plum", "fig", "lime"])
-    lines = ["apples,pears,quinces,kind"]
-    for _ in range(120):
-        kind = draw.integers(3)
-        counts = draw.poisson([2 + 5 * kind, 9, 20 - 4 * kind])
-        lines.append(",".join([*map(str, counts), kinds[kind]]))
-    path.write_text("\n".join(lines) + "\n")
+def write_counts(
+    path: Path, num: int = 120, *, with_words: bool = False, seed: int = 0, key: bool = False
+) -> None:
+    draw = np.random.default_rng(seed)
+    kind = draw.integers(3, size=num)
+    table = pd.DataFrame(
+        {
+            "apples": draw.poisson(2 + 5 * kind),
+            "pears": draw.poisson(9, num),
+            "quinces": draw.poisson(20 - 4 * kind),
+            "kind": np.array(["plum", "fig", "lime"])[kind],
+        }
+    )
+    if with_words:
+        table["colour"] = np.array(["green", "red", "blue"])[kind]
+    if key:
+        table["key"] = [f"k{i}" for i in range(num)]
+    table.to_csv(path, index=False)
 
 
 @pytest.fixture
@@ -45,40 +67,71 @@ def options(request: pytest.FixtureRequest) -> tuple[str, ...]:
     return (*given, "--latent-dim", "2", "--hidden", "8", "--epochs", "2")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("options", MODELS, indirect=True)
-def test_a_moved_run_is_the_same_without_its_data(
-    options: tuple[str, ...], pyrovae: Any, tmp_path: Path
-) -> None:
-    write_counts(tmp_path / "counts.csv")
-    assert pyrovae("train", "counts.csv", "--output", "run", *options).code == 0
-    assert pyrovae("sample", "run", "--num", "40").code == 0
-    before = np.load(tmp_path / "run" / "samples.npz")
-    elsewhere = tmp_path / "elsewhere" / "kept"
-    shutil.copytree(tmp_path / "run", elsewhere)
-    shutil.rmtree(tmp_path / "run")
-    (tmp_path / "counts.csv").unlink()
-    (elsewhere / "samples.npz").unlink()
-    command = [sys.executable, "-m", "pyrovae", "sample", str(elsewhere), "--num", "40"]
+def questions(run: str, options: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Commands that ask a run about the rows of new.csv."""
+    about_rows = (run, "new.csv", "--id", "key", "--overwrite")
+    commands = {
+        "encode": ("encode", *about_rows, "--draws", "3"),
+        "reconstruct": ("reconstruct", *about_rows),
+    }
+    if "autoencoder" not in options:
+        commands["score"] = ("score", *about_rows, "--flag", "0.1")
+        commands["sample"] = ("sample", run, "--num", "40", "--overwrite")
+    return {name: (*words, "--output", f"{name}.csv") for name, words in commands.items()}
+
+
+def run_in_new_process(folder: Path, commands: list[tuple[str, ...]]) -> None:
+    """Run commands in a new process."""
     root = Path(package.__file__).parents[1]
+    program = f"from pyrovae.cli import main\nfor words in {commands!r}:\n    main(words)\n"
     environment = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run(
-        command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    after = np.load(elsewhere / "samples.npz")
-    for name in ("x", "mean", "z"):
-        np.testing.assert_allclose(after[name], before[name], rtol=1e-6, atol=1e-6)
-    outcome = pyrovae("evaluate", str(elsewhere))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", MODELS, indirect=True)
+def test_a_moved_run_answers_the_same_without_its_data(
+    options: tuple[str, ...], pyrovae: Any, tmp_path: Path
+) -> None:
+    with_words = "infer" in options
+    write_counts(tmp_path / "counts.csv", with_words=with_words)
+    write_counts(tmp_path / "new.csv", num=30, with_words=with_words, seed=1, key=True)
+    assert pyrovae("train", "counts.csv", "--output", "run", *options).code == 0
+    for words in questions("run", options).values():
+        outcome = pyrovae(*words)
+        assert outcome.code == 0, outcome.err
+    before = {name: pd.read_csv(f"{name}.csv") for name in questions("run", options)}
+    assert len(before["encode"]) == 30
+    assert list(before["encode"]["key"]) == [f"k{i}" for i in range(30)]
+    assert list(before["encode"]["row"]) == list(range(1, 31))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.move(tmp_path / "run", elsewhere / "kept")
+    shutil.move(tmp_path / "new.csv", elsewhere / "new.csv")
+    (tmp_path / "counts.csv").unlink()
+    run_in_new_process(elsewhere, list(questions("kept", options).values()))
+    for name, expected in before.items():
+        after = pd.read_csv(elsewhere / f"{name}.csv")
+        pd.testing.assert_frame_equal(after, expected, rtol=1e-6, atol=1e-6, obj=name)
+    outcome = pyrovae("evaluate", str(elsewhere / "kept"))
     assert outcome.code == 2
     assert "counts.csv (the model of" in outcome.err
     assert outcome.err.count("\n") == 1
 
-    about = package.open(elsewhere).about
+    about = package.open(elsewhere / "kept").about
     assert about is not None
-    assert about.features == ("apples", "pears", "quinces")
+    features = ("apples", "pears", "quinces")
+    assert about.features == ((*features, "colour") if with_words else features)
     assert about.classes == ("fig", "lime", "plum")
-    assert about.whole == (True, True, True)
+    assert about.whole == (True,) * len(about.features)
     assert about.label == "kind"
     assert sum(about.class_counts or ()) == about.num["training"]
 

@@ -35,6 +35,9 @@ _MAX_DATA = 2000
 
 _MAX_CHARACTERS = 10_000_000
 
+_DIGITS = 5
+"""Decimals of the scores in the file."""
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -65,7 +68,7 @@ class HeldOut:
 
     def percentiles(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """The percentage of held-out data whose log p(x) is as low as that of each datum."""
-        counts = np.searchsorted(self.scores, scores, side="right")
+        counts = np.searchsorted(self.scores, scores + 10.0**-_DIGITS, side="right")
         return 100.0 * counts / len(self.scores)
 
     def write(self, run: RunDirectory) -> None:
@@ -73,7 +76,7 @@ class HeldOut:
         record = {
             "unit": "nats per datum",
             "num_samples": self.num_samples,
-            "scores": [round(each, 4) for each in self.scores.tolist()],
+            "scores": [round(each, _DIGITS) for each in self.scores.tolist()],
             "terms": None if self.terms is None else self.terms.tolist(),
         }
         run.write_record(HELD_OUT, record)
