@@ -2,12 +2,16 @@
 
 from dataclasses import asdict, dataclass, field
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ..arguments import as_path
 from ..infer.pair.bound import PyroFunction
 from ..infer.pair.pair import Pair
+from .saved import PAIR, epochs_of, read_pair, write_pair
 
 __all__ = ["Epoch", "History"]
 
@@ -65,6 +69,33 @@ class History:
     def keep(self) -> None:
         """Keep the present parameters, whatever further trainings do to Pyro's store."""
         self._pair = self._pair.keep()
+
+    def save(self, path: str | Path) -> Path:
+        """Save the parameters of the pair in a folder, from which :func:`pyrovae.open` reads them.
+
+        The programs are not saved: give them to ``pyrovae.open(path, model=..., guide=...)``. A
+        model of this package is better saved by its own ``save``.
+
+        Arguments:
+            path: the folder, which is created; files of an earlier pair in it are replaced.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InputError: if a parameter cannot be kept, or the folder cannot be written to.
+        """
+        folder = as_path("path", path)
+        write_pair(folder, self._pair, self.epochs)
+        return folder
+
+    @classmethod
+    def open(
+        cls, folder: Path, model: PyroFunction, guide: PyroFunction, device: torch.device
+    ) -> "History":
+        """Read what :meth:`save` wrote; see :func:`pyrovae.open`."""
+        pair, records = read_pair(folder, model, guide, device)
+        return cls(pair, epochs_of(records, Epoch, folder / PAIR))
 
     def __getitem__(self, name: str) -> list[float]:
         """One figure for every epoch, as in ``history["loss"]``."""

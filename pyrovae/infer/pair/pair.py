@@ -38,6 +38,7 @@ class Pair:
 
     Attributes:
         parameters: the parameters in Pyro's store that the pair has met in training.
+        put_back: a handler under which the pair runs, if its parameters came from a file.
         scaled: names of the sites that the pair itself scales from a batch to all data.
 
     Raises:
@@ -53,6 +54,7 @@ class Pair:
         self._kept: Any = None
         self._networks: WeakSet[nn.Module] | None = None
         self._is_trained = trainer is not None
+        self.put_back: Any = None
         self.scaled: frozenset[str] = frozenset()
         self.parameters = ProgramParameters(
             tuple(map(_unwrap, (model, guide))), Watch(model, guide).objects, trainer
@@ -68,8 +70,34 @@ class Pair:
         store = pyro.get_param_store()
         if self._kept is None:
             self._kept = store.get_state()
-        with store.scope(self._kept):
+        with store.scope(self._kept), self.put_back or nullcontext():
             yield
+
+    def start_from(self, state: Any, put_back: Any) -> None:
+        """Begin with parameters from elsewhere in place of those in Pyro's store.
+
+        Arguments:
+            state: a state of Pyro's store.
+            put_back: a handler under which the pair runs, which sets parameters of networks.
+        """
+        self._kept, self.put_back = state, put_back
+
+    def kept_state(self) -> Any:
+        """A state of Pyro's store with the parameters of the pair."""
+        return self._kept or self.parameters.kept_state()
+
+    @property
+    def owners(self) -> tuple[nn.Module | None, nn.Module | None]:
+        """The modules that model and guide are, or are methods of; None for functions."""
+        model, guide = (
+            owner if isinstance(owner, nn.Module) else None
+            for owner in map(_unwrap, (self._model, self._guide))
+        )
+        return model, guide
+
+    def reachable_modules(self) -> list[nn.Module]:
+        """All modules that the programs can reach."""
+        return [each for each in self.parameters.reachable() if isinstance(each, nn.Module)]
 
     def keep(self) -> "Pair":
         """The same pair with its present parameters, whatever happens to Pyro's store."""
@@ -79,8 +107,7 @@ class Pair:
 
     def params(self) -> dict[str, Tensor]:
         """The values of all parameters in the store that the pair has met, by name, detached."""
-        kept = self._kept or self.parameters.kept_state()
-        with pyro.get_param_store().scope(kept):
+        with pyro.get_param_store().scope(self.kept_state()):
             return {name: p.detach().clone() for name, p in pyro.get_param_store().items()}
 
     @contextmanager

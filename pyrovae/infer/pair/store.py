@@ -98,7 +98,7 @@ class ProgramParameters(Messenger):
     ) -> None:
         super().__init__()
         self._owners = owners
-        self._reachable = reachable
+        self.reachable = reachable
         self._trainer = None if trainer is None else weakref.ref(trainer)
         self.met: dict[str, Tensor] = {}
         self._in_network: set[str] = set()
@@ -121,7 +121,7 @@ class ProgramParameters(Messenger):
 
     def looking(self) -> "ProgramParameters":
         """The same decisions without a trace here, for a run in a copy of the store."""
-        return ProgramParameters(self._owners, self._reachable, None)
+        return ProgramParameters(self._owners, self.reachable, None)
 
     @contextmanager
     def reporting(self, report: Callable[[str, Tensor], None]) -> Iterator[None]:
@@ -270,7 +270,7 @@ class ProgramParameters(Messenger):
         if module is not None:
             if claim.is_of((module,)):
                 return True
-        elif claim.is_training or claim.is_of((*self._owners, *self._reachable())):
+        elif claim.is_training or claim.is_of((*self._owners, *self.reachable())):
             return True
         _warn_of_start(name, claim)
         return False
