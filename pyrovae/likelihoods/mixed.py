@@ -110,12 +110,6 @@ class MixedLayer(nn.Module):
         means = [p.mean(part) for p, part in zip(self._layers(), self._etas(eta), strict=True)]
         return torch.cat(means, dim=-1)
 
-    def split(
-        self, x: Shaped[Tensor, "..."], eta: Float[Tensor, "..."]
-    ) -> list[tuple[LikelihoodLayer, Tensor, Tensor]]:
-        """The layer of each block, with its columns of x and its part of eta."""
-        return list(zip(self._layers(), self._columns(x), self._etas(eta), strict=True))
-
     def given_with(self, x: Shaped[Tensor, "..."], *given: Tensor) -> dict[str, Tensor]:
         """An empty dict, as blocks take no tensors besides x."""
         if given:

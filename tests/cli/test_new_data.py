@@ -87,9 +87,9 @@ def test_scores_say_how_unusual_a_row_is_and_why(table: str, pyrovae: Any, tmp_p
     as_low = np.array(held_out["scores"])[None] <= scores.log_likelihood.to_numpy()[:, None]
     np.testing.assert_allclose(scores.percentile, 100 * as_low.mean(1))
     assert scores.outlier[[3, 7]].all()
-    assert scores.lowest_columns[3].startswith("pears (-")
-    assert scores.lowest_columns[7].startswith("quinces (-")
-    assert scores.lowest_columns[~scores.outlier].isna().all()
+    assert scores.unexpected[3].startswith("pears (-")
+    assert scores.unexpected[7].startswith("quinces (-")
+    assert scores.unexpected[~scores.outlier].isna().all()
     assert (scores.outlier == (scores.percentile <= 2)).all()
     assert (
         f"{scores.outlier.sum()} of 30 data have a log p(x) as low as the lowest 2" in outcome.out

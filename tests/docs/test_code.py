@@ -197,7 +197,8 @@ def test_options_in_the_docs_are_those_of_the_command_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text("epochs: 3\n")
     block = blocks_of(ROOT / "docs/how-to/command-line.md")[0].text
-    lines = [shlex.split(line) for line in block.splitlines() if line.startswith("pyrovae train")]
+    trainings = [line for line in block.splitlines() if line.startswith("pyrovae train")]
+    lines = [shlex.split(line) for line in trainings if "--from" not in line]  # needs a run
     assert len(lines) == 10
     for _, *arguments in lines:
         main([*arguments, *({"--print-config"} - set(arguments))])

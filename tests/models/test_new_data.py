@@ -29,7 +29,6 @@ from pyrovae import (
 from pyrovae.data import Dataset, Split
 from pyrovae.data.description import DataDescription
 from pyrovae.models import LatentVariableModel
-from pyrovae.models.base.feature_terms import feature_terms
 from pyrovae.nn import MLP
 from pyrovae.posteriors import POSTERIORS, DiagonalNormal
 from tests.models.test_saved import MODELS, X
@@ -195,21 +194,6 @@ def test_predictions_of_classes_and_clusters() -> None:
     torch.testing.assert_close(with_prior.predict(X).probabilities, expected)
     with pytest.raises(InputError, match="neither classes nor clusters"):
         VAE((4,), 2, "Normal").predict(X)
-
-
-def test_terms_of_columns_add_up_to_the_reconstruction_term() -> None:
-    blocks = Mixed({("a", "b"): Likelihood("Gamma"), "c": "Normal", "d": "Normal"})
-    vae = VAE((4,), 2, blocks, missing=True).eval()
-    x = X.clone()
-    x[2, 1] = math.nan
-    terms = feature_terms(vae, x, num_draws=4000)
-    assert terms is not None
-    assert terms[2, 1] == 0
-    scores = vae.score(x, num_samples=4000, seed=1)
-    error = (terms.sum(1) + scores.reconstruction).abs()
-    assert bool((error < 0.05 * scores.reconstruction.abs() + 0.05).all())
-    whole = VAE((4,), 2, {"family": "MultivariateNormal"}).eval()
-    assert feature_terms(whole, X) is None
 
 
 def test_hierarchical_codes_are_the_top_layer() -> None:

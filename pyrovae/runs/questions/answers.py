@@ -19,7 +19,8 @@ from ...infer.estimators.pareto import (
     describe_heavy_tails,
 )
 from ..trained import Trained, refuse_non_finite
-from .held_out import HELD_OUT, HeldOut, feature_terms
+from .causes import column_surprise
+from .held_out import HELD_OUT, HeldOut
 from .output import Output, Target
 
 __all__ = ["encode", "predict", "reconstruct", "sample", "score"]
@@ -27,8 +28,14 @@ __all__ = ["encode", "predict", "reconstruct", "sample", "score"]
 _NUM_NAMED = 3
 """Number of columns that are named for a low score."""
 
-_LEAST_NATS = 0.1
-"""Columns that cost less are not named."""
+_LEAST_NATS = 2.0
+"""Columns that are less unexpected are not named; a normal draw is so in 2.5 of 100 cases."""
+
+_MAX_COLUMNS = 100
+"""No columns are named in wider tables, since each takes an inference of its own."""
+
+_MAX_ROWS = 100
+"""Columns are named for so many rows, those with the lowest log p(x)."""
 
 _NUM_WORDS = 200
 """Number of draws of x' of which the commonest word is taken."""
@@ -88,9 +95,10 @@ def score(
         is_low = percentiles <= limit
         if flag is not None:
             output.add("outlier", is_low)
-        if held_out.terms is not None and trained.about.features is not None:
-            causes = _name_causes(trained, held_out.terms, is_low)
-            output.add("lowest_columns", causes)
+        with refuse_non_finite(trained.run.path):
+            causes = _name_causes(trained, scores, is_low)
+        if causes is not None:
+            output.add("unexpected", causes)
         console.print(
             f"{int(is_low.sum()):,} of {len(scores):,} data have a log p(x) as low as the lowest "
             f"{limit:g} percent of {len(held_out.scores):,} held-out data",
@@ -243,27 +251,29 @@ def _find_held_out(
 
 
 def _name_causes(
-    trained: Trained, typical: NDArray[np.float64], is_low: NDArray[np.bool_]
-) -> NDArray[Any]:
-    """For each datum with a low score, the columns whose log p(x_d | z) falls most below typical.
+    trained: Trained, scores: NDArray[np.float64], is_low: NDArray[np.bool_]
+) -> NDArray[Any] | None:
+    """For the data with the lowest scores, the columns that the others do not let expect.
 
-    Arguments:
-        trained: the run, and the data.
-        typical: mean over held-out data of E_q[log p(x_d | z)], for each column.
-        is_low: which data have a low score.
+    None if this is no table, or the likelihood has no p(x_d | other columns), or there are too many
+    columns. Rows with missing cells have no names.
     """
-    causes = np.full(len(is_low), "", dtype=object)
-    rows = torch.from_numpy(np.flatnonzero(is_low))
     features = trained.about.features
-    if not len(rows) or features is None:
+    if features is None or len(features) > _MAX_COLUMNS:
+        return None
+    causes = np.full(len(is_low), "", dtype=object)
+    is_complete = ~trained.test_rows.x.isnan().any(1).numpy()
+    chosen = np.flatnonzero(is_low & is_complete)
+    rows = torch.from_numpy(chosen[np.argsort(scores[chosen])[:_MAX_ROWS]])
+    if not len(rows):
         return causes
-    terms = feature_terms(trained, trained.test_rows[rows])
-    assert terms is not None
-    missing = trained.test_rows.x[rows].isnan().numpy()
-    deficit = np.where(missing, -np.inf, typical - terms.cpu().numpy())
-    for row, lost in zip(rows.tolist(), deficit, strict=True):
-        worst = [d for d in np.argsort(-lost)[:_NUM_NAMED] if lost[d] > _LEAST_NATS]
-        causes[row] = "; ".join(f"{features[d]} ({-lost[d]:.1f})" for d in worst)
+    try:
+        surprise = column_surprise(trained.family, trained.test_rows[rows]).numpy()
+    except InputError:
+        return None
+    for row, lost in zip(rows.tolist(), surprise, strict=True):
+        worst = [d for d in np.argsort(lost)[:_NUM_NAMED] if lost[d] < -_LEAST_NATS]
+        causes[row] = "; ".join(f"{features[d]} ({lost[d]:.1f})" for d in worst)
     return causes
 
 

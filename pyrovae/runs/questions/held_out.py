@@ -1,8 +1,8 @@
-"""The scores of held-out data, kept with a run: how unusual a new datum is, and why.
+"""The scores of held-out data, kept with a run: how unusual a new datum is.
 
 ::
 
-    RUN/held_out.json    log p(x) of test data, and the mean of log p(x_d | z) of each column
+    RUN/held_out.json    log p(x) of test data
 """
 
 import json
@@ -12,18 +12,15 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ...data.rows import Rows
 from ...errors import InputError, error_reason
 from ...infer.estimators.pareto import HeavyTailWarning
-from ...models.base.feature_terms import feature_terms as entry_terms
 from ..directory import RunDirectory
 from ..trained import Trained
 
-__all__ = ["HELD_OUT", "NUM_SAMPLES", "HeldOut", "feature_terms"]
+__all__ = ["HELD_OUT", "NUM_SAMPLES", "HeldOut"]
 
 HELD_OUT = "held_out"
 
@@ -46,13 +43,10 @@ class HeldOut:
     Attributes:
         scores: log p(x) of test data, in nats, sorted.
         num_samples: number of samples of z for each.
-        terms: for each column of a table, the mean over test data of E_q[log p(x_d | z)]; None for
-            other data.
     """
 
     scores: NDArray[np.float64]
     num_samples: int
-    terms: NDArray[np.float64] | None
 
     @classmethod
     def of(cls, trained: Trained, num_samples: int) -> "HeldOut":
@@ -62,9 +56,8 @@ class HeldOut:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HeavyTailWarning)  # of no use here
             estimate = trained.family.score(rows, num_samples=num_samples)
-            terms = feature_terms(trained, rows)
         scores = estimate.log_likelihood.double().sort().values.cpu().numpy()
-        return cls(scores, num_samples, None if terms is None else terms.mean(0).cpu().numpy())
+        return cls(scores, num_samples)
 
     def percentiles(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """The percentage of held-out data whose log p(x) is as low as that of each datum."""
@@ -77,7 +70,6 @@ class HeldOut:
             "unit": "nats per datum",
             "num_samples": self.num_samples,
             "scores": [round(each, _DIGITS) for each in self.scores.tolist()],
-            "terms": None if self.terms is None else self.terms.tolist(),
         }
         run.write_record(HELD_OUT, record)
 
@@ -95,26 +87,9 @@ class HeldOut:
             with path.open(encoding="utf-8") as file:
                 record: dict[str, Any] = json.loads(file.read(_MAX_CHARACTERS))
             scores = np.array(record["scores"], dtype=float)
-            terms = None if record["terms"] is None else np.array(record["terms"], dtype=float)
             num_samples = int(record["num_samples"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path} cannot be read: {error_reason(error)}") from error
         if scores.ndim != 1 or not len(scores) or not isfinite(float(scores.sum())):
             raise InputError(f"{path} holds no scores; run pyrovae score again without it")
-        return cls(np.sort(scores), num_samples, terms)
-
-
-_NUM_DRAWS = 20
-"""Number of draws of z for the terms of columns."""
-
-
-def feature_terms(trained: Trained, rows: Rows) -> Float[Tensor, "data features"] | None:
-    """E_q[log p(x_d | z)] of each column d of each datum, in nats; 0 where it is missing.
-
-    Their sum is minus the reconstruction term of the ELBO. None for images and other arrays, and
-    for likelihoods of whole rows, which have no terms of columns.
-    """
-    if len(trained.family.event_shape) != 1:
-        return None
-    terms = entry_terms(trained.family, rows, num_draws=_NUM_DRAWS)
-    return None if terms is None else terms.double()
+        return cls(np.sort(scores), num_samples)
