@@ -132,6 +132,7 @@ def mutants_in(source: bytes, path: str) -> list[Mutant]:
     """All mutants of one source file, in order of place.
 
     Docstrings, annotations, types, error messages, warnings and ``__all__`` are left alone. So are
+    seconds that have passed, sums with seeds, comparisons of devices, which need two of them, and
     numbers with a name in capitals, such as limits on memory and starting values: results are right
     for any such number near the one that was chosen. For the same reason, default seeds and large
     default integers stay, and a comparison with such a name stays strict or not if the number is
@@ -252,8 +253,10 @@ class _Edits(ast.NodeVisitor):
 
     def visit_BinOp(self, node: ast.BinOp) -> None:
         is_text = any(_is_text(side) for side in (node.left, node.right))
+        is_time = ast.unparse(node.left) == "perf_counter()"
+        is_seed = _name_of(node.left) == "seed"
         other = _SWAPPED_OPERATORS.get(type(node.op))
-        if other is not None and not is_text:
+        if other is not None and not (is_text or is_time or is_seed):
             changed = ast.BinOp(node.left, other(), node.right)
             self._add(node, "operator", f"({ast.unparse(changed)})")
         self.generic_visit(node)
@@ -270,7 +273,10 @@ class _Edits(ast.NodeVisitor):
         sides = [node.left, *node.comparators]
         for place, operator in enumerate(node.ops):
             is_order = isinstance(operator, ast.Lt | ast.LtE | ast.Gt | ast.GtE)
-            if is_order and any(_name_of(s) in self._limits for s in sides[place : place + 2]):
+            both = sides[place : place + 2]
+            if is_order and any(_name_of(s) in self._limits for s in both):
+                continue
+            if all(_name_of(s) == "device" for s in both):
                 continue
             ops = [*node.ops]
             ops[place] = _SWAPPED_COMPARISONS[type(operator)]()

@@ -180,7 +180,7 @@ class Linear(LinearMap):
         if self._inverse is None:
             self._inverse = torch.linalg.pinv(self.matrix)
         flat: Tensor = y @ self._inverse.to(y).mT
-        return flat.reshape(*y.shape[:-1], *self.event_shape)
+        return flat.reshape(len(y), *self.event_shape)
 
     def gram(self, variance: Float[Tensor, "rows *event"]) -> Covariance:
         """A V A^T; one matrix for all rows if V is the same for all."""

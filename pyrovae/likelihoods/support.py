@@ -237,7 +237,7 @@ def _candidates(x: Tensor) -> list[Declaration]:
             settings["num_classes"] = highest + 1
         if highest > 1024 and {"levels", "num_classes"} & settings.keys():
             continue
-        if settings.get("num_classes", 2) < 2 or settings.get("levels", 2) < 2:
+        if any(settings[name] < 2 for name in ("levels", "num_classes") if name in settings):
             continue
         candidates.append(Declaration(family.name, **settings))
     return candidates

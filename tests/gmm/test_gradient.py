@@ -163,6 +163,11 @@ def test_a_baseline_reduces_the_variance():
     assert (measured["score"][1:] > 3 * measured["score with baseline"][1:]).all()
 
 
+def test_the_variance_can_be_measured_at_each_step():
+    methods = amortised_vi(X, start("toy", "full"), FLOOR, num_steps=3, measure_every=1)
+    assert record(methods, X).elbo
+
+
 @pytest.mark.slow
 def test_draws_repeat_with_the_seed_and_leave_torch_state_unchanged():
     """Measuring the variance does not change later draws either."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import VAE, InputError
-from pyrovae.inverse import Blur, Downsample, Linear, Mask, Noise
+from pyrovae.inverse import Blur, Downsample, Linear, Mask, Noise, posterior
 from pyrovae.models.autoencoder import Autoencoder
 
 from .families import ENDLESS, EXPOSURE, FAMILIES, NAN, NORMAL, Y
@@ -113,3 +113,9 @@ def test_densities_that_overflow_raise_an_error() -> None:
     answer = partial(VAE((3,), 2, NORMAL).posterior, far, operator=Noise(0.1), num_samples=5)
     with pytest.raises(FloatingPointError, match=r"cannot draw from p\(z \| y\) for 1 of 2"):
         answer(method={"name": "importance", "proposal": "amortised", "num_proposals": 20})
+
+
+def test_a_row_of_numbers_is_no_row_of_data() -> None:
+    vae = VAE((1,), 2, "Normal")
+    with pytest.raises(InputError, match=r"have shape \(5,\); give data along the first dimension"):
+        posterior(vae.model, vae.guide, torch.ones(5))

@@ -252,5 +252,4 @@ class Refinement:
         return self._densities.with_rows(rows.args)
 
     def _detached_q(self) -> Any:
-        state = {name: t.detach() for name, t in self.q.state_dict().items()}
-        return functional_call(self.q, state, (self.h.detach(),))
+        return functional_call(self.q, self.q.state_dict(), (self.h.detach(),))

@@ -129,3 +129,21 @@ def test_the_guide_starts_at_the_posterior_that_it_is_given(kind):
             getattr(guide.posterior(), name).detach(), getattr(state.posterior, name)
         )
     torch.testing.assert_close(guide.log_q().detach(), state.log_q)
+
+
+def test_one_component_is_a_normal_with_its_prior():
+    model = BayesianMixtureModel(Prior.of(X, 1, "full"), 1, marginalised=True)
+    trace = pyro.poutine.trace(model).get_trace(X)
+    trace.compute_log_prob()
+    assert trace.log_prob_sum().isfinite()
+
+
+@pytest.mark.parametrize("kind", ["full", "tied"])
+def test_degrees_of_freedom_stay_above_their_limit(kind):
+    """However far an optimiser goes: a Wishart variable needs df > d - 1."""
+    climb = coordinate_ascent(X, start("toy", kind), Prior.of(X, 3, kind))
+    posterior = record(climb, X).last.posterior
+    guide = BayesianGuide(posterior, torch.zeros(len(X), 3))
+    with torch.no_grad():
+        guide.log_df.fill_(-30.0)
+    assert bool((guide.posterior().df >= X.shape[1] - 1).all())

@@ -1,5 +1,6 @@
 """A graph that differs from its program is found out, and what it did is undone."""
 
+import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import chain, repeat
@@ -104,6 +105,49 @@ def test_a_wrong_graph_leaves_no_trace(fault: Callable[..., Any]) -> None:
     torch.testing.assert_close(got, want, rtol=0, atol=0)
     torch.testing.assert_close(program.network.state_dict(), plain.network.state_dict())
     assert tiered.num_graphs == (1, 0)
+
+
+def test_a_call_that_is_refused_leaves_no_trace() -> None:
+    num_calls = 0
+
+    def late(result: Tensor, program: Program) -> Tensor:
+        nonlocal num_calls
+        num_calls += 1
+        return result * 1.01 if num_calls > 2 else result
+
+    tiered, program = make_tiered(late, compile=True)
+    state: Any = None
+
+    def call_often() -> None:
+        nonlocal state
+        for _ in range(40):
+            state = copy.deepcopy(program.network.state_dict()), torch.get_rng_state()
+            tiered((X,), {})
+
+    with pytest.raises(InputError, match="no longer computes what the program does"):
+        call_often()
+    torch.testing.assert_close(program.network.state_dict(), state[0], rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), state[1])
+
+
+def test_graphs_are_audited_less_and_less_often() -> None:
+    """At the first call, and when the number of calls has doubled."""
+    tiered, _ = make_tiered(lambda result, _: result)
+    num_graph_calls, audited = 0, []
+    run_graph, audit = tiered._run_graph, tiered._audit
+
+    def count(*args: Any) -> Any:
+        nonlocal num_graph_calls
+        num_graph_calls += 1
+        return run_graph(*args)
+
+    def note(*args: Any) -> Any:
+        audited.append(num_graph_calls)
+        return audit(*args)
+
+    tiered._run_graph, tiered._audit = count, note  # type: ignore[method-assign]
+    run(tiered, 70)
+    assert audited == [1, 2, 4, 8, 16, 32, 64]
 
 
 def test_a_wrong_graph_is_named_once() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from pyrovae.infer.compiler import specialisations
 from pyrovae.infer.compiler.call import Unwatchable
 from pyrovae.infer.compiler.specialisations import (
     MOST_SPECIALISATIONS,
@@ -318,3 +319,16 @@ def test_kinds_without_room_are_no_error_where_the_program_can_be_recorded() -> 
     with pytest.warns(RuntimeWarning, match="mode changes again and again"):
         run_modes(tiered, program, [str(number) for number in range(150)])
     assert not tiered._refusal
+
+
+def test_values_are_useless_if_nearly_all_calls_have_new_ones() -> None:
+    def variants(*calls: int) -> list[Specialisation]:
+        made = [Specialisation([]) for _ in calls]
+        for each, num in zip(made, calls, strict=True):
+            each.calls = num
+        return made
+
+    most = specialisations._MOST_UNUSED
+    assert specialisations._are_useless(variants(*[1] * most))
+    assert not specialisations._are_useless(variants(*[1] * (most - 1)))
+    assert not specialisations._are_useless(variants(50, *[1] * most))

@@ -1,5 +1,7 @@
 """The full-rank proposal of log p(x), on a pair whose posterior is a correlated normal."""
 
+from typing import Any
+
 import pyro.distributions as dist
 import pytest
 import torch
@@ -44,6 +46,27 @@ def test_weights_have_the_evidence_as_their_mean_and_state_their_error(num_sampl
     if num_samples > 3:
         stated = found.standard_error.square().mean().sqrt()
         assert (stated / ratio.std() - 1).abs() < 4.5 / (2 * len(x)) ** 0.5
+
+
+def test_a_datum_without_a_gradient_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = LinearGaussian()
+    proposal = make_proposal(pair, pair.data(3))
+    log_joint = FullRankProposal._log_joint
+
+    def overflowing(self: FullRankProposal, num: int) -> Any:
+        function = log_joint(self, num)
+
+        def of(z: Tensor) -> Tensor:
+            value = function(z)
+            return torch.cat([value[:1] * torch.nan, value[1:]])
+
+        return of
+
+    monkeypatch.setattr(FullRankProposal, "_log_joint", overflowing)
+    before = proposal._loc.clone()
+    proposal.fit(20, lr=0.1)
+    torch.testing.assert_close(proposal._loc[0], before[0])
+    assert bool((proposal._loc[1:] != before[1:]).all())
 
 
 def test_fitting_moves_it_to_the_posterior() -> None:

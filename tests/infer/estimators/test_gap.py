@@ -274,3 +274,17 @@ class TestPairs:
         )
         assert ((got.elbo - got.log_likelihood).abs() < 4.5 * got.standard_error).all()
         assert got.amortisation_gap.abs().max() < 1e-4
+
+
+def test_gaps_are_in_the_order_of_the_data() -> None:
+    pair = LinearGaussian()
+    x = pair.data(12) * 3
+    exact = pair.marginal.log_prob(x)
+    covariance = pair.precision.inverse()
+    guide = pair.guide(lambda x: dist.MultivariateNormal(pair.loc(x), covariance))
+    found = gap_for(
+        pair.model, guide, x, num_steps=1, num_samples=50, batch_size=5, log_likelihood=exact
+    )
+    # The guide is the posterior, so that its bound is log p(x) itself.
+    torch.testing.assert_close(found.elbo, exact)
+    torch.testing.assert_close(found.log_likelihood, exact)

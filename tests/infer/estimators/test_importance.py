@@ -350,3 +350,23 @@ def test_weights_that_differ_by_round_off_have_no_tail() -> None:
     k = pareto_k(log_weights)
     assert k[0] == k[2] == -torch.inf
     assert k[1].isnan()
+
+
+def test_memory_bounds_how_many_samples_are_drawn_at_once() -> None:
+    pair = LinearGaussian()
+
+    def count_runs(num: int, memory: int) -> int:
+        calls = 0
+
+        def model(x: Tensor) -> None:
+            nonlocal calls
+            calls += 1
+            pair.model(x)
+
+        importance_sample(model, pair.guide, pair.data(num), num_samples=64, memory=memory, **QUIET)
+        return calls
+
+    at_once = count_runs(2, 2**24)
+    memory = next(2**i for i in range(8, 24) if count_runs(2, 2**i) < at_once + 4)
+    # Ten times as many data leave room for a tenth of the samples.
+    assert count_runs(20, memory) >= at_once + 8

@@ -82,6 +82,20 @@ class TestEnumeratedInTheModel:
         parts = gradient(EnumeratedELBO(size=NUM), *x.split(20))
         torch.testing.assert_close(parts, whole)
 
+    @pytest.mark.usefixtures("float64")
+    def test_differentiable_loss_is_that_of_pyro(self) -> None:
+        x = X.double()
+        losses, gradients = [], []
+        for loss, num in ((EnumeratedELBO(), 1), (TraceEnum_ELBO(max_plate_nesting=1), NUM)):
+            pyro.clear_param_store()
+            torch.manual_seed(5)
+            value: Any = loss.differentiable_loss(self.mixture, self.guide, x) / num
+            value.backward()
+            losses.append(value.item())
+            gradients.append(dict(pyro.get_param_store().named_parameters())["a"].grad)
+        assert losses[0] == pytest.approx(losses[1])
+        torch.testing.assert_close(*gradients)
+
     def test_kl_is_that_of_what_the_guide_draws(self) -> None:
         torch.manual_seed(0)
         loss = EnumeratedELBO().loss(self.mixture, self.guide, X)

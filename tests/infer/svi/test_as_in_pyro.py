@@ -14,6 +14,7 @@ from pyro.infer import Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoNormal
 from torch import Tensor
 
+from pyrovae import VAE
 from pyrovae.infer import SVI
 
 from .scripts import (
@@ -159,3 +160,16 @@ def test_losses_of_ours_are_rounded_as_numbers() -> None:
     loss = SVI(model, guide, adam(), compile=False).step(X)
     assert round(loss, 2) == round(float(loss.loss), 2)
     assert float(loss) == loss.loss.item()
+
+
+def test_options_of_each_parameter_are_asked_for_by_its_path() -> None:
+    names: list[str] = []
+
+    def options(name: str) -> dict[str, float]:
+        names.append(name)
+        return {"lr": 1e-3}
+
+    vae = VAE((3,), 2, "Normal")
+    SVI(vae.model, vae.guide, pyro.optim.Adam(options), Trace_ELBO()).step(torch.randn(5, 3))
+    paths = {name for module in (vae.model, vae.guide) for name, _ in module.named_parameters()}
+    assert set(names) == paths
