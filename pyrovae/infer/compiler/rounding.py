@@ -78,7 +78,7 @@ class _RoundedResults(TorchDispatchMode):
         unit = torch.finfo(result.dtype).eps
         is_whole = (result == result.round()) & (result.abs() <= _LARGEST_INTEGER)
         is_exact = is_whole | ~result.isfinite()
-        moved = result + unit * _draw_signs(result, self._generator) * result.abs()
+        moved = result + unit * _draw_signs(result, self._generator) * result
         result.copy_(torch.where(is_exact, result, moved))
 
 

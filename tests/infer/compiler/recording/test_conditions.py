@@ -281,6 +281,32 @@ def test_places_of_a_split_are_conditions() -> None:
     assert not holds(recording, -X, torch.tensor([1, 3]))
 
 
+def test_tensors_of_other_shapes_are_not_equal() -> None:
+    """``torch.equal`` does not broadcast."""
+
+    def function(x: Tensor) -> list[Tensor]:
+        return [x + 1 if torch.equal(torch.ones(2, 1), torch.ones(1, 2)) else x - 1]
+
+    recording = record(function, [X])
+    torch.testing.assert_close(recording(X), [X - 1])
+
+
+@pytest.mark.parametrize(
+    ("read", "name"),
+    [
+        (lambda x: x.item(), "item"),
+        (float, "__float__"),
+        (int, "__int__"),
+        (bool, "__bool__"),
+    ],
+)
+def test_conditions_name_what_reads_a_value(read: Callable[[Tensor], float], name: str) -> None:
+    recording = recorded(lambda x: x + 1 if read(x[0]) > 0 else x - 1)
+    (place,) = recording.conditions.places
+    assert f"{name}" in place
+    assert "test_conditions.py" in place
+
+
 def test_random_lengths_are_refused() -> None:
     def function(x: Tensor) -> list[Tensor]:
         lengths = torch.randint(1, 3, (2,))
