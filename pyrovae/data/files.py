@@ -304,6 +304,8 @@ def as_column(path: Path | str, name: str, column: "pd.Series[Any]", label: bool
     """
     import pandas as pd
 
+    if column.dtype.kind in "mMc":
+        raise InputError(f"{path}: column {name!r} holds {column.dtype}; columns must be numbers")
     numbers = pd.to_numeric(column, errors="coerce")
     wrong = np.flatnonzero(numbers.isna() & column.notna())
     if len(wrong):

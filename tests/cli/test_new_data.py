@@ -97,6 +97,32 @@ def test_scores_say_how_unusual_a_row_is_and_why(table: str, pyrovae: Any, tmp_p
 
 
 @pytest.mark.slow
+def test_scores_of_incomplete_rows_say_so(pyrovae: Any, tmp_path: Path) -> None:
+    write_counts(tmp_path / "counts.csv")
+    options = ("--label", "kind", "--likelihood", "Poisson", "--missing", "--hidden", "4")
+    outcome = pyrovae("train", "counts.csv", *options, "--epochs", "1", "--output", "run")
+    assert outcome.code == 0, outcome.err
+    frame = pd.read_csv("counts.csv").astype({"pears": float})
+    frame.loc[:4, "pears"] = np.nan
+    frame.to_csv("gaps.csv", index=False)
+    outcome = pyrovae("score", "run", "gaps.csv", "--flag", "0.5", "--output", "s.csv")
+    assert outcome.code == 0, outcome.err
+    assert "5 data have missing entries: their log p(x) is that of the others" in outcome.out
+    assert pd.read_csv("s.csv").unexpected[:5].isna().all()
+
+
+@pytest.mark.slow
+def test_an_autoencoder_has_no_scores(pyrovae: Any, tmp_path: Path) -> None:
+    options = ("--model", "autoencoder", "--hidden", "4", "--epochs", "1", "--output", "run")
+    assert pyrovae("train", "iris", *options).code == 0
+    outcome = pyrovae("score", "run", "--output", "s.csv")
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert outcome.err.count("\n") == 1
+    assert "is an autoencoder, which has no p(z)" in outcome.err
+
+
+@pytest.mark.slow
 def test_without_a_file_the_test_data_are_meant(table: str, pyrovae: Any) -> None:
     outcome = pyrovae("score", table, "--output", "s.csv")
     assert outcome.code == 0, outcome.err

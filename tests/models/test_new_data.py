@@ -302,6 +302,7 @@ WRONG: dict[str, tuple[Callable[[pd.DataFrame], Any], str]] = {
     "outside the support": (lambda frame: frame.assign(visits=-1), "visits"),
     "no rows": (lambda frame: frame.iloc[:0], "has no rows"),
     "width": (lambda frame: as_numbers(frame)[:, :2], r"x has shape \(12, 2\)"),
+    "dates": (lambda frame: frame.assign(size=pd.Timestamp("2020-01-01")), "holds datetime64"),
     "infinite": (lambda frame: frame.assign(size=np.inf), "infinite|inf"),
     "a list": (lambda frame: [1.0, 2.0, 3.0], "x is .*it must be a tensor"),
 }

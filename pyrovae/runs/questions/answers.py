@@ -77,6 +77,11 @@ def score(
         seed: seed of the samples.
         console: to print to.
     """
+    if not trained.family.has_prior:
+        raise InputError(
+            f"{trained.run.path} is an autoencoder, which has no p(z), so there is no p(x); train "
+            "a vae instead"
+        )
     held_out = _find_held_out(trained, num_samples, flag, console)
     rows = trained.test_rows
     with refuse_non_finite(trained.run.path), warnings.catch_warnings():
@@ -102,6 +107,14 @@ def score(
         console.print(
             f"{int(is_low.sum()):,} of {len(scores):,} data have a log p(x) as low as the lowest "
             f"{limit:g} percent of {len(held_out.scores):,} held-out data",
+            highlight=False,
+            soft_wrap=True,
+        )
+    num_incomplete = int(rows.x.isnan().flatten(1).any(1).sum())
+    if num_incomplete:
+        console.print(
+            f"{num_incomplete:,} data have missing entries: their log p(x) is that of the others, "
+            "so compare it only with data that lack the same entries",
             highlight=False,
             soft_wrap=True,
         )

@@ -30,6 +30,10 @@ NUM_SAMPLES = 100
 _MAX_DATA = 2000
 """The largest number of test data that are scored when a run ends."""
 
+_MAX_NUMBERS = 2**26
+"""The largest number of pixels, or of other values, in all samples of these; large images are thus
+fewer."""
+
 _MAX_CHARACTERS = 10_000_000
 
 _DIGITS = 5
@@ -50,9 +54,10 @@ class HeldOut:
 
     @classmethod
     def of(cls, trained: Trained, num_samples: int) -> "HeldOut":
-        """Score the test data of a run, or the first 2,000 of them."""
+        """Score the test data of a run, or the first 2,000 of them, or fewer if they are large."""
         test = trained.data.test
-        rows = Rows(trained.data.name, test.x, test.y, test.exposure)[:_MAX_DATA]
+        num = min(_MAX_DATA, max(1, _MAX_NUMBERS // (num_samples * test.x[0].numel())))
+        rows = Rows(trained.data.name, test.x, test.y, test.exposure)[:num]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HeavyTailWarning)  # of no use here
             estimate = trained.family.score(rows, num_samples=num_samples)
