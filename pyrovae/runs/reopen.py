@@ -21,6 +21,7 @@ from .start import start_from
 from .trained import read_data
 
 __all__ = [
+    "check_further",
     "checkpoint_folder",
     "count_epochs",
     "go_further",
@@ -32,6 +33,8 @@ __all__ = [
 _RESULTS = ("evaluation.json", "held_out.json", "latent_space.png")
 """Files that a run writes after its training; the last of them in the end."""
 
+_MOST_CHARACTERS = 20_000_000
+
 
 def is_finished(path: Path) -> bool:
     """Whether a run has trained all its epochs, and written its results."""
@@ -40,18 +43,19 @@ def is_finished(path: Path) -> bool:
 
 def count_epochs(path: Path) -> int:
     """The number of epochs that a run has trained."""
-    metrics = path / "metrics.csv"
-    return len(metrics.read_text().splitlines()) - 1 if metrics.is_file() else 0
+    try:
+        with (path / "metrics.csv").open(encoding="utf-8", errors="replace") as file:
+            return max(0, file.read(_MOST_CHARACTERS).count("\n") - 1)
+    except OSError:
+        return 0
 
 
-def go_further(path: Path, epochs: int | None) -> None:
-    """Set a larger number of epochs, and remove the results of the smaller one.
+def check_further(path: Path, epochs: int) -> None:
+    """Check that a run can be trained for this number of epochs in all.
 
     Raises:
-        InputError: if the run cannot be trained further.
+        InputError: if not.
     """
-    if epochs is None:
-        return
     run = RunDirectory.open(path, "config.yaml")
     config = run.read_config()
     done = count_epochs(path)
@@ -64,32 +68,53 @@ def go_further(path: Path, epochs: int | None) -> None:
         )
     if as_settings(config.model)["name"] == "ppca" or not Snapshots(checkpoint_folder(run)).exist():
         raise InputError(f"{path} has no checkpoint to go on from; train a new run with --from")
-    run.write_config(config.model_copy(update={"epochs": epochs}))
+
+
+def go_further(path: Path, config: RunConfig) -> None:
+    """Write a larger number of epochs, and remove the results of the smaller one."""
+    RunDirectory(path).write_config(config)
     for name in _RESULTS:
         (path / name).unlink(missing_ok=True)
 
 
-def reopen(path: Path) -> tuple[RunConfig, Dataset, Dataset, LatentVariableModel]:
+def reopen(
+    path: Path, epochs: int | None = None
+) -> tuple[RunConfig, Dataset, Dataset, LatentVariableModel]:
+    """Open a run that is to go on.
+
+    Arguments:
+        path: the run directory.
+        epochs: number of epochs in all; None for that of the run.
+
+    Returns:
+        Its options, its data before and after binarisation, and its model, whose weights are those
+        of the start: the checkpoint has the others.
+
+    Raises:
+        InputError: if it cannot go on.
+    """
     run = RunDirectory.open(path, "config.yaml")
     config = run.read_config().model_copy(update={"output": path})
-    is_finished = (path / "evaluation.json").is_file()
+    if epochs is not None:
+        config = config.model_copy(update={"epochs": epochs})
+    is_evaluated = (path / "evaluation.json").is_file()
     if (
-        is_finished
+        is_evaluated
         and as_settings(config.model)["name"] != "ppca"
         and not Snapshots(checkpoint_folder(run)).exist()
     ):
         raise InputError(
             f"{path} is a finished run without checkpoints, so there is nothing to continue"
         )
-    dataset = read_data(config)
     if config.from_run is not None:
-        return config, *_reopen_started(run, config, dataset)
+        return config, *_reopen_started(run, config)
+    dataset = read_data(config)
     with _budget_of(run):
         return config, dataset, *make_data_and_model(config, dataset)
 
 
 def _reopen_started(
-    run: RunDirectory, config: RunConfig, dataset: Dataset
+    run: RunDirectory, config: RunConfig
 ) -> tuple[Dataset, Dataset, LatentVariableModel]:
     """Data and model of a run that started from another, which is not needed once there is a state.
 
@@ -98,7 +123,7 @@ def _reopen_started(
     """
     description = Description.read(run.path)
     assert description.data is not None
-    dataset = description.data.recode(dataset)
+    dataset = read_data(config, description.data)
     if not Snapshots(checkpoint_folder(run)).exist():
         return dataset, *make_data_and_model(config, dataset)
     prepared = prepare_data(config, dataset)
@@ -135,4 +160,5 @@ def make_data_and_model(config: RunConfig, dataset: Dataset) -> tuple[Dataset, L
 
 
 def checkpoint_folder(run: RunDirectory) -> Path:
+    """Where a run keeps states of its training."""
     return run.path / "checkpoint"

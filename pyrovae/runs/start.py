@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import Dataset
-from ..errors import InputError
+from ..errors import InputError, short_repr
 from ..models.base import LatentVariableModel
 from ..models.pca import ProbabilisticPCA
 from .config import RunConfig, read_config
@@ -12,7 +12,7 @@ from .directory import RunDirectory
 from .resolve import as_settings
 from .trained import Trained, model_options, open_run
 
-__all__ = ["options_from", "recode_as", "start_from"]
+__all__ = ["check_options", "options_from", "recode_as", "start_from"]
 
 
 def options_from(path: Path, config: Path | None, given: dict[str, Any]) -> RunConfig:
@@ -35,6 +35,25 @@ def options_from(path: Path, config: Path | None, given: dict[str, Any]) -> RunC
     if "data" not in given:
         raise InputError("--from needs data to train on; name them before it")
     return read_config(config, {**options, **given, "from_run": path.resolve()})
+
+
+def check_options(config: RunConfig) -> None:
+    """Check that options from a file are those of the model to start from.
+
+    Raises:
+        InputError: naming the first that is not.
+    """
+    if config.from_run is None:
+        return
+    ours, theirs = (
+        model_options(each) for each in (config, RunDirectory.open(config.from_run).read_config())
+    )
+    for name, value in theirs.items():
+        if ours[name] != value:
+            raise InputError(
+                f"from_run takes the model of {config.from_run}, whose {name} is "
+                f"{short_repr(value)}, but the options say {short_repr(ours[name])}; leave it out"
+            )
 
 
 def start_from(path: Path, dataset: Dataset) -> LatentVariableModel:

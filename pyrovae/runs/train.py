@@ -39,6 +39,7 @@ from .prepare import (
 from .questions.evaluation import evaluate_elbo
 from .questions.held_out import NUM_SAMPLES, HeldOut
 from .reopen import (
+    check_further,
     checkpoint_folder,
     count_epochs,
     go_further,
@@ -47,7 +48,7 @@ from .reopen import (
     reopen,
 )
 from .resolve import INFER, resolve_options, resolve_parts
-from .start import recode_as
+from .start import check_options, recode_as
 from .trained import Trained, describe_data, make_ordered_batches, model_options
 
 __all__ = ["resume", "run_name", "train"]
@@ -117,16 +118,17 @@ def resume(path: Path, console: Console, epochs: int | None = None) -> Path:
         Interrupted: as in :func:`train`.
     """
     with join_processes() as (processes, _):
-        processes.run_in_first(partial(go_further, path, epochs))
+        if epochs is not None:
+            processes.run_in_first(partial(check_further, path, epochs))
         done = count_epochs(path)
-        if is_finished(path):
+        if epochs is None and is_finished(path):
             console.print(
                 f"{path} is finished after {done} epochs; train it further with --epochs, as in "
                 f"--epochs {2 * done}",
                 soft_wrap=True,
             )
             return path
-        return _continue(path, processes, console)
+        return _continue(path, processes, console, epochs)
 
 
 def _set_up(
@@ -142,6 +144,7 @@ def _set_up(
     )
     if config.output is not None:
         RunDirectory.refuse_used(path)
+    check_options(config)
     dataset = load_data(config)
     if config.from_run is not None:
         dataset = recode_as(config.from_run, dataset)
@@ -150,9 +153,13 @@ def _set_up(
     return config, dataset, *make_data_and_model(config, dataset)
 
 
-def _continue(path: Path, processes: Processes, console: Console) -> Path:
-    config, dataset, prepared, family = processes.run_in_all(partial(reopen, path))
+def _continue(
+    path: Path, processes: Processes, console: Console, epochs: int | None = None
+) -> Path:
+    config, dataset, prepared, family = processes.run_in_all(partial(reopen, path, epochs))
     processes.run_in_first(partial(atomic.remove_partial_files, path))
+    if epochs is not None:
+        processes.run_in_first(partial(go_further, path, config))
     with _advise_to_resume(path):
         _run(RunDirectory(path), config, dataset, prepared, family, processes, console)
     return path

@@ -88,16 +88,15 @@ class Trained:
             InputError: if they cannot be read, or are not those of the training.
         """
         if self._data is None:
+            about = self.about if self.config.from_run is not None else None
             try:
-                dataset = read_data(self.config)
+                dataset = read_data(self.config, about)
             except InputError as error:
                 raise InputError(
                     f"{error} (the model of {self.run.path} opens without its data, but its test "
                     "data are needed here)"
                 ) from None
             _check_layout(self.config, dataset, self.about.event_shape, self.about.features)
-            if self.config.from_run is not None:
-                dataset = self.about.recode(dataset)
             self.about.check_same(dataset)
             self._data = prepare_data(self.config, dataset)
         return self._data
@@ -194,9 +193,15 @@ class Trained:
         return names.index(word)
 
 
-def read_data(config: RunConfig) -> Dataset:
-    """The data of a run, before binarisation, as its model takes them."""
-    return arrange_data(config, load_data(config))
+def read_data(config: RunConfig, about: DataDescription | None = None) -> Dataset:
+    """The data of a run, before binarisation, as its model takes them.
+
+    Arguments:
+        config: its options.
+        about: a description whose numbers of words and classes the data get; None for their own.
+    """
+    dataset = load_data(config)
+    return arrange_data(config, dataset if about is None else about.recode(dataset))
 
 
 def open_run(path: Path, device: str | None = None) -> Trained:

@@ -114,6 +114,10 @@ def test_a_run_trained_further_equals_one_trained_so_long(
     assert refused.code == 2
     assert "run has 1 epochs already; give a larger number" in one_line(refused)
     assert results(folder / "run") == first
+    (folder / "table.csv").rename(folder / "moved.csv")
+    assert resume(folder, None, "--epochs", "3").code == 2
+    assert results(folder / "run") == first  # refused before anything is removed
+    (folder / "moved.csv").rename(folder / "table.csv")
     assert resume(folder, Kill(STEPS + 1, number=signal.SIGINT), "--epochs", "3").code == 130
     assert not (folder / "run" / "evaluation.json").exists()
     assert resume(folder).code == 0

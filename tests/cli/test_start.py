@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import pyrovae as package
+from pyrovae.runs.trained import open_run
 
 OPTIONS = ("--likelihood", "infer", "--label", "kind", "--hidden", "8", "--latent-dim", "2")
 
@@ -26,10 +27,13 @@ def write(path: Path, colours: list[str], kinds: list[str], num: int = 100) -> N
 
 
 @pytest.mark.slow
-def test_weights_units_and_codes_are_those_of_the_run(pyrovae: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["semi_supervised", "conditional"])
+def test_weights_units_and_codes_are_those_of_the_run(
+    name: str, pyrovae: Any, tmp_path: Path
+) -> None:
     write(tmp_path / "first.csv", ["blue", "red", "white"], ["a", "b"])
     write(tmp_path / "second.csv", ["red", "white"], ["b"])
-    model = ("--model", "semi_supervised")
+    model = ("--model", name)
     outcome = pyrovae("train", "first.csv", *OPTIONS, *model, "--epochs", "2", "--output", "first")
     assert outcome.code == 0, outcome.err
     outcome = pyrovae(
@@ -46,6 +50,11 @@ def test_weights_units_and_codes_are_those_of_the_run(pyrovae: Any, tmp_path: Pa
     assert second.about.class_counts == (0, 72)
     outcome = pyrovae("evaluate", "s")  # the data have the same digests when read again
     assert outcome.code == 0, outcome.err
+    reopened = open_run(tmp_path / "s")
+    labels = reopened.data.train.label
+    assert labels is not None
+    assert set(labels.tolist()) == {1}
+    assert pyrovae("train", "--resume", "s", "--epochs", "2").code == 0
 
 
 @pytest.mark.slow
@@ -74,7 +83,9 @@ def test_starts_that_cannot_be_are_refused_in_one_sentence(pyrovae: Any, tmp_pat
     pd.read_csv(tmp_path / "first.csv").rename(columns={"size": "sise"}).to_csv(
         tmp_path / "renamed.csv", index=False
     )
+    (tmp_path / "other.yaml").write_text("from_run: first\nlatent_dim: 3\n")
     refused = {
+        "whose label is 'kind', but the options say None": ("iris", "--config", "other.yaml"),
         "leave out --hidden": ("first.csv", "--from", "first", "--hidden", "9"),
         "--from needs data to train on": ("--from", "first"),
         "nowhere is not a run directory": ("first.csv", "--from", "nowhere"),
