@@ -23,7 +23,7 @@ from .trained import read_data
 __all__ = [
     "check_further",
     "checkpoint_folder",
-    "count_epochs",
+    "describe_finished",
     "go_further",
     "is_finished",
     "make_data_and_model",
@@ -50,6 +50,20 @@ def count_epochs(path: Path) -> int:
         return 0
 
 
+def describe_finished(path: Path) -> str:
+    """A sentence on a run that is finished, and on how to train it further."""
+    done = count_epochs(path)
+    advice = f"train it further with --epochs, as in --epochs {2 * done}"
+    if _has_stopped_early(path, RunDirectory(path).read_config()):
+        advice = "it stopped early, so start a new run from it with --from"
+    return f"{path} is finished after {done} epochs; {advice}"
+
+
+def _has_stopped_early(path: Path, config: RunConfig) -> bool:
+    """Whether patience ran out, so that no more epochs would be trained."""
+    return config.patience is not None and is_finished(path) and count_epochs(path) < config.epochs
+
+
 def check_further(path: Path, epochs: int) -> None:
     """Check that a run can be trained for this number of epochs in all.
 
@@ -61,6 +75,11 @@ def check_further(path: Path, epochs: int) -> None:
     done = count_epochs(path)
     if epochs <= done:
         raise InputError(f"{path} has {done} epochs already; give a larger number of --epochs")
+    if _has_stopped_early(path, config):
+        raise InputError(
+            f"{path} stopped early after {done} epochs, with patience {config.patience}; start a "
+            "new run from it with --from"
+        )
     if config.schedule != "constant" and epochs != config.epochs:
         raise InputError(
             f"the learning rate of {path} falls to zero over {config.epochs} epochs (schedule "

@@ -41,7 +41,7 @@ from .questions.held_out import NUM_SAMPLES, HeldOut
 from .reopen import (
     check_further,
     checkpoint_folder,
-    count_epochs,
+    describe_finished,
     go_further,
     is_finished,
     make_data_and_model,
@@ -120,13 +120,8 @@ def resume(path: Path, console: Console, epochs: int | None = None) -> Path:
     with join_processes() as (processes, _):
         if epochs is not None:
             processes.run_in_first(partial(check_further, path, epochs))
-        done = count_epochs(path)
         if epochs is None and is_finished(path):
-            console.print(
-                f"{path} is finished after {done} epochs; train it further with --epochs, as in "
-                f"--epochs {2 * done}",
-                soft_wrap=True,
-            )
+            console.print(describe_finished(path), soft_wrap=True)
             return path
         return _continue(path, processes, console, epochs)
 

@@ -125,6 +125,23 @@ def test_a_run_trained_further_equals_one_trained_so_long(
 
 
 @pytest.mark.slow
+def test_a_run_that_stopped_early_is_not_trained_further(folder: Path) -> None:
+    options = [*OPTIONS, "--patience", "1", "--lr", "0.5"]
+    options[1] = "50"
+    assert command("train", "table.csv", "--output", "run", *options, folder=folder).code == 0
+    first = results(folder / "run")
+    done = len(pd.read_csv(folder / "run" / "metrics.csv"))
+    assert done < 50
+    finished = resume(folder)
+    assert finished.code == 0
+    assert f"finished after {done} epochs; it stopped early" in finished.out
+    refused = resume(folder, None, "--epochs", "60")
+    assert refused.code == 2
+    assert "stopped early" in one_line(refused)
+    assert results(folder / "run") == first
+
+
+@pytest.mark.slow
 def test_a_decaying_rate_is_not_trained_further(folder: Path) -> None:
     options = [*OPTIONS, "--schedule", "cosine"]
     done = command("train", "table.csv", "--output", "run", *options, folder=folder)
