@@ -85,7 +85,7 @@ def test_starts_that_cannot_be_are_refused_in_one_sentence(pyrovae: Any, tmp_pat
     )
     (tmp_path / "other.yaml").write_text("from_run: first\nlatent_dim: 3\n")
     refused = {
-        "whose label is 'kind', but the options say None": ("iris", "--config", "other.yaml"),
+        "whose likelihood is {'blocks'": ("iris", "--config", "other.yaml"),
         "leave out --hidden": ("first.csv", "--from", "first", "--hidden", "9"),
         "--from needs data to train on": ("--from", "first"),
         "nowhere is not a run directory": ("first.csv", "--from", "nowhere"),
