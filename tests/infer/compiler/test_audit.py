@@ -321,3 +321,21 @@ def test_last_digits_move_each_entry() -> None:
     unit = torch.finfo(torch.float32).eps * (x.abs() + x.abs().mean())
     assert ((moved - x).abs() > 4 * unit).all()
     assert ((moved - x).abs() < 12 * unit).all()
+
+
+def test_where_no_clock_decides_the_expected_kind_of_call_is_compiled() -> None:
+    program = Program()
+    kinds: list[torch.Size] = []
+
+    def compiler(recording: Any, outputs: OutputSpec, inputs: list[Tensor]) -> Compiled:
+        kinds.append(inputs[0].shape)
+        return Compiled(lambda *given: outputs.unflatten(recording(*given)), recording.writes)
+
+    tiered = TieredFunction(
+        program, (program,), compile=True, compiler=compiler, repeatable=True, num_calls=1000
+    )
+    tiered.expect((X,))
+    for _ in range(6):
+        tiered((X[:3],), {})  # such as the last batch of a pass
+        tiered((X,), {})
+    assert kinds == [X.shape]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pyrovae import InputError, fit
 from pyrovae.errors import NotFinite
 from pyrovae.infer import SVI, Capacity
+from pyrovae.infer.pair.store import ProgramParameters
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 QUIET: dict[str, Any] = {"progress": False, "compile": False}
@@ -198,3 +199,15 @@ def test_undeclared_parameters_of_a_module_stay_as_they_are() -> None:
         fit(model, guide, X + 3, epochs=3, lr=0.1, **QUIET)
     assert model.loc.tolist() == [0.0, 0.0, 0.0]
     assert model.loc.grad is None
+
+
+def test_a_parameter_belongs_to_the_module_whose_name_it_has() -> None:
+    named = PyroModule("net")
+    named.weight = PyroParam(torch.ones(2))
+    unnamed = PyroModule()
+    unnamed.loc = PyroParam(torch.zeros(2))
+    program = ProgramParameters((named, unnamed), lambda: [], None)
+    assert program._module_of("net.weight") is named
+    assert program._module_of("loc") is unnamed
+    for name in ("weight", "other.weight", "network.weight", "scale"):
+        assert program._module_of(name) is None
