@@ -20,9 +20,7 @@ from pyrovae.priors import PRIORS
 COUNTS = ("--likelihood", "Poisson")
 MODELS = {
     "vae": COUNTS,
-    "posterior": ("--likelihood", "NegativeBinomial", "--posterior", "full_rank"),
-    "semi-amortised": (*COUNTS, "--inference", "semi_amortised"),
-    "flow": (*COUNTS, "--posterior", "iaf"),
+    "posterior": ("--likelihood", "NegativeBinomial", "--posterior", "iaf"),
     "discrete": (*COUNTS, "--posterior", "straight_through"),
     "words": ("--likelihood", "infer"),
     "mixture": ("--model", "mixture", *COUNTS),

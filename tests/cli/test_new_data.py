@@ -146,7 +146,7 @@ def test_samples_of_a_table_are_a_table(table: str, pyrovae: Any) -> None:
 def test_samples_of_one_class(pyrovae: Any, tmp_path: Path) -> None:
     write_counts(tmp_path / "counts.csv")
     options = ("--label", "kind", "--model", "conditional", "--likelihood", "Poisson")
-    few = ("--hidden", "16", "--epochs", "60", "--lr", "0.01", "--batch-size", "16")
+    few = ("--hidden", "16", "--epochs", "25", "--lr", "0.03", "--batch-size", "16")
     assert pyrovae("train", "counts.csv", *options, *few, "--output", "run").code == 0
     means = {}
     for kind in ("plum", "lime"):  # 2 and 12 apples, on average

@@ -202,6 +202,7 @@ def test_run_resumes_after_the_disk_was_full(tmp_path: Path) -> None:
         "config.yaml",
         "description.json",
         "evaluation.json",
+        "held_out.json",
         "latent_space.png",
         "metrics.csv",
         "model.safetensors",

@@ -97,7 +97,7 @@ CALLS: dict[str, Call] = {
     **{
         f"{kind}.{name}": Call(method(kind, name), _X)
         for kind in ("VAE", "Autoencoder", "MixtureVAE", "HierarchicalVAE", "ProbabilisticPCA")
-        for name in ("embed", "reconstruct", "standardise")
+        for name in ("embed", "reconstruct", "standardise", "encode", "score", "predict", "impute")
     },
     **{
         f"{kind}.sample": Call(
@@ -109,7 +109,12 @@ CALLS: dict[str, Call] = {
     **{
         f"{kind}.{name}": Call(method(kind, name), _XY)
         for kind in ("ConditionalVAE", "SemiSupervisedVAE")
-        for name in ("embed", "reconstruct", "standardise", "encode")
+        for name in ("embed", "standardise", "q")
+    },
+    **{
+        f"{kind}.{name}": Call(method(kind, name, ("x", "y")), _XY)
+        for kind in ("ConditionalVAE", "SemiSupervisedVAE")
+        for name in ("reconstruct", "encode", "score", "predict", "impute")
     },
     **{
         f"{kind}.{name}": Call(method(kind, name), {**_Z, "y": labels, "given": const(None)})
@@ -123,7 +128,12 @@ CALLS: dict[str, Call] = {
         )
         for kind in ("ConditionalVAE", "SemiSupervisedVAE")
     },
-    "VAE.encode": Call(method("VAE", "encode"), _X),
+    "VAE.encode (draws)": Call(
+        method("VAE", "encode"), {**_X, "num_draws": const(2), "seed": const(1)}
+    ),
+    "VAE.score (samples)": Call(method("VAE", "score"), {**_X, "num_samples": const(20)}),
+    "VAE.reconstruct (centre)": Call(method("VAE", "reconstruct"), {**_X, "num_samples": const(0)}),
+    "VAE.q": Call(method("VAE", "q"), _X),
     "VAE.embed (given)": Call(method("VAE", "embed", ("x", "given")), {**_X, "given": labels}),
     "VAE.decode": Call(method("VAE", "decode"), _Z),
     "VAE.decode_mean": Call(method("VAE", "decode_mean"), _Z),

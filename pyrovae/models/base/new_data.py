@@ -108,7 +108,7 @@ class NewData(ReadsData):
     @torch.no_grad()
     def encode(
         self,
-        data: Data,
+        x: Data,
         *given: TensorLike,
         num_draws: int = 0,
         seed: int = 0,
@@ -121,7 +121,7 @@ class NewData(ReadsData):
         mixture over labels.
 
         Arguments:
-            data: data.
+            x: data.
             given: what comes with each datum, as the model takes it after x; by default, columns of
                 the data with the names that these had in training.
             num_draws: number of draws.
@@ -138,7 +138,7 @@ class NewData(ReadsData):
             (torch.Size([5, 2]), torch.Size([5, 2]), torch.Size([10, 5, 2]))
         """
         num_draws = as_whole("num_draws", num_draws, 0)
-        x, given = self.read(data, given)
+        x, given = self.read(x, given)
 
         def encode(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
             moments = self._moments(x, given)
@@ -157,7 +157,7 @@ class NewData(ReadsData):
 
     def score(
         self,
-        data: Data,
+        x: Data,
         *given: TensorLike,
         num_samples: int = 100,
         seed: int = 0,
@@ -170,7 +170,7 @@ class NewData(ReadsData):
         that is known, log p(x, y).
 
         Arguments:
-            data: data.
+            x: data.
             given: as for :meth:`encode`.
             num_samples: number of samples of z for each datum.
             seed: seed of the samples.
@@ -193,7 +193,7 @@ class NewData(ReadsData):
                 f"{type(self).__name__} has no p(z), so there is no p(x); train a vae, or compare "
                 "data with their reconstructions"
             )
-        x, given = self.read(data, given)
+        x, given = self.read(x, given)
         return importance_sample(
             self.model,
             self.guide,
@@ -206,7 +206,7 @@ class NewData(ReadsData):
     @torch.no_grad()
     def reconstruct(
         self,
-        data: Data,
+        x: Data,
         *given: TensorLike,
         num_samples: int = 50,
         seed: int = 0,
@@ -219,7 +219,7 @@ class NewData(ReadsData):
         of q(z | x).
 
         Arguments:
-            data: data; a tensor may have any number of dimensions before those of a datum.
+            x: data; a tensor may have any number of dimensions before those of a datum.
             given: as for :meth:`encode`.
             num_samples: number of draws from q(z | x) to average over; 0 for its centre.
             seed: seed of the draws.
@@ -231,8 +231,8 @@ class NewData(ReadsData):
         num_samples = as_whole("num_samples", num_samples, 0)
         if self._is_exact_at_centre:
             num_samples = 0
-        data, given, batch = self.flatten_batch(data, given)
-        x, given = self.read(data, given)
+        x, given, batch = self.flatten_batch(x, given)
+        x, given = self.read(x, given)
 
         def reconstruct(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
             means = self.likelihood.mean(*self.decode_draws(num_samples or None, x, given))
@@ -243,7 +243,7 @@ class NewData(ReadsData):
         return torch.cat([part for (part,) in parts]).reshape(*batch, *self.event_shape)
 
     @torch.no_grad()
-    def predict(self, data: Data, *given: TensorLike, progress: bool = True) -> Prediction:
+    def predict(self, x: Data, *given: TensorLike, progress: bool = True) -> Prediction:
         """The most probable class or cluster of each datum, and the probabilities of all.
 
         Classes are those of a semi-supervised model; clusters are the components of a mixture
@@ -252,7 +252,7 @@ class NewData(ReadsData):
         Raises:
             InputError: if the model has neither, or the data are not such as it was trained on.
         """
-        x, given = self.read(data, given)
+        x, given = self.read(x, given)
 
         def predict(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
             return (self._probabilities(x, given),)
@@ -329,7 +329,7 @@ class NewData(ReadsData):
 
     def impute(
         self,
-        data: Data,
+        x: Data,
         *given: TensorLike,
         num_samples: int = 200,
         seed: int = 0,
@@ -341,7 +341,7 @@ class NewData(ReadsData):
         :meth:`posterior` for draws and intervals.
 
         Arguments:
-            data: data.
+            x: data.
             given: as for :meth:`encode`.
             num_samples: number of draws for each datum.
             seed: seed of the draws.
@@ -356,7 +356,7 @@ class NewData(ReadsData):
         """
         num_samples = as_whole("num_samples", num_samples, 1)
         seed = as_whole("seed", seed, 0, _MAX_SEED)
-        return impute(self, data, given, num_samples, seed, as_flag("progress", progress))
+        return impute(self, x, given, num_samples, seed, as_flag("progress", progress))
 
     def map(
         self,
