@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..arguments import describe
-from ..errors import InputError, did_you_mean, short_repr
+from ..errors import InputError, did_you_mean, error_reason, short_repr
 from .binarise import binarise, dequantise
 from .description import DataDescription
 from .files import SUFFIXES, as_column, read_arrays, read_csv_table
@@ -113,9 +113,10 @@ def read_rows(source: str | Path, about: DataDescription | None, key: str | None
         return _read_data_set(str(source), about, key)
     if suffix not in FILE_SUFFIXES:
         raise InputError(
-            f"unknown data {str(source)!r}: give a file that ends in {', '.join(FILE_SUFFIXES)}, "
-            f"or a data set ({', '.join(DATASETS)})"
+            f"unknown data {short_repr(str(source))}: give a file that ends in "
+            f"{', '.join(FILE_SUFFIXES)}, or a data set ({', '.join(DATASETS)})"
         )
+    _check_is_file(path)
     if suffix in TABLES:
         return rows_of_table(read_table(path, about), about, str(path), key)
     _refuse_key(key, str(path))
@@ -130,6 +131,7 @@ def read_table(path: Path, about: DataDescription | None) -> "pd.DataFrame":
     Raises:
         InputError: if it is missing, or cannot be read as a table.
     """
+    _check_is_file(path)
     names = (about and about.features) or ()
     if path.suffix.lower() == ".csv":
         return read_csv_table(path, names)
@@ -244,6 +246,21 @@ def prepare(
     return torch.where(missing, torch.nan, drawn) if bool(missing.any()) else drawn
 
 
+def _check_is_file(path: Path) -> None:
+    """Check that a file is there.
+
+    Raises:
+        InputError: if not, or the path cannot be that of a file.
+    """
+    name = short_repr(str(path))
+    try:
+        is_there = path.is_file()
+    except (OSError, ValueError) as error:  # such as a name that is too long
+        raise InputError(f"{name} cannot be read: {error_reason(error)}") from error
+    if not is_there:
+        raise InputError(f"there is no file {name}")
+
+
 def _read_data_set(source: str, about: DataDescription | None, key: str | None) -> Rows:
     _refuse_key(key, source)
     raw = open_data_set(source)
@@ -263,8 +280,6 @@ def _read_data_set(source: str, about: DataDescription | None, key: str | None) 
 
 
 def _read_parquet(path: Path) -> "pd.DataFrame":
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
     try:
         import polars as pl
     except ImportError as error:

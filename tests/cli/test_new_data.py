@@ -269,7 +269,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(
 
 
 ARGUMENTS: dict[str, tuple[tuple[str, ...], str]] = {
-    "no such file": (("nowhere.csv", "--output", "z.csv"), "there is no file nowhere.csv"),
+    "no such file": (("nowhere.csv", "--output", "z.csv"), "there is no file 'nowhere.csv'"),
     "a format": (("new.txt", "--output", "z.csv"), "give a file that ends in"),
     "no key": (("new.csv", "--id", "name", "--output", "z.csv"), "no column 'name'"),
     "key of test data": (("--id", "key", "--output", "z.csv"), "--id names a column of new data"),

@@ -304,6 +304,8 @@ WRONG: dict[str, tuple[Callable[[pd.DataFrame], Any], str]] = {
     "width": (lambda frame: as_numbers(frame)[:, :2], r"x has shape \(12, 2\)"),
     "dates": (lambda frame: frame.assign(size=pd.Timestamp("2020-01-01")), "holds datetime64"),
     "infinite": (lambda frame: frame.assign(size=np.inf), "infinite|inf"),
+    "a long name": (lambda frame: "x" * 5000 + ".csv", "xxx.* cannot be read: File name too long"),
+    "no file": (lambda frame: "nowhere.csv", "there is no file 'nowhere.csv'"),
     "a list": (lambda frame: [1.0, 2.0, 3.0], "x is .*it must be a tensor"),
 }
 
