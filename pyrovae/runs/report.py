@@ -59,9 +59,15 @@ def evaluation_record(
     }
 
 
-def print_evaluation(record: Mapping[str, Any], console: Console) -> None:
-    """Print the ELBO and its terms as a table, with the protocol below it."""
-    table = Table(title="Test set (nats per datum)", title_justify="left")
+def print_evaluation(record: Mapping[str, Any], console: Console, what: str = "Test set") -> None:
+    """Print the ELBO and its terms as a table, with the protocol below it.
+
+    Arguments:
+        record: what :func:`evaluation_record` returns.
+        console: to print to.
+        what: what to call the data.
+    """
+    table = Table(title=Text(f"{what} (nats per datum)"), title_justify="left")
     table.add_column("")
     table.add_column("mean", justify="right")
     table.add_column("standard error", justify="right")

@@ -67,7 +67,7 @@ def evaluate_elbo(trained: Trained, console: Console) -> None:
     metrics = compute_family_metrics(trained)
     record |= metrics
     trained.write_record("evaluation", record)
-    print_evaluation(record, console)
+    print_evaluation(record, console, "Test set" if trained.rows is None else trained.test_name)
     for line in filter(None, (sentence, *describe_family_metrics(metrics))):
         console.print(line, highlight=False, soft_wrap=True)
 

@@ -52,19 +52,19 @@ def describe_family_metrics(metrics: Mapping[str, Any]) -> Iterator[str]:
     """Describe these metrics, in a sentence each."""
     if "label_accuracy" in metrics:
         yield (
-            f"accuracy of q(y|x) on test data: {metrics['label_accuracy']:.1%}, trained with "
+            f"accuracy of q(y|x) on these data: {metrics['label_accuracy']:.1%}, trained with "
             f"{metrics['num_labels']:,} labels"
         )
     if "clustering_accuracy" in metrics:
         yield (
             f"{metrics['num_clusters']} of {metrics['num_components']} components are used; "
             "matched to classes, they are right for "
-            f"{metrics['clustering_accuracy']:.1%} of test data"
+            f"{metrics['clustering_accuracy']:.1%} of these data"
         )
     if "purity" in metrics:
         yield (
             f"{metrics['num_clusters']} of {metrics['num_components']} components are used; "
-            f"{metrics['purity']:.1%} of test data have the commonest class of their component "
+            f"{metrics['purity']:.1%} of these data have the commonest class of their component "
             "(purity, which rises with the number of components)"
         )
     if "kl_of_layers" in metrics:
