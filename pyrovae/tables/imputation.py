@@ -11,6 +11,7 @@ from torch.distributions import constraints
 from torch.optim import LBFGS, AdamW, Optimizer
 
 from ..arguments import as_flag, as_real, as_whole, as_wholes
+from ..data.rows import Rows
 from ..errors import InputError
 from ..infer.compiler.tiered import Compile
 from ..likelihoods import Likelihood, Mixed
@@ -318,7 +319,7 @@ def sample_missing(
     rows = absent.any(1).nonzero().squeeze(1)
     for part in rows.split(max(1, _MAX_STORED // (num_samples * x.shape[1]))):
         posterior = model.posterior(
-            x[part],
+            Rows("x", x[part]),
             *(each[part] for each in given),
             method={"name": "importance", "proposal": "amortised", "num_proposals": _NUM_PROPOSALS},
             num_samples=num_samples,

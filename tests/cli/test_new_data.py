@@ -319,3 +319,15 @@ def test_scores_of_a_run_without_held_out_scores(kept: Path, pyrovae: Any, tmp_p
 
 
 FLAGGED = ("--flag", "0.1", "--output", "flagged.csv")
+
+
+@pytest.mark.slow
+def test_dequantised_images_are_inpainted(pyrovae: Any, tmp_path: Path) -> None:
+    options = ("--likelihood", "Normal", "--dequantise", *SMALL)
+    assert pyrovae("train", "digits", *options, "--output", "run").code == 0
+    words = ("restore", "run", "--task", "inpaint", "--num", "4", "--num-samples", "21")
+    outcome = pyrovae(*words)
+    assert outcome.code == 0, outcome.err
+    arrays = np.load(tmp_path / "run" / "restorations-inpaint.npz")
+    seen = ~np.isnan(arrays["y"])
+    np.testing.assert_allclose(arrays["mean"][seen], arrays["x"][seen], rtol=1e-5)

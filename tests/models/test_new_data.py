@@ -31,6 +31,7 @@ from pyrovae.data.description import DataDescription
 from pyrovae.models import LatentVariableModel
 from pyrovae.nn import MLP
 from pyrovae.posteriors import POSTERIORS, DiagonalNormal
+from pyrovae.runs.questions.causes import column_surprise
 from tests.models.test_saved import MODELS, X
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -409,6 +410,21 @@ def test_whole_numbers_are_dequantised_as_in_training() -> None:
     assert abs(noise.mean().item() - 0.5) < 5 * (1 / 12 / noise.numel()) ** 0.5
     with pytest.raises(InputError, match="not whole"):
         vae.as_rows(grey + 0.5)
+    incomplete = grey.float()
+    incomplete[0, 0, 0, 0] = math.nan
+    with pytest.raises(InputError, match="would change the entries that are there"):
+        vae.impute(incomplete)
+
+
+def test_data_that_are_dequantised_already_are_not_dequantised_again() -> None:
+    frame = table(30)[["size", "visits"]].assign(size=lambda t: t["size"].round())
+    x = torch.tensor(frame.to_numpy(dtype=float)).float()
+    dataset = Dataset("t", *[Split(x)] * 3, features=("size", "visits"))
+    vae = VAE((2,), 2, "Normal").eval()
+    vae.standardise(x)
+    vae.about = DataDescription.of(dataset, dequantise=True)
+    rows = vae.as_rows(frame)
+    assert column_surprise(vae, rows[:5]).isfinite().all()
 
 
 def test_classes_come_from_a_column_and_are_needed_where_x_depends_on_them() -> None:

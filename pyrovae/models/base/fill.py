@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ...arguments import TensorLike
 from ...data.description import DataDescription
-from ...data.rows import TABLES, as_table, is_table, read_table
+from ...data.rows import TABLES, Rows, as_table, is_table, read_table
+from ...errors import InputError
 from ...inverse import Posterior
 from ...progress import LateProgress
 from .generative import Layer
@@ -36,6 +37,11 @@ def impute(
     if isinstance(data, str | Path) and Path(data).suffix.lower() in TABLES:
         data = read_table(Path(data), model.about)
     rows = model.as_rows(data)
+    if rows.as_read is not None and rows.as_read is not rows.x:
+        raise InputError(
+            "the model was trained on binarised or dequantised data, and would change the entries "
+            "that are there; draw what is missing with posterior"
+        )
     x, tensors = model.read_observations(rows, given)
     x = x if x.is_floating_point() else x.to(model.guide.standardise.loc)
     was_missing = x.isnan()
@@ -46,7 +52,7 @@ def impute(
             if not len(chunk):
                 continue
             drawn = model.posterior(
-                x[chunk],
+                Rows(rows.name, x[chunk]),
                 *(each[chunk] for each in tensors),
                 num_samples=num_samples,
                 seed=seed + number,

@@ -352,7 +352,8 @@ class NewData(ReadsData):
             file with a table, a tensor for a file with arrays.
 
         Raises:
-            InputError: if the data are not such as the model was trained on.
+            InputError: if the data are not such as the model was trained on, or they are binarised
+                or dequantised first, which would change entries that are there.
         """
         num_samples = as_whole("num_samples", num_samples, 1)
         seed = as_whole("seed", seed, 0, _MAX_SEED)

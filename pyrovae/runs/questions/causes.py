@@ -39,7 +39,8 @@ def column_surprise(model: LatentVariableModel, rows: Rows) -> Float[Tensor, "ro
         for column in range(x.shape[1]):
             y = x.clone()
             y[:, column] = torch.nan
-            posterior = model.posterior(y, *given, num_samples=_NUM_DRAWS, progress=False)
+            observed = Rows(rows.name, y)  # binarised or dequantised already
+            posterior = model.posterior(observed, *given, num_samples=_NUM_DRAWS, progress=False)
             typical = [posterior.log_prob(drawn) for drawn in posterior.x[:_NUM_TYPICAL]]
             surprise.append(posterior.log_prob(x) - torch.stack(typical).mean(0))
             bar.advance()

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from ...data.rows import Rows
 from ...declared import parse_declaration
 from ...errors import InputError
 from ...infer import Estimate
@@ -103,8 +104,11 @@ def restore(
         torch.manual_seed(seed)
         y = operator.observe(x) if operator else degradation.remove(x)
     parts = (part[: len(x)].to(trained.device) for part in trained.test.parts[1:])
+    observed: Tensor | Rows = y.to(trained.device)
+    if operator is None:  # images as the model sees them, without some of their pixels
+        observed = Rows("the images", y)
     result = trained.family.posterior(
-        y.to(trained.device),
+        observed,
         *parts,
         operator=operator,
         method=method,
