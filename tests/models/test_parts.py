@@ -136,7 +136,9 @@ def test_methods_refuse_other_shapes(family: Any) -> None:
     others = [X[:, :5], X[:, :, None], X[0, 0], X.to_sparse(), X.to(torch.complex64), "x", None]
     others += [X * torch.nan, X / 0, X * 1e30, X.numpy().astype(str), pd.DataFrame({"a": ["b"]})]
     for x in others:
-        for name in ("embed", "reconstruct", "standardise")[:: 2 if isinstance(x, str) else 1]:
+        for name in ("embed", "reconstruct", "standardise"):
+            if name == "reconstruct" and isinstance(x, str):
+                continue  # the path of a file
             if name == "standardise" and isinstance(x, torch.Tensor) and x.shape == X.shape:
                 continue  # learns the units of large and missing numbers
             with pytest.raises(InputError, match=r"^x "):
